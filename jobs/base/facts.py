@@ -1,0 +1,71 @@
+"""What can be known of a result before it exists.
+
+Facts flow along the edges of the graph when a pipeline is checked, so that a network that cannot
+take the images or a flip that the data forbids is an error with a line number, not a dead job.
+"""
+
+from dataclasses import dataclass
+
+from models.spec import ImageShape
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Known properties of a job's result; None where only running tells."""
+
+    image: ImageShape | None = None
+    """Shape of the images, with the number of classes."""
+    count: int | None = None
+    """Number of images or pairs."""
+    flip_valid: bool | None = None
+    """Whether a mirrored image is as good as the original."""
+    parameters: int | None = None
+    """Weights of the network."""
+
+
+class FieldError(ValueError):
+    """A field contradicts another field or an input.
+
+    Args:
+        field: name of the field, dotted for nested ones.
+        what: what is wrong, with the user's value.
+        fix: what to do.
+    """
+
+    def __init__(self, field: str, what: str, fix: str = "") -> None:
+        super().__init__(field, what, fix)
+        self.field = field
+        self.what = what
+        self.fix = fix
+
+
+def model_image(data: Facts, conditional: bool, job: str) -> ImageShape | None:
+    """Shape of the images of a model of `data`: with its classes if conditional, else without.
+
+    Args:
+        data: facts of the data set.
+        conditional: whether the model follows a label.
+        job: name of the job that makes the data set.
+
+    Raises:
+        FieldError: a conditional model of unlabelled data.
+    """
+    if data.image is None:
+        return None
+    if conditional and data.image.classes == 0:
+        raise FieldError(
+            "conditional",
+            f"'{job}' has no labels, so the flow cannot be conditional",
+            "set conditional: false, or use a labelled data set",
+        )
+    return data.image if conditional else data.image.model_copy(update={"classes": 0})
+
+
+def check_flip(flip: bool | None, valid: bool | None, job: str) -> None:
+    """Raises FieldError if mirroring is asked for where the data forbids it."""
+    if flip and valid is False:
+        raise FieldError(
+            "flip",
+            f"'{job}' declares that mirrored images are not valid",
+            "set flip: false or null; or flip_valid: true at the data set if mirroring is harmless",
+        )

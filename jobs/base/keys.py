@@ -1,0 +1,79 @@
+"""Content addresses: the key of a result is the sha256 of what it depends on.
+
+Canonical JSON of {kind, kind version, result-relevant fields, ids of inputs, content of outside
+files}. The seed is a field like any other once the pipeline's has been filled in.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.base.refs import Ref
+from jobs.base.registry import kind_of
+from jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+
+KEY_LENGTH = 24
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_of(spec: BaseModel, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Result-relevant fields as plain data, references replaced by the ids of the artifacts.
+
+    Args:
+        spec: a job spec or a spec nested in one.
+        inputs: job name -> artifact id.
+    """
+    content: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        if any(mark in field.metadata for mark in (SPEED_ONLY, BY_CONTENT, GROWS)):
+            continue
+        content[name] = _plain(getattr(spec, name), inputs)
+    return content
+
+
+def _plain(value: Any, inputs: Mapping[str, str]) -> Any:
+    if isinstance(value, Ref):
+        return {"input": inputs[value.job]}
+    if isinstance(value, BaseModel):
+        return content_of(value, inputs)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, inputs) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, inputs) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1 and 1.0 in a file mean the same
+    return value
+
+
+def job_key(spec: JobSpec, inputs: Mapping[str, str]) -> str:
+    """Key of a job's result: 24 hexadecimal digits.
+
+    Args:
+        spec: the job with its seed filled in.
+        inputs: job name -> artifact id of every input.
+    """
+    kind = kind_of(spec)
+    identity = {
+        "kind": kind,
+        "version": spec.version,
+        "fields": content_of(spec, inputs),
+        "files": spec.fingerprint(),
+    }
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def artifact_id(spec: JobSpec, key: str) -> str:
+    """`<kind>-<key>`, with the count of a growing set appended."""
+    grown = [
+        str(getattr(spec, name))
+        for name, field in type(spec).model_fields.items()
+        if GROWS in field.metadata
+    ]
+    return "-".join([kind_of(spec), key, *grown])

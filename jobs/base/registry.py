@@ -1,0 +1,87 @@
+"""Finds job kinds: one module of `jobs/kinds` each, named after the kind, and entry points.
+
+Kinds are looked up by file name, so adding one touches no other file.
+"""
+
+import difflib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from jobs.base.errors import UserError
+from jobs.base.spec import JobSpec
+
+ENTRY_POINTS = "slimctl.kinds"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint naming the known name closest to `name`, else the whole list."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"use one of: {', '.join(choices)}"
+
+
+@cache
+def _builtin_names() -> tuple[str, ...]:
+    from jobs import kinds
+
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(kinds.__path__)))
+
+
+@cache
+def _third_party() -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def kind_names() -> tuple[str, ...]:
+    """All kinds that a pipeline can name, sorted."""
+    return tuple(sorted({*_builtin_names(), *_third_party()}))
+
+
+@cache
+def load_kind(name: str) -> type[JobSpec]:
+    """The spec class of a kind.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if name in _builtin_names():
+        module = import_module(f"jobs.kinds.{name}")
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, JobSpec)
+            and value.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise TypeError(f"jobs/kinds/{name}.py must define exactly one JobSpec")
+        return found[0]
+    if name in _third_party():
+        loaded: type[JobSpec] = _third_party()[name].load()
+        return loaded
+    raise UserError("", f"there is no job kind '{name}'", nearest(name, kind_names()))
+
+
+def kind_of(spec: JobSpec | type[JobSpec]) -> str:
+    """The name of a spec's kind: its module's name, or that of its entry point."""
+    cls = spec if isinstance(spec, type) else type(spec)
+    if cls.__module__.startswith("jobs.kinds."):
+        return cls.__module__.rpartition(".")[2]
+    for name in _third_party():
+        if load_kind(name) is cls:
+            return name
+    raise TypeError(f"{cls.__qualname__} is not registered under '{ENTRY_POINTS}'")
+
+
+def parse_job(kind: str, fields: Mapping[str, Any]) -> JobSpec:
+    """Builds a spec from plain data without its `kind` key.
+
+    Raises:
+        UserError: unknown kind.
+        pydantic.ValidationError: wrong fields.
+    """
+    return load_kind(kind).model_validate(fields)

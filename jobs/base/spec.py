@@ -1,0 +1,102 @@
+"""JobSpec: a node of the graph as pure data, and the markers its fields carry.
+
+A field that is not marked enters the key of the result. Forgetting a marker costs a re-run,
+never a wrong result.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import Field
+
+from jobs.base.artifacts import Handle
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.facts import Facts
+from models.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobs.base.context import JobContext
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a field means for the key of a result; put it into `Annotated[...]`."""
+
+    meaning: str
+
+
+SPEED_ONLY = Marker("changes how fast a result is made, not the result")
+BY_CONTENT = Marker("names files outside the store; they enter the key by content, not by path")
+GROWS = Marker("how many items of an endless series are wanted; kept out of the series' key")
+
+Placement = Literal["shared", "own"]
+
+
+class JobSpec(Spec):
+    """One job of a pipeline: what is asked, and how to do it.
+
+    A subclass lives alone in `jobs/kinds/<kind>.py`; its inputs are its `Ref` fields, its output is
+    the return type of `run`. `run` must be idempotent: after a crash it is called again with the
+    same work folder.
+    """
+
+    version: ClassVar[int] = 1
+    """Raised when the same spec would give another result than before."""
+    placement: ClassVar[Placement] = "shared"
+    """shared: short work that runs inside a worker shared with other jobs, on one device;
+    own: an actor of its own that holds no CPU and spreads its work over further actors."""
+
+    @abstractmethod
+    def run(self, context: "JobContext") -> Handle:
+        """Does the work and returns the handle of the result.
+
+        Raises:
+            UserError: the inputs cannot be used as asked; never retried.
+        """
+
+    def fingerprint(self) -> dict[str, str]:
+        """Content of outside files that the result depends on: name -> sha256."""
+        return {}
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        """What is known of the result before anything runs, for checks and estimates.
+
+        Args:
+            inputs: facts of each input, by field name.
+
+        Raises:
+            FieldError: a field contradicts what is known of an input.
+        """
+        return Facts()
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """Devices that must be free before the job starts; one GPU where there are any, else a CPU."""
+        return Needs(cpus=0, gpus=1) if cluster.gpus else Needs(cpus=1, gpus=0)
+
+    def preflight(self) -> None:
+        """Reads outside input before anything starts.
+
+        Raises:
+            UserError: that input cannot be used.
+        """
+
+
+class SeededJobSpec(JobSpec):
+    """A job that draws random numbers."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Seed of every random number of the job; null = the pipeline's."""
+
+
+def output_type(kind: type[JobSpec]) -> type[Handle]:
+    """The handle type that a kind's `run` declares to return."""
+    import jobs.base.context as context_module  # noqa: PLC0415  (names in annotations)
+
+    hints = get_type_hints(kind.run, localns={"JobContext": context_module.JobContext})
+    declared: Any = hints["return"]
+    if not (isinstance(declared, type) and issubclass(declared, Handle)):
+        raise TypeError(f"{kind.__module__}: run() must declare the handle type that it returns")
+    return declared

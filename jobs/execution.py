@@ -1,0 +1,162 @@
+"""Runs one job in this process: loads its inputs, calls `run`, commits the result.
+
+Safe to call again with the same request: a finished artifact is returned as it is, unfinished work
+is continued by the kind itself.
+"""
+
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext, Reporter
+from jobs.base.errors import SlimError, UserError, WorkLost
+from jobs.base.facts import FieldError
+from jobs.base.refs import iter_refs
+from jobs.base.registry import parse_job
+from jobs.base.spec import JobSpec
+from jobs.storage.store import Store
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """All that is needed to run a job anywhere."""
+
+    job: str
+    kind: str
+    fields: Mapping[str, Any]
+    """The spec as plain data, seed filled in, without `kind`."""
+    artifact_id: str
+    inputs: Mapping[str, str]
+    """Job name -> artifact id of every input."""
+    storage: str
+    cluster: Cluster
+    reporter: Reporter
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """Content of outside files when the key was made."""
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How a job ended."""
+
+    artifact_id: str
+    failure: str | None = None
+    """Name of the exception's class; None if the artifact is there."""
+    where: str = ""
+    what: str = ""
+    fix: str = ""
+    trace: str = ""
+    """Traceback of an error that is ours to mend."""
+    retry: bool = False
+    """Whether another attempt may succeed."""
+    wall_s: float = 0.0
+    device_s: float = 0.0
+
+
+def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOutcome:
+    """Runs a job; never raises.
+
+    Args:
+        request: the job.
+        device: torch device for the work done in this process.
+        threads: CPU threads for the work done in this process.
+    """
+    started = time.perf_counter()
+    try:
+        device_s = _run(request, device, threads)
+    except SlimError as error:
+        lost = isinstance(error, WorkLost)
+        return JobOutcome(
+            request.artifact_id,
+            type(error).__name__,
+            error.where,
+            error.what,
+            error.fix,
+            retry=lost,
+            wall_s=time.perf_counter() - started,
+        )
+    except FieldError as error:
+        return JobOutcome(
+            request.artifact_id,
+            UserError.__name__,
+            f"job '{request.job}', {error.field}",
+            error.what,
+            error.fix,
+            wall_s=time.perf_counter() - started,
+        )
+    except Exception as error:  # noqa: BLE001  (the supervisor decides what becomes of it)
+        return JobOutcome(
+            request.artifact_id,
+            type(error).__name__,
+            f"job '{request.job}'",
+            f"{type(error).__name__}: {error}",
+            trace=traceback.format_exc(),
+            retry=isinstance(error, (OSError, ConnectionError)),
+            wall_s=time.perf_counter() - started,
+        )
+    return JobOutcome(request.artifact_id, wall_s=time.perf_counter() - started, device_s=device_s)
+
+
+def _run(request: JobRequest, device: str, threads: int) -> float:
+    store = Store(request.storage)
+    manifest = store.manifest(request.artifact_id) if _is_done(store, request) else None
+    if manifest is not None:
+        return manifest.device_s
+    spec = parse_job(request.kind, request.fields)
+    _check_unchanged(request, spec)
+    folder = store.stage()
+    context = JobContext(
+        job=request.job,
+        artifact_id=request.artifact_id,
+        store=store,
+        inputs={ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)},
+        folder=folder,
+        cluster=request.cluster,
+        device=device,
+        threads=threads,
+        reporter=request.reporter,
+    )
+    started = time.perf_counter()
+    try:
+        handle = spec.run(context)
+        wall_s = time.perf_counter() - started
+        device_s = wall_s if context.device_s is None else context.device_s
+        engine = {"device": device, "threads": threads, "host_cpus": os.cpu_count()}
+        store.commit(
+            request.artifact_id,
+            handle,
+            folder,
+            {
+                "kind": request.kind,
+                "version": spec.version,
+                "spec": spec.model_dump(mode="json"),
+                "inputs": dict(request.inputs),
+                "wall_s": wall_s,
+                "device_s": device_s,
+                "notes": tuple(context.notes),
+                "engine": engine | context.engine,
+            },
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    context.work.delete("")
+    return device_s
+
+
+def _is_done(store: Store, request: JobRequest) -> bool:
+    return store.state(request.artifact_id) == "done"
+
+
+def _check_unchanged(request: JobRequest, spec: JobSpec) -> None:
+    """Refuses outside files that changed between planning and running."""
+    if request.fingerprint and dict(request.fingerprint) != spec.fingerprint():
+        raise UserError(
+            f"job '{request.job}'",
+            "its source files changed after the run was planned",
+            "submit again: the new content has a key of its own",
+        )

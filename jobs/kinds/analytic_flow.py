@@ -1,0 +1,45 @@
+"""The closed-form flow of a data set: a teacher that needs no training, and an oracle."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs.base.artifacts import Dataset, Flow
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, model_image
+from jobs.base.refs import Ref
+from jobs.base.spec import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class AnalyticFlow(JobSpec):
+    """The exact velocity of the data set, each image blurred by a Gaussian of `bandwidth`.
+
+    With bandwidth 0 its samples are the images themselves.
+    """
+
+    data: Ref[Dataset]
+    """Images of the closed form."""
+    bandwidth: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation around each image, in units of [-1, 1] pixels."""
+    conditional: bool = False
+    """Whether samples follow a label."""
+
+    def run(self, context: JobContext) -> Flow:
+        data = context.input(self.data)
+        facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})
+        return Flow(
+            source="data",
+            image=facts.image or data.image,
+            label_counts=data.label_counts if self.conditional else (),
+            flip_valid=data.flip_valid,
+            dataset=data,
+            bandwidth=self.bandwidth,
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["data"]
+        image = model_image(known, self.conditional, self.data.job)
+        return Facts(image=image, flip_valid=known.flip_valid)

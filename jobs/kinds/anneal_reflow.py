@@ -1,0 +1,66 @@
+"""Trains a student flow on pairs, from random weights, with annealed noise (SlimFlow, stage 1)."""
+
+from typing import TYPE_CHECKING
+
+from jobs.base.artifacts import Flow, PairSet
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, check_flip
+from jobs.base.refs import Ref
+from jobs.training.spec import TrainingSpec, check_network
+from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
+from models.networks.registry import AnyNetworkSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class AnnealReflow(TrainingSpec):
+    """A small flow whose paths are straight, learned from another flow's pairs.
+
+    The noise of a pair is mixed with a fresh share beta(step) that falls to 0, so that training
+    goes from plain flow matching on the teacher's samples to reflow on its pairs.
+
+    Source:
+        SlimFlow, arXiv 2407.12718, eq. 9, with time turned round (here t = 0 is noise).
+    """
+
+    pairs: Ref[PairSet]
+    """Noise-image pairs of the teacher."""
+    network: AnyNetworkSpec
+    """Architecture of the student."""
+    annealing: AnnealingSchedule = LinearAnnealing(kind="linear", length=300_000)
+    """Share of fresh noise by step; `{kind: constant, value: 0}` is plain reflow."""
+    time: TimeDensity = UniformTime()
+    """Density of the flow times trained on."""
+    flip: bool | None = None
+    """Whether to mirror noise and image of every other pair together; null = where flips are
+    valid."""
+
+    def run(self, context: JobContext) -> Flow:
+        from jobs.storage.weights import save_weights
+        from jobs.training.objectives.annealed_reflow import AnnealedReflow
+        from jobs.training.ray_train import train_on_ray
+
+        pairs = context.input(self.pairs)
+        self.expect({"pairs": Facts(pairs.image, pairs.count, pairs.flip_valid)})
+        flip = pairs.flip_valid if self.flip is None else self.flip
+        objective = AnnealedReflow(
+            context.store, pairs, self.seed or 0, self.annealing, self.time, flip
+        )
+        trained = train_on_ray(context, self, self.network, pairs.image, objective)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        return Flow(
+            source="network",
+            image=pairs.image,
+            network=self.network.model_dump(mode="json"),
+            label_counts=pairs.label_counts,
+            flip_valid=pairs.flip_valid,
+            parameters=trained.parameters,
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["pairs"]
+        check_flip(self.flip, known.flip_valid, self.pairs.job)
+        if known.image is not None:
+            check_network(self.network, known.image)
+        return Facts(image=known.image, flip_valid=known.flip_valid)

@@ -1,0 +1,133 @@
+"""Distils a one-step generator from pairs and a guide (SlimFlow, stage 2)."""
+
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from jobs.base.artifacts import Flow, Generator, PairSet
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.refs import Ref
+from jobs.training.spec import TrainingSpec, check_network
+from models.flows.spec import DistanceSpec, L2Distance
+from models.networks.registry import AnyNetworkSpec, parse_network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Distill(TrainingSpec):
+    """Flow-guided distillation: pairs, and the guide's two-step samples of fresh noise.
+
+    L = pair_weight D(x0 + v(x0, 0), x1) + two_step_weight D(x0 + v(x0, 0), target), where the
+    target follows the student's own first half-step with the guide's second.
+
+    Source:
+        SlimFlow, arXiv 2407.12718, eq. 11-13, with time turned round (here t = 0 is noise).
+    """
+
+    pairs: Ref[PairSet]
+    """Noise-image pairs of the teacher."""
+    start: Ref[Flow] | None = None
+    """Flow whose network and weights the student starts from; null = random weights."""
+    network: AnyNetworkSpec | None = None
+    """Architecture of the student where there is no `start`."""
+    guide: Ref[Flow] | None = None
+    """Frozen flow of the two-step term."""
+    pair_weight: float = Field(default=1.0, ge=0)
+    """Weight of the pair term."""
+    two_step_weight: float = Field(default=1.0, ge=0)
+    """Weight of the two-step term; needs a guide unless 0."""
+    two_step_batch: int | None = Field(default=None, ge=1)
+    """Fresh noises per step for the two-step term; null = batch_size."""
+    two_step_times: tuple[float, float] = (0.2, 0.8)
+    """Range of the flow time at which the guide takes over, in (0, 1)."""
+    distance: DistanceSpec = L2Distance()
+    """Distance between images in both terms."""
+    flip: bool | None = None
+    """Whether to mirror noise and image of every other pair together; null = where flips are
+    valid."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.start is None) == (self.network is None):
+            raise ValueError("give either start (a flow to begin from) or network, not both")
+        if self.pair_weight == 0 and self.two_step_weight == 0:
+            raise ValueError("pair_weight and two_step_weight cannot both be 0")
+        if self.two_step_weight > 0 and self.guide is None:
+            raise ValueError("two_step_weight needs a guide: name a flow, or set the weight to 0")
+        low, high = self.two_step_times
+        if not 0 < low < high < 1:
+            raise ValueError("two_step_times must be two rising times between 0 and 1")
+        return self
+
+    def run(self, context: JobContext) -> Generator:
+        from jobs.storage.weights import save_weights
+        from jobs.training.guide import warn_of_weak_guide
+        from jobs.training.objectives.distillation import Distillation
+        from jobs.training.ray_train import train_on_ray
+
+        pairs = context.input(self.pairs)
+        start = context.input(self.start) if self.start else None
+        guide = context.input(self.guide) if self.guide and self.two_step_weight else None
+        self._check_flows(context, pairs, start, guide)
+        network = parse_network(start.network) if start else self.network
+        assert network is not None
+        flip = pairs.flip_valid if self.flip is None else self.flip
+        objective = Distillation(
+            store=context.store,
+            pairs=pairs,
+            guide=guide,
+            seed=self.seed or 0,
+            pair_weight=self.pair_weight,
+            two_step_weight=self.two_step_weight,
+            two_step_share=(self.two_step_batch or self.batch_size) / self.batch_size,
+            two_step_times=self.two_step_times,
+            distance=self.distance,
+            flip=flip,
+        )
+        trained = train_on_ray(context, self, network, pairs.image, objective, start)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        result = Generator(
+            image=pairs.image,
+            network=network.model_dump(mode="json"),
+            label_counts=pairs.label_counts,
+            flip_valid=pairs.flip_valid,
+            parameters=trained.parameters,
+        )
+        if guide is not None:
+            warn_of_weak_guide(context, pairs, guide, result, trained.weights, self.two_step_times)
+        return result
+
+    def _check_flows(
+        self, context: JobContext, pairs: PairSet, start: Flow | None, guide: Flow | None
+    ) -> None:
+        for field, flow in (("start", start), ("guide", guide)):
+            if flow is not None and flow.image != pairs.image:
+                raise UserError(
+                    f"job '{context.job}'",
+                    f"its {field} makes {flow.image}, its pairs are {pairs.image}",
+                    "use flows and pairs of the same image shape and classes",
+                )
+        if start is not None and start.network is None:
+            raise UserError(
+                f"job '{context.job}'",
+                "its start is the closed form of a data set, which has no weights",
+                "start from a trained flow, or give a network instead",
+            )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["pairs"]
+        check_flip(self.flip, known.flip_valid, self.pairs.job)
+        if known.image is not None and self.network is not None:
+            check_network(self.network, known.image)
+        for field in ("start", "guide"):
+            image = inputs[field].image if field in inputs else None
+            if image and known.image and image != known.image:
+                raise FieldError(
+                    field,
+                    f"its images or classes differ from those of '{self.pairs.job}'",
+                    "use flows and pairs of the same image shape and classes",
+                )
+        return Facts(image=known.image, flip_valid=known.flip_valid)

@@ -1,0 +1,82 @@
+"""Measures the quality and the cost of a flow (with a solver) or of a one-step generator."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
+from jobs.base.spec import SeededJobSpec
+from models.solvers.spec import SolverSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.spec import ImageShape
+
+
+class Evaluate(SeededJobSpec):
+    """FID, KID, precision, recall, straightness and distance to the data of a model's samples;
+    parameters, multiply-adds and latency of its network.
+    """
+
+    model: Ref[Flow | Generator]
+    """What to measure."""
+    data: Ref[Dataset]
+    """Real images to compare with."""
+    features: Ref[FeatureNet]
+    """Feature network of the Fréchet and kernel distances."""
+    solver: SolverSpec | None = None
+    """How a flow is sampled; must be null for a generator."""
+    samples: int = Field(default=5000, ge=2)
+    """Number of samples."""
+    batch_size: int = Field(default=500, ge=1)
+    """Samples made at once."""
+    neighbours: int = Field(default=3, ge=1)
+    """Nearest neighbours that span the manifold of precision and recall."""
+
+    def run(self, context: JobContext) -> QualityReport:
+        from jobs.evaluation.quality import measure
+
+        model, data = context.input(self.model), context.input(self.data)
+        features = context.input(self.features)
+        if isinstance(model, Flow) == (self.solver is None):
+            raise UserError(f"job '{context.job}'", *self._solver_problem(isinstance(model, Flow)))
+        self.expect(
+            {
+                "model": Facts(model.image),
+                "data": Facts(data.image, data.count),
+                "features": Facts(features.image),
+            }
+        )
+        return measure(context, self, model, data, features)
+
+    def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
+        if is_flow:
+            return f"'{self.model.job}' is a flow and needs a solver", "add e.g. " + EXAMPLE
+        return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        data = inputs["data"]
+        for field in ("model", "features"):
+            image = inputs[field].image
+            if image and data.image and _pixels(image) != _pixels(data.image):
+                raise FieldError(
+                    field,
+                    f"its images are {_pixels(image)}, those of '{self.data.job}' "
+                    f"{_pixels(data.image)}",
+                    "compare images of one shape",
+                )
+        if data.count is not None and data.count <= self.neighbours:
+            raise FieldError("neighbours", f"'{self.data.job}' has only {data.count} images")
+        return Facts()
+
+
+EXAMPLE = "solver: {kind: euler, steps: 50}"
+
+
+def _pixels(image: "ImageShape") -> str:
+    return f"{image.size} x {image.size} x {image.channels}"

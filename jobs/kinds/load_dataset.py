@@ -1,0 +1,105 @@
+"""Reads images from outside into the store, checked and in one shape."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from jobs.base.artifacts import Dataset
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts
+from jobs.base.spec import BY_CONTENT, JobSpec
+from models.spec import ImageShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobs.data.read import LoadedImages
+
+PREFLIGHT_BYTES = 64 * 2**20
+"""Sources up to this size are read whole before anything starts; larger ones when the job runs."""
+
+
+class LoadDataset(JobSpec):
+    """Images from scikit-learn's digits, Parquet, a folder, CIFAR-10's batches or an .npz file."""
+
+    source: Annotated[str, BY_CONTENT]
+    """`digits`, or a path: .parquet file or folder, folder of images (a subfolder per class),
+    folder of CIFAR-10 python batches, .npz with `images` and `labels`."""
+    split: str | None = None
+    """Part of the source to read (`train`, `test`), where it has parts; null = all of it."""
+    size: int | None = Field(default=None, ge=1, le=4096)
+    """Height and width to resize to, px; null = as they are, all of one size."""
+    crop: Literal["center", "none"] = "center"
+    """How images that are not square become so: cut at the centre, or refused."""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 colour; null = 1 if every image is grey, else 3."""
+    max_images: int | None = Field(default=None, ge=1)
+    """Number of images to take, from the first; null = all."""
+    labels: bool = True
+    """Whether to keep the labels of a labelled source."""
+    flip_valid: bool | None = None
+    """Whether a mirrored image is as good as the original; null = what the source is known for,
+    else true."""
+
+    def run(self, context: JobContext) -> Dataset:
+        import numpy as np
+        import torch
+        from safetensors.torch import save_file
+
+        loaded = self._read()
+        labels = loaded.labels if self.labels else None
+        tensors = {"images": torch.from_numpy(loaded.images)}
+        counts: tuple[int, ...] = ()
+        if labels is not None:
+            tensors["labels"] = torch.from_numpy(labels)
+            counts = tuple(int(n) for n in np.bincount(labels))
+        save_file(tensors, context.folder / "data.safetensors")
+        count, size, _, channels = loaded.images.shape
+        context.log(f"{count} images of {size} x {size} x {channels}, {len(counts)} classes")
+        known = True if loaded.flip_valid is None else loaded.flip_valid
+        return Dataset(
+            image=ImageShape(channels=channels, size=size, classes=len(counts)),
+            count=count,
+            class_names=tuple(loaded.class_names) if labels is not None else (),
+            label_counts=counts,
+            flip_valid=known if self.flip_valid is None else self.flip_valid,
+        )
+
+    def _read(self) -> "LoadedImages":
+        from jobs.data.read import read_images
+
+        return read_images(
+            self.source,
+            split=self.split,
+            size=self.size,
+            crop=self.crop,
+            channels=self.channels,
+            max_images=self.max_images,
+        )
+
+    def fingerprint(self) -> dict[str, str]:
+        from jobs.base.fingerprint import content_of_files
+        from jobs.data.read import source_files
+
+        if self.source == "digits":
+            return {"source": "scikit-learn digits"}
+        files = source_files(self.source, split=self.split)
+        return {"source": content_of_files(files, Path(self.source))}
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        if self.source != "digits":
+            return Facts(flip_valid=self.flip_valid)
+        image = ImageShape(
+            channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0
+        )
+        return Facts(image, min(1797, self.max_images or 1797), bool(self.flip_valid))
+
+    def preflight(self) -> None:
+        from jobs.data.read import source_files
+
+        if self.source == "digits":
+            return
+        files = source_files(self.source, split=self.split)
+        if sum(path.stat().st_size for path in files) <= PREFLIGHT_BYTES:
+            self._read()

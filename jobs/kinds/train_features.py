@@ -1,0 +1,72 @@
+"""Trains a small classifier whose inner features serve the metrics."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs.base.artifacts import Dataset, FeatureNet
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
+from jobs.base.spec import SeededJobSpec
+from models.networks.classifier.spec import ClassifierSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TrainFeatures(SeededJobSpec):
+    """A classifier of the data set's own classes; FIDs on its features compare within a pipeline."""
+
+    data: Ref[Dataset]
+    """Labelled images."""
+    network: ClassifierSpec = ClassifierSpec(kind="classifier")
+    """Architecture."""
+    steps: int = Field(default=1500, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=128, ge=1)
+    """Images per step."""
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    """AdamW's peak learning rate; it falls to 0 by a half cosine."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the images kept back to measure the accuracy, 0..1."""
+
+    def run(self, context: JobContext) -> FeatureNet:
+        import torch
+
+        from jobs.storage.tensors import load_dataset_tensors
+        from jobs.storage.weights import save_weights
+        from jobs.training.classifier import train_classifier
+
+        data = context.input(self.data)
+        if sum(count > 0 for count in data.label_counts) < 2:
+            raise UserError(
+                f"job '{context.job}'",
+                f"'{self.data.job}' has {len(data.label_counts)} class(es), but features are "
+                "learned by telling classes apart",
+                "use a labelled data set of two classes or more",
+            )
+        images, labels = load_dataset_tensors(context.store, data)
+        device = torch.device(context.device)
+        torch.set_num_threads(context.threads)
+        trained = train_classifier(self, images, labels, data, device, context.progress)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        context.log(f"accuracy {trained.accuracy:.3f} on held-out images")
+        return FeatureNet(
+            image=data.image,
+            network=self.network.model_dump(mode="json"),
+            dimensions=trained.dimensions,
+            accuracy=trained.accuracy,
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        image = inputs["data"].image
+        if image is not None and image.classes < 2:
+            raise FieldError(
+                "data",
+                f"'{self.data.job}' has {image.classes} classes, but features are learned by "
+                "telling classes apart",
+                "use a labelled data set of two classes or more",
+            )
+        return Facts(image=image)

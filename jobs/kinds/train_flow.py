@@ -1,0 +1,64 @@
+"""Trains a rectified flow on images: the teacher (METHOD: 1-rectified flow)."""
+
+from typing import TYPE_CHECKING
+
+from jobs.base.artifacts import Dataset, Flow
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, check_flip, model_image
+from jobs.base.refs import Ref
+from jobs.training.spec import TrainingSpec, check_network
+from models.flows.spec import TimeDensity, UniformTime
+from models.networks.registry import AnyNetworkSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TrainFlow(TrainingSpec):
+    """A flow from noise to the images of a data set, by flow matching.
+
+    Source:
+        Liu et al., arXiv 2209.03003, eq. 1, with the same direction of time.
+    """
+
+    data: Ref[Dataset]
+    """Images to learn."""
+    network: AnyNetworkSpec
+    """Architecture of the velocity network."""
+    conditional: bool = False
+    """Whether the network is told the label."""
+    time: TimeDensity = UniformTime()
+    """Density of the flow times trained on."""
+    flip: bool | None = None
+    """Whether to mirror every other image; null = where the data set declares flips valid."""
+
+    def run(self, context: JobContext) -> Flow:
+        from jobs.storage.weights import save_weights
+        from jobs.training.objectives.flow_matching import FlowMatching
+        from jobs.training.ray_train import train_on_ray
+
+        data = context.input(self.data)
+        facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})
+        image = facts.image or data.image
+        flip = data.flip_valid if self.flip is None else self.flip
+        objective = FlowMatching(
+            context.store, data, self.seed or 0, self.conditional, self.time, flip
+        )
+        trained = train_on_ray(context, self, self.network, image, objective)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        return Flow(
+            source="network",
+            image=image,
+            network=self.network.model_dump(mode="json"),
+            label_counts=data.label_counts if self.conditional else (),
+            flip_valid=data.flip_valid,
+            parameters=trained.parameters,
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["data"]
+        check_flip(self.flip, known.flip_valid, self.data.job)
+        image = model_image(known, self.conditional, self.data.job)
+        if image is not None:
+            check_network(self.network, image)
+        return Facts(image=image, flip_valid=known.flip_valid)

@@ -1,0 +1,121 @@
+"""Generating a pair set on a pool of Ray actors, each with a device of its own."""
+
+import os
+import time
+from typing import Any
+
+import torch
+
+from jobs.base.context import JobContext
+from jobs.pairs.pool import Pool
+from jobs.pairs.shards import ShardRecord, find_shard, solve_shard, write_shard
+from jobs.pairs.spec import PairRecipe
+from jobs.storage.flows import open_flow
+from jobs.storage.store import Store
+
+
+class PairActor:
+    """Makes whole shards of one series.
+
+    Args:
+        store: where shards go and the flow is.
+        recipe: decides every pair.
+        threads: CPU threads.
+    """
+
+    def __init__(self, store: Store, recipe: PairRecipe, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._store = store
+        self._recipe = recipe
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._flow = open_flow(store, recipe.flow, self._device)
+        self._place = describe_device(self._device)
+
+    def make(self, shard: int) -> ShardRecord:
+        """Makes one shard and writes it; a shard that is there already is left alone."""
+        found = find_shard(self._store, self._recipe, shard)
+        if found is not None:
+            return found
+        started = time.perf_counter()
+        x1, nfe = solve_shard(self._flow, self._recipe, shard, self._device)
+        seconds = time.perf_counter() - started
+        return write_shard(self._store, self._recipe, shard, x1, nfe, seconds, self._place)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, with the id that Ray assigned to this process if it assigned one."""
+    import ray  # noqa: PLC0415
+
+    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name} (gpu {','.join(map(str, assigned))})" if assigned else name
+
+
+def actor_count(context: JobContext, asked: int | str, shards: int) -> int:
+    """Number of actors: one per GPU, else one per CPU, never more than there are shards."""
+    free = context.cluster.gpus or context.cluster.cpus
+    wanted = free if asked == "auto" else int(asked)
+    return max(1, min(wanted, free, shards))
+
+
+def generate(
+    context: JobContext, recipe: PairRecipe, count: int, actors: int | str
+) -> list[ShardRecord]:
+    """Makes the shards that hold the first `count` pairs of a series, reusing those that exist.
+
+    Raises:
+        JobFailed: a shard killed its actor three times; all others are written.
+    """
+    import ray  # noqa: PLC0415
+
+    total = -(-count // recipe.shard_size)
+    records = {shard: find_shard(context.store, recipe, shard) for shard in range(total)}
+    missing = [shard for shard, record in records.items() if record is None]
+    if missing and total > len(missing):
+        context.log(f"{total - len(missing)} of {total} shards are there already")
+    if missing:
+        size = actor_count(context, actors, len(missing))
+        handles = _start_actors(context, recipe, size)
+        progress = _Progress(context, records, recipe.shard_size, count)
+        try:
+            Pool[int](handles, context.job).run(missing, progress)
+        finally:
+            for handle in handles:
+                ray.kill(handle)
+        context.engine |= {"actors": size, "precision": "float32", "torch": torch.__version__}
+    done = [record for record in records.values() if record is not None]
+    context.device_s = sum(record.seconds for record in done)
+    context.engine["devices"] = sorted({record.device for record in done})
+    return done
+
+
+def _start_actors(context: JobContext, recipe: PairRecipe, size: int) -> list[Any]:
+    import ray  # noqa: PLC0415
+
+    on_gpus = context.cluster.gpus > 0
+    options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
+    threads = min(4, os.cpu_count() or 1) if on_gpus else 1
+    cls = ray.remote(PairActor).options(max_restarts=-1, max_task_retries=0, **options)
+    return [cls.remote(context.store, recipe, threads) for _ in range(size)]
+
+
+class _Progress:
+    """Keeps each finished shard's record and tells the run."""
+
+    def __init__(
+        self,
+        context: JobContext,
+        records: dict[int, ShardRecord | None],
+        shard_size: int,
+        count: int,
+    ) -> None:
+        self._context = context
+        self._records = records
+        self._shard_size = shard_size
+        self._count = count
+
+    def __call__(self, shard: int, record: ShardRecord) -> None:
+        self._records[shard] = record
+        done = sum(found is not None for found in self._records.values()) * self._shard_size
+        nfe = record.nfe_sum / self._shard_size
+        self._context.progress(min(done, self._count), self._count, nfe=nfe)

@@ -1,0 +1,115 @@
+"""Making, writing and reading shards of a pair set.
+
+A shard holds `x1` float16 (n, C, H, W), unclipped; noise and labels are regenerated from the index.
+Its record (`.json`) is written after it: a shard without a record does not exist.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from jobs.base.artifacts import PairSet, ShardFile
+from jobs.pairs.draw import pair_labels, pair_noise
+from jobs.pairs.spec import PairRecipe
+from jobs.storage.store import Store
+from models.flows.flow import Flow
+from models.solvers.base import solve
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is known of a finished shard."""
+
+    file: ShardFile
+    nfe_sum: float
+    """Network evaluations of all its pairs together."""
+    seconds: float
+    device: str
+
+    def to_json(self) -> bytes:
+        """The record's bytes."""
+        fields = {"nfe_sum": self.nfe_sum, "seconds": self.seconds, "device": self.device}
+        return json.dumps({"file": self.file.model_dump(), **fields}).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> "ShardRecord":
+        """Reads `to_json`'s bytes. Raises ValueError or KeyError if they are not."""
+        fields = json.loads(data)
+        file = ShardFile.model_validate(fields["file"])
+        return ShardRecord(
+            file, float(fields["nfe_sum"]), float(fields["seconds"]), str(fields["device"])
+        )
+
+
+def shard_name(recipe: PairRecipe, shard: int) -> str:
+    """Path of a shard inside the storage, without its ending."""
+    return f"pairs/{recipe.series}/shard-{shard:06d}"
+
+
+def find_shard(store: Store, recipe: PairRecipe, shard: int) -> ShardRecord | None:
+    """The record of a finished shard whose file has the recorded size; None if there is none."""
+    name = shard_name(recipe, shard)
+    try:
+        record = ShardRecord.from_json(store.blobs.read(f"{name}.json"))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    intact = record.file.path == f"{name}.safetensors" and (
+        store.blobs.size(record.file.path) == record.file.size
+    )
+    return record if intact else None
+
+
+@torch.no_grad()
+def solve_shard(
+    flow: Flow, recipe: PairRecipe, shard: int, device: torch.device
+) -> tuple[Tensor, float]:
+    """Solves the pairs of one shard.
+
+    Returns:
+        x1 float16 (shard_size, C, H, W) on the CPU, and the evaluations of all pairs together.
+    """
+    first = shard * recipe.shard_size
+    images, nfe = [], 0.0
+    for start in range(first, first + recipe.shard_size, recipe.batch_size):
+        index = torch.arange(start, start + recipe.batch_size, device=device)
+        x0 = pair_noise(recipe.seed, index, flow.image)
+        label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
+        solution = solve(recipe.solver, flow, x0, label, t_start=recipe.flow.t_start)
+        images.append(solution.x1.to(torch.float16).cpu())
+        nfe += float(solution.nfe.sum())
+    return torch.cat(images), nfe
+
+
+def write_shard(
+    store: Store,
+    recipe: PairRecipe,
+    shard: int,
+    x1: Tensor,
+    nfe: float,
+    seconds: float,
+    device: str,
+) -> ShardRecord:
+    """Writes a shard, then its record."""
+    name = shard_name(recipe, shard)
+    data = save({"x1": x1.contiguous()})
+    store.blobs.write(f"{name}.safetensors", data)
+    file = ShardFile(
+        path=f"{name}.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+    record = ShardRecord(file, nfe, seconds, device)
+    store.blobs.write(f"{name}.json", record.to_json())
+    return record
+
+
+def read_pairs(store: Store, pairs: PairSet) -> Tensor:
+    """x1 of all pairs of a set, float16 (count, C, H, W), in the order of the index.
+
+    Raises:
+        DamagedArtifact: a shard is not what the set says.
+    """
+    shards = [load_file(store.shard(shard))["x1"] for shard in pairs.shards]
+    return torch.cat(shards)[: pairs.count]

@@ -1,0 +1,27 @@
+"""What a pair set is made from: everything that decides pair i."""
+
+from dataclasses import dataclass
+
+from jobs.base.artifacts import Flow
+from models.solvers.spec import SolverSpec
+
+
+@dataclass(frozen=True)
+class PairRecipe:
+    """Decides every pair of an endless series.
+
+    Args:
+        series: id of the series, `<kind>-<key>` without a count.
+        flow: the flow that makes them.
+        solver: how its equation is solved.
+        seed: of noise and labels.
+        shard_size: pairs per shard file.
+        batch_size: pairs solved at once; divides shard_size.
+    """
+
+    series: str
+    flow: Flow
+    solver: SolverSpec
+    seed: int
+    shard_size: int
+    batch_size: int

@@ -1,0 +1,1 @@
+"""Bytes in and out of the store: blobs, content-addressed artifacts, handles."""

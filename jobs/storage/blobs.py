@@ -1,0 +1,260 @@
+"""Named bytes in a folder or an object store, written so that no half-written one is ever seen.
+
+A local write goes to a temporary name and is renamed; an object store's put is atomic by itself.
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jobs.base.errors import DamagedArtifact, UserError
+
+
+class Blobs(ABC):
+    """A flat name space of byte strings; names are relative POSIX paths."""
+
+    uri: str
+    """Where it is: an absolute path or a URI."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of `name`. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Writes all of `data` under `name`, or nothing."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Size in bytes; None if there is no such blob."""
+
+    @abstractmethod
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of all blobs below the folder `prefix`, sorted."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of the folders directly below `prefix`, without it, sorted."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Removes a blob or everything below a folder; missing is fine."""
+
+    @abstractmethod
+    def put_file(self, path: Path, name: str) -> None:
+        """Moves a finished local file to `name`."""
+
+    @abstractmethod
+    def local(self, name: str) -> Path:
+        """A local path with the bytes of `name`: the file itself, or a cached copy."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a blob."""
+        return self.size(name) is not None
+
+    def below(self, prefix: str) -> "Blobs":
+        """The same storage seen from a folder inside it."""
+        return PrefixedBlobs(self, prefix)
+
+
+def check_name(name: str) -> str:
+    """Refuses names that would leave the storage.
+
+    Raises:
+        DamagedArtifact: `name` is absolute, has `..` or a NUL byte, or is far too long.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or len(name) > 1000:
+        raise DamagedArtifact("storage", f"{name!r} is not a name inside the storage")
+    return name
+
+
+class LocalBlobs(Blobs):
+    """Blobs as files of a local (or network-mounted) folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.uri = str(self.root)
+
+    def _path(self, name: str) -> Path:
+        return self.root / check_name(name)
+
+    def read(self, name: str) -> bytes:
+        return self._path(name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        return path.stat().st_size if path.is_file() else None
+
+    def names(self, prefix: str = "") -> list[str]:
+        folder = self._path(prefix) if prefix else self.root
+        if not folder.is_dir():
+            return []
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(self.root).as_posix()
+            for path in files
+            if not (path.name.startswith(".") and path.name.endswith(".tmp"))
+        )
+
+    def folders(self, prefix: str = "") -> list[str]:
+        folder = self._path(prefix) if prefix else self.root
+        if not folder.is_dir():
+            return []
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def put_file(self, path: Path, name: str) -> None:
+        target = self._path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.replace(target)
+        except OSError:  # another file system: copy beside the target, then rename
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+            shutil.copyfile(path, temporary)
+            temporary.replace(target)
+            path.unlink()
+
+    def local(self, name: str) -> Path:
+        return self._path(name)
+
+
+class RemoteBlobs(Blobs):
+    """Blobs of an object store that pyarrow.fs opens, such as s3://bucket/folder.
+
+    Credentials and endpoint come from the usual environment of that store.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from pyarrow import fs  # noqa: PLC0415  (slow import, remote storages only)
+
+        self.uri = uri.rstrip("/")
+        self._selector: Any = fs.FileSelector
+        self._file_type: Any = fs.FileType
+        self._fs, root = fs.FileSystem.from_uri(self.uri)
+        self._root = root.rstrip("/")
+        self._cache = Path(tempfile.gettempdir()) / f"slimctl-cache-{os.getuid()}"
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{check_name(name)}" if name else self._root
+
+    def read(self, name: str) -> bytes:
+        with self._fs.open_input_file(self._path(name)) as file:
+            return bytes(file.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._fs.open_output_stream(self._path(name)) as file:
+            file.write(data)
+
+    def size(self, name: str) -> int | None:
+        info = self._fs.get_file_info([self._path(name)])[0]
+        return int(info.size) if info.type == self._file_type.File else None
+
+    def _infos(self, prefix: str, *, recursive: bool) -> list[Any]:
+        selector = self._selector(self._path(prefix), recursive=recursive, allow_not_found=True)
+        return list(self._fs.get_file_info(selector))
+
+    def names(self, prefix: str = "") -> list[str]:
+        found = (i for i in self._infos(prefix, recursive=True) if i.type == self._file_type.File)
+        return sorted(info.path[len(self._root) + 1 :] for info in found)
+
+    def folders(self, prefix: str = "") -> list[str]:
+        found = self._infos(prefix, recursive=False)
+        return sorted(i.base_name for i in found if i.type == self._file_type.Directory)
+
+    def delete(self, name: str) -> None:
+        if self.size(name) is not None:
+            self._fs.delete_file(self._path(name))
+            return
+        for blob in self.names(name):
+            self._fs.delete_file(self._path(blob))
+
+    def put_file(self, path: Path, name: str) -> None:
+        self.write(name, path.read_bytes())
+        path.unlink()
+
+    def local(self, name: str) -> Path:
+        target = self._cache / self._path(name)
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(f"{self.uri}/{name}")
+        if not (target.is_file() and target.stat().st_size == size):
+            LocalBlobs(target.parent).write(target.name, self.read(name))
+        return target
+
+
+class PrefixedBlobs(Blobs):
+    """A folder of another storage."""
+
+    def __init__(self, base: Blobs, prefix: str) -> None:
+        self._base = base
+        self._prefix = check_name(prefix).rstrip("/")
+        self.uri = f"{base.uri}/{self._prefix}"
+
+    def _full(self, name: str) -> str:
+        return f"{self._prefix}/{check_name(name)}" if name else self._prefix
+
+    def read(self, name: str) -> bytes:
+        return self._base.read(self._full(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        self._base.write(self._full(name), data)
+
+    def size(self, name: str) -> int | None:
+        return self._base.size(self._full(name))
+
+    def names(self, prefix: str = "") -> list[str]:
+        return [name[len(self._prefix) + 1 :] for name in self._base.names(self._full(prefix))]
+
+    def folders(self, prefix: str = "") -> list[str]:
+        return self._base.folders(self._full(prefix))
+
+    def delete(self, name: str) -> None:
+        self._base.delete(self._full(name))
+
+    def put_file(self, path: Path, name: str) -> None:
+        self._base.put_file(path, self._full(name))
+
+    def local(self, name: str) -> Path:
+        return self._base.local(self._full(name))
+
+
+def open_blobs(uri: str) -> Blobs:
+    """Opens a storage: a path, `file://...`, or any URI that pyarrow.fs understands.
+
+    Raises:
+        UserError: nothing can open that URI.
+    """
+    if uri.startswith("file://"):
+        return LocalBlobs(uri.removeprefix("file://"))
+    if "://" not in uri:
+        return LocalBlobs(uri)
+    try:
+        return RemoteBlobs(uri)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            "", f"cannot open storage '{uri}': {error}", "use a path or s3://bucket/folder"
+        ) from error

@@ -1,0 +1,44 @@
+"""From a handle to something that computes: flows and generators of the store."""
+
+import torch
+from torch import nn
+
+from jobs.base.artifacts import Flow, Generator
+from jobs.storage.store import Store
+from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.weights import load_weights
+from models.flows.analytic import AnalyticFlow
+from models.flows.flow import Flow as RunnableFlow
+from models.flows.flow import NetworkFlow
+from models.networks.registry import parse_network
+
+
+def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
+    """The network of a handle with its averaged weights, frozen, in evaluation mode.
+
+    Raises:
+        UserError: the weights do not fit the network.
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    network = parse_network(handle.network).build(handle.image)
+    load_weights(network, store, handle)
+    return network.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
+    """The flow of a handle, frozen, on a device.
+
+    Raises:
+        UserError: the weights do not fit the network.
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    if handle.dataset is not None:
+        images, labels = load_dataset_tensors(store, handle.dataset)
+        flow: RunnableFlow = AnalyticFlow(
+            to_float(images),
+            labels if handle.image.classes else None,
+            image=handle.image,
+            bandwidth=handle.bandwidth,
+        )
+        return flow.to(device)
+    return NetworkFlow(open_network(store, handle, device), handle.image, handle.t_start)

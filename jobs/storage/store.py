@@ -1,0 +1,250 @@
+"""The content-addressed store.
+
+`artifacts/<id>/artifact.json` is written last, atomically: its presence is success. It lists every
+file with size and sha256, so that nothing half-written or changed is ever believed.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
+from jobs.base.errors import DamagedArtifact, UserError
+from jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
+from models.spec import Spec
+
+MANIFEST = "artifact.json"
+HandleT = TypeVar("HandleT", bound=Handle)
+State = Literal["absent", "damaged", "done"]
+
+
+class FileRecord(Spec):
+    """A file of an artifact."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+class Manifest(Spec):
+    """What `artifact.json` holds."""
+
+    format: Literal[1] = 1
+    type: str
+    """Name of the handle type."""
+    kind: str
+    version: int
+    spec: dict[str, Any]
+    """The job's fields as they were asked."""
+    inputs: dict[str, str]
+    """Job name -> artifact id of every input."""
+    handle: dict[str, Any]
+    files: dict[str, FileRecord]
+    created: float
+    """Unix time, s."""
+    wall_s: float
+    device_s: float
+    """Seconds times devices (or CPU cores) held."""
+    notes: tuple[str, ...] = ()
+    """Warnings and choices worth knowing, such as the precision used."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """How it was run: device, threads, precision, workers, versions."""
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """Artifacts of one storage.
+
+    Args:
+        uri: a path or any URI that pyarrow.fs opens.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.blobs: Blobs = open_blobs(uri)
+        self.uri = self.blobs.uri
+        self._verified: set[tuple[str, str]] = set()
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.uri,)
+
+    def check_writable(self) -> None:
+        """Raises UserError if nothing can be written here."""
+        probe = f"tmp/probe-{time.time_ns():x}"
+        try:
+            self.blobs.write(probe, b"slimctl")
+            self.blobs.delete(probe)
+        except OSError as error:
+            raise UserError(
+                f"storage {self.uri}",
+                f"cannot be written: {error.strerror or error}",
+                "choose another folder with --storage, or mend its permissions",
+            ) from error
+
+    def state(self, artifact_id: str) -> State:
+        """Whether an artifact is there with all its files at their recorded sizes."""
+        try:
+            manifest = self.manifest(artifact_id)
+        except DamagedArtifact:
+            return "damaged"
+        if manifest is None:
+            return "absent"
+        try:
+            self._check_sizes(artifact_id, manifest)
+        except DamagedArtifact:
+            return "damaged"
+        return "done"
+
+    def manifest(self, artifact_id: str) -> Manifest | None:
+        """The manifest of an artifact; None if it was never finished.
+
+        Raises:
+            DamagedArtifact: it cannot be read as one.
+        """
+        try:
+            text = self.blobs.read(f"artifacts/{artifact_id}/{MANIFEST}")
+        except FileNotFoundError:
+            return None
+        try:
+            manifest = Manifest.model_validate_json(text)
+            HANDLES[manifest.type].model_validate(manifest.handle)
+        except (ValidationError, KeyError) as error:
+            raise DamagedArtifact(
+                artifact_id, f"{MANIFEST} is not readable", "submit again: it will be made again"
+            ) from error
+        return manifest
+
+    def _check_sizes(self, artifact_id: str, manifest: Manifest) -> None:
+        for name, record in manifest.files.items():
+            self._check_size(f"artifacts/{artifact_id}/{name}", record.size, artifact_id)
+        if manifest.type == PairSet.__name__:
+            for shard in PairSet.model_validate(manifest.handle).shards:
+                self._check_size(shard.path, shard.size, artifact_id)
+
+    def _check_size(self, name: str, size: int, artifact_id: str) -> None:
+        found = self.blobs.size(name)
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise DamagedArtifact(
+                artifact_id, f"{name} {what}", "submit again: it will be made again"
+            )
+
+    def load(self, artifact_id: str, expected: type[HandleT]) -> HandleT:
+        """The handle of a finished artifact.
+
+        Raises:
+            DamagedArtifact: absent, unreadable or of another type.
+        """
+        handle = self.load_any(artifact_id)
+        if not isinstance(handle, expected):
+            raise DamagedArtifact(
+                artifact_id, f"is a {type(handle).__name__}, not a {expected.__name__}"
+            )
+        return handle
+
+    def load_any(self, artifact_id: str) -> Handle:
+        """The handle of a finished artifact of any type.
+
+        Raises:
+            DamagedArtifact: absent or unreadable.
+        """
+        manifest = self.manifest(artifact_id)
+        if manifest is None:
+            raise DamagedArtifact(artifact_id, f"is not in {self.uri}", "submit its pipeline")
+        return HANDLES[manifest.type].model_validate(manifest.handle)
+
+    def file(self, handle: Handle, name: str) -> Path:
+        """A local path to a file of an artifact, checksum verified once per process.
+
+        Raises:
+            DamagedArtifact: the bytes are not what the manifest says.
+        """
+        manifest = self.manifest(handle.id)
+        if manifest is None or name not in manifest.files:
+            raise DamagedArtifact(handle.id, f"has no file {name}", "submit its pipeline again")
+        record = manifest.files[name]
+        return self.verified(f"artifacts/{handle.id}/{name}", record.size, record.sha256, handle.id)
+
+    def shard(self, shard: ShardFile) -> Path:
+        """A local path to a shard, checksum verified once per process.
+
+        Raises:
+            DamagedArtifact: the bytes are not what its pair set says.
+        """
+        return self.verified(shard.path, shard.size, shard.sha256, shard.path)
+
+    def verified(self, name: str, size: int, sha256: str, owner: str) -> Path:
+        """A local path to a blob whose size and checksum are as given.
+
+        Raises:
+            DamagedArtifact: they are not.
+        """
+        self._check_size(name, size, owner)
+        path = self.blobs.local(name)
+        if (name, sha256) not in self._verified:
+            if sha256_of(path) != sha256:
+                raise DamagedArtifact(
+                    owner,
+                    f"checksum of {name} differs from the manifest's",
+                    "delete its artifact.json and submit again: it will be made again",
+                )
+            self._verified.add((name, sha256))
+        return path
+
+    def stage(self) -> Path:
+        """A fresh local folder for the files of a result, on the storage's disk if it is local."""
+        if isinstance(self.blobs, LocalBlobs):
+            parent = self.blobs.root / "tmp"
+            parent.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="stage-", dir=parent))
+        return Path(tempfile.mkdtemp(prefix="slimctl-stage-"))
+
+    def commit(
+        self, artifact_id: str, handle: HandleT, folder: Path, manifest: Mapping[str, Any]
+    ) -> HandleT:
+        """Moves staged files into place and writes the manifest last.
+
+        Args:
+            artifact_id: `<kind>-<key>`.
+            handle: the result, without its id.
+            folder: the staging folder; emptied.
+            manifest: the fields of `Manifest` that describe how it was made.
+
+        Returns:
+            The handle with its id.
+        """
+        finished = handle.model_copy(update={"id": artifact_id})
+        files: dict[str, FileRecord] = {}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            files[name] = FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
+            self.blobs.put_file(path, f"artifacts/{artifact_id}/{name}")
+        record = Manifest(
+            type=type(handle).__name__,
+            handle=finished.model_dump(mode="json"),
+            files=files,
+            created=time.time(),
+            **manifest,
+        )
+        text = json.dumps(record.model_dump(mode="json"), indent=1)
+        self.blobs.write(f"artifacts/{artifact_id}/{MANIFEST}", text.encode())
+        return finished
+
+    def work(self, artifact_id: str) -> Blobs:
+        """Folder for unfinished work that a later attempt continues from."""
+        return self.blobs.below(f"work/{artifact_id}")
+
+    def find(self, prefix: str) -> list[str]:
+        """Ids of finished artifacts that begin with `prefix`."""
+        ids = self.blobs.folders("artifacts")
+        return [found for found in ids if found.startswith(prefix) and self.manifest(found)]

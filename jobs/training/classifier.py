@@ -1,0 +1,95 @@
+"""Training the classifier whose features serve the metrics: short, in one process."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jobs.base.artifacts import Dataset
+from jobs.base.errors import TrainingDiverged
+from jobs.base.seeds import derive_seed
+from jobs.storage.tensors import to_float
+from models.networks.classifier.spec import ClassifierSpec
+
+PROGRESS_EVERY = 50
+
+
+class ClassifierSettings(Protocol):
+    """What the training reads of its job's spec."""
+
+    network: ClassifierSpec
+    seed: int | None
+    steps: int
+    batch_size: int
+    learning_rate: float
+    held_out: float
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """Result of the training."""
+
+    weights: Mapping[str, Tensor]
+    dimensions: int
+    accuracy: float
+    """Share of held-out images classified rightly, 0..1."""
+
+
+def train_classifier(
+    spec: ClassifierSettings,
+    images: Tensor,
+    labels: Tensor | None,
+    data: Dataset,
+    device: torch.device,
+    progress: Callable[..., Any],
+) -> TrainedClassifier:
+    """Trains on a random part of the images and measures the accuracy on the rest.
+
+    Args:
+        spec: settings.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        data: handle of the data set.
+        device: where to train.
+        progress: called with (step, steps, loss=...).
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+    """
+    assert labels is not None
+    seed = spec.seed or 0
+    generator = torch.Generator().manual_seed(derive_seed(seed, "classifier"))
+    order = torch.randperm(len(images), generator=generator)
+    kept = max(1, round(spec.held_out * len(images)))
+    held_out, train = order[:kept], order[kept:]
+    torch.manual_seed(derive_seed(seed, "weights"))
+    network = spec.network.build(data.image).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.steps)
+    for step in range(spec.steps):
+        picked = torch.randint(len(train), (spec.batch_size,), generator=generator)
+        index = train[picked]
+        x = to_float(images[index].to(device))
+        loss = F.cross_entropy(network(x), labels[index].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == spec.steps:
+            value = loss.item()
+            if value != value:  # noqa: PLR0124  (NaN)
+                raise TrainingDiverged(
+                    "", f"the loss became NaN at step {step}", "lower learning_rate"
+                )
+            progress(step + 1, spec.steps, loss=value)
+    network.eval()
+    with torch.no_grad():
+        chunks = [
+            network(to_float(images[part].to(device))).argmax(1).cpu()
+            for part in held_out.split(1000)
+        ]
+    accuracy = float((torch.cat(chunks) == labels[held_out]).float().mean())
+    return TrainedClassifier(network.state_dict(), spec.network.features, accuracy)

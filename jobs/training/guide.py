@@ -1,0 +1,61 @@
+"""Is the guide of a two-step term better than the student it taught?
+
+The term can only pull a student towards the guide's two-step samples: where those are further from
+the pairs than the student's own one-step samples, it hurts.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from jobs.base.artifacts import Flow, Generator, PairSet
+from jobs.base.context import JobContext
+from jobs.storage.flows import open_flow
+from jobs.training.pair_source import PairSource
+from models.flows.flow import NetworkFlow
+from models.flows.losses import one_step_error, two_step_error
+from models.networks.registry import parse_network
+
+SAMPLES = 1024
+
+
+@torch.no_grad()
+def warn_of_weak_guide(
+    context: JobContext,
+    pairs: PairSet,
+    guide: Flow,
+    student: Generator,
+    weights: Mapping[str, Tensor],
+    times: tuple[float, float],
+) -> None:
+    """Measures both errors on the first 1024 pairs, notes them, and warns if the guide's is larger.
+
+    Args:
+        context: of the distillation job; its engine record gets the two errors.
+        pairs: what both are compared with.
+        guide: flow of the two-step term.
+        student: the distilled generator.
+        weights: its weights.
+        times: range of the time at which the guide takes over; the middle is used.
+    """
+    device = torch.device(context.device)
+    source = PairSource(context.store, pairs, device)
+    index = torch.arange(min(SAMPLES, pairs.count), device=device)
+    x0, x1, label = source.batch(index)
+    network = parse_network(student.network).build(student.image).eval()
+    network.load_state_dict(weights)
+    own = float(
+        one_step_error(NetworkFlow(network.to(device), student.image), x0, x1, label).mean()
+    )
+    s = torch.full((len(index),), sum(times) / 2, device=device)
+    flow = open_flow(context.store, guide, device)
+    guided = float(two_step_error(flow, x0, x1, s, label).mean())
+    context.engine |= {"student_one_step_error": own, "guide_two_step_error": guided}
+    context.log(f"error against the pairs: student 1 step {own:.4g}, guide 2 steps {guided:.4g}")
+    if guided > own:
+        context.warn(
+            f"the guide's two-step samples are further from the pairs ({guided:.4g}) than the "
+            f"student's one-step samples ({own:.4g}): the two-step term probably hurts; lower "
+            "two_step_weight, train the guide longer, or name a better guide"
+        )

@@ -1,0 +1,175 @@
+"""The training loop.
+
+Every random number is a function of the step, so the loop's only state is the network, its average,
+Adam's moments and the step. It does not wait for the device between two points of the loss curve.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from models.ema import PowerEMA
+from torch import Tensor, nn
+
+from jobs.base.errors import TrainingDiverged
+from jobs.base.seeds import derive_seed
+from jobs.storage.blobs import Blobs
+from jobs.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from jobs.training.objective import Objective, Share
+from jobs.training.spec import TrainingSpec
+
+Progress = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass
+class Trainer:
+    """One worker's part of a training.
+
+    Args:
+        spec: settings of the loop.
+        network: with its initial weights, on the device.
+        objective: what to minimise; not yet prepared.
+        share: this worker's part of the batch.
+        folder: where checkpoints live.
+        progress: called with (step, metrics) at each point of the loss curve.
+        rank: 0 writes checkpoints.
+        world: number of workers.
+    """
+
+    spec: TrainingSpec
+    network: nn.Module
+    objective: Objective
+    share: Share
+    folder: Blobs
+    progress: Progress
+    rank: int = 0
+    world: int = 1
+    step: int = 0
+    seconds: float = 0.0
+    """Training time of earlier attempts, s."""
+    saved: str = ""
+    """Name of the last checkpoint."""
+    ema: PowerEMA = field(init=False)
+    optimizer: torch.optim.Adam = field(init=False)
+
+    def __post_init__(self) -> None:
+        device_type = self.share.device.type
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=self.spec.learning_rate,
+            betas=self.spec.adam_betas,
+            eps=self.spec.adam_epsilon,
+            fused=device_type in ("cpu", "cuda"),
+        )
+        self.ema = PowerEMA(self.network, max_decay=self.spec.ema_decay)
+
+    def run(self) -> None:
+        """Trains from the newest checkpoint to the last step and leaves a final checkpoint.
+
+        Raises:
+            TrainingDiverged: the loss is NaN or infinite.
+        """
+        self.objective.prepare(self.share)
+        self._restore()
+        model = self._distribute()
+        self.network.train()
+        losses: list[Tensor] = []
+        started = saved_at = time.perf_counter()
+        while self.step < self.spec.steps:
+            losses.append(self._advance(model))
+            if self.step % self.spec.log_every and self.step < self.spec.steps:
+                continue
+            self._log(losses)
+            losses = []
+            now = time.perf_counter()
+            if now - saved_at >= self.spec.checkpoint_s and self.step < self.spec.steps:
+                self._save(now - started)
+                saved_at = now
+        self._save(time.perf_counter() - started)
+
+    def _advance(self, model: nn.Module) -> Tensor:
+        """One optimizer step; returns its loss, still on the device."""
+        torch.manual_seed(derive_seed(self.spec.seed or 0, "dropout", self.step, self.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.objective.loss(model, self.step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.spec.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.spec.gradient_clip, foreach=True
+            )
+        self.optimizer.step()
+        self.ema.update(self.network)
+        self.step += 1
+        return loss.detach()
+
+    def _distribute(self) -> nn.Module:
+        if self.world == 1:
+            return self.network
+        devices = [self.share.device] if self.share.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.network, device_ids=devices)
+
+    def _log(self, losses: list[Tensor]) -> None:
+        stacked = torch.stack(losses)
+        if self.world > 1:
+            torch.distributed.all_reduce(stacked)
+            stacked = stacked / self.world
+        values = stacked.tolist()
+        for offset, value in enumerate(values):
+            if not math.isfinite(value):
+                self._diverged(self.step - len(values) + offset, value)
+        parts = {name: float(part) for name, part in self.objective.report().items()}
+        rate = learning_rate(self.spec, self.step - 1)
+        mean = sum(values) / len(values)
+        self.progress(self.step, {"loss": mean, "learning_rate": rate, **parts})
+
+    def _diverged(self, step: int, value: float) -> None:
+        last = self.saved or "none was written yet"
+        raise TrainingDiverged(
+            "",
+            f"the loss became {value} at step {step}; last good checkpoint: {last}",
+            "lower learning_rate, raise warmup or set gradient_clip, then submit again",
+        )
+
+    def _save(self, seconds: float) -> None:
+        if self.rank == 0:
+            state = Checkpoint(self.step, self.seconds + seconds, self._state())
+            self.saved = save_checkpoint(self.folder, state)
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"model.{name}": value for name, value in self.network.state_dict().items()}
+        state |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+        return state
+
+    def _restore(self) -> None:
+        checkpoint = load_checkpoint(self.folder)
+        if checkpoint is None:
+            return
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "adam": {}}
+        for name, value in checkpoint.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.network.load_state_dict(parts["model"])
+        self.ema.load_state_dict(parts["ema"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["adam"].items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step, self.seconds = checkpoint.step, checkpoint.seconds
+        self.saved = f"checkpoint-{checkpoint.step:09d}.safetensors"
+
+
+def learning_rate(spec: TrainingSpec, step: int) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up, then constant or cosine."""
+    warm = min(1.0, (step + 1) / spec.warmup) if spec.warmup else 1.0
+    if spec.decay == "constant":
+        return spec.learning_rate * warm
+    done = max(0, step - spec.warmup) / max(1, spec.steps - spec.warmup)
+    return spec.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2

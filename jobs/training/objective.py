@@ -1,0 +1,47 @@
+"""What a training minimises: a loss of the network at a step, on this worker's share of the batch."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every global batch that one worker computes.
+
+    Args:
+        first: position of its first sample in the global batch.
+        count: its number of samples.
+        batch_size: samples of the global batch.
+        device: where it computes.
+    """
+
+    first: int
+    count: int
+    batch_size: int
+    device: torch.device
+
+    def positions(self) -> Tensor:
+        """Positions of its samples in the global batch, int64 (count,)."""
+        return torch.arange(self.first, self.first + self.count, device=self.device)
+
+
+class Objective(ABC):
+    """A loss as a pure function of (network, step), once its data is loaded.
+
+    Instances travel to the workers by pickle before `prepare`, so they hold specs and handles only.
+    """
+
+    @abstractmethod
+    def prepare(self, share: Share) -> None:
+        """Loads data and frozen networks to this worker's device."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Mean loss over this worker's share of the batch of optimizer step `step`, 0-dim."""
+
+    def report(self) -> dict[str, Tensor]:
+        """Parts of the last loss, for the curves."""
+        return {}

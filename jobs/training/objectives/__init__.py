@@ -1,0 +1,1 @@
+"""The losses that networks are trained with, each on the data of its job."""

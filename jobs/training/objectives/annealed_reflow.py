@@ -1,0 +1,54 @@
+"""Flow matching on a teacher's pairs with annealed noise: SlimFlow's first stage."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from jobs.base.artifacts import PairSet
+from jobs.storage.store import Store
+from jobs.training.draws import Draws, mirror
+from jobs.training.objective import Objective, Share
+from jobs.training.pair_source import PairSource
+from models.flows.annealing import annealed_noise
+from models.flows.losses import flow_matching_loss
+from models.flows.spec import AnnealingSchedule, TimeDensity
+
+
+@dataclass
+class AnnealedReflow(Objective):
+    """Reflow whose pairs' noise is mixed with a share beta(step) of fresh noise.
+
+    Args:
+        store: where the pairs are.
+        pairs: noise-image pairs.
+        seed: of the job.
+        annealing: beta by optimizer step.
+        time: density of the flow times.
+        flip: whether to mirror noise and image of every other pair together.
+
+    Source:
+        SlimFlow, arXiv 2407.12718, eq. 9.
+    """
+
+    store: Store
+    pairs: PairSet
+    seed: int
+    annealing: AnnealingSchedule
+    time: TimeDensity
+    flip: bool
+
+    def prepare(self, share: Share) -> None:
+        self._source = PairSource(self.store, self.pairs, share.device)
+        self._draws = Draws(self.seed, share, self.pairs.image)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        index = self._draws.samples(step, self.pairs.count)
+        x0, x1, label = self._source.batch(index)
+        if self.flip:
+            flips = self._draws.flips(step)
+            x0, x1 = mirror(x0, flips), mirror(x1, flips)
+        beta = self.annealing.beta(step)
+        if beta > 0:
+            x0 = annealed_noise(x0, self._draws.noise(step), beta)
+        t = self._draws.times(step, self.time)
+        return flow_matching_loss(network, x0, x1, t, label).mean()

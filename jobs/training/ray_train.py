@@ -1,0 +1,238 @@
+"""Ray Train around the training loop.
+
+Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
+an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
+A wrong input or a diverged loss is written down and raised by the driver, never retried.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.base.artifacts import Flow
+from jobs.base.context import JobContext, Reporter
+from jobs.base.errors import JobFailed, SlimError, TrainingDiverged, UserError, WorkLost
+from jobs.base.seeds import derive_seed
+from jobs.storage.store import Store
+from jobs.storage.weights import load_weights
+from jobs.training.checkpoint import load_checkpoint
+from jobs.training.loop import Trainer
+from jobs.training.objective import Objective, Share
+from jobs.training.spec import TrainingSpec
+from models.networks.spec import NetworkSpec
+from models.spec import ImageShape
+
+FAILURE = "failure.json"
+REPORT_EVERY_S = 0.5
+MAX_WORKER_FAILURES = 8
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """All that a worker needs, by pickle."""
+
+    job: str
+    artifact_id: str
+    spec: TrainingSpec
+    network: NetworkSpec
+    image: ImageShape
+    objective: Objective
+    initial: Flow | None
+    store: Store
+    reporter: Reporter
+    threads: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of a training."""
+
+    weights: Mapping[str, Tensor]
+    """EMA weights by parameter name, with the buffers."""
+    parameters: int
+    seconds: float
+    """Training time over all attempts, s."""
+
+
+def train_on_ray(
+    context: JobContext,
+    spec: TrainingSpec,
+    network: NetworkSpec,
+    image: ImageShape,
+    objective: Objective,
+    initial: Flow | None = None,
+) -> Trained:
+    """Trains a network inside Ray Train and returns its averaged weights.
+
+    Args:
+        context: of the job.
+        spec: settings of the loop.
+        network: architecture of the student.
+        image: shape of its images.
+        objective: what to minimise.
+        initial: flow whose weights to start from; None = random weights.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+        WorkLost: Ray Train itself died; the next attempt continues from the last checkpoint.
+    """
+    workers, threads = spec.layout(context.cluster)
+    task = TrainTask(
+        context.job,
+        context.artifact_id,
+        spec,
+        network,
+        image,
+        objective,
+        initial,
+        context.store,
+        context.reporter,
+        threads,
+    )
+    context.work.delete(FAILURE)
+    use_cuda = _cluster_has_cuda(context)
+    _fit(task, workers, context.cluster.gpus > 0, use_cuda)
+    _raise_failure(context)
+    checkpoint = load_checkpoint(context.work)
+    if checkpoint is None or checkpoint.step < spec.steps:
+        raise WorkLost(context.job, "the training ended without its final checkpoint")
+    context.engine |= {
+        "device": "cuda" if use_cuda else "cpu",
+        "precision": "float32",
+        "workers": workers,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    context.device_s = checkpoint.seconds * (workers if use_cuda else workers * threads)
+    weights = {
+        name.removeprefix("ema.average."): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("ema.average.")
+    }
+    count = sum(value.numel() for value in weights.values())
+    return Trained(weights, count, checkpoint.seconds)
+
+
+def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+
+    resources: dict[str, float] = {"CPU": task.threads}
+    if on_gpus:
+        resources["GPU"] = 1
+    folder = task.store.work(task.artifact_id)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if use_cuda else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=on_gpus, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"attempt-{uuid.uuid4().hex[:12]}",  # Ray's own snapshot is never resumed from
+            storage_path=f"{folder.uri}/ray_train",
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise WorkLost(f"job '{task.job}'", f"Ray Train failed: {error}") from error
+    finally:
+        folder.delete("ray_train")
+
+
+def _raise_failure(context: JobContext) -> None:
+    try:
+        failure = json.loads(context.work.read(FAILURE))
+    except FileNotFoundError:
+        return
+    kinds = {cls.__name__: cls for cls in (TrainingDiverged, UserError, JobFailed)}
+    raise kinds[failure["type"]](f"job '{context.job}'", failure["what"], failure["fix"])
+
+
+def _cluster_has_cuda(context: JobContext) -> bool:
+    """Whether declared GPUs are real: a cluster may declare devices that are not there."""
+    if context.cluster.gpus == 0:
+        return False
+    import ray  # noqa: PLC0415
+
+    probe = ray.remote(torch.cuda.is_available).options(num_gpus=1, num_cpus=0)
+    return bool(ray.get(probe.remote()))
+
+
+def _work(config: Mapping[str, Any]) -> None:
+    """Runs on each Train worker."""
+    from ray import train  # noqa: PLC0415
+
+    task: TrainTask = config["task"]
+    rank = train.get_context().get_world_rank()
+    world = train.get_context().get_world_size()
+    try:
+        train_worker(task, rank, world)
+    except (TrainingDiverged, UserError) as error:
+        if rank == 0:
+            failure = {"type": type(error).__name__, "what": error.what, "fix": error.fix}
+            task.store.work(task.artifact_id).write(FAILURE, json.dumps(failure).encode())
+    except SlimError:
+        raise
+
+
+def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
+    """One worker's whole part; also the way to train without Ray, in this process."""
+    torch.set_num_threads(task.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = task.spec.batch_size // world
+    share = Share(rank * count, count, task.spec.batch_size, device)
+    network = initial_network(task).to(device)
+    trainer = Trainer(
+        task.spec,
+        network,
+        task.objective,
+        share,
+        task.store.work(task.artifact_id),
+        _Throttled(task) if rank == 0 else _silent,
+        rank,
+        world,
+    )
+    trainer.run()
+
+
+def initial_network(task: TrainTask) -> nn.Module:
+    """The network with its first weights: those of `initial`, else random ones from the seed."""
+    torch.manual_seed(derive_seed(task.spec.seed or 0, "weights"))
+    network = task.network.build(task.image)
+    if task.initial is not None:
+        load_weights(network, task.store, task.initial)
+    return network
+
+
+def _silent(step: int, metrics: Mapping[str, float]) -> None:
+    """Progress of a worker that is not the first."""
+
+
+class _Throttled:
+    """Sends progress at most twice a second, and always the last point."""
+
+    def __init__(self, task: TrainTask) -> None:
+        self._task = task
+        self._last_s = 0.0
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        total = self._task.spec.steps
+        if now - self._last_s < REPORT_EVERY_S and step < total:
+            return
+        self._last_s = now
+        self._task.reporter.send(
+            self._task.job, "progress", done=step, total=total, metrics=dict(metrics)
+        )

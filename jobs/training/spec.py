@@ -1,0 +1,79 @@
+"""What every job that trains a network lets the user choose."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.facts import FieldError
+from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from models.networks.registry import AnyNetworkSpec
+from models.spec import ImageShape
+
+
+def check_network(network: AnyNetworkSpec, image: ImageShape) -> None:
+    """Checks that a network can serve images of that shape.
+
+    Raises:
+        FieldError: it cannot.
+    """
+    try:
+        network.check(image)
+    except ValueError as error:
+        raise FieldError("network", str(error)) from error
+
+
+class TrainingSpec(SeededJobSpec):
+    """Settings of the training loop, shared by all kinds that train."""
+
+    placement: ClassVar[Placement] = "own"
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=128, ge=1)
+    """Samples per optimizer step, over all workers."""
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    """Adam's learning rate after warm-up."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up: constant, or a half cosine down to 0 at the last step."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments, each in [0, 1)."""
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """Adam's epsilon."""
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient; null = no clipping."""
+    ema_decay: float = Field(default=0.999999, gt=0, lt=1)
+    """Largest decay of the weight average; early on it is (1 + n) / (10 + n)."""
+    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
+    """Ray Train workers; auto = one per GPU, or one on a machine without."""
+    threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
+    """CPU threads of a worker; auto = up to 8, as the smallest node has them."""
+    checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
+    """Longest training time between two checkpoints, s."""
+    log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
+    """Steps between two points of the loss curve."""
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> Self:
+        if self.workers != "auto" and self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split evenly over {self.workers} workers; "
+                "make it a multiple"
+            )
+        return self
+
+    def layout(self, cluster: Cluster) -> tuple[int, int]:
+        """Workers and CPU threads per worker: fixed functions of the whole cluster and the spec."""
+        most = min(8, cluster.node_cpus)
+        if self.workers == "auto":
+            gpus = max(1, cluster.gpus)
+            workers = max(n for n in range(1, gpus + 1) if self.batch_size % n == 0)
+            return workers, most if self.threads == "auto" else self.threads
+        fair = max(1, min(most, cluster.cpus // self.workers))
+        return self.workers, fair if self.threads == "auto" else self.threads
+
+    def needs(self, cluster: Cluster) -> Needs:
+        workers, threads = self.layout(cluster)
+        return Needs(cpus=workers * threads, gpus=workers if cluster.gpus else 0)

@@ -1,0 +1,139 @@
+"""What can be chosen about a flow's training: time density, annealing schedule, image distance.
+
+Only descriptions and plain arithmetic: pipelines read this file without importing torch. The
+tensor side is in `time_density`, `annealing` and `distance`.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.spec import Spec
+
+
+class UniformTime(Spec):
+    """Training times spread evenly over [low, high]."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Smallest flow time, 0 = pure noise."""
+    high: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Largest flow time, 1 = image."""
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}: low must be below high")
+        return self
+
+
+class UShapedTime(Spec):
+    """Training times drawn more often near 0 and 1: p(t) ~ exp(a t) + exp(a (1 - t)).
+
+    Source: Lee et al., arXiv 2405.20320, section 4, with a = 4; the density is symmetric, so the
+    direction of time does not matter.
+    """
+
+    kind: Literal["u_shaped"] = "u_shaped"
+    a: float = Field(default=4.0, gt=0.0, le=50.0)
+    """Steepness: the ends are cosh(a / 2) times as likely as the middle."""
+
+
+TimeDensity = Annotated[UniformTime | UShapedTime, Field(discriminator="kind")]
+"""Density of the flow time t in training."""
+
+
+class _Annealing(Spec):
+    """Share of fresh noise as a function of the optimizer step."""
+
+    @abstractmethod
+    def beta(self, step: int) -> float:
+        """Share of fresh noise at optimizer step `step` >= 0, in [0, 1]."""
+
+
+class LinearAnnealing(_Annealing):
+    """beta = max(0, 1 - step / length).
+
+    Source: SlimFlow, arXiv 2407.12718, table 4: its 1 - min(1, k / 6K) with K = 50 000 is
+    length 300 000 of its 800 000 steps; its default and best.
+    """
+
+    kind: Literal["linear"] = "linear"
+    length: int = Field(ge=1)
+    """Optimizer steps until beta is 0."""
+
+    def beta(self, step: int) -> float:
+        return max(0.0, 1.0 - step / self.length)
+
+
+class CosineAnnealing(_Annealing):
+    """beta = (1 + cos(pi min(1, step / length))) / 2.
+
+    Source: SlimFlow, table 4: its k / 2K with K = 50 000 is length 100 000.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    length: int = Field(ge=1)
+    """Optimizer steps until beta is 0."""
+
+    def beta(self, step: int) -> float:
+        return (1.0 + math.cos(math.pi * min(1.0, step / self.length))) / 2.0
+
+
+class ExponentialAnnealing(_Annealing):
+    """beta = exp(-step / length); it never quite reaches 0.
+
+    Source: SlimFlow, table 4: its exp(-k / K) with K = 50 000 is length 50 000.
+    """
+
+    kind: Literal["exponential"] = "exponential"
+    length: int = Field(ge=1)
+    """Optimizer steps in which beta falls to 1 / e."""
+
+    def beta(self, step: int) -> float:
+        return math.exp(-step / self.length)
+
+
+class ConstantAnnealing(_Annealing):
+    """beta = value at every step: 0 is plain reflow, 1 is rectified flow on the pairs' images."""
+
+    kind: Literal["constant"] = "constant"
+    value: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of fresh noise, 0..1."""
+
+    def beta(self, step: int) -> float:
+        del step  # the same at every step
+        return self.value
+
+
+AnnealingSchedule = Annotated[
+    LinearAnnealing | CosineAnnealing | ExponentialAnnealing | ConstantAnnealing,
+    Field(discriminator="kind"),
+]
+"""How the share of fresh noise falls during training."""
+
+
+class L2Distance(Spec):
+    """Mean squared difference of pixels."""
+
+    kind: Literal["l2"] = "l2"
+
+
+class HuberDistance(Spec):
+    """Pseudo-Huber: sqrt(||x - y||^2 + c^2) - c, the norm over all pixels of an image.
+
+    Quadratic far below c, linear far above.
+
+    Source: Song and Dhariwal, arXiv 2310.14189, section 3.3; for rectified flows arXiv 2405.20320.
+    """
+
+    kind: Literal["huber"] = "huber"
+    c: float | None = Field(default=None, gt=0.0)
+    """Where it turns from quadratic to linear, in units of ||x - y||; None is
+    0.00054 sqrt(number of pixel values)."""
+
+
+DistanceSpec = Annotated[L2Distance | HuberDistance, Field(discriminator="kind")]
+"""Distance D of two images in distillation."""

@@ -1,0 +1,25 @@
+"""Flow times for training, by the inverse of the cumulative density: time = quantile(uniform).
+
+So a training time is a function of one uniform number, whoever drew it.
+"""
+
+import math
+
+from models.flows.spec import UniformTime, UShapedTime
+from models.shapes import Float, Tensor
+
+
+def quantile(density: UniformTime | UShapedTime, u: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Flow time below which a share `u` of the density lies; u and the result in [0, 1]."""
+    if isinstance(density, UniformTime):
+        return density.low + (density.high - density.low) * u
+    return _u_shaped_quantile(density.a, u)
+
+
+def _u_shaped_quantile(a: float, u: Tensor) -> Tensor:
+    """Inverse of F(t) = (1 + sinh(a (t - 1/2)) / sinh(a / 2)) / 2.
+
+    F is the integral of exp(a t) + exp(a (1 - t)) = 2 exp(a / 2) cosh(a (t - 1/2)), normalised.
+    """
+    t = 0.5 + ((2.0 * u - 1.0) * math.sinh(a / 2.0)).asinh() / a
+    return t.clamp(0.0, 1.0)  # rounding may leave the interval by one unit

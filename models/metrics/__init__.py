@@ -1,0 +1,1 @@
+"""What is measured: quality of samples, straightness of flows, cost of networks."""

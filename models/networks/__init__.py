@@ -1,0 +1,1 @@
+"""Network families, one package each, and the published presets."""

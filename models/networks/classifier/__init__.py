@@ -1,0 +1,1 @@
+"""A small convolutional classifier, trained in seconds, whose features measure sample quality."""

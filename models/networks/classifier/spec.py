@@ -1,0 +1,51 @@
+"""What can be chosen in the classifier; the defaults suit 8 x 8 digits on two CPU cores.
+
+It reads images only and is no network of a flow, so it is not among the network families.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from models.networks.pyramid import level_heights
+from models.spec import ImageShape, Spec
+
+if TYPE_CHECKING:
+    from models.networks.classifier.network import Classifier
+
+
+class ClassifierSpec(Spec):
+    """Residual blocks at falling heights, the mean over pixels, and two linear layers."""
+
+    kind: Literal["classifier"] = "classifier"
+    """Family of the network."""
+    channels: int = Field(default=32, ge=4, le=4096)
+    """Channels of the first level."""
+    channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(1, 2), min_length=1, max_length=12
+    )
+    """Channels of each level over `channels`; each level after the first has half the height."""
+    blocks: int = Field(default=1, ge=1, le=64)
+    """Residual blocks a level."""
+    features: int = Field(default=64, ge=2, le=4096)
+    """Width of the feature vector, the input of the last layer."""
+
+    def check(self, image: ImageShape) -> None:
+        """Raises ValueError, saying what to change, if `build` cannot serve that shape."""
+        level_heights(image.size, len(self.channel_multipliers))
+        if image.classes < 2:
+            raise ValueError(
+                f"a classifier needs at least 2 classes, the images have {image.classes}"
+                "\n  fix: give labelled images"
+            )
+
+    def build(self, image: ImageShape) -> "Classifier":
+        """Makes the network with freshly initialised weights (torch's global generator).
+
+        Raises:
+            ValueError: as `check`.
+        """
+        from models.networks.classifier.network import Classifier
+
+        self.check(image)
+        return Classifier(self, image)

@@ -1,0 +1,126 @@
+"""Which network families exist, and reading any of them from a pipeline file.
+
+A field of type `AnyNetworkSpec` takes a mapping with `kind`, or `preset` and the fields to
+change in it. It validates with the family's own class, so that an error keeps the path of the
+field it is about. Other packages add families through the entry-point group `slimctl.networks`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, TypeVar
+
+from pydantic import GetJsonSchemaHandler, PlainValidator, SerializeAsAny, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+
+from models.networks.presets import PRESETS
+from models.networks.song_unet.spec import SongUNetSpec
+from models.networks.spec import NetworkSpec
+
+Item = TypeVar("Item")
+
+ENTRY_POINTS = "slimctl.networks"
+"""Group in which a package names its families: `kind = module:SpecClass`."""
+
+
+@cache
+def network_families() -> Mapping[str, type[NetworkSpec]]:
+    """Kind -> spec class, the built-in families first.
+
+    Raises:
+        ValueError: an installed package adds what is no family, or a kind that is taken.
+    """
+    families: dict[str, type[NetworkSpec]] = {"song_unet": SongUNetSpec}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in families:
+            raise ValueError(f"{_origin(entry)}: there is a network family of that name already")
+        families[entry.name] = _load(entry)
+    return families
+
+
+def parse_network(value: object) -> NetworkSpec:
+    """The spec that a mapping of a pipeline file asks for; a spec is returned as it is.
+
+    Raises:
+        ValueError: it names no known family or preset, or the family refuses it. It is a
+            pydantic `ValidationError` whose locations are relative to `value`.
+    """
+    if isinstance(value, NetworkSpec):
+        return value
+    if not isinstance(value, Mapping):
+        raise _error(value, None, "a network is a mapping with `kind` or `preset`")
+    if "preset" in value:
+        return _from_preset(value)
+    if "kind" not in value:
+        raise _error(value, None, f"a network needs `kind`: {_listed(network_families())}")
+    family = _look_up(value, "kind", network_families())
+    return family.model_validate(value)
+
+
+def _from_preset(value: Mapping[str, Any]) -> NetworkSpec:
+    preset = _look_up(value, "preset", PRESETS).network
+    changes = {key: item for key, item in value.items() if key != "preset"}
+    return type(preset).model_validate({**preset.model_dump(), **changes})
+
+
+def _look_up(value: Mapping[str, Any], key: str, known: Mapping[str, Item]) -> Item:
+    name = value[key]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    fix = f"\n  fix: use {nearest[0]!r}" if nearest else ""
+    raise _error(name, key, f"no network {key} {name!r}; there are {_listed(known)}{fix}")
+
+
+def _error(value: object, key: str | None, message: str) -> ValidationError:
+    problem = PydanticCustomError("network", "{message}", {"message": message})
+    location = () if key is None else (key,)
+    details = InitErrorDetails(type=problem, loc=location, input=value)
+    return ValidationError.from_exception_data("network", [details])
+
+
+def _load(entry: EntryPoint) -> type[NetworkSpec]:
+    family = entry.load()
+    if not (isinstance(family, type) and issubclass(family, NetworkSpec)):
+        raise ValueError(f"{_origin(entry)} is no NetworkSpec class\n  fix: name the spec's class")
+    if family.model_fields["kind"].default != entry.name:
+        raise ValueError(
+            f"{_origin(entry)}: the class says kind = {family.model_fields['kind'].default!r}"
+            "\n  fix: give the entry point the name of the class's kind"
+        )
+    return family
+
+
+def _origin(entry: EntryPoint) -> str:
+    package = entry.dist.name if entry.dist else "an installed package"
+    return f"{package}: entry point {ENTRY_POINTS} {entry.name} = {entry.value}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _requiring_kind(schema: JsonSchemaValue) -> JsonSchemaValue:
+    return {**schema, "required": ["kind", *schema.get("required", [])]}
+
+
+class _FamilySchemas:
+    """Gives the JSON schema of whichever families are installed when it is asked for."""
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        families = [
+            _requiring_kind(handler(family.__pydantic_core_schema__))
+            for family in network_families().values()
+        ]
+        preset = {"type": "object", "properties": {"preset": {"enum": list(PRESETS)}}}
+        return {"anyOf": [*families, {**preset, "required": ["preset"]}]}
+
+
+AnyNetworkSpec = Annotated[
+    SerializeAsAny[NetworkSpec], PlainValidator(parse_network), _FamilySchemas()
+]
+"""Field type of a spec that holds a network of any family."""

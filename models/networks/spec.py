@@ -1,0 +1,33 @@
+"""What every network family offers to the rest of the program, without importing torch."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from models.spec import ImageShape, Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class NetworkSpec(Spec):
+    """The architecture of a network, apart from the shape of its images.
+
+    A subclass declares `kind: Literal["its_name"]`. The module that `build` returns is called as
+    `network(xt, t, label)` with xt (B, C, H, W) float, t (B,) float in [0, 1] and label (B,) int64
+    or None for an unconditional network, and returns a tensor of xt's shape.
+    """
+
+    kind: str
+    """Family of the network."""
+
+    @abstractmethod
+    def build(self, image: ImageShape) -> "nn.Module":
+        """Makes the network with freshly initialised weights (torch's global generator).
+
+        Raises:
+            ValueError: this architecture cannot be built for images of that shape.
+        """
+
+    @abstractmethod
+    def check(self, image: ImageShape) -> None:
+        """Raises ValueError, saying which field to change, if `build` cannot serve that shape."""

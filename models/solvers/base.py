@@ -1,0 +1,62 @@
+"""`solve`: the one way into the solvers.
+
+A solver takes a flow and labels, not a bare function, because a solver with a step size per sample
+evaluates shrinking parts of the batch and the labels have to follow.
+"""
+
+import torch
+
+from models.flows.flow import Flow
+from models.shapes import Float, Int, Tensor
+from models.solvers.euler import euler
+from models.solvers.heun import heun
+from models.solvers.rk45 import rk45
+from models.solvers.solution import Solution
+from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+
+__all__ = ["Solution", "even_times", "solve"]
+
+
+@torch.no_grad()
+def solve(
+    spec: EulerSpec | HeunSpec | RK45Spec,
+    flow: Flow,
+    x0: Float[Tensor, "b c h w"],
+    label: Int[Tensor, "b"] | None = None,
+    t_start: float | None = None,
+    t_end: float = 1.0,
+    keep_states: bool = False,
+) -> Solution:
+    """Integrates dx/dt = v(x, t, label) from t_start to t_end; records no gradient.
+
+    Args:
+        spec: the method.
+        flow: the velocity; put its network into eval mode first.
+        x0: points at t_start.
+        label: classes of a conditional flow.
+        t_start: time of x0 in [0, t_end); None is the flow's own.
+        t_end: end time in (t_start, 1].
+        keep_states: return the point at every time of the grid; not with rk45, whose samples have
+            times of their own.
+
+    Raises:
+        ValueError: times out of order, labels that do not fit, or states asked of rk45.
+        FloatingPointError: samples are not finite, or rk45 ran out of evaluations.
+    """
+    start = flow.t_start if t_start is None else t_start
+    if not 0.0 <= start < t_end <= 1.0:
+        raise ValueError(f"t_start is {start}, t_end {t_end}: 0 <= t_start < t_end <= 1 is needed")
+    if isinstance(spec, RK45Spec):
+        if keep_states:
+            raise ValueError("rk45 has no common grid of states: use euler or heun to see them")
+        return rk45(flow, x0, label, start, t_end, spec.tolerance, spec.max_evaluations)
+    times = even_times(start, t_end, spec.steps)
+    if isinstance(spec, HeunSpec):
+        return heun(flow, x0, label, times, spec.last_step, keep_states)
+    return euler(flow, x0, label, times, keep_states)
+
+
+def even_times(t_start: float, t_end: float, steps: int) -> tuple[float, ...]:
+    """steps + 1 evenly spaced times, both ends exact."""
+    inner = (t_start + (t_end - t_start) * number / steps for number in range(steps))
+    return (*inner, t_end)

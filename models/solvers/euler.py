@@ -1,0 +1,39 @@
+"""Euler's method on a grid of times."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from models.flows.flow import Flow
+from models.shapes import Float, Int, Tensor
+from models.solvers.solution import Solution, check_finite
+
+
+def euler(
+    flow: Flow,
+    x0: Float[Tensor, "b c h w"],
+    label: Int[Tensor, "b"] | None,
+    times: Sequence[float],
+    keep_states: bool = False,
+) -> Solution:
+    """Steps x + h v(x, t) between neighbouring times; error of order h.
+
+    Args:
+        flow: the velocity.
+        x0: points at times[0].
+        label: classes of a conditional flow.
+        times: at least two, increasing; len(times) - 1 evaluations.
+        keep_states: return the point at every time.
+
+    Raises:
+        FloatingPointError: a sample is not finite at the end.
+    """
+    x, states = x0, [x0]
+    for t, t_next in pairwise(times):
+        x = x + (t_next - t) * flow.velocity(x, torch.full_like(x[:, 0, 0, 0], t), label)
+        if keep_states:
+            states.append(x)
+    check_finite(x, times[-1])
+    nfe = torch.full((len(x),), len(times) - 1, device=x.device)
+    return Solution(x, nfe, tuple(times), tuple(states)) if keep_states else Solution(x, nfe)

@@ -1,0 +1,40 @@
+"""Which solver integrates a flow, without importing torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from models.spec import Spec
+
+
+class EulerSpec(Spec):
+    """Euler's method on an even grid: order 1, one evaluation a step."""
+
+    kind: Literal["euler"] = "euler"
+    steps: int = Field(ge=1)
+    """Steps from t_start to 1; evaluations per sample."""
+
+
+class HeunSpec(Spec):
+    """Heun's method on an even grid: order 2, two evaluations a step."""
+
+    kind: Literal["heun"] = "heun"
+    steps: int = Field(ge=1)
+    """Steps from t_start to 1."""
+    last_step: Literal["heun", "euler"] = "heun"
+    """Method of the last step; `euler` saves its second evaluation, at t = 1, where flows made from
+    a denoiser or from single images are singular (EDM's sampler does the same)."""
+
+
+class RK45Spec(Spec):
+    """Dormand and Prince's method of order 5(4) with a step size of its own for every sample."""
+
+    kind: Literal["rk45"] = "rk45"
+    tolerance: float = Field(default=1e-5, ge=1e-12, le=1.0)
+    """Error allowed per step, root mean square over a sample's pixels, absolute and relative."""
+    max_evaluations: int = Field(default=1000, ge=8)
+    """Network evaluations per sample after which the solution counts as failed."""
+
+
+SolverSpec = Annotated[EulerSpec | HeunSpec | RK45Spec, Field(discriminator="kind")]
+"""How a flow is integrated."""

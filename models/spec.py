@@ -1,0 +1,29 @@
+"""The base of every frozen description ("spec") in the project.
+
+A spec says what is asked for; it never holds tensors and importing it never imports torch,
+so that the command line can read a pipeline in a fraction of a second.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Spec(BaseModel):
+    """A frozen pydantic model that refuses unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class ImageShape(Spec):
+    """The shape of the images that a data set, flow or generator deals in.
+
+    Pixels are float32 in [-1, 1] wherever they are tensors: shape (B, channels, size, size).
+    """
+
+    channels: int = Field(ge=1, le=64)
+    """Colour channels: 1 grey, 3 red-green-blue."""
+    size: int = Field(ge=1, le=4096)
+    """Height and width in pixels; images are square."""
+    classes: int = Field(default=0, ge=0)
+    """Number of classes of a conditional model; 0 is unconditional. Labels are 0..classes-1."""

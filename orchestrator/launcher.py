@@ -1,0 +1,110 @@
+"""Starts jobs on Ray: long ones in an actor of their own, short ones in shared workers.
+
+Shared workers stay up between jobs, since importing torch costs more than many jobs do, and give
+their devices back as soon as another job needs them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.spec import Placement
+from jobs.execution import JobRequest
+from orchestrator.workers import NAMESPACE, JobActor
+
+
+@dataclass
+class Launched:
+    """A job on its way."""
+
+    job: str
+    future: Any
+    actor: Any
+    needs: Needs
+    shared: bool
+
+
+class Launcher:
+    """Places the jobs of one run.
+
+    Args:
+        run: run id.
+        cluster: devices of the cluster.
+    """
+
+    def __init__(self, run: str, cluster: Cluster) -> None:
+        self._run = run
+        self._cluster = cluster
+        self._idle: list[tuple[Needs, Any]] = []
+        self._busy: dict[str, Launched] = {}
+
+    def launch(self, request: JobRequest, placement: Placement, needs: Needs) -> Launched:
+        """Starts a job; the result of `future` is its `JobOutcome`."""
+        shared = placement == "shared"
+        actor = self._shared(needs) if shared else self._own(request, needs)
+        threads = max(1, int(needs.cpus)) if shared else 1
+        future = actor.run.remote(request, threads, shared and needs.gpus > 0)
+        launched = Launched(request.job, future, actor, needs, shared)
+        self._busy[request.job] = launched
+        return launched
+
+    def release(self, launched: Launched, *, alive: bool) -> None:
+        """Takes back the actor of a job that ended.
+
+        Args:
+            launched: the job.
+            alive: whether its actor still is.
+        """
+        self._busy.pop(launched.job, None)
+        if launched.shared and alive:
+            self._idle.append((launched.needs, launched.actor))
+        else:
+            self._kill(launched.actor)
+
+    def close(self) -> None:
+        """Ends all actors of the run."""
+        for _, actor in self._idle:
+            self._kill(actor)
+        for launched in self._busy.values():
+            self._kill(launched.actor)
+        self._idle, self._busy = [], {}
+
+    def _shared(self, needs: Needs) -> Any:
+        for index, (offered, actor) in enumerate(self._idle):
+            if offered == needs:
+                del self._idle[index]
+                return actor
+        self._make_room(needs)
+        import ray
+
+        return ray.remote(JobActor).options(num_cpus=needs.cpus, num_gpus=needs.gpus).remote()
+
+    def _own(self, request: JobRequest, needs: Needs) -> Any:
+        """An actor per artifact: a second run that wants the same result waits for the first."""
+        self._make_room(needs)
+        import ray
+
+        options = {"num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE}
+        name = f"job-{request.artifact_id}"
+        return ray.remote(JobActor).options(name=name, get_if_exists=True, **options).remote()
+
+    def _make_room(self, needs: Needs) -> None:
+        """Ends idle workers until the devices of a new job are free."""
+        while self._idle:
+            held = [launched.needs for launched in self._busy.values()]
+            held += [idle for idle, _ in self._idle]
+            cpus = sum(each.cpus for each in held) + needs.cpus
+            gpus = sum(each.gpus for each in held) + needs.gpus
+            if cpus <= self._cluster.cpus and gpus <= self._cluster.gpus:
+                return
+            _, actor = self._idle.pop(0)
+            self._kill(actor)
+
+    @staticmethod
+    def _kill(actor: Any) -> None:
+        import ray
+
+        try:
+            ray.kill(actor)
+        except (ValueError, ray.exceptions.RayError):
+            return

@@ -1,0 +1,135 @@
+"""The state of a run as a fold over its events."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.events import Event
+
+JobState = Literal["waiting", "running", "done", "reused", "failed", "blocked", "cancelled"]
+RunState = Literal["running", "done", "failed", "cancelled", "interrupted"]
+FINAL: frozenset[str] = frozenset({"done", "reused", "failed", "blocked", "cancelled"})
+RATE_WINDOW = 20
+
+
+class JobStatus(BaseModel):
+    """What is known of a job now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    key: str
+    artifact: str
+    """Artifact id."""
+    after: list[str] = []
+    """Jobs whose results it takes."""
+    state: JobState = "waiting"
+    attempt: int = 0
+    started: float | None = None
+    """Unix time, s."""
+    ended: float | None = None
+    done: int = 0
+    """Units of work finished, such as steps or pairs."""
+    total: int = 0
+    metrics: dict[str, float] = {}
+    points: list[tuple[float, int]] = []
+    """Last (time, done) points, for the rate."""
+    device_s: float = 0.0
+    failure: str = ""
+    """Class of the error."""
+    where: str = ""
+    message: str = ""
+    """Last warning or the error."""
+    fix: str = ""
+    warnings: list[str] = []
+
+    def seconds(self, now: float) -> float:
+        """Wall time spent so far, s."""
+        return (self.ended or now) - self.started if self.started else 0.0
+
+    def rate(self) -> float | None:
+        """Units per second over the last points; None if there are too few."""
+        if len(self.points) < 2:
+            return None
+        (t0, n0), (t1, n1) = self.points[0], self.points[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 and n1 > n0 else None
+
+    def eta_s(self) -> float | None:
+        """Time left at that rate, s; None if unknown."""
+        rate = self.rate()
+        return (self.total - self.done) / rate if rate and self.total else None
+
+
+class RunStatus(BaseModel):
+    """What is known of a run now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str
+    name: str = ""
+    state: RunState = "running"
+    started: float = 0.0
+    ended: float | None = None
+    message: str = ""
+    jobs: dict[str, JobStatus] = {}
+
+    def counts(self) -> dict[str, int]:
+        """Number of jobs in each state."""
+        counts: dict[str, int] = {}
+        for job in self.jobs.values():
+            counts[job.state] = counts.get(job.state, 0) + 1
+        return counts
+
+
+def fold(run: str, events: Iterable[Event]) -> RunStatus:
+    """The status after all events."""
+    status = RunStatus(run=run)
+    for event in events:
+        apply(status, event)
+    return status
+
+
+def apply(status: RunStatus, event: Event) -> None:
+    """Updates a status by one event; unknown ones are ignored."""
+    if not event.job:
+        _apply_run(status, event)
+        return
+    job = status.jobs.get(event.job)
+    if job is not None:
+        _apply_job(job, event)
+
+
+def _apply_run(status: RunStatus, event: Event) -> None:
+    details = event.details
+    if event.name == "run_started":
+        status.name, status.started = details["name"], status.started or event.time
+        status.state, status.ended, status.message = "running", None, ""
+        for name, fields in details["jobs"].items():
+            status.jobs.setdefault(name, JobStatus.model_validate(fields))
+    elif event.name == "run_ended":
+        status.state, status.ended = details["state"], event.time
+    elif event.name in ("warning", "log"):
+        status.message = details["message"]
+
+
+def _apply_job(job: JobStatus, event: Event) -> None:
+    details: dict[str, Any] = event.details
+    if event.name == "job_started":
+        job.state, job.attempt = "running", details["attempt"]
+        job.started, job.ended, job.points = event.time, None, []
+    elif event.name == "progress":
+        job.done, job.total = details["done"], details["total"]
+        job.metrics = {**job.metrics, **details.get("metrics", {})}
+        job.points = [*job.points, (event.time, job.done)][-RATE_WINDOW:]
+    elif event.name == "warning":
+        job.warnings.append(details["message"])
+    elif event.name == "retry":
+        job.message = details["what"]
+    elif event.name.startswith("job_") and event.name[4:] in FINAL:
+        job.state = event.name[4:]  # type: ignore[assignment]
+        job.ended = event.time
+        job.device_s = details.get("device_s", 0.0)
+        job.failure = details.get("failure", "")
+        job.where, job.fix = details.get("where", ""), details.get("fix", "")
+        job.message = details.get("what", "")
