@@ -102,11 +102,11 @@ def philox(key: tuple[int, int], counter: Words) -> Words:
 def normal(
     seed: int,
     stream: int,
-    index: Int[Tensor, "b"],
+    index: Int[Tensor, " b"],
     shape: tuple[int, ...],
-    step: int | Int[Tensor, "b"] = 0,
+    step: int | Int[Tensor, " b"] = 0,
     device: torch.device | str | None = None,
-) -> Float[Tensor, "b *shape"]:
+) -> Float[Tensor, " b *shape"]:
     """Standard normal numbers (float32) of the samples `index`.
 
     Args:
@@ -131,11 +131,11 @@ def normal(
 def uniform(
     seed: int,
     stream: int,
-    index: Int[Tensor, "b"],
+    index: Int[Tensor, " b"],
     shape: tuple[int, ...] = (),
-    step: int | Int[Tensor, "b"] = 0,
+    step: int | Int[Tensor, " b"] = 0,
     device: torch.device | str | None = None,
-) -> Float[Tensor, "b *shape"]:
+) -> Float[Tensor, " b *shape"]:
     """Uniform numbers in [0, 1): multiples of 2^-24, exact in float32. Arguments as in `normal`."""
     return _numbers(_unit_interval, seed, stream, index, shape, step, device)
 
@@ -143,12 +143,12 @@ def uniform(
 def integers(
     seed: int,
     stream: int,
-    index: Int[Tensor, "b"],
+    index: Int[Tensor, " b"],
     high: int,
     shape: tuple[int, ...] = (),
-    step: int | Int[Tensor, "b"] = 0,
+    step: int | Int[Tensor, " b"] = 0,
     device: torch.device | str | None = None,
-) -> Int[Tensor, "b *shape"]:
+) -> Int[Tensor, " b *shape"]:
     """Integers (int64) in [0, high), 1 <= high < 2^31. Other arguments as in `normal`.
 
     A value's probability is off by at most 2^-32.
@@ -165,11 +165,11 @@ def integers(
 def categorical(
     seed: int,
     stream: int,
-    index: Int[Tensor, "b"],
+    index: Int[Tensor, " b"],
     counts: Sequence[int],
-    step: int | Int[Tensor, "b"] = 0,
+    step: int | Int[Tensor, " b"] = 0,
     device: torch.device | str | None = None,
-) -> Int[Tensor, "b"]:
+) -> Int[Tensor, " b"]:
     """Labels (int64) drawn in proportion to `counts`. Other arguments as in `normal`.
 
     Raises:
@@ -182,7 +182,7 @@ def categorical(
     return torch.searchsorted(bounds, draw, right=True)
 
 
-def data_order(seed: int, position: Int[Tensor, "b"], count: int) -> Int[Tensor, "b"]:
+def data_order(seed: int, position: Int[Tensor, " b"], count: int) -> Int[Tensor, " b"]:
     """Which of `count` training samples stands at each global position, epoch after epoch.
 
     Args:
@@ -195,8 +195,8 @@ def data_order(seed: int, position: Int[Tensor, "b"], count: int) -> Int[Tensor,
 
 
 def shuffled_index(
-    seed: int, epoch: int | Int[Tensor, "b"], position: Int[Tensor, "b"], count: int
-) -> Int[Tensor, "b"]:
+    seed: int, epoch: int | Int[Tensor, " b"], position: Int[Tensor, " b"], count: int
+) -> Int[Tensor, " b"]:
     """A pseudo-random bijection on [0, count), evaluated element by element.
 
     A Feistel network on a grid just larger than `count`, left by walking on where it lands outside.
@@ -218,6 +218,7 @@ def shuffled_index(
         raise ValueError(f"count is {count}: it must be at least 1 and below 2^62")
     if bool(((position < 0) | (position >= count)).any()):
         raise ValueError(f"a position lies outside 0..{count - 1}: take it modulo the count")
+    epoch = epoch if isinstance(epoch, Tensor) else torch.full_like(position, epoch)
     columns = math.isqrt(count - 1) + 1
     rows = -(-count // columns)
     place = _feistel(seed, epoch, position, rows, columns)
@@ -226,7 +227,7 @@ def shuffled_index(
     return place
 
 
-def _feistel(seed: int, epoch: int | Tensor, place: Tensor, rows: int, columns: int) -> Tensor:
+def _feistel(seed: int, epoch: Tensor, place: Tensor, rows: int, columns: int) -> Tensor:
     row, column = place // columns, place % columns
     keys = _order_keys(seed)
     for row_key, column_key in zip(keys[::2], keys[1::2], strict=True):
@@ -244,7 +245,7 @@ def _order_keys(seed: int) -> tuple[int, ...]:
     return tuple(((words[0] << 31) ^ words[1]).tolist())
 
 
-def _hash(value: Tensor, epoch: int | Tensor, key: int) -> Tensor:
+def _hash(value: Tensor, epoch: Tensor, key: int) -> Tensor:
     """31 well mixed bits of (value, epoch, key): two rounds of multiply and xor-shift."""
     mixed = value * _HASH_FACTORS[0] + epoch * _HASH_FACTORS[1] + key
     mixed = (mixed ^ (mixed >> 32)) * _HASH_FACTORS[2]
@@ -269,13 +270,14 @@ def _numbers(
     steps = _steps(step, index)
     count = math.prod(shape)
     blocks = -(-count // 4)
-    rows = max(1, _CPU_PIECE // max(1, blocks)) if index.device.type == "cpu" else len(index)
-    parts = [
-        torch.stack(tuple(transform(philox(key, _counter(piece, step, stream, blocks)))), dim=-1)
-        for piece, step in zip(index.split(rows or 1), steps.split(rows or 1), strict=True)
-    ]
+    rows = _CPU_PIECE // max(1, blocks) if index.device.type == "cpu" else len(index)
+    pieces = zip(torch.split(index, max(1, rows)), torch.split(steps, max(1, rows)), strict=True)
+    parts = []
+    for piece_index, piece_steps in pieces:
+        words = philox(key, _counter(piece_index, piece_steps, stream, blocks))
+        parts.append(torch.stack(tuple(transform(words)), dim=-1))
     numbers = torch.cat(parts) if len(parts) > 1 else parts[0]
-    return numbers.flatten(1)[:, :count].reshape(len(index), *shape)
+    return numbers.flatten(1)[:, :count].reshape(len(index), *shape).contiguous()
 
 
 def _key(seed: int) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class OneStepGenerator(nn.Module):
         return self.flow.t_start
 
     def generate(
-        self, x0: Float[Tensor, "b c h w"], label: Int[Tensor, "b"] | None = None
+        self, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """Images of noise x0, not clipped; label as in `Flow.velocity`."""
         return x0 + one_step_velocity(self.flow, x0, label)

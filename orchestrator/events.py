@@ -52,7 +52,7 @@ class EventLog:
         self.events = list(read_events(blobs, run))
         self._segment = len(blobs.names(self._folder))
 
-    def add(self, name: str, job: str = "", **details: Any) -> Event:
+    def add(self, name: str, job: str = "", /, **details: Any) -> Event:
         """Appends an event in memory; `flush` makes it durable."""
         event = Event(
             number=len(self.events), time=time.time(), name=name, job=job, details=details

@@ -1,13 +1,9 @@
-"""What a submission would do: per job reuse, resume, grow or run, and why. Pure reading."""
+"""A plan as data: the jobs of a submission, their addresses, and what is to be done for each."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jobs.base.registry import kind_of
-from jobs.storage.store import Store
 from models.spec import Spec
-from orchestrator.graph import Graph, identities
-from orchestrator.pipeline import Pipeline
 
 Action = Literal["reuse", "resume", "run"]
 
@@ -45,57 +41,6 @@ class RunPlan(Spec):
     def idle(self) -> bool:
         """Whether every result is there already."""
         return all(job.action == "reuse" for job in self.jobs)
-
-
-def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
-    """Compares a resolved pipeline with what the store has.
-
-    Args:
-        pipeline: with seeds and paths filled in (`resolve`).
-        graph: of that pipeline.
-        store: where results are.
-    """
-    ids = identities(pipeline, graph)
-    planned: list[PlannedJob] = []
-    actions: dict[str, Action] = {}
-    for name in graph.order:
-        spec = pipeline.jobs[name]
-        identity = ids[name]
-        action, reason = _decide(store, identity.id, [actions[i] for i in graph.inputs(name)])
-        actions[name] = action
-        planned.append(
-            PlannedJob(
-                name=name,
-                kind=kind_of(spec),
-                fields=spec.model_dump(mode="json"),
-                key=identity.key,
-                artifact=identity.id,
-                inputs={job: ids[job].id for job in graph.inputs(name)},
-                fingerprint=dict(identity.fingerprint),
-                action=action,
-                reason=reason,
-            )
-        )
-    tracking = pipeline.tracking or default_tracking(store)
-    return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
-
-
-def default_tracking(store: Store) -> str | None:
-    """An SQLite file in a local storage; None (off) for a remote one."""
-    return None if "://" in store.uri else f"sqlite:///{store.uri}/mlflow.db"
-
-
-def _decide(store: Store, artifact: str, inputs: list[Action]) -> tuple[Action, str]:
-    state = store.state(artifact)
-    if state == "done":
-        return "reuse", "the store has it"
-    if state == "damaged":
-        return "run", "its files in the store are damaged"
-    if store.work(artifact).exists("latest.json"):
-        return "resume", "from its last checkpoint"
-    if any(action != "reuse" for action in inputs):
-        return "run", "after its inputs"
-    return "run", "not in the store"
 
 
 def as_event(plan: RunPlan) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ LEASE_VALID_S = 30.0
 
 
 def new_run_id(name: str) -> str:
-    """`<pipeline>-<UTC date>-<time>-<four hexadecimal digits>`: sorts by start within a pipeline."""
+    """`<pipeline>-<UTC date>-<time>-<four hex digits>`."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     return f"{name}-{stamp}-{secrets.token_hex(2)}"
 

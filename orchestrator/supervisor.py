@@ -1,7 +1,7 @@
 """The actor that drives one run to its end.
 
-It holds nothing that is not in the store: a restarted supervisor finds what is finished there, finds
-running jobs by the name of their actors, and goes on.
+It holds nothing that is not in the store: a restarted supervisor finds what is finished there,
+finds running jobs by the name of their actors, and goes on.
 """
 
 import threading
@@ -213,7 +213,7 @@ class Supervisor:
 
     # Records
 
-    def _add(self, event: str, job: str = "", **details: Any) -> None:
+    def _add(self, event: str, job: str = "", /, **details: Any) -> None:
         with self._lock:
             apply(self._status, self._log.add(event, job, **details))
 

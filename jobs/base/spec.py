@@ -73,7 +73,7 @@ class JobSpec(Spec):
         return Facts()
 
     def needs(self, cluster: Cluster) -> Needs:
-        """Devices that must be free before the job starts; one GPU where there are any, else a CPU."""
+        """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""
         return Needs(cpus=0, gpus=1) if cluster.gpus else Needs(cpus=1, gpus=0)
 
     def preflight(self) -> None:

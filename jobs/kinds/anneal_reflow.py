@@ -28,8 +28,9 @@ class AnnealReflow(TrainingSpec):
     """Noise-image pairs of the teacher."""
     network: AnyNetworkSpec
     """Architecture of the student."""
-    annealing: AnnealingSchedule = LinearAnnealing(kind="linear", length=300_000)
-    """Share of fresh noise by step; `{kind: constant, value: 0}` is plain reflow."""
+    annealing: AnnealingSchedule | None = None
+    """Share of fresh noise by step; `{kind: constant, value: 0}` is plain reflow; null = linear
+    over the first 3/8 of the steps, the paper's share."""
     time: TimeDensity = UniformTime()
     """Density of the flow times trained on."""
     flip: bool | None = None
@@ -45,7 +46,7 @@ class AnnealReflow(TrainingSpec):
         self.expect({"pairs": Facts(pairs.image, pairs.count, pairs.flip_valid)})
         flip = pairs.flip_valid if self.flip is None else self.flip
         objective = AnnealedReflow(
-            context.store, pairs, self.seed or 0, self.annealing, self.time, flip
+            context.store, pairs, self.seed or 0, self.schedule(), self.time, flip
         )
         trained = train_on_ray(context, self, self.network, pairs.image, objective)
         save_weights(trained.weights, context.folder / "weights.safetensors")
@@ -57,6 +58,10 @@ class AnnealReflow(TrainingSpec):
             flip_valid=pairs.flip_valid,
             parameters=trained.parameters,
         )
+
+    def schedule(self) -> AnnealingSchedule:
+        """The schedule asked for, or the default for this number of steps."""
+        return self.annealing or LinearAnnealing(length=max(1, 3 * self.steps // 8))
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]

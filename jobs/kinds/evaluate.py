@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class Evaluate(SeededJobSpec):
-    """FID, KID, precision, recall, straightness and distance to the data of a model's samples;
-    parameters, multiply-adds and latency of its network.
+    """Quality of a model's samples, and cost of its network.
+
+    FID, KID, precision, recall, straightness, distance to the data; parameters, multiply-adds,
+    latency.
     """
 
     model: Ref[Flow | Generator]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TrainFeatures(SeededJobSpec):
-    """A classifier of the data set's own classes; FIDs on its features compare within a pipeline."""
+    """A classifier of the data's own classes; distances on its features compare in a pipeline."""
 
     data: Ref[Dataset]
     """Labelled images."""

@@ -1,14 +1,20 @@
 """Generating a pair set on a pool of Ray actors, each with a device of its own."""
 
 import os
-import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from jobs.base.context import JobContext
 from jobs.pairs.pool import Pool
-from jobs.pairs.shards import ShardRecord, find_shard, solve_shard, write_shard
+from jobs.pairs.shards import (
+    ShardRecord,
+    find_shard,
+    shard_name,
+    solve_shard,
+    write_shard,
+)
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
@@ -36,10 +42,9 @@ class PairActor:
         found = find_shard(self._store, self._recipe, shard)
         if found is not None:
             return found
-        started = time.perf_counter()
-        x1, nfe = solve_shard(self._flow, self._recipe, shard, self._device)
-        seconds = time.perf_counter() - started
-        return write_shard(self._store, self._recipe, shard, x1, nfe, seconds, self._place)
+        solved = solve_shard(self._flow, self._recipe, shard, self._device)
+        name = shard_name(self._recipe, shard)
+        return write_shard(self._store, name, replace(solved, device=self._place))
 
 
 def describe_device(device: torch.device) -> str:

@@ -6,6 +6,7 @@ Its record (`.json`) is written after it: a shard without a record does not exis
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 
 import torch
@@ -63,15 +64,21 @@ def find_shard(store: Store, recipe: PairRecipe, shard: int) -> ShardRecord | No
     return record if intact else None
 
 
-@torch.no_grad()
-def solve_shard(
-    flow: Flow, recipe: PairRecipe, shard: int, device: torch.device
-) -> tuple[Tensor, float]:
-    """Solves the pairs of one shard.
+@dataclass(frozen=True)
+class Solved:
+    """The pairs of one shard, not yet written."""
 
-    Returns:
-        x1 float16 (shard_size, C, H, W) on the CPU, and the evaluations of all pairs together.
-    """
+    x1: Tensor
+    """float16 (shard_size, C, H, W) on the CPU."""
+    nfe_sum: float
+    seconds: float
+    device: str
+
+
+@torch.no_grad()
+def solve_shard(flow: Flow, recipe: PairRecipe, shard: int, device: torch.device) -> Solved:
+    """Solves the pairs of one shard."""
+    started = time.perf_counter()
     first = shard * recipe.shard_size
     images, nfe = [], 0.0
     for start in range(first, first + recipe.shard_size, recipe.batch_size):
@@ -81,26 +88,18 @@ def solve_shard(
         solution = solve(recipe.solver, flow, x0, label, t_start=recipe.flow.t_start)
         images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
-    return torch.cat(images), nfe
+    seconds = time.perf_counter() - started
+    return Solved(torch.cat(images), nfe, seconds, str(device))
 
 
-def write_shard(
-    store: Store,
-    recipe: PairRecipe,
-    shard: int,
-    x1: Tensor,
-    nfe: float,
-    seconds: float,
-    device: str,
-) -> ShardRecord:
-    """Writes a shard, then its record."""
-    name = shard_name(recipe, shard)
-    data = save({"x1": x1.contiguous()})
+def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
+    """Writes a shard under `name`, then its record."""
+    data = save({"x1": solved.x1.contiguous()})
     store.blobs.write(f"{name}.safetensors", data)
     file = ShardFile(
         path=f"{name}.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    record = ShardRecord(file, nfe, seconds, device)
+    record = ShardRecord(file, solved.nfe_sum, solved.seconds, solved.device)
     store.blobs.write(f"{name}.json", record.to_json())
     return record
 

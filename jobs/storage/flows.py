@@ -37,7 +37,7 @@ def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
         flow: RunnableFlow = AnalyticFlow(
             to_float(images),
             labels if handle.image.classes else None,
-            image=handle.image,
+            handle.image.classes,
             bandwidth=handle.bandwidth,
         )
         return flow.to(device)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -60,7 +61,7 @@ def load_checkpoint(folder: Blobs) -> Checkpoint | None:
     return None
 
 
-def _entries(folder: Blobs) -> list[dict[str, object] | dict[str, str]]:
+def _entries(folder: Blobs) -> list[dict[str, Any]]:
     try:
         entries = json.loads(folder.read(POINTER))
         return [entry for entry in entries if {"file", "step", "seconds", "sha256"} <= set(entry)]

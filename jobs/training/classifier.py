@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from jobs.base.artifacts import Dataset
 from jobs.base.errors import TrainingDiverged
@@ -20,12 +20,18 @@ PROGRESS_EVERY = 50
 class ClassifierSettings(Protocol):
     """What the training reads of its job's spec."""
 
-    network: ClassifierSpec
-    seed: int | None
-    steps: int
-    batch_size: int
-    learning_rate: float
-    held_out: float
+    @property
+    def network(self) -> ClassifierSpec: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def held_out(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def train_classifier(
         picked = torch.randint(len(train), (spec.batch_size,), generator=generator)
         index = train[picked]
         x = to_float(images[index].to(device))
-        loss = F.cross_entropy(network(x), labels[index].to(device))
+        loss = functional.cross_entropy(network(x), labels[index].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -89,7 +95,7 @@ def train_classifier(
     with torch.no_grad():
         chunks = [
             network(to_float(images[part].to(device))).argmax(1).cpu()
-            for part in held_out.split(1000)
+            for part in torch.split(held_out, 1000)
         ]
     accuracy = float((torch.cat(chunks) == labels[held_out]).float().mean())
     return TrainedClassifier(network.state_dict(), spec.network.features, accuracy)

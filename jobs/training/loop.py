@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from models.ema import PowerEMA
 from torch import Tensor, nn
 
 from jobs.base.errors import TrainingDiverged
@@ -19,6 +18,7 @@ from jobs.storage.blobs import Blobs
 from jobs.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
+from models.ema import PowerEMA
 
 Progress = Callable[[int, Mapping[str, float]], None]
 
@@ -63,7 +63,7 @@ class Trainer:
             eps=self.spec.adam_epsilon,
             fused=device_type in ("cpu", "cuda"),
         )
-        self.ema = PowerEMA(self.network, max_decay=self.spec.ema_decay)
+        self.ema = PowerEMA(self.network, self.spec.ema_decay)
 
     def run(self) -> None:
         """Trains from the newest checkpoint to the last step and leaves a final checkpoint.
@@ -102,7 +102,7 @@ class Trainer:
                 self.network.parameters(), self.spec.gradient_clip, foreach=True
             )
         self.optimizer.step()
-        self.ema.update(self.network)
+        self.ema.update()
         self.step += 1
         return loss.detach()
 
@@ -141,7 +141,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in self.network.state_dict().items()}
-        state |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"adam.{index}.{name}": value for name, value in moments.items()}
         return state
@@ -155,7 +155,7 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         self.network.load_state_dict(parts["model"])
-        self.ema.load_state_dict(parts["ema"])
+        self.ema.load(parts["ema"], checkpoint.step)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["adam"].items():
             index, _, moment = name.partition(".")

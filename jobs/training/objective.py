@@ -1,4 +1,4 @@
-"""What a training minimises: a loss of the network at a step, on this worker's share of the batch."""
+"""What a training minimises: a loss at a step, on this worker's share of the batch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -36,7 +36,9 @@ class PairSource:
         self._label = pair_labels(pairs.seed, index, pairs.label_counts)
         self._x0: Tensor | None = None
         if 4 * self._x1.numel() <= CACHE_BYTES:
-            chunks = [pair_noise(pairs.seed, part, pairs.image) for part in index.split(CHUNK)]
+            chunks = [
+                pair_noise(pairs.seed, part, pairs.image) for part in torch.split(index, CHUNK)
+            ]
             self._x0 = torch.cat(chunks)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -112,9 +112,9 @@ def train_on_ray(
     }
     context.device_s = checkpoint.seconds * (workers if use_cuda else workers * threads)
     weights = {
-        name.removeprefix("ema.average."): value
+        name.removeprefix("ema."): value
         for name, value in checkpoint.tensors.items()
-        if name.startswith("ema.average.")
+        if name.startswith("ema.")
     }
     count = sum(value.numel() for value in weights.values())
     return Trained(weights, count, checkpoint.seconds)

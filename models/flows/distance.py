@@ -24,14 +24,14 @@ def distance(spec: L2Distance | HuberDistance) -> Distance:
 
 def squared_distance(
     x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """Mean of (x - y)^2 over channels and pixels."""
     return (x - y).square().flatten(1).mean(dim=1)
 
 
 def pseudo_huber(
     x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], c: float | None = None
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """Distance sqrt(||x - y||^2 + c^2) - c.
 
     Args:

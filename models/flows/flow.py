@@ -31,8 +31,8 @@ class Flow(nn.Module, ABC):
     def velocity(
         self,
         xt: Float[Tensor, "b c h w"],
-        t: Float[Tensor, "b"],
-        label: Int[Tensor, "b"] | None = None,
+        t: Float[Tensor, " b"],
+        label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Velocity dx/dt at the points xt.
 
@@ -64,7 +64,7 @@ class NetworkFlow(Flow):
         return velocity
 
 
-def check_label(image: ImageShape, label: Int[Tensor, "b"] | None) -> None:
+def check_label(image: ImageShape, label: Int[Tensor, " b"] | None) -> None:
     """Checks that labels are given exactly where there are classes, and that they are classes.
 
     Values are looked at on the CPU only: on an accelerator that would wait for all earlier work.

@@ -23,9 +23,9 @@ def flow_matching_loss(
     velocity: Velocity,
     x0: Float[Tensor, "b c h w"],
     x1: Float[Tensor, "b c h w"],
-    t: Float[Tensor, "b"],
-    label: Int[Tensor, "b"] | None = None,
-) -> Float[Tensor, "b"]:
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
     """Mean over (C, H, W) of (v(xt, t) - (x1 - x0))^2.
 
     Source: Liu et al., arXiv 2209.03003, equation 1; SlimFlow, arXiv 2407.12718, equation 9 with
@@ -36,7 +36,7 @@ def flow_matching_loss(
 
 
 def one_step_velocity(
-    flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, "b"] | None = None
+    flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Velocity u = v(x0, t_start) of pure noise; the one-step sample is x0 + u."""
     start = torch.full((len(x0),), flow.t_start, dtype=x0.dtype, device=x0.device)
@@ -48,7 +48,7 @@ def pair_distillation_loss(
     x0: Float[Tensor, "b c h w"],
     x1: Float[Tensor, "b c h w"],
     distance: Distance,
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """D(x0 + u, x1) on pairs, u = v_student(x0, t_start).
 
     Source: SlimFlow, arXiv 2407.12718, equations 11 to 13; the paper's time runs the other way.
@@ -61,8 +61,8 @@ def two_step_target(
     guide: Flow,
     u: Float[Tensor, "b c h w"],
     x0: Float[Tensor, "b c h w"],
-    s: Float[Tensor, "b"],
-    label: Int[Tensor, "b"] | None = None,
+    s: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Where the guide leads from a point on the student's own line; carries no gradient.
 
@@ -87,7 +87,7 @@ def two_step_loss(
     x0: Float[Tensor, "b c h w"],
     target: Float[Tensor, "b c h w"],
     distance: Distance,
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """D(x0 + u, target), target by `two_step_target`. Source: as there."""
     return distance(x0 + u, target)
 
@@ -96,8 +96,8 @@ def two_step_loss(
 class DistillationLosses:
     """Both terms of the distillation, one number per sample."""
 
-    pair: Float[Tensor, "p"]
-    two_step: Float[Tensor, "f"]
+    pair: Float[Tensor, " p"]
+    two_step: Float[Tensor, " f"]
 
 
 def distillation_losses(
@@ -106,10 +106,10 @@ def distillation_losses(
     pair_x0: Float[Tensor, "p c h w"],
     pair_x1: Float[Tensor, "p c h w"],
     fresh_x0: Float[Tensor, "f c h w"],
-    s: Float[Tensor, "f"],
+    s: Float[Tensor, " f"],
     distance: Distance,
-    pair_label: Int[Tensor, "p"] | None = None,
-    fresh_label: Int[Tensor, "f"] | None = None,
+    pair_label: Int[Tensor, " p"] | None = None,
+    fresh_label: Int[Tensor, " f"] | None = None,
 ) -> DistillationLosses:
     """Both terms of flow-guided distillation from one evaluation of the student.
 
@@ -130,7 +130,7 @@ def distillation_losses(
     if pair_label is not None and fresh_label is not None:
         label = torch.cat((pair_label, fresh_label))
     u = one_step_velocity(student, torch.cat((pair_x0, fresh_x0)), label).to(pair_x0.dtype)
-    pair_u, fresh_u = u.split((len(pair_x0), len(fresh_x0)))
+    pair_u, fresh_u = torch.split(u, [len(pair_x0), len(fresh_x0)])
     target = two_step_target(guide, fresh_u, fresh_x0, s, fresh_label)
     return DistillationLosses(
         pair=pair_distillation_loss(pair_u, pair_x0, pair_x1, distance),
@@ -143,8 +143,8 @@ def one_step_error(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
     x1: Float[Tensor, "b c h w"],
-    label: Int[Tensor, "b"] | None = None,
-) -> Float[Tensor, "b"]:
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
     """Mean squared difference of the one-step sample x0 + v(x0, t_start) and the pair's image."""
     return squared_distance(x0 + one_step_velocity(flow, x0, label), x1)
 
@@ -154,9 +154,9 @@ def two_step_error(
     guide: Flow,
     x0: Float[Tensor, "b c h w"],
     x1: Float[Tensor, "b c h w"],
-    s: Float[Tensor, "b"],
-    label: Int[Tensor, "b"] | None = None,
-) -> Float[Tensor, "b"]:
+    s: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
     """Mean squared difference of the guide's own two-step sample and the pair's image.
 
     The two steps meet at time s in (0, 1). Where this is larger than the student's

@@ -8,7 +8,7 @@ from models.shapes import Float, Tensor
 
 
 def interpolate(
-    x0: Float[Tensor, "b c h w"], x1: Float[Tensor, "b c h w"], t: Float[Tensor, "b"]
+    x0: Float[Tensor, "b c h w"], x1: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
     """Point xt = (1 - t) x0 + t x1 on the path, exact at both ends.
 
@@ -25,6 +25,6 @@ def path_velocity(
     return x1 - x0
 
 
-def expand_time(t: Float[Tensor, "b"]) -> Float[Tensor, "b 1 1 1"]:
+def expand_time(t: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
     """Times in the shape that multiplies a batch of images."""
     return t[:, None, None, None]

@@ -6,7 +6,7 @@ tensor side is in `time_density`, `annealing` and `distance`.
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,7 @@ class UniformTime(Spec):
     """Largest flow time, 1 = image."""
 
     @model_validator(mode="after")
-    def _low_below_high(self) -> Self:
+    def _low_below_high(self) -> "UniformTime":
         if self.low >= self.high:
             raise ValueError(f"low is {self.low} and high is {self.high}: low must be below high")
         return self

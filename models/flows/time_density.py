@@ -9,7 +9,7 @@ from models.flows.spec import UniformTime, UShapedTime
 from models.shapes import Float, Tensor
 
 
-def quantile(density: UniformTime | UShapedTime, u: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+def quantile(density: UniformTime | UShapedTime, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Flow time below which a share `u` of the density lies; u and the result in [0, 1]."""
     if isinstance(density, UniformTime):
         return density.low + (density.high - density.low) * u

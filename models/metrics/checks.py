@@ -8,6 +8,9 @@ import torch
 
 from models.shapes import Tensor
 
+_PIECE = 4096
+"""Rows looked at at once: the check makes temporaries as large as what it looks at."""
+
 
 def check_rows(rows: Tensor, name: str, at_least: int) -> None:
     """Refuses a table that no metric can use.
@@ -30,7 +33,8 @@ def check_rows(rows: Tensor, name: str, at_least: int) -> None:
             f"{name}: {len(rows)} samples, but at least {at_least} are needed\n"
             "  fix: measure on more samples"
         )
-    broken = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten().tolist()
+    finite = [torch.isfinite(piece).all(dim=1) for piece in torch.split(rows, _PIECE)]
+    broken = (~torch.cat(finite)).nonzero().flatten().tolist()
     if broken:
         raise ValueError(
             f"{name}: NaN or infinity in {len(broken)} of {len(rows)} rows, first in row "

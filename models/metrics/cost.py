@@ -50,7 +50,7 @@ def count_macs(network: NetworkSpec | nn.Module, image: ImageShape) -> int:
         ValueError: a spec cannot be built for images of that shape.
     """
     module = network if isinstance(network, nn.Module) else build_on_meta(network, image)
-    layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
+    layers: list[nn.Module] = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
     weights_per_output = {layer: layer.get_parameter("weight")[0].numel() for layer in layers}
     counts = []
 
@@ -86,7 +86,12 @@ def measure_latency(
         device: Where it computes.
         warmup: Calls before the first timed one (compilation, caches, clock rates).
         repeats: Timed calls, at least 1.
+
+    Raises:
+        ValueError: there are no calls to time.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats = {repeats} leaves nothing to time\n  fix: time at least 1 call")
     device = torch.device(device)
     times = []
     for index in range(warmup + repeats):

@@ -1,14 +1,14 @@
 """Fréchet distance between Gaussians fitted to the features of two sets of images (FID).
 
-The trace of the matrix square root is taken as a sum of singular values, not with a general matrix
-square root: tr (S1 S2)^(1/2) = || S1^(1/2) S2^(1/2) ||_* (nuclear norm). That is real by
-construction, and with fewer samples than dimensions, where the usual product S1 S2 is singular and
-the root of its rounding errors is 1e-8 rather than 1e-16, it keeps its digits.
+The trace of the matrix square root is taken as a sum of singular values:
+tr (S1 S2)^(1/2) = || L1^T L2 ||_* (nuclear norm) for any factors S = L L^T. That is real by
+construction. The roots of the eigenvalues of S1 S2, or of S1^(1/2) S2 S1^(1/2), are the usual way,
+but with fewer samples than dimensions those roots are of rounding errors: 1e-8 where 1e-16 is meant
+(measured: 8e-9 of the trace against 5e-16).
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
@@ -57,7 +57,7 @@ class GaussianStatistics:
             )
 
     @classmethod
-    def from_features(cls, features: Float[Tensor, "n d"]) -> Self:
+    def from_features(cls, features: Float[Tensor, "n d"]) -> "GaussianStatistics":
         """Statistics of one table of features, at least 2 rows.
 
         Raises:
@@ -67,7 +67,7 @@ class GaussianStatistics:
         return cls.from_batches(torch.split(features, _BATCH))
 
     @classmethod
-    def from_batches(cls, batches: Iterable[Float[Tensor, "_ d"]]) -> Self:
+    def from_batches(cls, batches: Iterable[Float[Tensor, "_ d"]]) -> "GaussianStatistics":
         """Statistics of features that come in batches of any size, in one pass.
 
         Raises:
@@ -85,14 +85,14 @@ class GaussianStatistics:
             )
         return cls(total.mean, total.scatter / (total.count - 1), total.count)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "GaussianStatistics") -> "GaussianStatistics":
         """Statistics of both sets together, as if computed from all their features at once.
 
         Raises:
             ValueError: unlike dimensions.
         """
-        total = _combine(self._moments(), other._moments())
-        return type(self)(total.mean, total.scatter / (total.count - 1), total.count)
+        total = _combine(_as_moments(self), _as_moments(other))
+        return GaussianStatistics(total.mean, total.scatter / (total.count - 1), total.count)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file; `from_tensors` reads them back bit for bit."""
@@ -100,7 +100,7 @@ class GaussianStatistics:
         return {"mean": self.mean, "covariance": self.covariance, "count": count}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "GaussianStatistics":
         """The statistics that `to_tensors` named.
 
         Raises:
@@ -114,9 +114,6 @@ class GaussianStatistics:
             )
         return cls(tensors["mean"], tensors["covariance"], int(tensors["count"]))
 
-    def _moments(self) -> "_Moments":
-        return _Moments(self.count, self.mean, self.covariance * (self.count - 1))
-
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, at least 0.
@@ -124,11 +121,12 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in the square of the features' unit. With Inception
     features this is FID.
 
-    The rounding error is at most about 1e-12 (tr S1 + tr S2) for covariances of full rank, and also
-    between statistics of which one is rank-deficient (fewer samples than dimensions).
-    What limits a comparison is not rounding but bias: the distance of two sets of n samples of
-    one distribution is above 0 by an amount of order 1 / n, so only values from equal counts
-    compare.
+    The rounding error is below 1e-12 (tr S1 + tr S2), also with fewer samples than dimensions
+    (against 60-digit arithmetic: 1e-14 or less). Directions in which a variance is below d 2e-16 of
+    the largest one cannot be told from rounding and count as empty.
+    What limits a comparison is bias, not rounding: between two sets of n samples of one
+    distribution the expected distance is above 0, by an amount of order 1 / n. Compare only
+    values from equal counts.
 
     Raises:
         ValueError: unlike dimensions.
@@ -167,13 +165,18 @@ def _moments(features: Float[Tensor, "n d"]) -> _Moments:
     return _Moments(len(features), mean, centred.T @ centred)
 
 
+def _as_moments(statistics: GaussianStatistics) -> _Moments:
+    scatter = statistics.covariance * (statistics.count - 1)
+    return _Moments(statistics.count, statistics.mean, scatter)
+
+
 def _combine(a: _Moments, b: _Moments) -> _Moments:
     """Moments of the union of two sets.
 
     Nothing here is a difference of large sums, so a mean far from 0 costs no digits.
 
     Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing
-        sample variances (1979), eq. 2.1.
+        sample variances (1979).
     """
     check_same_width(a.mean, b.mean, ("the first features", "later ones"))
     count = a.count + b.count

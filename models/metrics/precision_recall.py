@@ -55,6 +55,7 @@ def precision_recall(
     check_rows(real, "features of real images", at_least=neighbours + 1)
     check_rows(generated, "features of generated images", at_least=neighbours + 1)
     check_same_width(real, generated, ("features of real images", "of generated images"))
+    generated = generated.to(real.device)
     return PrecisionRecall(
         precision=_share_inside(generated, real, neighbours),
         recall=_share_inside(real, generated, neighbours),

@@ -5,6 +5,7 @@ displacement of the trajectory, so the mean square of (displacement - velocity) 
 the velocity over the steps: one pass, nothing stored, never below 0, of second order in the step.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class Straightness:
     """E of the mean over time and dimensions of ((x1 - x0) - velocity)^2, in squared pixel units
     ([-1, 1]) per unit time squared."""
     relative: float
-    """`value` over the mean square displacement per dimension: free of the images' contrast."""
+    """`value` over the mean square displacement per dimension and unit time: free of the images'
+    contrast; infinite if every trajectory ends where it began."""
     per_sample: Float[Tensor, " b"]
     """The value of each sample, float64; `value` is their mean."""
     nfe: int
@@ -53,10 +55,11 @@ def straightness(
         batch_size: samples evaluated at once.
 
     Raises:
-        ValueError: an argument outside its range, or the velocity is NaN or infinite.
+        ValueError: an argument outside its range, or a velocity that is NaN, infinite or of
+            another shape than x.
 
-    Source: Liu, Gong and Liu, arXiv 2209.03003, S(Z) in section 2.2 (time as here), divided by the
-        number of dimensions.
+    Source: Liu, Gong and Liu, arXiv 2209.03003, the straightness S(Z) (time as here), divided by
+        the number of dimensions.
     """
     if num_steps < 1 or batch_size < 1 or len(x0) < 1 or not 0 <= t_start < 1:
         raise ValueError(
@@ -65,16 +68,18 @@ def straightness(
         )
     parts = [_follow(velocity, piece, num_steps, t_start) for piece in torch.split(x0, batch_size)]
     per_sample = torch.cat([variance for variance, _ in parts])
-    speed = torch.cat([square for _, square in parts]).mean()
     if not bool(torch.isfinite(per_sample).all()):
         broken = int((~torch.isfinite(per_sample)).nonzero()[0])
         raise ValueError(
             f"velocity: NaN or infinity on the trajectory of sample {broken} of {len(x0)}\n"
             "  fix: look at the network's weights; they may come from a run that diverged"
         )
-    value = per_sample.mean()
-    relative = float(value / speed) if speed > 0 else 0.0
-    return Straightness(float(value), relative, per_sample, 2 * num_steps)
+    value, speed = (
+        float(per_sample.mean()),
+        float(torch.cat([square for _, square in parts]).mean()),
+    )
+    relative = value / speed if speed > 0 else (math.inf if value > 0 else 0.0)
+    return Straightness(value, relative, per_sample, 2 * num_steps)
 
 
 def _follow(
@@ -84,7 +89,13 @@ def _follow(
 
     def evaluate(state: Tensor, t: float) -> Tensor:
         times = torch.full((len(x0),), t, dtype=x0.dtype, device=x0.device)
-        return velocity(state.to(x0.dtype), times).double()
+        slope = velocity(state.to(x0.dtype), times)
+        if slope.shape != x0.shape:
+            raise ValueError(
+                f"velocity: the shape is {tuple(slope.shape)} where x is {tuple(x0.shape)}\n"
+                "  fix: return one number for each number of x"
+            )
+        return slope.double()
 
     step = (1.0 - t_start) / num_steps
     state = x0.double()

@@ -4,8 +4,8 @@ Halving averages 2 x 2 pixels, and at an odd border only the pixels that exist, 
 works and even sizes are exactly the published ones.
 """
 
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from models.shapes import Float, Tensor
 
@@ -23,9 +23,9 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 
 def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
     """Mean of 2 x 2 pixels: height and width become ceil(h / 2) and ceil(w / 2)."""
-    return F.avg_pool2d(x, 2, ceil_mode=True)
+    return functional.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def enlarge(x: Float[Tensor, "b c h2 w2"], height: int, width: int) -> Float[Tensor, "b c h w"]:
     """Undoes the size of `halve`: repeats each pixel 2 x 2, without the excess of an odd size."""
-    return F.interpolate(x, size=(height, width), mode="nearest")
+    return functional.interpolate(x, size=(height, width), mode="nearest")

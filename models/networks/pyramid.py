@@ -11,13 +11,13 @@ def level_heights(size: int, levels: int) -> tuple[int, ...]:
     Raises:
         ValueError: some level would halve an image of one pixel.
     """
+    most = (size - 1).bit_length() + 1
+    if levels > most:
+        raise ValueError(
+            f"images of {size} x {size} px cannot be halved {levels - 1} times"
+            f"\n  fix: give at most {most} channel_multipliers, one per level"
+        )
     heights = [size]
     for _ in range(levels - 1):
         heights.append((heights[-1] + 1) // 2)
-    if levels > 1 and heights[-2] == 1:
-        most = size.bit_length() if size & (size - 1) == 0 else size.bit_length() + 1
-        raise ValueError(
-            f"images of {size} x {size} px cannot be halved {levels - 1} times"
-            f"\n  fix: give at most {most} channel_multipliers (one per level)"
-        )
     return tuple(heights)

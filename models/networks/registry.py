@@ -82,8 +82,9 @@ def _error(value: object, key: str | None, message: str) -> ValidationError:
 
 
 def _load(entry: EntryPoint) -> type[NetworkSpec]:
-    family = entry.load()
-    if not (isinstance(family, type) and issubclass(family, NetworkSpec)):
+    family: type[NetworkSpec] = entry.load()
+    is_family = isinstance(family, type) and issubclass(family, NetworkSpec)
+    if not is_family:
         raise ValueError(f"{_origin(entry)} is no NetworkSpec class\n  fix: name the spec's class")
     if family.model_fields["kind"].default != entry.name:
         raise ValueError(

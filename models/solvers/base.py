@@ -22,7 +22,7 @@ def solve(
     spec: EulerSpec | HeunSpec | RK45Spec,
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, "b"] | None = None,
+    label: Int[Tensor, " b"] | None = None,
     t_start: float | None = None,
     t_end: float = 1.0,
     keep_states: bool = False,
@@ -57,6 +57,6 @@ def solve(
 
 
 def even_times(t_start: float, t_end: float, steps: int) -> tuple[float, ...]:
-    """steps + 1 evenly spaced times, both ends exact."""
+    """Makes steps + 1 evenly spaced times, both ends exact."""
     inner = (t_start + (t_end - t_start) * number / steps for number in range(steps))
     return (*inner, t_end)

@@ -13,7 +13,7 @@ from models.solvers.solution import Solution, check_finite
 def euler(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, "b"] | None,
+    label: Int[Tensor, " b"] | None,
     times: Sequence[float],
     keep_states: bool = False,
 ) -> Solution:

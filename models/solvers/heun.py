@@ -14,7 +14,7 @@ from models.solvers.solution import Solution, check_finite
 def heun(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, "b"] | None,
+    label: Int[Tensor, " b"] | None,
     times: Sequence[float],
     last_step: Literal["heun", "euler"] = "heun",
     keep_states: bool = False,

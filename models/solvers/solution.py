@@ -11,7 +11,7 @@ class Solution:
 
     x1: Float[Tensor, "b c h w"]
     """Points at t_end, not clipped."""
-    nfe: Int[Tensor, "b"]
+    nfe: Int[Tensor, " b"]
     """Velocity evaluations of each sample."""
     times: tuple[float, ...] = ()
     """Times of `states`."""

@@ -31,7 +31,8 @@ class RK45Spec(Spec):
 
     kind: Literal["rk45"] = "rk45"
     tolerance: float = Field(default=1e-5, ge=1e-12, le=1.0)
-    """Error allowed per step, root mean square over a sample's pixels, absolute and relative."""
+    """Error allowed per step, root mean square over a sample's pixels, absolute and relative; below
+    1e-6 the rounding of a float32 network is larger."""
     max_evaluations: int = Field(default=1000, ge=8)
     """Network evaluations per sample after which the solution counts as failed."""
 

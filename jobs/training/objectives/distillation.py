@@ -117,4 +117,5 @@ class Distillation(Objective):
         low, high = self.two_step_times
         s = low + (high - low) * self._fresh.uniform(step, Stream.GUIDED_TIME)
         target = two_step_target(self._guide, u.detach(), x0, s, label)
-        return self._distance(x0 + u, target).mean()
+        loss: Tensor = self._distance(x0 + u, target).mean()
+        return loss

@@ -4,8 +4,8 @@ The features are the linear layer before the last activation: unlike rectified o
 pile-up at 0, which suits the Gaussian that a Fréchet distance fits to them.
 """
 
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from models.networks.classifier.spec import ClassifierSpec
 from models.networks.layers import group_norm, halve
@@ -28,9 +28,10 @@ class Block(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = self.conv_out(F.silu(self.norm_out(h)))
-        return h + (x if self.skip is None else self.skip(x))
+        h: Tensor = self.conv_in(functional.silu(self.norm_in(x)))
+        h = self.conv_out(functional.silu(self.norm_out(h)))
+        skip: Tensor = x if self.skip is None else self.skip(x)
+        return h + skip
 
 
 class Level(nn.Module):
@@ -71,10 +72,10 @@ class Classifier(nn.Module):
         x = self.stem(images)
         for level in self.levels:
             x = level(x)
-        vectors: Tensor = self.embed(F.silu(self.norm(x)).mean(dim=(2, 3)))
+        vectors: Tensor = self.embed(functional.silu(self.norm(x)).mean(dim=(2, 3)))
         return vectors
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of each class for images in [-1, 1]."""
-        logits: Tensor = self.classify(F.silu(self.features(images)))
+        logits: Tensor = self.classify(functional.silu(self.features(images)))
         return logits

@@ -7,8 +7,8 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from models.networks.layers import enlarge, group_norm, halve
 from models.networks.song_unet.initialisation import NEARLY_ZERO, conv, linear, variance_scaling_
@@ -59,13 +59,13 @@ class ResidualBlock(nn.Module):
         width: int = 0,
     ) -> Float[Tensor, "b c2 h2 w2"]:
         """`height` and `width` are the output's, needed only by a block that goes up."""
-        h = F.silu(self.norm_in(x))
+        h = functional.silu(self.norm_in(x))
         if self.resample == "down":
             h, x = halve(h), halve(x)
         elif self.resample == "up":
             h, x = enlarge(h, height, width), enlarge(x, height, width)
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
-        h = F.dropout(F.silu(self.norm_out(h)), self.dropout, self.training)
+        h = functional.dropout(functional.silu(self.norm_out(h)), self.dropout, self.training)
         h = self.conv_out(h)
         return merge(x if self.skip is None else self.skip(x), h)
 
@@ -85,7 +85,7 @@ class Projection(nn.Module):
             variance_scaling_(weight, scale)
 
     def forward(self, pixels: Float[Tensor, "b n c"]) -> Float[Tensor, "b n stacked_c"]:
-        return F.linear(pixels, self.weight, self.bias)
+        return functional.linear(pixels, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -100,5 +100,5 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         query, key, value = self.qkv(pixels).unsqueeze(1).chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        h = functional.scaled_dot_product_attention(query, key, value).squeeze(1)
         return merge(x, self.out(h).transpose(1, 2).reshape(x.shape))

@@ -3,8 +3,8 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from models.networks.song_unet.initialisation import class_embedding, linear
 from models.shapes import Float, Int, Tensor
@@ -14,7 +14,7 @@ TIME_SCALE = 999.0
 
 
 def sinusoids(time: Float[Tensor, " b"], pairs: int) -> Float[Tensor, "b two_pairs"]:
-    """sin then cos of time * f_i, f_i = exp(-ln(10000) i / (pairs - 1)), i = 0..pairs-1.
+    """Sine then cosine of time * f_i, f_i = exp(-ln(10000) i / (pairs - 1)), i = 0..pairs-1.
 
     The frequencies are computed at each call and are no buffer: a network cast to bfloat16, or
     made on the meta device and filled from a file, then still has exact ones.
@@ -41,10 +41,10 @@ class Embedding(nn.Module):
         if (label is None) != (self.label is None):
             raise ValueError(self._label_mistake())
         angles = sinusoids(TIME_SCALE * t, self.pairs).to(self.time_in.weight.dtype)
-        vector: Tensor = self.time_out(F.silu(self.time_in(angles)))
+        vector: Tensor = self.time_out(functional.silu(self.time_in(angles)))
         if self.label is not None:
             vector = vector + self.label(label)
-        return F.silu(vector)
+        return functional.silu(vector)
 
     def _label_mistake(self) -> str:
         if self.label is None:

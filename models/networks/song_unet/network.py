@@ -5,8 +5,8 @@ block that leads to the next one, so that the layout reads like the published de
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from models.networks.layers import group_norm
 from models.networks.pyramid import level_heights
@@ -136,7 +136,7 @@ class SongUNet(nn.Module):
         x = self.middle_out(x, embedding)
         for up in self.up:
             x = up(x, embedding, skips)
-        velocity: Tensor = self.head(F.silu(self.head_norm(x)))
+        velocity: Tensor = self.head(functional.silu(self.head_norm(x)))
         return velocity
 
 

@@ -6,13 +6,13 @@ of another architecture must never load in part.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from models.networks.song_unet.blocks import Attention, ResidualBlock
-from models.networks.song_unet.network import SongUNet
+from models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
 from models.shapes import Tensor
 
 BUFFERS = frozenset({"sigmas"})
@@ -87,14 +87,14 @@ def _published_order(network: SongUNet) -> Iterator[nn.Module]:
     yield network.embedding.time_in
     yield network.embedding.time_out
     yield network.stem
-    for down in network.down:
+    for down in cast("Iterable[DownLevel]", network.down):
         for index, block in enumerate(down.blocks):
             yield block
             if down.attention:
                 yield down.attention[index]
         yield from _present(down.down)
     yield from _present(network.middle_in, network.middle_attention, network.middle_out)
-    for up in network.up:
+    for up in cast("Iterable[UpLevel]", network.up):
         yield from _present(*up.blocks, up.attention, up.up)
     yield network.head_norm
     yield network.head
@@ -107,9 +107,9 @@ def _present(*modules: nn.Module | None) -> Iterator[nn.Module]:
 def _module_sources(module: nn.Module, prefix: str) -> Iterator[tuple[str, _Source]]:
     if isinstance(module, Attention):
         yield from _plain({"norm": "GroupNorm_0"}, prefix)
-        for ours, layers in {"qkv": (0, 1, 2), "out": (3,)}.items():
-            for parameter, letter in {"weight": "W", "bias": "b"}.items():
-                published = tuple(f"{prefix}.NIN_{layer}.{letter}" for layer in layers)
+        for ours, numbers in (("qkv", (0, 1, 2)), ("out", (3,))):
+            for parameter, letter in (("weight", "W"), ("bias", "b")):
+                published = tuple(f"{prefix}.NIN_{number}.{letter}" for number in numbers)
                 yield f"{ours}.{parameter}", _Source(published, transposed=letter == "W")
     elif isinstance(module, ResidualBlock):
         layers = {"norm_in": "GroupNorm_0", "conv_in": "Conv_0", "shift": "Dense_0"}

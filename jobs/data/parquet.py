@@ -1,0 +1,186 @@
+"""Reads Parquet files of encoded images: the layout in which image data sets are usually published.
+
+A column `image` (or `img`) holds the bytes of the files, plain or as struct(bytes, path); a column
+`label` (or `labels`) holds whole numbers. Labels are checked before an image is decoded.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from jobs.base.errors import UserError
+from jobs.data.collect import BATCH, Item, collect
+from jobs.data.labels import check_classes, check_labels
+from jobs.data.listing import listed
+from jobs.data.loaded import LoadedImages
+from jobs.data.pixels import PixelRules
+from jobs.data.source import ImageSource
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels")
+
+
+class Table(NamedTuple):
+    """One Parquet file, looked at but not read."""
+
+    path: Path
+    rows: int
+    """Number of rows to read, from the first."""
+    image_column: str
+    label_column: str | None
+    class_names: tuple[str, ...]
+    """From the metadata of Hugging Face's `datasets`; () = it says nothing of classes."""
+
+
+def read_parquet(
+    source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
+) -> LoadedImages:
+    """Reads the first `max_images` rows of the files, in the order of their names.
+
+    Args:
+        source: the files.
+        rules: what every image is turned into.
+        max_images: number of rows to read; None = all.
+        labels: whether to read labels, where there are any.
+
+    Raises:
+        UserError: a file is damaged or has no images, files disagree, or images or labels are bad.
+    """
+    where = str(source.root)
+    tables = [_look(path) for path in source.files]
+    total = sum(table.rows for table in tables)
+    if not total:
+        raise UserError(where, "holds no rows", "name a file with images")
+    tables = _first(tables, total if max_images is None else max_images)
+    count = sum(table.rows for table in tables)
+    found = _labels(tables, where, cut=count < total) if labels else None
+    items = (item for table in tables for item in _items(table))
+    return LoadedImages(
+        images=collect(items, count, rules, where),
+        labels=found,
+        class_names=tables[0].class_names if found is not None else (),
+        flip_valid=None,
+        source=source.words,
+    )
+
+
+def _look(path: Path) -> Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    image_column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+    if image_column is None or not _holds_bytes(schema.field(image_column).type):
+        columns = (f"{field.name}: {field.type}" for field in schema)
+        raise UserError(
+            str(path),
+            f"has no column `image` of encoded images; it has {listed(columns, len(schema))}",
+            "name the column image; its type is binary, or a struct with a binary field bytes",
+        )
+    label_column = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    names = _class_names(schema.metadata or {}, label_column)
+    return Table(path, rows, image_column, label_column, names)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _holds_bytes(kind.field(place).type)
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def _class_names(metadata: dict[bytes, bytes], label_column: str | None) -> tuple[str, ...]:
+    """The names that Hugging Face's `datasets` stores in {info: {features: {label: {names}}}}."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        names = features[label_column]["names"]
+    except (KeyError, TypeError, ValueError):
+        # The names are an extra of one library: a file without them, or with others, is complete.
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _first(tables: Sequence[Table], count: int) -> list[Table]:
+    """The tables that hold the first `count` rows, the last one cut."""
+    chosen = []
+    for table in tables:
+        rows = min(table.rows, count)
+        if rows:
+            chosen.append(table._replace(rows=rows))
+        count -= rows
+    return chosen
+
+
+def _labels(tables: Sequence[Table], where: str, *, cut: bool) -> NDArray[np.int64] | None:
+    without = [table.path.name for table in tables if table.label_column is None]
+    if len(without) == len(tables):
+        return None
+    if without:
+        raise UserError(
+            where,
+            f"{len(without):,} of {len(tables):,} files have no column `label`: "
+            f"{listed(without, len(without))}",
+            "name files that all have labels, or set labels: false",
+        )
+    names = tables[0].class_names
+    other = [table.path.name for table in tables if table.class_names != names]
+    if other:
+        raise UserError(
+            where,
+            f"{listed(other, len(other))} has other class names than {tables[0].path.name}",
+            "name files of one data set, or set labels: false",
+        )
+    labels = np.concatenate([_labels_of(table) for table in tables])
+    check_classes(labels, names, where, cut=cut)
+    return labels
+
+
+def _labels_of(table: Table) -> NDArray[np.int64]:
+    values = [batch.column(0) for batch in _batches(table, table.label_column)]
+    kind = values[0].type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise UserError(
+            str(table.path),
+            f"column `{table.label_column}` holds {kind}, not whole numbers",
+            "number the classes 0, 1, 2, ..., or set labels: false",
+        )
+    column = np.concatenate([value.to_numpy(zero_copy_only=False) for value in values])
+    return check_labels(column, table.class_names, str(table.path))
+
+
+def _items(table: Table) -> Iterator[Item]:
+    row = 0
+    for batch in _batches(table, table.image_column):
+        for value in batch.column(0).to_pylist():
+            encoded = value.get("bytes") if isinstance(value, dict) else value
+            # No bytes at all are as bad as damaged ones, and are reported along with them.
+            yield Item(f"{table.path.name} row {row}", encoded or b"")
+            row += 1
+
+
+def _batches(table: Table, column: str | None) -> Iterator[Any]:
+    """One column in pieces, cut after the table's rows."""
+    left = table.rows
+    try:
+        with pq.ParquetFile(table.path) as file:
+            for batch in file.iter_batches(BATCH, columns=[column]):
+                yield batch.slice(0, left)
+                left -= batch.num_rows
+                if left <= 0:
+                    return
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(table.path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(str(path), f"is no readable Parquet file: {reason}", "fetch the file again")

@@ -1,0 +1,146 @@
+"""One image file to one square of pixels.
+
+Transparent images are laid over white, as a browser's page would show them, and animations give
+their first frame. Only five decoders are ever tried, since others among Pillow's start outside
+programs (its EPS reader runs PostScript).
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""Decoders that may read a file, whatever its name says."""
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders raise on files that are cut off, damaged or no images."""
+
+Encoded = bytes | Path | NDArray[np.uint8]
+"""An image before decoding: the bytes of a file, a file, or pixels (H, W) or (H, W, 3)."""
+Crop = Literal["center", "none"]
+"""How an image that is not square becomes so: cut at the centre, or refused."""
+
+
+class PixelRules(NamedTuple):
+    """What every image is turned into."""
+
+    size: int | None = None
+    """Height and width, px; None = as it is."""
+    crop: Crop = "center"
+    channels: int | None = None
+    """1 = grey by luminance, 3 = colour; None = 1 if all images are grey, else 3."""
+
+
+class NotSquareError(Exception):
+    """An image is not square and the rules forbid to cut it; says its size."""
+
+
+class Pixels(NamedTuple):
+    """One decoded image."""
+
+    values: NDArray[np.uint8]
+    """Shape (S, S) or (S, S, 3)."""
+    found: tuple[int, int]
+    """Width and height in the file, turned upright, px."""
+    is_grey: bool
+    """Whether red, green and blue are equal in every pixel."""
+
+
+def decode(data: Encoded, rules: PixelRules) -> Pixels:
+    """Decodes an image, turns it upright, makes it square, resizes it and sets its channels.
+
+    Shrinking averages over the area that a new pixel covers (Lanczos, after a reduction by whole
+    numbers where that leaves at least three old pixels to a new one).
+
+    Raises:
+        NotSquareError: the image is not square and `rules.crop` is none.
+        DAMAGE: any of these, if the file is no readable image.
+    """
+    with _open(data) as opened:
+        ImageOps.exif_transpose(opened, in_place=True)
+        image = _eight_bit(opened)
+    found = image.size
+    image = _square(image, rules.crop)
+    if rules.channels == 1:
+        image = image.convert("L")
+    if rules.size is not None and rules.size != image.width:
+        shape = (rules.size, rules.size)
+        image = image.resize(shape, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    values = np.asarray(image)
+    return Pixels(values, found, is_grey(values))
+
+
+def is_grey(values: NDArray[np.uint8]) -> bool:
+    """Whether pixels of shape (H, W), (..., H, W, 1) or (..., H, W, 3) have no colour."""
+    if values.ndim < 3 or values.shape[-1] == 1:
+        return True
+    red, green, blue = values[..., 0], values[..., 1], values[..., 2]
+    return bool((red == green).all() and (green == blue).all())
+
+
+def complaint(error: BaseException) -> str:
+    """Says in a few words what is wrong with a file."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a PNG, JPEG, WebP, BMP or GIF image"
+    return str(error) or type(error).__name__
+
+
+def _open(data: Encoded) -> Image.Image:
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Any of Pillow's pixel types as grey (L) or colour (RGB) of 8 bits, without transparency."""
+    if image.mode.startswith(("I", "F")):
+        return _from_deep_grey(image)
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colours).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, 0..65535, rounded to 8 bits; the value marked transparent becomes white."""
+    deep = np.asarray(image)
+    if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
+        raise ValueError(f"pixels of type {image.mode}, neither 8 nor 16 bits deep")
+    rounded = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        rounded[deep == transparent] = 255
+    return Image.fromarray(rounded)
+
+
+def _square(image: Image.Image, crop: Crop) -> Image.Image:
+    width, height = image.size
+    if width == height:
+        return image
+    if crop == "none":
+        raise NotSquareError(f"{width} x {height}")
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))

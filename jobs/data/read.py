@@ -1,0 +1,103 @@
+"""The way in: any source of images to one array.
+
+A source is read by the one reader that recognises it; `jobs.data.source` decides which.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from jobs.data.arrays import read_array, read_digits
+from jobs.data.cifar_batches import read_batches
+from jobs.data.collect import Item, collect
+from jobs.data.labels import check_classes
+from jobs.data.loaded import LoadedImages
+from jobs.data.parquet import read_parquet
+from jobs.data.pixels import Crop, PixelRules
+from jobs.data.source import ImageSource, find_source
+
+__all__ = ["LoadedImages", "describe_source", "read_images", "source_files", "source_root"]
+
+
+def read_images(
+    source: str,
+    *,
+    split: str | None = None,
+    size: int | None = None,
+    crop: Crop = "center",
+    channels: int | None = None,
+    max_images: int | None = None,
+    labels: bool = True,
+) -> LoadedImages:
+    """Reads a whole source into memory.
+
+    Args:
+        source: `digits`, or the path of a Parquet file, of a folder or a glob of them, of a folder
+            of images (with a subfolder per class, or without subfolders and labels), of a folder of
+            CIFAR-10's python batches, or of an .npz or .npy file.
+        split: part of the source, such as `train`; None = all of it.
+        size: height and width to resize to, px; None = as they are, all of one size.
+        crop: how images that are not square become so: cut at the centre, or refused.
+        channels: 1 grey by luminance, 3 colour; None = 1 if every image is grey, else 3.
+        max_images: number of images to take, from the first; None = all.
+        labels: whether to read labels, where there are any.
+
+    Raises:
+        UserError: there is no such source, or it cannot be used as asked.
+    """
+    found = find_source(source, split)
+    rules = PixelRules(size, crop, channels)
+    readers = {
+        "digits": read_digits,
+        "parquet": read_parquet,
+        "images": _read_folder,
+        "batches": read_batches,
+        "array": read_array,
+    }
+    return readers[found.reader](found, rules, max_images, labels=labels)
+
+
+def source_files(source: str, split: str | None = None) -> list[Path]:
+    """Every file whose content counts, in the order in which they are read; [] for `digits`.
+
+    Raises:
+        UserError: there is no such source, or it has no such part.
+    """
+    return list(find_source(source, split).files)
+
+
+def source_root(source: str) -> Path:
+    """The file or folder that the names of `source_files` are relative to.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    return find_source(source).root
+
+
+def describe_source(source: str, split: str | None = None) -> str:
+    """What a source is taken for, in words.
+
+    Raises:
+        UserError: there is no such source, or it has no such part.
+    """
+    return find_source(source, split).words
+
+
+def _read_folder(
+    source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
+) -> LoadedImages:
+    files = source.files[:max_images]
+    where = str(source.root)
+    numbers = None
+    if labels and source.labels is not None:
+        numbers = np.array(source.labels[:max_images], np.int64)
+        check_classes(numbers, source.class_names, where, cut=len(files) < len(source.files))
+    items = (Item(str(path.relative_to(source.root)), path) for path in files)
+    return LoadedImages(
+        images=collect(items, len(files), rules, where),
+        labels=numbers,
+        class_names=source.class_names if labels else (),
+        flip_valid=None,
+        source=source.words,
+    )

@@ -1,0 +1,198 @@
+"""Finds what a source is and which files belong to it, without opening one.
+
+The plan asks this of every data set, since the content of these files is the key of the result.
+Only the word `digits` names no path; a folder of that name is `./digits`.
+"""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jobs.base.errors import UserError
+from jobs.data.folders import find_images, visible
+from jobs.data.listing import listed
+
+DIGITS = "digits"
+"""The source that scikit-learn brings along."""
+ARRAY_SUFFIXES = (".npz", ".npy")
+TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST_BATCHES = ("test_batch",)
+BATCH_FOLDER = "cifar-10-batches-py"
+"""Name of the folder in CIFAR-10's archive; its parent will do as a source, too."""
+BATCH_NAMES = "batches.meta"
+"""The file beside CIFAR-10's batches that has the names of the classes."""
+
+Reader = Literal["digits", "parquet", "images", "batches", "array"]
+
+
+class ImageSource(NamedTuple):
+    """A source, recognised."""
+
+    reader: Reader
+    root: Path
+    """The file or folder that names are relative to."""
+    files: tuple[Path, ...]
+    """Every file that counts, in the order in which they are read."""
+    words: str
+    """The source in words."""
+    labels: tuple[int, ...] | None = None
+    """Class of each file, of a folder per class."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, of a folder per class."""
+
+
+def find_source(source: str, split: str | None = None) -> ImageSource:
+    """Recognises a source and lists its files.
+
+    Args:
+        source: `digits`, or the path of a Parquet file, of a folder or a glob of them, of a folder
+            of images or of CIFAR-10's batches, or of an .npz or .npy file.
+        split: part of it: the Parquet files or the subfolder of that name, or CIFAR-10's `train`
+            or `test`; None = all.
+
+    Raises:
+        UserError: there is no such source, it is none of these, it is empty, or has no such part.
+    """
+    if source == DIGITS:
+        _refuse_split(DIGITS, split)
+        return ImageSource("digits", Path(), (), "scikit-learn's digits")
+    path = Path(source).expanduser() if source.startswith("~/") else Path(source)
+    try:
+        return _find_path(source, path, split)
+    except PermissionError as error:
+        raise UserError(source, f"may not be read: {error}", "give yourself the right") from error
+
+
+def _find_path(source: str, path: Path, split: str | None) -> ImageSource:
+    if not source or "://" in source:
+        what = "is a URI" if source else "is empty"
+        raise UserError(source or "source", what, f"name a local path, or {DIGITS}")
+    if path.is_dir():
+        return _find_in_folder(path, split)
+    if path.exists():
+        return _find_file(path, split)
+    if _has_wildcard(path):
+        return _find_by_pattern(path, split)
+    raise _missing(path)
+
+
+def _find_file(path: Path, split: str | None) -> ImageSource:
+    if path.suffix == ".parquet":
+        return _parquet(path, [path], split)
+    if path.suffix in ARRAY_SUFFIXES:
+        _refuse_split(str(path), split)
+        return ImageSource("array", path, (path,), f"array file {path.name}")
+    raise UserError(
+        str(path),
+        "is no file of images that can be read",
+        "name a .parquet, .npz or .npy file or a folder; unpack an archive first",
+    )
+
+
+def _find_by_pattern(pattern: Path, split: str | None) -> ImageSource:
+    root = next(parent for parent in pattern.parents if not _has_wildcard(parent))
+    matches = sorted(root.glob(str(pattern.relative_to(root))))
+    files = [path for path in matches if not _is_hidden(path, root)]
+    if not files:
+        raise UserError(str(pattern), "no file has such a name", "check the pattern")
+    others = [str(path) for path in files if path.suffix != ".parquet" or not path.is_file()]
+    if others:
+        raise UserError(
+            str(pattern),
+            f"a pattern may name Parquet files only, not {listed(others, len(others))}",
+            "end it in .parquet, or name a folder",
+        )
+    return _parquet(root, files, split)
+
+
+def _find_in_folder(path: Path, split: str | None) -> ImageSource:
+    for folder in (path, path / BATCH_FOLDER):
+        if any((folder / name).is_file() for name in (TRAIN_BATCHES + TEST_BATCHES)):
+            return _batches(folder, split)
+    tables = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file, path))
+    if tables:
+        return _parquet(path, tables, split)
+    found = find_images(path if split is None else _part(path, split))
+    classes = f"{len(found.class_names)} classes" if found.class_names else "unlabelled"
+    ignored = f" ({found.ignored:,} other files left out)" if found.ignored else ""
+    words = f"folder of {len(found.files):,} images, {classes}{ignored}"
+    return ImageSource("images", path, found.files, words, found.labels, found.class_names)
+
+
+def _parquet(root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
+    chosen = [path for path in files if split is None or _belongs(path, root, split)]
+    if not chosen:
+        names = (path.name for path in files)
+        raise UserError(
+            str(root),
+            f"no Parquet file belongs to split '{split}': {listed(names, len(files))}",
+            "set split to the word that the names of its files begin with, or to null for all",
+        )
+    return ImageSource("parquet", root, tuple(chosen), f"{len(chosen):,} Parquet file(s)")
+
+
+def _belongs(path: Path, root: Path, split: str) -> bool:
+    """Whether a file is called `train.parquet` or `train-00000-of-00005.parquet`, or lies so."""
+    folders = () if path == root else path.relative_to(root).parts[:-1]
+    return split in folders or re.split(r"[-_.]", path.stem)[0] == split or path.stem == split
+
+
+def _batches(folder: Path, split: str | None) -> ImageSource:
+    parts = {None: TRAIN_BATCHES + TEST_BATCHES, "train": TRAIN_BATCHES, "test": TEST_BATCHES}
+    if split not in parts:
+        raise UserError(
+            str(folder), f"CIFAR-10 has no split '{split}'", "set split: train or split: test"
+        )
+    files = [folder / name for name in parts[split]]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise UserError(
+            str(folder),
+            f"CIFAR-10's python batches are incomplete without {', '.join(missing)}",
+            "unpack the archive again, or set split to the part that is there",
+        )
+    names = folder / BATCH_NAMES
+    files += [names] if names.is_file() else []
+    return ImageSource("batches", folder, tuple(files), "CIFAR-10's python batches")
+
+
+def _part(path: Path, split: str) -> Path:
+    folders = [entry.name for entry in visible(path) if entry.is_dir()]
+    if split in folders:
+        return path / split
+    held = listed(folders, len(folders)) if folders else "no folders at all"
+    fix = _did_you_mean(split, folders) or "set split: null to read all of it"
+    raise UserError(str(path), f"has no folder for split '{split}'; it holds {held}", fix)
+
+
+def _refuse_split(where: str, split: str | None) -> None:
+    if split is not None:
+        raise UserError(where, f"has no parts, but split is '{split}'", "set split: null")
+
+
+def _has_wildcard(path: Path) -> bool:
+    return any(sign in str(path) for sign in "*?[")
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _missing(path: Path) -> UserError:
+    """The error for a path that is not there, with what is there instead."""
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir():
+        return UserError(str(path), f"{parent} is a file, not a folder", "check the path")
+    names = [entry.name for entry in visible(parent)]
+    fix = _did_you_mean(path.relative_to(parent).parts[0], names, parent)
+    if path.name == str(path) and get_close_matches(path.name, [DIGITS]):
+        fix = f"did you mean {DIGITS}?"
+    held = listed(names, len(names)) or "nothing"
+    return UserError(str(path), "there is no such file or folder", fix or f"{parent} holds {held}")
+
+
+def _did_you_mean(name: str, names: Sequence[str], parent: Path | None = None) -> str:
+    close = get_close_matches(name, names, 1)
+    return f"did you mean {parent / close[0] if parent else close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""Drawing samples from a model and measuring them."""

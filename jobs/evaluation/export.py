@@ -1,0 +1,74 @@
+"""Samples of a stored model as a file that people or programs read."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jobs.base.artifacts import Flow, Generator
+from jobs.base.errors import UserError
+from jobs.evaluation.sampling import open_sampler
+from jobs.evaluation.sheet import save_sheet
+from jobs.storage.store import Store
+from jobs.storage.tensors import to_uint8
+from models.solvers.spec import EulerSpec
+
+BATCH = 256
+
+
+def write_samples(
+    store: Store,
+    artifact: str,
+    output: Path,
+    *,
+    count: int,
+    seed: int,
+    label: int | None = None,
+    nfe: int = 50,
+) -> None:
+    """Draws samples 0..count-1 of a seed and writes them.
+
+    Args:
+        store: where the model is.
+        artifact: id of a flow or generator.
+        output: .npz gets `images` uint8 (N, H, W, C) and `labels` int64 (N,), -1 if unconditional;
+            .png gets a sheet.
+        count: number of samples.
+        seed: of noise and labels.
+        label: class of every sample; None = the data's mix.
+        nfe: Euler steps of a flow; a generator takes one.
+
+    Raises:
+        UserError: not a model, no such class, or an unknown kind of file.
+    """
+    handle = store.load_any(artifact)
+    if not isinstance(handle, (Flow, Generator)):
+        raise UserError(artifact, f"is a {type(handle).__name__}, which has no samples")
+    classes = handle.image.classes
+    if label is not None and label >= classes:
+        known = f"0..{classes - 1}" if classes else "none: it is unconditional"
+        raise UserError(artifact, f"has no class {label}", f"its classes are {known}")
+    if output.suffix not in (".npz", ".png"):
+        raise UserError(str(output), "ends in neither .npz nor .png")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    solver = EulerSpec(steps=nfe) if isinstance(handle, Flow) else None
+    sampler = open_sampler(store, handle, solver, device)
+    images, labels = [], []
+    for index in torch.split(torch.arange(count, device=device), BATCH):
+        chosen = sampler.labels(seed, index)
+        if chosen is not None and label is not None:
+            chosen = torch.full_like(chosen, label)
+        made, _ = sampler.generate(sampler.noise(seed, index), chosen)
+        images.append(made.float().cpu())
+        labels.append(torch.full((len(index),), -1) if chosen is None else chosen.cpu())
+    pixels = torch.cat(images)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".png":
+        save_sheet(pixels, output, columns=max(1, min(10, round(count**0.5))))
+        return
+    arrays = {
+        "images": to_uint8(pixels).permute(0, 2, 3, 1).contiguous().numpy(),
+        "labels": torch.cat(labels).to(torch.int64).numpy(),
+    }
+    with output.open("wb") as file:
+        np.savez(file, **arrays)

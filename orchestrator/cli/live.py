@@ -1,0 +1,209 @@
+"""What a user sees while a run goes on: a live tree on a terminal, a line per event when piped."""
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+
+from orchestrator.events import Event
+from orchestrator.plan import RunPlan
+from orchestrator.status import JobStatus, RunStatus, apply
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PLAIN_PROGRESS_S = 10.0
+MARKS = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "cyan"),
+    "done": ("✓", "green"),
+    "reused": ("=", "green"),
+    "failed": ("✗", "red"),
+    "blocked": ("∅", "yellow"),
+    "cancelled": ("∅", "yellow"),
+}
+
+
+class View(ABC):
+    """Shows the events of one run on stderr."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.status = RunStatus(run="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def plan(self, plan: RunPlan, run: str) -> None:
+        """Shows what is going to happen."""
+        self.run = run
+        self.status = RunStatus(run=run)
+        todo = sum(job.action != "reuse" for job in plan.jobs)
+        if todo:
+            typer.echo(
+                f"run {run}: {todo} of {len(plan.jobs)} jobs to do, store {plan.storage}", err=True
+            )
+
+    def event(self, event: Event) -> None:
+        """Takes the next event."""
+        apply(self.status, event)
+        self.show(event)
+
+    @abstractmethod
+    def show(self, event: Event) -> None:
+        """Shows the state after an event."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the display."""
+
+
+class PlainView(View):
+    """One line per event; progress of a job at most every ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, float] = {}
+
+    def show(self, event: Event) -> None:
+        if event.name == "progress":
+            last = self._shown.get(event.job, 0.0)
+            if event.time - last < PLAIN_PROGRESS_S:
+                return
+            self._shown[event.job] = event.time
+        line = describe(event, self.status)
+        if line:
+            typer.echo(line, err=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class LiveView(View):
+    """A table of jobs that redraws itself."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.live import Live
+
+        super().__init__()
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+        self._started = False
+
+    def show(self, event: Event) -> None:
+        if not self._started:
+            self._live.start()
+            self._started = True
+        if event.name in ("warning", "retry", "job_failed"):
+            line = describe(event, self.status)
+            self._live.console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self._started:
+            self._live.stop()
+
+    def _render(self) -> "Table":
+        from rich.table import Table
+
+        now = time.time()
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for name, job in self.status.jobs.items():
+            mark, style = MARKS[job.state]
+            table.add_row(mark, name, job.kind, *_cells(job, now), style=style)
+        return table
+
+
+def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
+    """Progress, rate, measured numbers and time of a job."""
+    seconds = job.seconds(now)
+    time_text = clock(seconds) if job.state in ("running", "done", "failed") else ""
+    if job.state != "running" or not job.total:
+        return ("", "", job.message if job.state in ("failed", "blocked") else "", time_text)
+    rate, eta = job.rate(), job.eta_s()
+    if eta is not None:
+        time_text += f", {clock(eta)} left"
+    bar = _bar(job.done / job.total)
+    rate_text = f"{rate:,.0f}/s" if rate and rate >= 10 else f"{rate:.2g}/s" if rate else ""
+    return (f"{bar} {job.done:,}/{job.total:,}", rate_text, numbers(job.metrics), time_text)
+
+
+def _bar(share: float, width: int = 16) -> str:
+    filled = round(width * min(1.0, share))
+    return "━" * filled + "─" * (width - filled)
+
+
+def numbers(metrics: dict[str, float]) -> str:
+    """The numbers worth a glance: the loss if there is one, else all."""
+    shown = {k: v for k, v in metrics.items() if k == "loss"} or metrics
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42s, 3m07s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def describe(event: Event, status: RunStatus) -> str:
+    """An event as a line; "" if it is not worth one."""
+    details: dict[str, Any] = event.details
+    job = status.jobs.get(event.job)
+    if event.name == "run_ended":
+        return f"run {status.run}: {details['state']}"
+    if job is None:
+        return f"warning: {details['message']}" if event.name == "warning" else ""
+    head = f"{event.job} ({job.kind})"
+    if event.name == "progress":
+        eta = job.eta_s()
+        left = f", {clock(eta)} left" if eta else ""
+        return f"{head}: {job.done:,}/{job.total:,}  {numbers(job.metrics)}{left}"
+    lines = {
+        "job_started": f"{head}: started",
+        "job_done": f"{head}: done in {clock(job.seconds(event.time))}",
+        "job_reused": f"{head}: reused",
+        "job_blocked": f"{head}: blocked, {details.get('what', '')}",
+        "job_cancelled": f"{head}: cancelled",
+        "job_failed": f"{head}: FAILED: {details.get('what', '')}\n{details.get('trace', '')}",
+        "retry": f"{head}: trying again: {details.get('what', '')}",
+        "warning": f"{head}: warning: {details.get('message', '')}",
+        "log": f"{head}: {details.get('message', '')}",
+    }
+    return lines.get(event.name, "").rstrip()
+
+
+def open_view(*, quiet: bool = False) -> View:
+    """A live table if stderr is a terminal, else plain lines."""
+    if quiet:
+        return _QuietView()
+    if not sys.stderr.isatty():
+        return PlainView()
+    from rich.console import Console
+
+    return LiveView(Console(stderr=True))
+
+
+class _QuietView(View):
+    def plan(self, plan: RunPlan, run: str) -> None:
+        self.run = run
+
+    def show(self, event: Event) -> None:
+        """Shows nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""

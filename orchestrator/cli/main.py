@@ -1,0 +1,48 @@
+"""The program `slimctl`: its verbs, and what becomes of errors.
+
+Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted.
+"""
+
+import sys
+
+import typer
+
+from jobs.base.errors import SlimError
+from orchestrator.cli import browse, listing, run, sampling
+
+app = typer.Typer(
+    name="slimctl",
+    help="Turn big diffusion and flow teachers into tiny one-step generators, on any Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (
+    run.check,
+    run.plan,
+    run.submit,
+    browse.status,
+    browse.show,
+    browse.logs,
+    sampling.sample,
+    listing.kinds,
+    listing.presets,
+    listing.schema,
+):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Runs the command line and turns errors into messages and exit codes."""
+    try:
+        app()
+    except SlimError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

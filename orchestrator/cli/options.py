@@ -1,0 +1,55 @@
+"""Options that several verbs share, and opening what they name."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from jobs.storage.store import Store
+    from orchestrator.pipeline import Pipeline
+
+File = Annotated[Path, typer.Argument(help="Pipeline file (YAML).", show_default=False)]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Folder or URI of the store (else the file's, else SLIMCTL_STORAGE, else "
+        "./slim-store).",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value: jobs.student.steps=500.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="A running Ray cluster: auto, or host:port. Without it a private Ray is started.",
+        show_default=False,
+    ),
+]
+
+DEFAULT_STORAGE = "./slim-store"
+
+
+def load(file: Path, overrides: list[str] | None, storage: str | None) -> "Pipeline":
+    """Reads and checks a pipeline file; every mistake is reported at once.
+
+    Raises:
+        UserError: the file has mistakes.
+    """
+    from orchestrator.pipeline import load_pipeline
+
+    return load_pipeline(file, overrides or (), storage).pipeline
+
+
+def open_store(storage: str | None) -> "Store":
+    """The store of a verb without a pipeline file."""
+    from jobs.storage.store import Store
+
+    return Store(storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE)

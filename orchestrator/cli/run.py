@@ -1,0 +1,87 @@
+"""The verbs that take a pipeline file: check, plan, submit."""
+
+import json
+import os
+import sys
+
+import typer
+
+from orchestrator.cli.options import Address, File, Json, Overrides, Storage, load
+
+
+def check(
+    file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
+) -> None:
+    """Check a pipeline file; every mistake at once, nothing is started."""
+    from orchestrator.graph import preflight
+    from orchestrator.pipeline import resolve
+
+    pipeline = load(file, overrides, storage)
+    preflight(resolve(pipeline))
+    if as_json:
+        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
+    else:
+        typer.echo(f"{file}: {len(pipeline.jobs)} jobs, no mistakes")
+
+
+def plan(
+    file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
+) -> None:
+    """Say what a submission would do: per job reuse, resume or run, and why."""
+    from jobs.storage.store import Store
+    from orchestrator.cli.tables import print_table
+    from orchestrator.graph import Graph
+    from orchestrator.pipeline import resolve
+    from orchestrator.planner import make_plan
+
+    pipeline = resolve(load(file, overrides, storage))
+    made = make_plan(pipeline, Graph.of(pipeline), Store(pipeline.storage))
+    if as_json:
+        typer.echo(made.model_dump_json(indent=1))
+        return
+    rows = [(job.name, job.kind, job.action, job.reason, job.artifact) for job in made.jobs]
+    print_table(("job", "kind", "action", "why", "artifact"), rows)
+
+
+def submit(
+    file: File,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline to its end; what the store has is not made again."""
+    from jobs.storage.store import Store
+    from orchestrator.cli.live import open_view
+    from orchestrator.cli.tables import print_quality
+    from orchestrator.results import quality_reports, run_json
+    from orchestrator.submit import check_result
+    from orchestrator.submit import submit as submit_pipeline
+
+    pipeline = load(file, overrides, storage)
+    view = open_view(quiet=bool(os.environ.get("SLIMCTL_QUIET")))
+    try:
+        with view:
+            result = submit_pipeline(
+                pipeline, address=address, listener=view.event, on_plan=view.plan
+            )
+    except KeyboardInterrupt:
+        typer.echo(_interrupted(view.run, file, address), err=True)
+        sys.exit(130)
+    store = Store(result.plan.storage)
+    if not result.started_ray:
+        typer.echo(f"nothing to do: the store has every result (run {result.run})", err=True)
+    if as_json:
+        typer.echo(json.dumps(run_json(store, result.status)))
+    else:
+        print_quality(quality_reports(store, result.status))
+    check_result(result)
+
+
+def _interrupted(run: str, file: File, address: str | None) -> str:
+    if address is None:
+        return (
+            f"interrupted: run {run or '(not started)'} stopped; finished jobs and checkpoints are "
+            f"kept\n  continue: slimctl submit {file}"
+        )
+    return f"interrupted: run {run} goes on at {address}\n  look: slimctl status {run}"

@@ -1,0 +1,35 @@
+"""The verb that draws samples from a model of the store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.browse import find_thing
+from orchestrator.cli.options import Storage, open_store
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="RUN/JOB or the beginning of an artifact id.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and labels.")] = 0,
+    label: Annotated[int | None, typer.Option(min=0, help="Class; else the data's mix.")] = None,
+    nfe: Annotated[int, typer.Option(min=1, help="Euler steps of a flow.")] = 50,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .png or .npz file.")] = Path(
+        "samples.png"
+    ),
+    storage: Storage = None,
+) -> None:
+    """Draw samples from a flow or a generator into a PNG sheet or an .npz file.
+
+    The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
+    """
+    from jobs.base.errors import UserError
+    from jobs.evaluation.export import write_samples
+
+    store = open_store(storage)
+    _, artifact = find_thing(store, model)
+    if artifact is None:
+        raise UserError(model, "names a run, not a model", f"name a job of it: {model}/JOB")
+    write_samples(store, artifact, output, count=count, seed=seed, label=label, nfe=nfe)
+    typer.echo(str(output))

@@ -1,0 +1,219 @@
+"""MLflow: the run as a parent, each job as a child, written by one actor from the run's events.
+
+It lives beside the supervisor, so a slow or dead tracking server delays nothing; what could not be
+written is said at the end.
+"""
+
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.base.artifacts import QualityReport
+from jobs.base.errors import DamagedArtifact
+from jobs.storage.store import Store
+from orchestrator.events import Event
+from orchestrator.plan import PlannedJob, RunPlan
+from orchestrator.runs import is_alive
+
+RUN_TAG = "slimctl.run"
+JOB_TAG = "slimctl.job"
+EVENTS_TAG = "slimctl.events"
+PARENT_TAG = "mlflow.parentRunId"
+MAX_PARAM = 500
+QUALITY = (
+    "fid", "fid_real", "kid", "kid_low", "kid_high", "precision", "recall", "nfe", "samples",
+    "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
+    "nearest_rms_real",
+)  # fmt: skip
+MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+
+
+class Tracker:
+    """Writes one run to MLflow.
+
+    Args:
+        run: run id.
+        plan: the run's plan as plain data.
+    """
+
+    def __init__(self, run: str, plan: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        self._run = run
+        self._plan = RunPlan.model_validate(plan)
+        self._jobs = {job.name: job for job in self._plan.jobs}
+        self._store = Store(self._plan.storage)
+        self._queue: queue.Queue[Sequence[Event] | None] = queue.Queue()
+        self._problem = ""
+        self._children: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def push(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Takes events to write."""
+        self._queue.put([Event.model_validate(event) for event in events])
+
+    def finish(self) -> str:
+        """Waits until everything is written; returns what went wrong, or ""."""
+        self._queue.put(None)
+        self._thread.join()
+        return self._problem
+
+    def _work(self) -> None:
+        try:
+            with _migration_lock(self._plan):
+                self._open()
+            while (events := self._queue.get()) is not None:
+                self._write(events)
+        except Exception as error:  # noqa: BLE001  (tracking must never stop a run)
+            self._problem = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def _open(self) -> None:
+        from mlflow import MlflowClient
+
+        uri = self._plan.tracking
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(self._plan.name)
+        if found is None:
+            local = "://" not in self._store.uri
+            place = Path(self._store.uri, "mlartifacts").as_uri() if local else None
+            self._experiment = self._client.create_experiment(self._plan.name, place)
+        else:
+            self._experiment = found.experiment_id
+        self._end_dead_runs()
+        self._parent, self._seen = self._open_parent()
+
+    def _open_parent(self) -> tuple[str, int]:
+        """The parent run and the number of events written, also after a restart."""
+        mine = self._client.search_runs(
+            [self._experiment], f"tags.`{RUN_TAG}` = '{self._run}'", max_results=10_000
+        )
+        for found in mine:
+            if JOB_TAG in found.data.tags:
+                self._children[found.data.tags[JOB_TAG]] = found.info.run_id
+        parents = [found for found in mine if JOB_TAG not in found.data.tags]
+        if parents:
+            return parents[0].info.run_id, int(parents[0].data.tags.get(EVENTS_TAG, 0))
+        tags = {RUN_TAG: self._run}
+        created = self._client.create_run(self._experiment, tags=tags, run_name=self._run)
+        return created.info.run_id, 0
+
+    def _end_dead_runs(self) -> None:
+        """Runs whose supervisor died would be RUNNING for ever."""
+        for found in self._client.search_runs(
+            [self._experiment], "attributes.status = 'RUNNING'", max_results=1000
+        ):
+            run = found.data.tags.get(RUN_TAG, "")
+            if run and run != self._run and not is_alive(self._store.blobs, run):
+                self._client.set_terminated(found.info.run_id, "KILLED")
+
+    def _write(self, events: Sequence[Event]) -> None:
+        fresh = [event for event in events if event.number >= self._seen]
+        curves: dict[str, list[Any]] = {}
+        for event in fresh:
+            if event.name == "progress":
+                curves.setdefault(event.job, []).extend(_points(event))
+            elif event.job:
+                self._job_event(event)
+            elif event.name == "run_ended":
+                state = MLFLOW_STATUS.get(event.details["state"], "KILLED")
+                self._client.set_terminated(self._parent, state)
+        for job, points in curves.items():
+            for first in range(0, len(points), 1000):
+                self._client.log_batch(self._child(job), metrics=points[first : first + 1000])
+        if fresh:
+            self._seen = fresh[-1].number + 1
+            self._client.set_tag(self._parent, EVENTS_TAG, self._seen)
+
+    def _job_event(self, event: Event) -> None:
+        if event.name == "warning":
+            self._client.set_tag(
+                self._child(event.job), "slimctl.warning", event.details["message"]
+            )
+        if event.name in ("job_done", "job_reused"):
+            child = self._child(event.job)
+            self._client.set_tag(child, "slimctl.state", event.name.removeprefix("job_"))
+            self._log_result(child, self._jobs[event.job])
+            self._client.set_terminated(child, "FINISHED")
+        elif event.name == "job_failed":
+            child = self._child(event.job)
+            self._client.set_tag(child, "slimctl.error", event.details["what"][:5000])
+            self._client.set_terminated(child, "FAILED")
+        elif event.name == "job_cancelled" and event.job in self._children:
+            self._client.set_terminated(self._children[event.job], "KILLED")
+
+    def _child(self, name: str) -> str:
+        """The child run of a job, made when first needed."""
+        if name in self._children:
+            return self._children[name]
+        from mlflow.entities import Param
+
+        job = self._jobs[name]
+        tags = {
+            RUN_TAG: self._run,
+            JOB_TAG: name,
+            PARENT_TAG: self._parent,
+            "slimctl.kind": job.kind,
+            "slimctl.artifact": job.artifact,
+        }
+        created = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        self._children[name] = created.info.run_id
+        params = [Param(key, value[:MAX_PARAM]) for key, value in flatten(job.fields)]
+        self._client.log_batch(created.info.run_id, params=[Param("kind", job.kind), *params][:100])
+        return self._children[name]
+
+    def _log_result(self, child: str, job: PlannedJob) -> None:
+        """Measured numbers of a finished job, and its pictures."""
+        import time
+
+        from mlflow.entities import Metric
+
+        try:
+            manifest = self._store.manifest(job.artifact)
+            handle = self._store.load_any(job.artifact)
+        except DamagedArtifact:
+            return
+        numbers = {name: value for name, value in handle if isinstance(value, (int, float))}
+        if manifest is not None:
+            numbers |= {"wall_s": manifest.wall_s, "device_s": manifest.device_s}
+        now = int(time.time() * 1000)
+        kept = {*QUALITY, "wall_s", "device_s", "accuracy", "count", "nfe", "parameters"}
+        metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
+        self._client.log_batch(child, metrics=metrics)
+        if isinstance(handle, QualityReport):
+            with contextlib.suppress(DamagedArtifact):
+                self._client.log_artifact(child, str(self._store.file(handle, handle.sheet)))
+
+
+def _points(event: Event) -> list[Any]:
+    """Metric points of a progress event; a curve never takes the name of a final number."""
+    from mlflow.entities import Metric
+
+    step, now = event.details["done"], int(event.time * 1000)
+    values: Mapping[str, float] = event.details.get("metrics", {})
+    return [Metric(f"train/{name}", float(value), now, step) for name, value in values.items()]
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested fields as dotted names and texts."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+@contextlib.contextmanager
+def _migration_lock(plan: RunPlan) -> Iterator[None]:
+    """One process at a time creates or migrates a fresh SQLite database."""
+    path = (plan.tracking or "").removeprefix("sqlite:///")
+    if path == (plan.tracking or ""):
+        yield
+        return
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

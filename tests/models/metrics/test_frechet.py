@@ -1,0 +1,184 @@
+"""The Fréchet distance against closed forms, scipy's matrix root and torchmetrics."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from models.metrics.frechet import GaussianStatistics, frechet_distance
+
+
+def table(count, width, seed, scale=1.0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    rows = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    return rows @ mix * scale + shift
+
+
+def gaussian(mean, covariance):
+    return GaussianStatistics(mean.double(), covariance.double(), 1000)
+
+
+def test_diagonal_gaussians_have_a_closed_form():
+    m1, m2 = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, -1.0, 2.5])
+    s1, s2 = torch.tensor([1.0, 4.0, 0.25]), torch.tensor([9.0, 1.0, 0.0])
+    expected = (m1 - m2).square().sum() + (s1.sqrt() - s2.sqrt()).square().sum()
+    value = frechet_distance(gaussian(m1, s1.diag()), gaussian(m2, s2.diag()))
+    assert value == pytest.approx(float(expected), rel=1e-14)
+
+
+def test_commuting_gaussians_have_a_closed_form():
+    basis, _ = torch.linalg.qr(table(6, 6, seed=0))
+    l1, l2 = torch.logspace(0, -3, 6).double(), torch.logspace(-2, 1, 6).double()
+    s1, s2 = basis @ l1.diag() @ basis.T, basis @ l2.diag() @ basis.T
+    value = frechet_distance(gaussian(torch.zeros(6), s1), gaussian(torch.zeros(6), s2))
+    assert value == pytest.approx(float((l1.sqrt() - l2.sqrt()).square().sum()), rel=1e-12)
+
+
+def test_general_gaussians_agree_with_scipy():
+    a = GaussianStatistics.from_features(table(300, 16, seed=1))
+    b = GaussianStatistics.from_features(table(200, 16, seed=2, scale=0.7, shift=0.5))
+    root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
+    expected = float((a.mean - b.mean).square().sum()) + np.trace(
+        a.covariance.numpy() + b.covariance.numpy() - 2 * root
+    )
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_agrees_with_torchmetrics_on_the_same_features():
+    class FirstPixels(nn.Module):
+        num_features = 12
+
+        def forward(self, images):
+            return images.flatten(1)[:, :12].double()
+
+    metric = FrechetInceptionDistance(
+        feature=FirstPixels(), normalize=True, input_img_size=(3, 4, 4)
+    ).set_dtype(torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    real = torch.rand(150, 3, 4, 4, generator=generator)
+    generated = torch.rand(90, 3, 4, 4, generator=generator) ** 2
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    value = frechet_distance(
+        GaussianStatistics.from_features(real.flatten(1)[:, :12]),
+        GaussianStatistics.from_features(generated.flatten(1)[:, :12]),
+    )
+    assert value == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 10, 200])
+def test_zero_to_itself_and_symmetric_at_any_rank(count):
+    a = GaussianStatistics.from_features(table(count, 32, seed=4))
+    b = GaussianStatistics.from_features(table(60, 32, seed=5, shift=0.2))
+    trace = float(a.covariance.trace() + b.covariance.trace())
+    assert 0 <= frechet_distance(a, a) <= 1e-13 * trace
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+
+
+def test_fewer_samples_than_dimensions_keep_their_digits():
+    # Samples in k orthogonal directions are Gaussians of k dimensions: padding with empty
+    # dimensions and turning the space must change nothing.
+    a, b = table(200, 5, seed=6), table(100, 5, seed=7, shift=0.4)
+    small = frechet_distance(*map(GaussianStatistics.from_features, (a, b)))
+    turn, _ = torch.linalg.qr(table(64, 64, seed=8))
+    large = frechet_distance(
+        *(GaussianStatistics.from_features(rows @ turn[:5]) for rows in (a, b))
+    )
+    assert large == pytest.approx(small, rel=1e-13)
+
+
+def test_points_have_the_distance_of_their_means():
+    a = GaussianStatistics.from_features(torch.zeros(3, 4))
+    b = GaussianStatistics.from_features(torch.full((5, 4), 2.0))
+    assert frechet_distance(a, b) == 16.0
+
+
+def test_any_batches_and_merges_give_the_statistics_of_the_whole():
+    rows = table(203, 8, seed=9, shift=1e6)
+    whole = GaussianStatistics.from_features(rows)
+    batched = GaussianStatistics.from_batches(rows.split([1, 1, 100, 101]))
+    merged = GaussianStatistics.from_features(rows[:7]).merge(
+        GaussianStatistics.from_features(rows[7:])
+    )
+    reference = torch.from_numpy(np.cov(rows.numpy() - 1e6, rowvar=False))
+    for statistics in (whole, batched, merged):
+        assert statistics.count == 203
+        torch.testing.assert_close(statistics.mean, rows.mean(dim=0), rtol=1e-14, atol=0)
+        torch.testing.assert_close(statistics.covariance, reference, rtol=1e-8, atol=1e-8)
+
+
+def test_float32_features_are_accumulated_in_float64():
+    rows = (table(5000, 3, seed=10) + 1000).float()
+    statistics = GaussianStatistics.from_features(rows)
+    expected = torch.from_numpy(np.cov(rows.double().numpy(), rowvar=False))
+    torch.testing.assert_close(statistics.covariance, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_tensors_bring_the_statistics_back_bit_for_bit():
+    before = GaussianStatistics.from_features(table(20, 4, seed=11))
+    after = GaussianStatistics.from_tensors(before.to_tensors())
+    assert torch.equal(before.mean, after.mean)
+    assert torch.equal(before.covariance, after.covariance)
+    assert before.count == after.count
+
+
+def test_bias_at_equal_distributions_is_of_order_one_over_n():
+    def bias(count):
+        values = [
+            frechet_distance(
+                GaussianStatistics.from_features(torch.randn(count, 4, generator=generator)),
+                GaussianStatistics.from_features(torch.randn(count, 4, generator=generator)),
+            )
+            for _ in range(60)
+        ]
+        return sum(values) / len(values)
+
+    generator = torch.Generator().manual_seed(12)
+    assert math.log2(bias(100) / bias(400)) == pytest.approx(2.0, abs=0.35)
+
+
+def test_refuses_what_has_no_statistics():
+    good = table(10, 4, seed=13)
+    broken = good.clone()
+    broken[3, 1] = math.nan
+    with pytest.raises(ValueError, match=r"1 of 10 rows, first in row 3"):
+        GaussianStatistics.from_features(broken)
+    with pytest.raises(ValueError, match="1 samples, but at least 2"):
+        GaussianStatistics.from_features(good[:1])
+    with pytest.raises(ValueError, match=r"1 sample\(s\) in all"):
+        GaussianStatistics.from_batches([good[:1]])
+    with pytest.raises(ValueError, match=r"0 sample\(s\) in all"):
+        GaussianStatistics.from_batches([])
+    with pytest.raises(ValueError, match="4 dimensions, later ones 3"):
+        GaussianStatistics.from_batches([good, good[:, :3]])
+
+
+def test_refuses_unlike_dimensions():
+    a = GaussianStatistics.from_features(table(10, 4, seed=14))
+    b = GaussianStatistics.from_features(table(10, 3, seed=14))
+    with pytest.raises(ValueError, match="4 dimensions, the second 3"):
+        frechet_distance(a, b)
+    with pytest.raises(ValueError, match="4 dimensions, later ones 3"):
+        a.merge(b)
+
+
+def test_refuses_damaged_statistics():
+    good = GaussianStatistics.from_features(table(10, 4, seed=15))
+    with pytest.raises(ValueError, match="no tensor 'count'"):
+        GaussianStatistics.from_tensors({"mean": good.mean, "covariance": good.covariance})
+    with pytest.raises(ValueError, match=r"shape \(4, 3\)"):
+        dataclasses.replace(good, covariance=good.covariance[:, :3])
+    with pytest.raises(ValueError, match="not symmetric"):
+        dataclasses.replace(good, covariance=good.covariance.triu())
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        dataclasses.replace(good, mean=good.mean.float())
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        dataclasses.replace(good, mean=good.mean * math.inf)
+    with pytest.raises(ValueError, match=r"1 sample\(s\) have no covariance"):
+        dataclasses.replace(good, count=1)
