@@ -5,7 +5,7 @@ Each is a pickled dictionary of `data`, uint8 (N, 3072), an image's red, green a
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,16 @@ SIDE = 32
 """Height and width, px."""
 
 
+class Batch(NamedTuple):
+    """One file."""
+
+    path: Path
+    images: NDArray[np.uint8]
+    """Shape (N, 32, 32, 3)."""
+    labels: NDArray[Any]
+    """Shape (N,), whole numbers, not checked."""
+
+
 def read_batches(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
@@ -36,36 +46,34 @@ def read_batches(
     Raises:
         UserError: a file is damaged, is no such batch, or would run code.
     """
-    names = next((_read_names(path) for path in source.files if path.name == BATCH_NAMES), ())
-    batches = [_read_batch(path, names) for path in source.files if path.name != BATCH_NAMES]
-    every = np.concatenate([images for images, _ in batches])
     where = str(source.root)
+    names = next((_read_names(path) for path in source.files if path.name == BATCH_NAMES), ())
+    batches = [_read_batch(path) for path in source.files if path.name != BATCH_NAMES]
+    every = np.concatenate([batch.images for batch in batches])
     images = fit_array(every[:max_images], rules, where)
-    numbers = np.concatenate([values for _, values in batches])[:max_images]
+    numbers = None
     if labels:
+        checked = [check_labels(batch.labels, names, str(batch.path)) for batch in batches]
+        numbers = np.concatenate(checked)[:max_images]
         check_classes(numbers, names, where, cut=len(images) < len(every))
-    return LoadedImages(
-        images=images,
-        labels=numbers if labels else None,
-        class_names=names if labels else (),
-        flip_valid=True,
-        source=source.words,
-    )
+    return LoadedImages(images, numbers, names if labels else (), True, source.words)
 
 
-def _read_batch(path: Path, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_batch(path: Path) -> Batch:
     content = _read_dictionary(path)
-    record, numbers = content.get("data"), content.get("labels")
-    if not isinstance(record, ArrayRecord) or not isinstance(numbers, list):
-        raise _no_batch(path, f"it has {', '.join(map(str, content)) or 'nothing'}")
+    record, labels = content.get("data"), content.get("labels")
+    if not isinstance(record, ArrayRecord) or not isinstance(labels, list):
+        raise _no_batch(path, f"it has {', '.join(content) or 'nothing'}")
+    if not all(type(label) is int for label in labels):
+        raise _no_batch(path, "its labels are not all whole numbers")
     try:
         planes = record.array()
     except (TypeError, ValueError) as error:
         raise _no_batch(path, str(error)) from error
-    if planes.shape != (len(numbers), 3 * SIDE * SIDE):
-        raise _no_batch(path, f"data has shape {planes.shape} for {len(numbers)} labels")
+    if planes.shape != (len(labels), 3 * SIDE * SIDE):
+        raise _no_batch(path, f"data has shape {planes.shape} for {len(labels)} labels")
     images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-    return images, check_labels(np.array(numbers), names, str(path))
+    return Batch(path, images, np.array(labels))
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
@@ -83,7 +91,10 @@ def _read_dictionary(path: Path) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    """A string of either Python; anything else is but named, since it may be of any size."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else type(value).__name__
 
 
 def _no_batch(path: Path, what: str) -> UserError:

@@ -23,10 +23,7 @@ DAMAGE = (
     ValueError,
     EOFError,
     IndexError,
-    KeyError,
-    TypeError,
     OverflowError,
-    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -37,6 +34,7 @@ Encoded = bytes | Path | NDArray[np.uint8]
 """An image before decoding: the bytes of a file, a file, or pixels (H, W) or (H, W, 3)."""
 Crop = Literal["center", "none"]
 """How an image that is not square becomes so: cut at the centre, or refused."""
+Channels = Literal[1, 3]
 
 
 class PixelRules(NamedTuple):
@@ -45,7 +43,7 @@ class PixelRules(NamedTuple):
     size: int | None = None
     """Height and width, px; None = as it is."""
     crop: Crop = "center"
-    channels: int | None = None
+    channels: Channels | None = None
     """1 = grey by luminance, 3 = colour; None = 1 if all images are grey, else 3."""
 
 

@@ -13,7 +13,7 @@ from jobs.data.collect import Item, collect
 from jobs.data.labels import check_classes
 from jobs.data.loaded import LoadedImages
 from jobs.data.parquet import read_parquet
-from jobs.data.pixels import Crop, PixelRules
+from jobs.data.pixels import Channels, Crop, PixelRules
 from jobs.data.source import ImageSource, find_source
 
 __all__ = ["LoadedImages", "describe_source", "read_images", "source_files", "source_root"]
@@ -25,7 +25,7 @@ def read_images(
     split: str | None = None,
     size: int | None = None,
     crop: Crop = "center",
-    channels: int | None = None,
+    channels: Channels | None = None,
     max_images: int | None = None,
     labels: bool = True,
 ) -> LoadedImages:

@@ -3,18 +3,37 @@
 A pickle is a program that may call whatever it can name. Here it can name three things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
 and filled with a state, and do no more than remember it; the arrays are built from it afterwards,
-from raw bytes.
+from raw bytes. Before that the program is read through, so that one which uses other instructions,
+or would fill the memory with an empty table, is not even begun.
 """
 
 import pickle
+import pickletools
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.base.errors import UserError
 
+# fmt: off
+INSTRUCTIONS = frozenset({
+    "PROTO", "FRAME", "MARK", "STOP",
+    "NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
+    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+})
+# fmt: on
+"""Instructions that a pickle may use: plain values, containers, and calls of what it may name."""
+STORES = ("PUT", "BINPUT", "LONG_BINPUT")
+"""Those that put a value into the numbered table."""
 UNSIGNED_BYTE = ("u1", b"u1", "|u1", b"|u1")
 """Names of the only element type that an array may have."""
 
@@ -40,8 +59,8 @@ class ArrayRecord:
         _, shape, dtype, in_fortran_order, data = self._state
         if not isinstance(dtype, DtypeRecord) or not isinstance(data, bytes):
             raise TypeError("an array is not made of unsigned bytes")
-        order = "F" if in_fortran_order else "C"
-        return np.frombuffer(data, np.uint8).reshape(shape, order=order)
+        flat: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+        return flat.reshape(tuple(shape), order="F" if in_fortran_order else "C")
 
 
 class DtypeRecord:
@@ -69,7 +88,8 @@ class _NewDtype:
 
     def __call__(self, name: Any, *arguments: Any) -> DtypeRecord:
         if name not in UNSIGNED_BYTE:
-            raise ValueError(f"an array of type {name!r}, not of unsigned bytes")
+            kind = name if isinstance(name, str | bytes) else type(name)
+            raise ValueError(f"an array of type {kind!r}, not of unsigned bytes")
         return DtypeRecord()
 
 
@@ -84,6 +104,17 @@ ALLOWED: dict[tuple[str, str], object] = {
 
 class _RefusedError(Exception):
     """A pickle names something that it may not use."""
+
+
+def _check_instructions(file: IO[bytes]) -> None:
+    """Reads the program through without running it, and goes back to its start."""
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if instruction.name not in INSTRUCTIONS:
+            raise _RefusedError(f"{instruction.name} {argument or ''}".rstrip())
+        # The unpickler makes room for every number up to this one; honest ones count upwards.
+        if instruction.name in STORES and int(argument or 0) > count:
+            raise ValueError(f"entry {argument} of a table of {count}")
+    file.seek(0)
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -102,6 +133,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
+            _check_instructions(file)
             return _RestrictedUnpickler(file, encoding="bytes").load()
     except _RefusedError as error:
         raise UserError(

@@ -130,7 +130,8 @@ def _parquet(root: Path, files: Sequence[Path], split: str | None) -> ImageSourc
             f"no Parquet file belongs to split '{split}': {listed(names, len(files))}",
             "set split to the word that the names of its files begin with, or to null for all",
         )
-    return ImageSource("parquet", root, tuple(chosen), f"{len(chosen):,} Parquet file(s)")
+    noun = "file" if len(chosen) == 1 else "files"
+    return ImageSource("parquet", root, tuple(chosen), f"{len(chosen):,} Parquet {noun}")
 
 
 def _belongs(path: Path, root: Path, split: str) -> bool:

@@ -1,0 +1,161 @@
+"""`--set jobs.student.steps=500`: values put into a pipeline file from the command line.
+
+Values follow the rules of the file. A path leads to any field that the file has or that the job's
+kind knows; inside a field that the file leaves out, the rest of its default stays. A new job needs
+a whole mapping (`--set 'jobs.extra={kind: ...}'`), since its parts could not be told from typing
+errors.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.base.errors import UserError
+from jobs.base.registry import load_kind, nearest
+from orchestrator.document import Document
+from orchestrator.messages import Subject, fields_at, shown
+from orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
+from orchestrator.yaml_tree import Node, parse_yaml
+
+MAX_SHOWN = 80
+
+
+class _RefusedError(Exception):
+    """An override that leads nowhere: what, fix."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what = what
+        self.fix = fix
+
+
+def apply_overrides(
+    document: Document, overrides: Iterable[str]
+) -> tuple[Document, tuple[Problem, ...]]:
+    """Sets values in a document, one after the other.
+
+    Args:
+        document: the file.
+        overrides: `PATH=VALUE` texts; keys of the path are joined by dots.
+
+    Returns:
+        The changed document, and what is wrong with overrides that could not be applied. A value
+        that the pipeline then refuses is found at its `--set`, not in the file.
+    """
+    problems: list[Problem] = []
+    for text in overrides:
+        place = Place(_name(text))
+        try:
+            document = _applied(document, text, place)
+        except _RefusedError as refused:
+            problems.append(Problem(*place, refused.what, refused.fix))
+        except PipelineProblems as error:
+            problems += error.problems
+    return document, tuple(problems)
+
+
+def _name(text: str) -> str:
+    line = " ".join(text.split())
+    return f"--set {line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + '...'}"
+
+
+def _applied(document: Document, text: str, place: Place) -> Document:
+    dotted_path, equals, value_text = text.partition("=")
+    parts = dotted_path.strip().split(".")
+    if not equals or not all(parts):
+        what = "this is not PATH=VALUE"
+        raise _RefusedError(what, "write --set jobs.NAME.FIELD=VALUE")
+    value, repeated = parse_yaml(value_text, lambda _line, _column: place)
+    if repeated:
+        raise PipelineProblems(*repeated)
+    path = _path(document.root, parts)
+    _check_job(document, path, value)
+    for end in range(1, len(path)):
+        document = _with_parent(document, path[:end], path[end], place)
+    return document.with_node(_indexed(document, path), value)
+
+
+def _path(root: Node, parts: Sequence[str]) -> Path:
+    """Keys of a dotted path; a key that holds dots itself is found by what the file has."""
+    path: list[str] = []
+    node: Node | None = root
+    while parts:
+        names = node.value if node and isinstance(node.value, Mapping) else ()
+        sizes = range(len(parts), 0, -1)
+        size = next((size for size in sizes if ".".join(parts[:size]) in names), 1)
+        path.append(".".join(parts[:size]))
+        node = node.child(path[-1]) if node else None
+        parts = parts[size:]
+    return tuple(path)
+
+
+def _check_job(document: Document, path: Path, value: Node) -> None:
+    """Refuses a job that the file lacks, unless the value is all of it."""
+    jobs = document.node(("jobs",))
+    known = jobs.value if jobs and isinstance(jobs.value, Mapping) else {}
+    if len(path) < 2 or path[0] != "jobs" or path[1] in known:
+        return
+    is_whole = len(path) == 2 and isinstance(value.value, Mapping)
+    if not is_whole:
+        new = f"a new job needs a whole mapping: --set 'jobs.{path[1]}={{kind: ...}}'"
+        fix = f"{nearest(str(path[1]), known)}; {new}" if known else new
+        raise _RefusedError(f"there is no job '{path[1]}'", fix)
+
+
+def _with_parent(document: Document, path: Path, key: str | int, place: Place) -> Document:
+    """Makes sure that a mapping or list stands at a path, for `key` to be set in it."""
+    node = document.node(_indexed(document, path))
+    if node is not None and isinstance(node.value, (dict, list)):
+        return document
+    if node is not None and node.value is not None:
+        what = f"{dotted(path)} is {shown(node.value)}, which has no '{key}'"
+        raise _RefusedError(what, f"set {dotted(path)} itself")
+    default = {} if key == "kind" else _default(document, path)
+    return document.with_node(_indexed(document, path), _tree(default, place))
+
+
+def _default(document: Document, path: Path) -> Any:
+    """What the spec has at a path that the file leaves out, as plain data; {} if nothing."""
+    job = document.node(path[:2])
+    kind = job.child("kind") if job is not None and path[0] == "jobs" else None
+    if job is None or kind is None or len(path) < 3:
+        return {}
+    try:
+        model = load_kind(str(kind.value))
+    except UserError:
+        return {}
+    subject = Subject(model, job.plain())
+    info = fields_at(subject, _indexed(document, path)[2:-1]).get(str(path[-1]))
+    default = info.get_default(call_default_factory=True) if info else None
+    if isinstance(default, BaseModel):
+        return default.model_dump(mode="json")
+    return list(default) if isinstance(default, (list, tuple)) else {}
+
+
+def _tree(data: Any, place: Place) -> Node:
+    if isinstance(data, Mapping):
+        return Node({key: _tree(item, place) for key, item in data.items()}, place, place)
+    if isinstance(data, (list, tuple)):
+        return Node([_tree(item, place) for item in data], place, place)
+    return Node(data, place, place)
+
+
+def _indexed(document: Document, path: Path) -> Path:
+    """The path with numbers where the document has lists.
+
+    Raises:
+        _RefusedError: a list has no such item.
+    """
+    node: Node | None = document.root
+    found: list[str | int] = []
+    for part in path:
+        if node is not None and isinstance(node.value, list):
+            count = len(node.value)
+            if not str(part).isdecimal() or int(part) >= count:
+                what = f"{dotted(tuple(found))} has {count} items and no item '{part}'"
+                raise _RefusedError(what, f"use an item from 0 to {count - 1}, or set all of it")
+            part = int(part)
+        found.append(part)
+        node = node.child(part) if node is not None else None
+    return tuple(found)

@@ -1,0 +1,218 @@
+"""The typed pipeline: made in Python or read from a file, checked the same way by both.
+
+A pipeline that was read knows the lines it came from, so that a mistake found later (a missing
+file, unreadable images) is still reported with `file:line`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
+
+from jobs.base.registry import kind_of
+from jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
+from models.spec import Spec
+from orchestrator.checks import check_jobs
+from orchestrator.document import Document, parse_document, read_document
+from orchestrator.messages import NAME_PATTERN, Subject, explain
+from orchestrator.overrides import apply_overrides
+from orchestrator.problems import (
+    DottedPlaces,
+    Mistake,
+    PipelineProblems,
+    Place,
+    Places,
+    raise_problems,
+)
+from orchestrator.yaml_tree import Node
+from orchestrator.yaml_writer import yaml_text
+
+STORAGE_VARIABLE = "SLIMCTL_STORAGE"
+NO_JOBS = Mistake(("jobs",), "there are no jobs", "add one: 'data: {kind: load_dataset, ...}'")
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Pipeline(Spec):
+    """Named jobs that take each other's results.
+
+    Raises:
+        PipelineProblems: anything is wrong with it; all mistakes at once.
+    """
+
+    name: str = Field(pattern=NAME_PATTERN)
+    """Name of the pipeline; its runs are called after it."""
+    storage: str = Field(default="./slim-store", min_length=1)
+    """Where results are kept: a folder, or any URI that pyarrow.fs opens."""
+    tracking: str | None = None
+    """MLflow URI; null = SQLite file in a local storage, off for a remote one."""
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
+    """Seed of the jobs that name none."""
+    jobs: Mapping[str, SerializeAsAny[JobSpec]]
+    """Job name -> what it does."""
+
+    _places: Places = PrivateAttr(default_factory=DottedPlaces)
+
+    def model_post_init(self, context: Any) -> None:
+        """Keeps the places that the pipeline was validated with."""
+        if isinstance(context, Places):
+            self._places = context
+
+    @property
+    def places(self) -> Places:
+        """Where each path of the pipeline was written."""
+        return self._places
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        if isinstance(data, cls):
+            return data
+        places = info.context if isinstance(info.context, Places) else DottedPlaces()
+        data, mistakes = _with_specs(data)
+        try:
+            pipeline = handler(data)
+        except ValidationError as error:
+            given = data if isinstance(data, Mapping) else {}
+            mistakes += explain(error, Subject(cls, given))
+        raise_problems(mistake.at(places) for mistake in mistakes)
+        return pipeline
+
+    @field_serializer("jobs")
+    def _with_kinds(self, jobs: Mapping[str, JobSpec]) -> dict[str, Any]:
+        return {
+            name: {"kind": kind_of(spec), **spec.model_dump(mode="json")}
+            for name, spec in jobs.items()
+        }
+
+
+def _with_specs(data: Any) -> tuple[Any, list[Mistake]]:
+    """The fields of a pipeline with those jobs that are right as specs, and what is wrong."""
+    jobs = data.get("jobs", ...) if isinstance(data, Mapping) else ...
+    if isinstance(jobs, Mapping) and jobs:
+        checked = check_jobs(jobs)
+        return {**data, "jobs": checked.specs}, checked.mistakes
+    if jobs is None or jobs == {}:
+        return {**data, "jobs": {}}, [NO_JOBS]
+    return data, []
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline and the file that it is from."""
+
+    pipeline: Pipeline
+    document: Document
+
+
+def load_pipeline(
+    path: str | Path, overrides: Sequence[str] = (), storage: str | None = None
+) -> LoadedPipeline:
+    """Reads and checks a pipeline file.
+
+    Args:
+        path: the file; messages call it by this name.
+        overrides: `jobs.student.steps=500` and the like, as given to `--set`.
+        storage: used instead of the file's; None = the file's, else `SLIMCTL_STORAGE`, else
+            `./slim-store`.
+
+    Raises:
+        PipelineProblems: every mistake in the file and the overrides.
+    """
+    return _load(read_document(path), overrides, storage)
+
+
+def parse_pipeline(
+    text: str, file: str, overrides: Sequence[str] = (), storage: str | None = None
+) -> LoadedPipeline:
+    """The same for text that is already read; `file` is what messages call it.
+
+    Raises:
+        PipelineProblems: every mistake in the text and the overrides.
+    """
+    return _load(parse_document(text, file), overrides, storage)
+
+
+def _load(document: Document, overrides: Sequence[str], storage: str | None) -> LoadedPipeline:
+    problems = list(document.problems)
+    document, refused = apply_overrides(document, overrides)
+    document = _with_storage(document, storage)
+    try:
+        pipeline = Pipeline.model_validate(document.data, context=document)
+    except PipelineProblems as error:
+        problems += error.problems
+    raise_problems([*problems, *refused])
+    return LoadedPipeline(pipeline, document)
+
+
+def _with_storage(document: Document, storage: str | None) -> Document:
+    """Puts in the storage that the command line or the environment names."""
+    origin = "--storage"
+    if storage is None and document.node(("storage",)) is None:
+        origin, storage = STORAGE_VARIABLE, os.environ.get(STORAGE_VARIABLE) or None
+    if storage is None:
+        return document
+    place = Place(origin)
+    return document.with_node(("storage",), Node(storage, place, place))
+
+
+def resolve(pipeline: Pipeline) -> Pipeline:
+    """Fills in what a job takes from its surroundings, so that the result says all of it.
+
+    A job that draws and names no seed gets the pipeline's. Fields that hold a path become
+    absolute if something is there, `~` being the home folder; other values of such fields stay.
+    """
+    jobs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.jobs.items()}
+    return pipeline.model_copy(update={"jobs": jobs})
+
+
+def _resolved(spec: JobSpec, seed: int) -> JobSpec:
+    spec = _with_absolute_paths(spec)
+    if isinstance(spec, SeededJobSpec) and spec.seed is None:
+        return spec.model_copy(update={"seed": seed})
+    return spec
+
+
+def _with_absolute_paths(spec: SpecT) -> SpecT:
+    changes: dict[str, Any] = {}
+    for name, info in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if BY_CONTENT in info.metadata and isinstance(value, str):
+            changes[name] = _absolute(value)
+        elif isinstance(value, BaseModel):
+            changes[name] = _with_absolute_paths(value)
+    changes = {name: value for name, value in changes.items() if value is not getattr(spec, name)}
+    return spec.model_copy(update=changes) if changes else spec
+
+
+def _absolute(value: str) -> str:
+    try:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if path.exists() else value
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return value
+
+
+def to_data(pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline as plain data with every default spelt out; it validates to an equal one."""
+    return pipeline.model_dump(mode="json")
+
+
+def to_yaml(pipeline: Pipeline) -> str:
+    """The pipeline as a file with every default spelt out; it loads as an equal one."""
+    return yaml_text(to_data(pipeline))

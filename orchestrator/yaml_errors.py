@@ -1,0 +1,103 @@
+"""What is wrong with text that is no YAML, in words for somebody who does not know the grammar."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
+
+from orchestrator.problems import Place, Problem
+
+
+class _Saying(NamedTuple):
+    """How to say a complaint of ruamel's.
+
+    Args:
+        sign: part of its message.
+        what: what is wrong; "" = its own message.
+        fix: what to do.
+        opening: whether to point at where the construct begins, not at where it broke.
+    """
+
+    sign: str
+    what: str
+    fix: str
+    opening: bool = False
+
+
+_QUOTE = "put the text in quotes"
+_SAYINGS = (
+    _Saying(
+        "character '\\t' that cannot start", "a tab indents this line", "indent with spaces only"
+    ),
+    _Saying("that cannot start any token", "", _QUOTE),
+    _Saying(
+        "mapping values are not allowed",
+        "a ':' stands where no key can be",
+        "check the indentation, and put text that contains ': ' in quotes",
+    ),
+    _Saying(
+        "could not find expected ':'",
+        "this key has no ':'",
+        "write 'key: value' with a space after the colon",
+    ),
+    _Saying(
+        "expected <block end>",
+        "this line does not line up with those above",
+        "give keys of one mapping the same indentation",
+    ),
+    _Saying(
+        "unexpected end of stream",
+        "the quotes that open here never close",
+        "close them",
+        opening=True,
+    ),
+    _Saying(
+        "expected ',' or",
+        "the bracket that opens here is not closed, or a ',' is missing in it",
+        "close it, or add the ','",
+        opening=True,
+    ),
+    _Saying("unknown escape character", "", "use single quotes: '...'"),
+    _Saying("found undefined alias", "", "mark a value with '&NAME' before using '*NAME'"),
+    _Saying(
+        "another document", "a second document begins here", "keep one pipeline per file, no '---'"
+    ),
+)
+_OTHER = _Saying("", "", "see https://yaml.org/spec/1.2.2, or put text in quotes")
+
+
+def syntax_problem(error: Exception, text: str, locate: Callable[[int, int], Place]) -> Problem:
+    """The problem behind an exception of ruamel's parser.
+
+    Args:
+        error: the exception.
+        text: what was parsed.
+        locate: makes a place of a line and a column, from 1.
+    """
+    if isinstance(error, ReaderError):
+        before = text[: error.position]
+        place = locate(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        what = f"the invisible character U+{ord(text[error.position]):04X} is not allowed"
+        return Problem(*place, what, "remove it, or write it as an escape in double quotes")
+    if isinstance(error, (RecursionError, MaxDepthExceededError)):
+        place = locate(*_mark(error, opening=False)) if _is_marked(error) else locate(0, 0)
+        return Problem(*place, "the values are nested too deeply", "use fewer levels")
+    if not isinstance(error, MarkedYAMLError):
+        return Problem(*locate(0, 0), f"this is not YAML: {error}", _OTHER.fix)
+    message = str(error.problem or error.note or error.context)
+    saying = next((saying for saying in _SAYINGS if saying.sign in message), _OTHER)
+    place = locate(*_mark(error, saying.opening))
+    return Problem(*place, saying.what or f"this is not YAML: {message}", saying.fix)
+
+
+def _is_marked(error: Exception) -> bool:
+    return isinstance(error, MarkedYAMLError)
+
+
+def _mark(error: Exception, opening: bool) -> tuple[int, int]:
+    """Line and column, from 1; of the construct's beginning if `opening`."""
+    marks = [getattr(error, name, None) for name in ("problem_mark", "context_mark")]
+    mark = next((mark for mark in (marks[::-1] if opening else marks) if mark is not None), None)
+    return (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)

@@ -1,0 +1,11 @@
+from jobs.data.listing import NAMED, listed
+
+
+def test_few_names_stand_alone():
+    assert listed(["a", "b"], 2) == "a, b"
+
+
+def test_many_names_are_cut_and_counted():
+    names = (str(i) for i in range(10_000))
+    assert listed(names, 10_000) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 9,990 more"
+    assert next(names) == str(NAMED)
