@@ -18,6 +18,7 @@ from jobs.base.errors import UserError
 from jobs.base.refs import Ref
 from jobs.base.registry import kind_names, kind_of, load_kind
 from jobs.base.spec import JobSpec, output_type
+from orchestrator.fields import Subject
 from orchestrator.graph import (
     cycles,
     expectations,
@@ -30,13 +31,15 @@ from orchestrator.graph import (
 from orchestrator.messages import (
     NAME_PATTERN,
     NAME_RULE,
-    Subject,
     explain,
     name_fix,
     shown,
     truth_mistakes,
 )
 from orchestrator.problems import Mistake, listed
+
+MAX_SEARCHES = 50
+"""References for which the jobs that would do are searched: it takes a walk over the graph."""
 
 
 class Link(NamedTuple):
@@ -164,10 +167,14 @@ def _kinds_fix() -> str:
 def _link_mistakes(
     checked: CheckedJobs, names: list[str], users: Mapping[str, list[str]]
 ) -> Iterator[Mistake]:
+    searches = 0
     for link in checked.links:
         what = _wrong_link(link, checked, users)
         if what:
-            fix = _link_fix(link, checked, names, users)
+            searches += 1
+            fix = f"name a job that makes {_types(link.accepted)}"
+            if searches <= MAX_SEARCHES:
+                fix = _link_fix(link, checked, names, users)
             yield Mistake(("jobs", link.job, link.field), what, fix, "value")
 
 

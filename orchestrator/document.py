@@ -115,9 +115,7 @@ def _unreadable(path: str, error: OSError | ValueError) -> Problem:
     if isinstance(error, IsADirectoryError):
         return Problem(path, 0, 0, "this is a folder, not a file", _files_meant(file, ""))
     reason = getattr(error, "strerror", None) or str(error)
-    return Problem(
-        path, 0, 0, f"the file cannot be read: {reason}", "check its path and its rights"
-    )
+    return Problem(path, 0, 0, f"this cannot be read: {reason}", "check its path and its rights")
 
 
 def _files_meant(folder: FilePath, name: str) -> str:

@@ -6,7 +6,7 @@ seconds.
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
 from jobs.base.keys import artifact_id, job_key
 from jobs.base.refs import Ref, ref_types
-from jobs.base.spec import BY_CONTENT, JobSpec
+from jobs.base.spec import BY_CONTENT, JobSpec, output_type
 from orchestrator.problems import Mistake, raise_problems
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def expectations(
             continue
         inputs = {name: facts[source] for name, source in edges[name]}
         try:
-            facts[name] = specs[name].expect(inputs)
+            made = output_type(type(specs[name])).__name__
+            facts[name] = replace(specs[name].expect(inputs), made=made)
         except FieldError as error:
             mistakes.append(field_mistake(name, error))
     return facts, mistakes
@@ -177,9 +178,10 @@ def expectations(
 def field_mistake(job: str, error: FieldError) -> Mistake:
     """The mistake behind a FieldError of a job."""
     path = ("jobs", job, *error.field.split("."))
-    told = error.what.startswith(error.field.rpartition(".")[2])
-    what = f"job '{job}': {error.what}" if told else f"job '{job}', {error.field}: {error.what}"
-    return Mistake(path, what, error.fix)
+    what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
+    told = what.startswith(error.field.rpartition(".")[2])
+    what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
+    return Mistake(path, what, error.fix or fix)
 
 
 def known_facts(pipeline: "Pipeline", graph: Graph) -> dict[str, Facts]:
@@ -210,7 +212,8 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
             mistakes.append(_outside_mistake(name, spec, error))
             continue
         if all(source in found for source in inputs):
-            key = job_key(spec, {source: found[source].id for source in inputs})
+            ids = {source: found[source].id for source in inputs}
+            key = job_key(spec, ids, fingerprint)
             found[name] = ArtifactIdentity(key, artifact_id(spec, key), fingerprint)
     raise_problems(mistake.at(pipeline.places) for mistake in mistakes)
     return found

@@ -4,6 +4,7 @@ Shared workers stay up between jobs, since importing torch costs more than many 
 their devices back as soon as another job needs them.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from jobs.base.cluster import Cluster, Needs
 from jobs.base.spec import Placement
 from jobs.execution import JobRequest
 from orchestrator.workers import NAMESPACE, JobActor
+
+IDLE_S = 5.0
 
 
 @dataclass
@@ -24,6 +27,15 @@ class Launched:
     shared: bool
 
 
+@dataclass(frozen=True)
+class _Idle:
+    """A shared worker without a job."""
+
+    needs: Needs
+    actor: Any
+    since: float
+
+
 class Launcher:
     """Places the jobs of one run.
 
@@ -35,7 +47,7 @@ class Launcher:
     def __init__(self, run: str, cluster: Cluster) -> None:
         self._run = run
         self._cluster = cluster
-        self._idle: list[tuple[Needs, Any]] = []
+        self._idle: list[_Idle] = []
         self._busy: dict[str, Launched] = {}
 
     def launch(self, request: JobRequest, placement: Placement, needs: Needs) -> Launched:
@@ -57,23 +69,30 @@ class Launcher:
         """
         self._busy.pop(launched.job, None)
         if launched.shared and alive:
-            self._idle.append((launched.needs, launched.actor))
+            self._idle.append(_Idle(launched.needs, launched.actor, time.monotonic()))
         else:
             self._kill(launched.actor)
 
+    def retire(self) -> None:
+        """Ends workers that have been idle for a while: their devices may be wanted elsewhere."""
+        limit = time.monotonic() - IDLE_S
+        for idle in [each for each in self._idle if each.since < limit]:
+            self._idle.remove(idle)
+            self._kill(idle.actor)
+
     def close(self) -> None:
         """Ends all actors of the run."""
-        for _, actor in self._idle:
-            self._kill(actor)
+        for idle in self._idle:
+            self._kill(idle.actor)
         for launched in self._busy.values():
             self._kill(launched.actor)
         self._idle, self._busy = [], {}
 
     def _shared(self, needs: Needs) -> Any:
-        for index, (offered, actor) in enumerate(self._idle):
-            if offered == needs:
+        for index, idle in enumerate(self._idle):
+            if idle.needs == needs:
                 del self._idle[index]
-                return actor
+                return idle.actor
         self._make_room(needs)
         import ray
 
@@ -92,13 +111,12 @@ class Launcher:
         """Ends idle workers until the devices of a new job are free."""
         while self._idle:
             held = [launched.needs for launched in self._busy.values()]
-            held += [idle for idle, _ in self._idle]
+            held += [idle.needs for idle in self._idle]
             cpus = sum(each.cpus for each in held) + needs.cpus
             gpus = sum(each.gpus for each in held) + needs.gpus
             if cpus <= self._cluster.cpus and gpus <= self._cluster.gpus:
                 return
-            _, actor = self._idle.pop(0)
-            self._kill(actor)
+            self._kill(self._idle.pop(0).actor)
 
     @staticmethod
     def _kill(actor: Any) -> None:

@@ -8,21 +8,25 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from jobs.base.facts import FieldError
 from jobs.base.refs import ref_types
 from jobs.base.registry import nearest
+from orchestrator.fields import Subject, fields_at, kinds_of, types_in, value_at
 from orchestrator.problems import Mistake, Path, dotted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of pipelines and jobs: they become parts of file names."""
 NAME_RULE = "1 to 64 letters, digits, '_', '-' or '.', the first one a letter or digit"
 MAX_SHOWN = 60
+"""Characters of the user's value that a message repeats."""
+EMPTY = "something"
+"""What a value of length 0 must be."""
 
 _TYPES = {
     "int_type": "a whole number",
@@ -50,25 +54,6 @@ _LIMITS = {
     "less_than": ("below", "lt"),
     "multiple_of": ("a multiple of", "multiple_of"),
 }
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a set of fields belongs to, in words.
-
-    Args:
-        model: class of the fields.
-        data: the fields as the user wrote them.
-        path: where they stand in the pipeline.
-        intro: begins each sentence, such as `job 'student': `.
-        owner: has the fields, such as `anneal_reflow`.
-    """
-
-    model: type[BaseModel]
-    data: Mapping[str, Any]
-    path: Path = ()
-    intro: str = ""
-    owner: str = "a pipeline"
 
 
 @dataclass
@@ -152,7 +137,8 @@ def _misspelt(unknown: Iterable[str], absent: list[str]) -> dict[str, str]:
     """Unknown key -> missing key that is meant."""
     meant: dict[str, str] = {}
     for name in unknown:
-        close = difflib.get_close_matches(name, set(absent) - set(meant.values()), n=1, cutoff=0.5)
+        free = [one for one in absent if one not in meant.values()]
+        close = difflib.get_close_matches(name, free, n=1)
         meant |= {name: close[0]} if close else {}
     return meant
 
@@ -163,12 +149,19 @@ def _unknown(subject: Subject, parent: Path, name: str, meant: str | None) -> Mi
     path = (*subject.path, *parent, name)
     if meant:
         return Mistake(path, f"{what}, and '{meant}' is missing", f"did you mean '{meant}'?")
-    known = set(fields_at(subject, parent)) - set(_value_at(subject.data, parent))
-    return Mistake(path, what, nearest(name, known) if known else "remove it")
+    known = fields_at(subject, parent)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    unused = close or set(known) - set(value_at(subject.data, parent))
+    return Mistake(path, what, nearest(name, unused) if unused else "remove it")
 
 
 def _missing(subject: Subject, parent: Path, name: str) -> Mistake:
     label = dotted((*parent, name))
+    held = value_at(subject.data, parent)
+    if isinstance(held, (list, tuple)):
+        what = f"{subject.intro}{dotted(parent)} has too few items, {len(held)}"
+        info = fields_at(subject, parent[:-1]).get(str(parent[-1]))
+        return Mistake((*subject.path, *parent), what, f"add the rest{_described(info)}")
     info = fields_at(subject, parent).get(name)
     what = f"{subject.intro}{label} is missing"
     return Mistake((*subject.path, *parent), what, f"add '{name}: ...'{_described(info)}")
@@ -196,6 +189,8 @@ def _must_be(subject: Subject, path: Path, wrong: _Wrong) -> Mistake:
     wanted = " or ".join(phrases)
     label = dotted(path) or subject.owner
     what = f"{subject.intro}{label} must be {wanted}, not {shown(wrong.value)}"
+    if wanted == EMPTY:
+        what = f"{subject.intro}{label} must not be empty"
     fix = _value_fix(wrong, wanted, info) or f"set {label} to {wanted}{_described(info)}"
     return Mistake((*subject.path, *path), what, fix, "value")
 
@@ -242,12 +237,8 @@ def _is_number(subject: Subject, path: Path) -> bool:
     if not named:
         return False
     info = fields_at(subject, path[: named[-1]]).get(str(path[named[-1]]))
-    types = _types_in(info.annotation) if info else set()
+    types = types_in(info.annotation) if info else set()
     return bool(types & {int, float}) and bool not in types
-
-
-def _types_in(annotation: Any) -> set[Any]:
-    return {annotation}.union(*(_types_in(part) for part in get_args(annotation)))
 
 
 def _phrase(details: ErrorDetails) -> str | None:
@@ -267,7 +258,7 @@ def _phrase(details: ErrorDetails) -> str | None:
         return NAME_RULE if pattern == NAME_PATTERN else f"text like {pattern}"
     if kind in ("too_short", "string_too_short"):
         least = context["min_length"]
-        return "not empty" if least == 1 else f"of length {least} or more"
+        return EMPTY if least == 1 else f"of length {least} or more"
     if kind in ("too_long", "string_too_long"):
         return f"of length {context['max_length']} or less"
     return None
@@ -303,49 +294,10 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
         return "a mapping" if value else "{}"
-    text = f"{value:g}" if isinstance(value, float) and 1e-4 <= abs(value) < 1e16 else repr(value)
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _described(info: FieldInfo | None) -> str:
     text = (info.description or "") if info else ""
     return f" ({' '.join(text.split()).rstrip('.')})" if text else ""
-
-
-def _value_at(data: Any, path: Path) -> Any:
-    for part in path:
-        data = data[part]
-    return data
-
-
-def fields_at(subject: Subject, path: Path) -> Mapping[str, FieldInfo]:
-    """Fields of the spec that stands at a path; {} if there is none."""
-    models: list[type[BaseModel]] = [subject.model]
-    here: Any = subject.data
-    for part in path:
-        here = here[part]
-        if isinstance(part, int):
-            continue
-        infos = [model.model_fields[part] for model in models if part in model.model_fields]
-        models = [model for info in infos for model in models_in(info.annotation)]
-        kind = here.get("kind") if isinstance(here, Mapping) else None
-        models = [model for model in models if kind in _kinds(model)] or models
-    return {name: info for model in models for name, info in model.model_fields.items()}
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """All specs that a field of this annotation can hold, subclasses included."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        below = [model for sub in annotation.__subclasses__() for model in models_in(sub)]
-        return [annotation, *below]
-    return [model for part in get_args(annotation) for model in models_in(part)]
-
-
-def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
-    info = model.model_fields.get("kind")
-    return get_args(info.annotation) if info else ()
-
-
-def kinds_of(info: FieldInfo) -> tuple[str, ...]:
-    """Values of `kind` that the specs of a field have."""
-    return tuple(kind for model in models_in(info.annotation) for kind in _kinds(model))

@@ -14,11 +14,13 @@ from pydantic import BaseModel
 from jobs.base.errors import UserError
 from jobs.base.registry import load_kind, nearest
 from orchestrator.document import Document
-from orchestrator.messages import Subject, fields_at, shown
+from orchestrator.fields import Subject, fields_at
+from orchestrator.messages import shown
 from orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
 from orchestrator.yaml_tree import Node, parse_yaml
 
 MAX_SHOWN = 80
+"""Characters of an override that a message repeats."""
 
 
 class _RefusedError(Exception):
@@ -45,7 +47,7 @@ def apply_overrides(
     """
     problems: list[Problem] = []
     for text in overrides:
-        place = Place(_name(text))
+        place = override_place(text)
         try:
             document = _applied(document, text, place)
         except _RefusedError as refused:
@@ -55,9 +57,10 @@ def apply_overrides(
     return document, tuple(problems)
 
 
-def _name(text: str) -> str:
+def override_place(text: str) -> Place:
+    """What messages call an override."""
     line = " ".join(text.split())
-    return f"--set {line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + '...'}"
+    return Place(f"--set {line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + '...'}")
 
 
 def _applied(document: Document, text: str, place: Place) -> Document:

@@ -7,6 +7,7 @@ file, unreadable images) is still reported with `file:line`.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,8 +28,9 @@ from jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
 from models.spec import Spec
 from orchestrator.checks import check_jobs
 from orchestrator.document import Document, parse_document, read_document
-from orchestrator.messages import NAME_PATTERN, Subject, explain
-from orchestrator.overrides import apply_overrides
+from orchestrator.fields import Subject, types_in
+from orchestrator.messages import NAME_PATTERN, explain
+from orchestrator.overrides import apply_overrides, override_place
 from orchestrator.problems import (
     DottedPlaces,
     Mistake,
@@ -89,7 +91,7 @@ class Pipeline(Spec):
             pipeline = handler(data)
         except ValidationError as error:
             given = data if isinstance(data, Mapping) else {}
-            mistakes += explain(error, Subject(cls, given))
+            mistakes = [*explain(error, Subject(cls, given)), *mistakes]
         raise_problems(mistake.at(places) for mistake in mistakes)
         return pipeline
 
@@ -156,7 +158,9 @@ def _load(document: Document, overrides: Sequence[str], storage: str | None) -> 
         pipeline = Pipeline.model_validate(document.data, context=document)
     except PipelineProblems as error:
         problems += error.problems
-    raise_problems([*problems, *refused])
+    rank = {override_place(text).file: number for number, text in enumerate(overrides)}
+    found = [*problems, *refused]
+    raise_problems(sorted(found, key=lambda problem: rank.get(problem.file, -1)))
     return LoadedPipeline(pipeline, document)
 
 
@@ -175,7 +179,8 @@ def resolve(pipeline: Pipeline) -> Pipeline:
     """Fills in what a job takes from its surroundings, so that the result says all of it.
 
     A job that draws and names no seed gets the pipeline's. Fields that hold a path become
-    absolute if something is there, `~` being the home folder; other values of such fields stay.
+    absolute if something is there, `~` being the home folder; other values of such fields stay,
+    and so do words that the field names in a `Literal`.
     """
     jobs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.jobs.items()}
     return pipeline.model_copy(update={"jobs": jobs})
@@ -193,6 +198,8 @@ def _with_absolute_paths(spec: SpecT) -> SpecT:
     for name, info in type(spec).model_fields.items():
         value = getattr(spec, name)
         if BY_CONTENT in info.metadata and isinstance(value, str):
+            if value in types_in(info.annotation):
+                continue  # one of the words that the field's Literal reserves
             changes[name] = _absolute(value)
         elif isinstance(value, BaseModel):
             changes[name] = _with_absolute_paths(value)
@@ -201,9 +208,12 @@ def _with_absolute_paths(spec: SpecT) -> SpecT:
 
 
 def _absolute(value: str) -> str:
+    """The path from the root, if something is there or could match its wildcards."""
     try:
         path = Path(value).expanduser()
-        return str(path.absolute()) if path.exists() else value
+        known = tuple(takewhile(lambda part: not set("*?[") & set(part), path.parts))
+        there = path.exists() or (path.parts != known and Path(*known).is_dir())
+        return str(path.absolute()) if there else value
     except (OSError, ValueError, RuntimeError):  # no path at all
         return value
 

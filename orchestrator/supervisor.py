@@ -223,6 +223,7 @@ class Supervisor:
             with self._lock:
                 self._log.flush()
             self._track()
+            self._launcher.retire()
             self._flushed_s = now
         if now - self._leased_s >= LEASE_EVERY_S:
             write_lease(self._store.blobs, self._request.run)

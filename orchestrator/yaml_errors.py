@@ -41,6 +41,7 @@ _SAYINGS = (
         "could not find expected ':'",
         "this key has no ':'",
         "write 'key: value' with a space after the colon",
+        opening=True,
     ),
     _Saying(
         "expected <block end>",
@@ -58,6 +59,10 @@ _SAYINGS = (
         "the bracket that opens here is not closed, or a ',' is missing in it",
         "close it, or add the ','",
         opening=True,
+    ),
+    _Saying("alphabetic or numeric character", "a name must follow this sign", _QUOTE),
+    _Saying(
+        "expected the node content", "a value is missing here", "write one, or remove the sign"
     ),
     _Saying("unknown escape character", "", "use single quotes: '...'"),
     _Saying("found undefined alias", "", "mark a value with '&NAME' before using '*NAME'"),

@@ -181,7 +181,10 @@ class _Tree:
                 merged += self._merged(value)
             else:
                 self._check_fresh(key.value, where, children)
-                children[key.value] = replace(self.convert(value), key=where)
+                child = self.convert(value)
+                # ruamel puts an empty value where the next key is
+                begin = where if child.value is None and not value.value else child.place
+                children[key.value] = replace(child, key=where, place=begin)
         for node in merged:
             children = {**children, **{k: v for k, v in node.value.items() if k not in children}}
         size = 1 + sum(child.size for child in children.values())
@@ -189,7 +192,8 @@ class _Tree:
 
     def _check_fresh(self, key: str, where: Place, children: Mapping[str, Node]) -> None:
         if key in children:
-            what = f"'{key}' is given twice, first in line {children[key].key.line}"
+            line = children[key].key.line
+            what = f"'{key}' is given twice" + (f", first in line {line}" if line else "")
             self.repeated.append(Problem(*where, what, "remove or rename one of them"))
 
     def _merged(self, source: Any) -> list[Node]:

@@ -19,8 +19,8 @@ class Facts:
     """Number of images or pairs."""
     flip_valid: bool | None = None
     """Whether a mirrored image is as good as the original."""
-    parameters: int | None = None
-    """Weights of the network."""
+    made: str = ""
+    """Handle type of the result, where the graph knows it."""
 
 
 class FieldError(ValueError):

@@ -52,19 +52,22 @@ def _plain(value: Any, inputs: Mapping[str, str]) -> Any:
     return value
 
 
-def job_key(spec: JobSpec, inputs: Mapping[str, str]) -> str:
+def job_key(
+    spec: JobSpec, inputs: Mapping[str, str], files: Mapping[str, str] | None = None
+) -> str:
     """Key of a job's result: 24 hexadecimal digits.
 
     Args:
         spec: the job with its seed filled in.
         inputs: job name -> artifact id of every input.
+        files: the spec's fingerprint, if it is known already.
     """
     kind = kind_of(spec)
     identity = {
         "kind": kind,
         "version": spec.version,
         "fields": content_of(spec, inputs),
-        "files": spec.fingerprint(),
+        "files": dict(spec.fingerprint() if files is None else files),
     }
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:KEY_LENGTH]
 

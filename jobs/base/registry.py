@@ -26,9 +26,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @cache
 def _builtin_names() -> tuple[str, ...]:
-    from jobs import kinds
-
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(kinds.__path__)))
+    folder = import_module("jobs.kinds").__path__
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folder)))
 
 
 @cache

@@ -6,6 +6,7 @@ never a wrong result.
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field
@@ -91,6 +92,7 @@ class SeededJobSpec(JobSpec):
     """Seed of every random number of the job; null = the pipeline's."""
 
 
+@cache
 def output_type(kind: type[JobSpec]) -> type[Handle]:
     """The handle type that a kind's `run` declares to return."""
     import jobs.base.context as context_module  # noqa: PLC0415  (names in annotations)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jobs.base.errors import UserError
-from jobs.data.folders import find_images, visible
+from jobs.data.folders import find_images, only_images, visible
 from jobs.data.listing import listed
 
 DIGITS = "digits"
@@ -113,6 +113,7 @@ def _find_in_folder(path: Path, split: str | None) -> ImageSource:
             return _batches(folder, split)
     tables = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file, path))
     if tables:
+        _refuse_images_beside(path)
         return _parquet(path, tables, split)
     found = find_images(path if split is None else _part(path, split))
     classes = f"{len(found.class_names)} classes" if found.class_names else "unlabelled"
@@ -138,6 +139,18 @@ def _belongs(path: Path, root: Path, split: str) -> bool:
     """Whether a file is called `train.parquet` or `train-00000-of-00005.parquet`, or lies so."""
     folders = () if path == root else path.relative_to(root).parts[:-1]
     return split in folders or re.split(r"[-_.]", path.stem)[0] == split or path.stem == split
+
+
+def _refuse_images_beside(path: Path) -> None:
+    """Refuses a folder of Parquet files that has images as well: either may be what is meant."""
+    folders = [path, *(entry for entry in visible(path) if entry.is_dir())]
+    images = [str(image) for folder in folders for image in only_images(visible(folder))]
+    if images:
+        raise UserError(
+            str(path),
+            f"holds Parquet files beside images: {listed(images, len(images))}",
+            f"name the one or the other, such as {path / '**' / '*.parquet'}",
+        )
 
 
 def _batches(folder: Path, split: str | None) -> ImageSource:

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
 from jobs.base.context import JobContext
-from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import SeededJobSpec
@@ -45,11 +44,9 @@ class Evaluate(SeededJobSpec):
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
-        if isinstance(model, Flow) == (self.solver is None):
-            raise UserError(f"job '{context.job}'", *self._solver_problem(isinstance(model, Flow)))
         self.expect(
             {
-                "model": Facts(model.image),
+                "model": Facts(model.image, made=type(model).__name__),
                 "data": Facts(data.image, data.count),
                 "features": Facts(features.image),
             }
@@ -62,6 +59,9 @@ class Evaluate(SeededJobSpec):
         return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        made = inputs["model"].made
+        if made and (made == Flow.__name__) == (self.solver is None):
+            raise FieldError("solver", *self._solver_problem(made == Flow.__name__))
         data = inputs["data"]
         for field in ("model", "features"):
             image = inputs[field].image

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from jobs.base.artifacts import Flow, PairSet
+from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
@@ -49,7 +50,9 @@ class GeneratePairs(SeededJobSpec):
         series = context.artifact_id.rpartition("-")[0]
         seed = self.seed or 0
         recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
-        records = generate(context, recipe, self.count, self.actors)
+        needs = self.needs(context.cluster)
+        actors = int(needs.cpus + needs.gpus)
+        records = generate(context, recipe, self.count, actors)
         made = len(records) * self.shard_size
         return PairSet(
             image=flow.image,
@@ -63,6 +66,14 @@ class GeneratePairs(SeededJobSpec):
             t_start=flow.t_start,
             shards=tuple(record.file for record in records),
         )
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """Every device it can use; the pool starts on those that are free and grows."""
+        shards = -(-self.count // self.shard_size)
+        free = cluster.gpus or cluster.cpus
+        wanted = free if self.actors == "auto" else self.actors
+        actors = max(1, min(wanted, free, shards))
+        return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
 
     def _batch(self) -> int:
         if self.batch_size is not None:

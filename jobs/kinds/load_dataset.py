@@ -1,13 +1,13 @@
 """Reads images from outside into the store, checked and in one shape."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from jobs.base.artifacts import Dataset
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError
 from jobs.base.spec import BY_CONTENT, JobSpec
 from models.spec import ImageShape
 
@@ -23,9 +23,9 @@ PREFLIGHT_BYTES = 64 * 2**20
 class LoadDataset(JobSpec):
     """Images from scikit-learn's digits, Parquet, a folder, CIFAR-10's batches or an .npz file."""
 
-    source: Annotated[str, BY_CONTENT]
-    """`digits`, or a path: .parquet file or folder, folder of images (a subfolder per class),
-    folder of CIFAR-10 python batches, .npz with `images` and `labels`."""
+    source: Annotated[Literal["digits"] | str, BY_CONTENT]
+    """`digits`, or a path: Parquet file, folder or glob of them, folder of images (a subfolder per
+    class), folder of CIFAR-10's python batches, .npz with `images` and `labels`, or .npy."""
     split: str | None = None
     """Part of the source to read (`train`, `test`), where it has parts; null = all of it."""
     size: int | None = Field(default=None, ge=1, le=4096)
@@ -43,26 +43,22 @@ class LoadDataset(JobSpec):
     else true."""
 
     def run(self, context: JobContext) -> Dataset:
-        import numpy as np
         import torch
         from safetensors.torch import save_file
 
         loaded = self._read()
-        labels = loaded.labels if self.labels else None
         tensors = {"images": torch.from_numpy(loaded.images)}
-        counts: tuple[int, ...] = ()
-        if labels is not None:
-            tensors["labels"] = torch.from_numpy(labels)
-            counts = tuple(int(n) for n in np.bincount(labels))
+        if loaded.labels is not None:
+            tensors["labels"] = torch.from_numpy(loaded.labels)
         save_file(tensors, context.folder / "data.safetensors")
         count, size, _, channels = loaded.images.shape
-        context.log(f"{count} images of {size} x {size} x {channels}, {len(counts)} classes")
+        context.log(f"{count} images of {size} x {size} x {channels}, {loaded.class_count} classes")
         known = True if loaded.flip_valid is None else loaded.flip_valid
         return Dataset(
-            image=ImageShape(channels=channels, size=size, classes=len(counts)),
+            image=ImageShape(channels=channels, size=size, classes=loaded.class_count),
             count=count,
-            class_names=tuple(loaded.class_names) if labels is not None else (),
-            label_counts=counts,
+            class_names=loaded.class_names,
+            label_counts=loaded.label_counts,
             flip_valid=known if self.flip_valid is None else self.flip_valid,
         )
 
@@ -76,24 +72,34 @@ class LoadDataset(JobSpec):
             crop=self.crop,
             channels=self.channels,
             max_images=self.max_images,
+            labels=self.labels,
         )
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
-        from jobs.data.read import source_files
-
         if self.source == "digits":
             return {"source": "scikit-learn digits"}
+        from jobs.base.fingerprint import content_of_files
+        from jobs.data.read import source_files, source_root
+
         files = source_files(self.source, split=self.split)
-        return {"source": content_of_files(files, Path(self.source))}
+        return {"source": content_of_files(files, source_root(self.source))}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         if self.source != "digits":
+            self._check_source()
             return Facts(flip_valid=self.flip_valid)
         image = ImageShape(
             channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0
         )
         return Facts(image, min(1797, self.max_images or 1797), bool(self.flip_valid))
+
+    def _check_source(self) -> None:
+        from jobs.data.read import source_files
+
+        try:
+            source_files(self.source, split=self.split)
+        except UserError as error:
+            raise FieldError("source", str(error).partition("\n  fix:")[0], error.fix) from error
 
     def preflight(self) -> None:
         from jobs.data.read import source_files

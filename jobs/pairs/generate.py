@@ -37,6 +37,10 @@ class PairActor:
         self._flow = open_flow(store, recipe.flow, self._device)
         self._place = describe_device(self._device)
 
+    def ready(self) -> bool:
+        """Answers once the flow is loaded."""
+        return True
+
     def make(self, shard: int) -> ShardRecord:
         """Makes one shard and writes it; a shard that is there already is left alone."""
         found = find_shard(self._store, self._recipe, shard)
@@ -56,16 +60,7 @@ def describe_device(device: torch.device) -> str:
     return f"{name} (gpu {','.join(map(str, assigned))})" if assigned else name
 
 
-def actor_count(context: JobContext, asked: int | str, shards: int) -> int:
-    """Number of actors: one per GPU, else one per CPU, never more than there are shards."""
-    free = context.cluster.gpus or context.cluster.cpus
-    wanted = free if asked == "auto" else int(asked)
-    return max(1, min(wanted, free, shards))
-
-
-def generate(
-    context: JobContext, recipe: PairRecipe, count: int, actors: int | str
-) -> list[ShardRecord]:
+def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -> list[ShardRecord]:
     """Makes the shards that hold the first `count` pairs of a series, reusing those that exist.
 
     Raises:
@@ -79,7 +74,7 @@ def generate(
     if missing and total > len(missing):
         context.log(f"{total - len(missing)} of {total} shards are there already")
     if missing:
-        size = actor_count(context, actors, len(missing))
+        size = min(actors, len(missing))
         handles = _start_actors(context, recipe, size)
         progress = _Progress(context, records, recipe.shard_size, count)
         try:

@@ -4,6 +4,7 @@ Each actor has a bounded number of items in flight; the items of a dead actor ar
 and an item that kills its actor three times is named instead of being tried for ever.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,14 +15,27 @@ from jobs.base.errors import JobFailed
 ItemT = TypeVar("ItemT")
 IN_FLIGHT = 2
 MAX_KILLS = 3
+PROBE_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Flight(Generic[ItemT]):
+    """An item on its way through an actor."""
+
+    actor: int
+    item: ItemT
+    weight: int
 
 
 class Pool(Generic[ItemT]):
     """Hands items to actors and collects results in whatever order they finish.
 
+    An actor gets items once it has answered: those that find no place on the cluster yet hold up
+    nothing, and join when they do.
+
     Args:
-        actors: handles of actors with a method `make(item)`, created with `max_restarts=-1` and
-            `max_task_retries=0`.
+        actors: handles of actors with methods `ready()` and `make(item)`, created with
+            `max_restarts=-1` and `max_task_retries=0`.
         name: of the job, for errors.
     """
 
@@ -29,6 +43,10 @@ class Pool(Generic[ItemT]):
         self._actors = actors
         self._name = name
         self._kills: dict[ItemT, int] = defaultdict(int)
+        self._load: dict[int, int] = {}
+        """Items in flight of each actor that has answered."""
+        self._flying: dict[Any, _Flight[ItemT]] = {}
+        self._probes: dict[Any, int] = {}
 
     def run(self, items: Iterable[ItemT], on_done: Callable[[ItemT, Any], None]) -> None:
         """Works through all items.
@@ -42,24 +60,19 @@ class Pool(Generic[ItemT]):
             Exception: whatever `make` raised by itself.
         """
         import ray  # noqa: PLC0415
-        from ray.exceptions import RayActorError  # noqa: PLC0415
 
         waiting = list(items)[::-1]
         poison: list[ItemT] = []
-        flying: dict[Any, _Flight[ItemT]] = {}
-        load = [0] * len(self._actors)
-        while waiting or flying:
-            self._hand_out(waiting, flying, load)
-            finished, _ = ray.wait(list(flying), num_returns=1)
+        for actor in range(len(self._actors)):
+            self._probe(actor)
+        while waiting or self._flying:
+            self._hand_out(waiting)
+            finished, _ = ray.wait([*self._flying, *self._probes], num_returns=1)
             for future in finished:
-                flight = flying.pop(future)
-                load[flight.actor] -= flight.weight
-                try:
-                    result = ray.get(future)
-                except RayActorError:
-                    self._requeue(flight.item, waiting, poison)
+                if future in self._probes:
+                    self._answered(future)
                 else:
-                    on_done(flight.item, result)
+                    self._land(future, waiting, poison, on_done)
         if poison:
             listed = ", ".join(str(item) for item in sorted(poison, key=str))
             raise JobFailed(
@@ -68,19 +81,58 @@ class Pool(Generic[ItemT]):
                 "look at the memory of the machines; submit again to retry only these",
             )
 
-    def _hand_out(
-        self, waiting: list[ItemT], flying: "dict[Any, _Flight[ItemT]]", load: list[int]
+    def _probe(self, actor: int) -> None:
+        """Asks an actor that is starting or starting again whether it is there."""
+        self._load.pop(actor, None)
+        if actor not in self._probes.values():
+            self._probes[self._actors[actor].ready.remote()] = actor
+
+    def _answered(self, future: Any) -> None:
+        import ray  # noqa: PLC0415
+
+        actor = self._probes.pop(future)
+        try:
+            ray.get(future)
+        except ray.exceptions.ActorUnavailableError:
+            time.sleep(PROBE_PAUSE_S)
+            self._probe(actor)
+        except ray.exceptions.ActorDiedError as error:
+            # It restarts without end, so this is its constructor raising: that is an answer too.
+            raise JobFailed(f"job '{self._name}'", f"an actor could not start: {error}") from error
+        else:
+            self._load[actor] = 0
+
+    def _land(
+        self,
+        future: Any,
+        waiting: list[ItemT],
+        poison: list[ItemT],
+        on_done: Callable[[ItemT, Any], None],
     ) -> None:
+        import ray  # noqa: PLC0415
+
+        flight = self._flying.pop(future)
+        if flight.actor in self._load:
+            self._load[flight.actor] -= flight.weight
+        try:
+            result = ray.get(future)
+        except ray.exceptions.RayActorError:
+            self._probe(flight.actor)
+            self._requeue(flight.item, waiting, poison)
+        else:
+            on_done(flight.item, result)
+
+    def _hand_out(self, waiting: list[ItemT]) -> None:
         """Fills the actors; an item that was in flight at a death gets an actor to itself."""
-        while waiting:
+        while waiting and self._load:
             suspect = self._kills[waiting[-1]] > 0
             weight = IN_FLIGHT if suspect else 1
-            actor = load.index(min(load))
-            if load[actor] + weight > IN_FLIGHT:
+            actor = min(self._load, key=lambda each: self._load[each])
+            if self._load[actor] + weight > IN_FLIGHT:
                 return
             item = waiting.pop()
-            flying[self._actors[actor].make.remote(item)] = _Flight(actor, item, weight)
-            load[actor] += weight
+            self._flying[self._actors[actor].make.remote(item)] = _Flight(actor, item, weight)
+            self._load[actor] += weight
 
     def _requeue(self, item: ItemT, waiting: list[ItemT], poison: list[ItemT]) -> None:
         self._kills[item] += 1
@@ -88,12 +140,3 @@ class Pool(Generic[ItemT]):
             poison.append(item)
         else:
             waiting.insert(0, item)  # last in line: the others are done whatever becomes of it
-
-
-@dataclass(frozen=True)
-class _Flight(Generic[ItemT]):
-    """An item on its way through an actor."""
-
-    actor: int
-    item: ItemT
-    weight: int

@@ -1,6 +1,7 @@
-"""The two blocks that an NCSN++ is made of: residual convolutions and self-attention.
+"""The blocks that an NCSN++ is made of: residual convolutions, self-attention, image pyramid.
 
-Both return (x + h) / sqrt(2), so that the variance of the activations does not grow with depth.
+The first two return (x + h) / sqrt(2), so that the variance of the activations does not grow with
+depth.
 """
 
 import math
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import enlarge, group_norm, halve
+from models.networks.layers import Resampling, enlarge, group_norm, halve, halve_inside
 from models.networks.song_unet.initialisation import NEARLY_ZERO, conv, linear, variance_scaling_
 from models.shapes import Float, Tensor
 
@@ -40,10 +41,12 @@ class ResidualBlock(nn.Module):
         embedding: int,
         dropout: float,
         resample: Resample | None = None,
+        resampling: Resampling = "box",
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.resample = resample
+        self.resampling = resampling
         self.norm_in = group_norm(inputs, EPS)
         self.conv_in = conv(inputs, outputs, 3)
         self.shift = linear(embedding, outputs)
@@ -61,9 +64,10 @@ class ResidualBlock(nn.Module):
         """`height` and `width` are the output's, needed only by a block that goes up."""
         h = functional.silu(self.norm_in(x))
         if self.resample == "down":
-            h, x = halve(h), halve(x)
+            h, x = halve(h, self.resampling), halve(x, self.resampling)
         elif self.resample == "up":
-            h, x = enlarge(h, height, width), enlarge(x, height, width)
+            h = enlarge(h, height, width, self.resampling)
+            x = enlarge(x, height, width, self.resampling)
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
         h = functional.dropout(functional.silu(self.norm_out(h)), self.dropout, self.training)
         h = self.conv_out(h)
@@ -102,3 +106,18 @@ class Attention(nn.Module):
         query, key, value = self.qkv(pixels).unsqueeze(1).chunk(3, dim=-1)
         h = functional.scaled_dot_product_attention(query, key, value).squeeze(1)
         return merge(x, self.out(h).transpose(1, 2).reshape(x.shape))
+
+
+class PyramidStep(nn.Module):
+    """Convolves the image and halves it: what a residual encoder adds to the next level.
+
+    The convolution runs at full size, before the filter, as published.
+    """
+
+    def __init__(self, inputs: int, outputs: int, resampling: Resampling) -> None:
+        super().__init__()
+        self.resampling = resampling
+        self.conv = conv(inputs, outputs, 3, margin=int(resampling == "binomial"))
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        return halve_inside(self.conv(image), self.resampling)

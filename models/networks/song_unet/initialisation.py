@@ -21,16 +21,16 @@ def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
     nn.init.xavier_uniform_(weight, gain=math.sqrt(scale))
 
 
-def conv(inputs: int, outputs: int, kernel: int, scale: float = 1.0) -> nn.Conv2d:
-    """Convolution that keeps height and width; `kernel` is odd."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+def conv(inputs: int, outputs: int, kernel: int, scale: float = 1.0, margin: int = 0) -> nn.Conv2d:
+    """Convolution that enlarges height and width by 2 * margin pixels; `kernel` is odd."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 + margin)
     _initialise(layer, scale)
     return layer
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """Linear layer at scale 1."""
-    layer = nn.Linear(inputs, outputs)
+    layer = nn.Linear(inputs, outputs, bias=bias)
     _initialise(layer, 1.0)
     return layer
 

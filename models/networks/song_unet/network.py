@@ -4,13 +4,22 @@ Each way down and up is a list of levels in the order in which they run, and a l
 block that leads to the next one, so that the layout reads like the published description.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from models.networks.layers import group_norm
 from models.networks.pyramid import level_heights
-from models.networks.song_unet.blocks import EPS, Attention, Resample, ResidualBlock
+from models.networks.song_unet.blocks import (
+    EPS,
+    Attention,
+    PyramidStep,
+    Resample,
+    ResidualBlock,
+    merge,
+)
 from models.networks.song_unet.embedding import Embedding
 from models.networks.song_unet.initialisation import NEARLY_ZERO, conv
 from models.networks.song_unet.spec import SongUNetSpec
@@ -94,7 +103,7 @@ class SongUNet(nn.Module):
         widths = [spec.channels * multiplier for multiplier in spec.channel_multipliers]
         bottom = len(widths) - 1
 
-        self.embedding = Embedding(spec.channels, _embedding_width(spec), image.classes)
+        self.embedding = Embedding(spec, image.classes)
         self.stem = conv(image.channels, spec.channels, 3)
         self.down = nn.ModuleList()
         channels, skips = spec.channels, [spec.channels]
@@ -112,6 +121,10 @@ class SongUNet(nn.Module):
             up = UpLevel(spec, channels, taken, width, attends=attends[level], last=level == 0)
             self.up.append(up)
             channels = width
+        self.pyramid = nn.ModuleList()
+        if spec.encoder == "residual":
+            for inputs, outputs in pairwise((image.channels, *widths[:-1])):
+                self.pyramid.append(PyramidStep(inputs, outputs, spec.resampling))
         self.head_norm = group_norm(channels, EPS)
         self.head = conv(channels, image.channels, 3, scale=NEARLY_ZERO)
 
@@ -127,9 +140,11 @@ class SongUNet(nn.Module):
             ValueError: a conditional network got no label, or an unconditional one got one.
         """
         embedding = self.embedding(t, label)
-        skips = [self.stem(xt)]
-        for down in self.down:
+        skips, image = [self.stem(xt)], xt
+        for level, down in enumerate(self.down):
             skips += down(skips[-1], embedding)
+            if level < len(self.pyramid):
+                skips[-1] = image = merge(skips[-1], self.pyramid[level](image))
         x = self.middle_in(skips[-1], embedding)
         if self.middle_attention is not None:
             x = self.middle_attention(x)
@@ -140,11 +155,8 @@ class SongUNet(nn.Module):
         return velocity
 
 
-def _embedding_width(spec: SongUNetSpec) -> int:
-    return spec.embedding_multiplier * spec.channels
-
-
 def _block(
     spec: SongUNetSpec, inputs: int, outputs: int, resample: Resample | None = None
 ) -> ResidualBlock:
-    return ResidualBlock(inputs, outputs, _embedding_width(spec), spec.dropout, resample)
+    width = spec.embedding_multiplier * spec.channels
+    return ResidualBlock(inputs, outputs, width, spec.dropout, resample, spec.resampling)

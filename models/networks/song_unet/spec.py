@@ -1,4 +1,4 @@
-"""What can be chosen in an NCSN++; the defaults are those of SlimFlow's networks."""
+"""What can be chosen in an NCSN++ or DDPM++; the defaults are those of SlimFlow's networks."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 class SongUNetSpec(NetworkSpec):
     """A U-Net of residual blocks with concatenated skips: NCSN++, the network of SlimFlow.
 
+    EDM's DDPM++ is `channel_multipliers=(2, 2, 2), blocks=4, time_scale=1,
+    label_entry="features", augment=9`; its NCSN++ has in addition `embedding="fourier",
+    feature_multiplier=2, resampling="binomial", encoder="residual"`.
+
     Source: Song et al., Score-based generative modeling through SDEs (arXiv 2011.13456),
-    appendix H, in the configuration of SlimFlow (arXiv 2407.12718).
+    appendix H, in the configurations of SlimFlow (arXiv 2407.12718) and of EDM (arXiv 2206.00364,
+    appendix F).
     """
 
     kind: Literal["song_unet"] = "song_unet"
@@ -37,6 +42,20 @@ class SongUNetSpec(NetworkSpec):
     """Share of activations dropped in each residual block while training."""
     embedding_multiplier: int = Field(default=4, ge=1, le=64)
     """Width of the embedding of time and class over `channels`."""
+    embedding: Literal["positional", "fourier"] = "positional"
+    """Frequencies of the features of time: fixed, falling to 1/10000, or drawn once at random."""
+    feature_multiplier: int = Field(default=1, ge=1, le=64)
+    """Width of the features of time over `channels`."""
+    time_scale: float = Field(default=999.0, gt=0)
+    """What t is multiplied by: 999 for flow time, 1 where callers pass EDM's ln(sigma) / 4."""
+    label_entry: Literal["embedding", "features"] = "embedding"
+    """What the class is added to: the embedding, or, as in EDM, the features before its layers."""
+    augment: int = Field(default=0, ge=0, le=1024)
+    """Width of the labels of EDM's augmentation, which are fed zeros; 0 has no layer for them."""
+    resampling: Literal["box", "binomial"] = "box"
+    """Filter of halving and doubling in each direction: [1, 1] or [1, 3, 3, 1]."""
+    encoder: Literal["standard", "residual"] = "standard"
+    """`residual` adds to each level the image, halved and convolved once per level."""
 
     def check(self, image: ImageShape) -> None:
         level_heights(image.size, len(self.channel_multipliers))

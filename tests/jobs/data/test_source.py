@@ -81,6 +81,16 @@ def test_a_split_without_files_names_the_files(tree):
         find_source(str(tree("train.parquet", "test.parquet")), "trian")
 
 
+@pytest.mark.parametrize("image", ["a.png", "cat/a.png"])
+def test_parquet_files_beside_images_are_ambiguous(tree, image):
+    root = tree("train.parquet", image)
+    with pytest.raises(UserError, match="holds Parquet files beside images") as error:
+        find_source(str(root))
+    pattern = str(root / "**" / "*.parquet")
+    assert pattern in error.value.fix
+    assert names(find_source(pattern)) == ["train.parquet"]
+
+
 def test_split_chooses_a_subfolder_of_images(tree):
     root = tree("train/cat/a.png", "train/dog/b.png", "test/cat/c.png")
     found = find_source(str(root), "train")

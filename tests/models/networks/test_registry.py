@@ -17,6 +17,9 @@ from models.networks.spec import NetworkSpec
 from models.spec import Spec
 
 
+FAMILIES = ["song_unet", "adm"]
+
+
 class Job(Spec):
     """A spec with networks in it, as job specs are."""
 
@@ -78,7 +81,7 @@ def test_preset_is_replaced_by_its_spec():
         ({"kind": "song_unte"}, "no network kind 'song_unte'.*\n.*use 'song_unet'"),
         ({"kind": ["song_unet"]}, "no network kind"),
         ({"preset": "cifar10-15m"}, "no network preset 'cifar10-15m'.*\n.*use 'cifar10-15.7m'"),
-        ({"channels": 8}, "needs `kind`: song_unet"),
+        ({"channels": 8}, "needs `kind`: song_unet, adm"),
         ("song_unet", "mapping with `kind` or `preset`"),
         (None, "mapping with `kind` or `preset`"),
     ],
@@ -113,15 +116,17 @@ def test_a_field_round_trips_with_everything_that_its_family_has():
 
 def test_schema_lists_families_and_presets():
     for mode in ("validation", "serialization"):
-        family, preset = Job.model_json_schema(mode=mode)["properties"]["network"]["anyOf"]
-        assert set(family["required"]) >= {"kind", "channels"}
-        assert family["properties"]["blocks"]["minimum"] == 1
+        *families, preset = Job.model_json_schema(mode=mode)["properties"]["network"]["anyOf"]
+        assert [family["properties"]["kind"]["const"] for family in families] == FAMILIES
+        for family in families:
+            assert set(family["required"]) >= {"kind", "channels"}
+            assert family["properties"]["blocks"]["minimum"] == 1
         assert preset["properties"]["preset"]["enum"] == list(PRESETS)
 
 
 def test_another_package_adds_a_family(install):
     install(dense=DenseSpec)
-    assert list(network_families()) == ["song_unet", "dense"]
+    assert list(network_families()) == [*FAMILIES, "dense"]
     assert Job(network={"kind": "dense", "width": 3}).model_dump()["network"]["width"] == 3
     with pytest.raises(ValueError, match="use 'dense'"):
         parse_network({"kind": "dens"})

@@ -1,0 +1,90 @@
+"""`load_teacher`: the one way from a file of anybody's to a flow.
+
+The kind of a file is told by its first bytes, not by its name.
+"""
+
+import difflib
+import zipfile
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from models.flows.flow import Flow
+from models.teachers.architecture import Overrides
+from models.teachers.edm_snapshot import read_edm_snapshot
+from models.teachers.flow_file import read_flow_file
+from models.teachers.slimflow_checkpoint import read_slimflow_checkpoint
+
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""First bytes of a file of torch.save that is no zip archive: a pickled number."""
+_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+
+
+def load_teacher(
+    path: str | PathLike[str],
+    *,
+    ema: bool = True,
+    size: int | None = None,
+    t_start: float | None = None,
+    **network: Any,
+) -> Flow:
+    """Reads a flow from a checkpoint; nothing in the file is executed.
+
+    Args:
+        path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), or a
+            file of `save_flow` (`.safetensors`).
+        ema: read the averaged weights, where the file has others too.
+        size: height and width of the images in pixels; None is what the file says. An NCSN++ of
+            SlimFlow does not say: 16 times the power of two that puts its attention at 16 px, or
+            32 where that leaves a choice.
+        t_start: flow time at which sampling starts; None is what the file says, 1e-3 for SlimFlow
+            and 1/81 for EDM.
+        network: fields of the network's spec to use instead of what its tensors say, such as
+            attention_resolutions or dropout.
+
+    Returns:
+        The flow, on the CPU, frozen and in evaluation mode; an `EDMFlow` for EDM's networks.
+
+    Raises:
+        FileNotFoundError: there is no such file; names the most similar one.
+        ValueError: the file is damaged, names what it may not, holds another kind of network, or
+            its tensors do not fit. Every tensor that differs is listed, and nothing is loaded.
+    """
+    file = Path(path)
+    overrides = Overrides(ema=ema, size=size, t_start=t_start, network=network)
+    try:
+        return _reader(file)(file, overrides)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path, Overrides], Flow]:
+    if not path.is_file():
+        raise FileNotFoundError(_where_it_might_be(path))
+    with path.open("rb") as file:
+        start = file.read(len(_OLD_TORCH))
+    if zipfile.is_zipfile(path) or start == _OLD_TORCH:
+        return read_slimflow_checkpoint
+    if start[8:9] == b"{":
+        return read_flow_file
+    if start[:1] == b"\x80":
+        return read_edm_snapshot
+    raise ValueError(
+        "is neither a checkpoint of torch.save, a pickle nor safetensors"
+        "\n  fix: give a .pth of SlimFlow, a .pkl of EDM or a .safetensors of save_flow"
+    )
+
+
+def _where_it_might_be(path: Path) -> str:
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
+        fix = f"give a file in it: {', '.join(inside[:5])}" if inside else "give a file"
+        return f"{path}: is a folder, not a checkpoint\n  fix: {fix}"
+    existing, missing = path.parent, path.name
+    while not existing.is_dir():
+        existing, missing = existing.parent, existing.name
+    names = [entry.name for entry in existing.iterdir()]
+    nearest = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
+    fix = f"use {existing / nearest[0]}" if nearest else f"look in {existing.resolve()}"
+    return f"{path}: there is no such file\n  fix: {fix}"

@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `slimctl`."""
+
+from orchestrator.cli.main import main
+
+main()

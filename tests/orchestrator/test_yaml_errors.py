@@ -1,0 +1,36 @@
+import pytest
+
+from orchestrator.document import parse_document
+from orchestrator.problems import PipelineProblems
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("a:\n\tb: 1", "2", "a tab indents this line"),
+        ("a: @x", "1", "this is not YAML: found character '@' that cannot start any token"),
+        ("name: x\njobs: a: b", "2", "a ':' stands where no key can be"),
+        ("name: x\n seed: 1", "2", "a ':' stands where no key can be"),
+        ("a:\n- b\n-c\n", "3", "this key has no ':'"),
+        ("- a\nb: 1", "2", "this line does not line up with those above"),
+        ("a: 1\nb: 'x\nc: 2\n", "2", "the quotes that open here never close"),
+        (
+            "a: 1\nb: {c: 1\nd: 2\n",
+            "2",
+            "the bracket that opens here is not closed, or a ',' is missing in it",
+        ),
+        ('a: "\\q"', "1", "this is not YAML: found unknown escape character 'q'"),
+        ("a: * b", "1", "a name must follow this sign"),
+        ("a: [1, , 2]", "1", "a value is missing here"),
+        ("a: *x", "1", "this is not YAML: found undefined alias 'x'"),
+        ("a: 1\n---\nb: 2", "2", "a second document begins here"),
+        ("a: 1\nb: x\x07", "2", "the invisible character U+0007 is not allowed"),
+    ],
+)
+def test_syntax_errors_are_said_in_plain_words(text: str, where: str, what: str):
+    with pytest.raises(PipelineProblems) as caught:
+        parse_document(text, "f.yaml")
+    (problem,) = caught.value.problems
+    assert problem.where == f"f.yaml:{where}"
+    assert problem.what == what
+    assert problem.fix
