@@ -1,10 +1,19 @@
-"""Checksums of files outside the store, remembered by path, size and modification time."""
+"""Checksums of files outside the store, remembered by path, size and modification time.
+
+A file that changed a moment ago is not remembered: it may change again within one tick of the file
+system's clock.
+"""
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+SETTLED_NS = 2 * 10**9
+"""Age from which a modification time tells later changes apart: FAT's clock ticks every 2 s."""
 
 
 def _cache_file() -> Path:
@@ -17,7 +26,8 @@ def _read_cache() -> dict[str, list[object]]:
         cache = json.loads(_cache_file().read_text())
     except (OSError, ValueError):
         return {}
-    return cache if isinstance(cache, dict) else {}
+    items = cache.items() if isinstance(cache, dict) else ()
+    return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 3}
 
 
 def _write_cache(cache: dict[str, list[object]]) -> None:
@@ -29,19 +39,21 @@ def _write_cache(cache: dict[str, list[object]]) -> None:
         temporary.write_text(json.dumps(cache))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def content_of_files(files: Sequence[Path], root: Path) -> str:
-    """One sha256 over the names (relative to `root`) and the content of all files.
+    """One sha256 over the content of all files, and their names relative to `root`.
 
-    A file whose size and modification time are unchanged is not read again.
+    Where `root` is itself the only file, its name does not count. A file whose size and
+    modification time are unchanged is not read again.
 
     Raises:
         OSError: a file cannot be read.
     """
     cache = _read_cache()
-    known = len(cache)
+    changed = False
     total = hashlib.sha256()
     for path in sorted(files):
         stat = path.stat()
@@ -50,10 +62,11 @@ def content_of_files(files: Sequence[Path], root: Path) -> str:
         if entry is None or entry[:2] != seen:
             with path.open("rb") as file:
                 entry = [*seen, hashlib.file_digest(file, "sha256").hexdigest()]
-            cache[str(path.absolute())] = entry
-            known = -1
-        name = path.relative_to(root).as_posix() if path != root else path.name
+            if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+                cache[str(path.absolute())] = entry
+                changed = True
+        name = "" if path == root else path.relative_to(root).as_posix()
         total.update(f"{name}\0{entry[2]}\n".encode())
-    if known != len(cache):
+    if changed:
         _write_cache(cache)
     return total.hexdigest()

@@ -44,10 +44,10 @@ def write_samples(
     handle = store.load_any(artifact)
     if not isinstance(handle, (Flow, Generator)):
         raise UserError(artifact, f"is a {type(handle).__name__}, which has no samples")
-    classes = handle.image.classes
-    if label is not None and label >= classes:
-        known = f"0..{classes - 1}" if classes else "none: it is unconditional"
-        raise UserError(artifact, f"has no class {label}", f"its classes are {known}")
+    known = [number for number, count in enumerate(handle.label_counts) if count]
+    if label is not None and label not in known:
+        listed = ", ".join(map(str, known)) if known else "none: it is unconditional"
+        raise UserError(artifact, f"has no class {label}", f"its classes are {listed}")
     if output.suffix not in (".npz", ".png"):
         raise UserError(str(output), "ends in neither .npz nor .png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,9 +66,9 @@ def write_samples(
     if output.suffix == ".png":
         save_sheet(pixels, output, columns=max(1, min(10, round(count**0.5))))
         return
-    arrays = {
-        "images": to_uint8(pixels).permute(0, 2, 3, 1).contiguous().numpy(),
-        "labels": torch.cat(labels).to(torch.int64).numpy(),
-    }
     with output.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(
+            file,
+            images=to_uint8(pixels).permute(0, 2, 3, 1).contiguous().numpy(),
+            labels=torch.cat(labels).to(torch.int64).numpy(),
+        )

@@ -100,7 +100,8 @@ def measure(
     statistics = GaussianStatistics.from_features(real_features)
     kid = kernel_distance(real_features, own_features, seed=seed)
     same = min(len(real), len(images))
-    manifold = precision_recall(real_features[:same], own_features[:same], spec.neighbours)
+    some_real = real_features[_subset(len(real), same)]
+    manifold = precision_recall(some_real, own_features[:same], spec.neighbours)
     near = memorisation(to_float(images[:NEAREST_SAMPLES]), to_float(real))
     latency = _latency(sampler)
     network = getattr(sampler.flow, "network", None)
@@ -145,6 +146,11 @@ def _draw(
         done += len(batch.images)
         context.progress(done, spec.samples)
     return torch.cat(images), nfe / done
+
+
+def _subset(total: int, count: int) -> Tensor:
+    """`count` of `total` numbers, no two alike: data may be sorted by class, so not the first."""
+    return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
 
 
 def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:

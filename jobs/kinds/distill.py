@@ -62,6 +62,10 @@ class Distill(TrainingSpec):
             raise ValueError("two_step_times must be two rising times between 0 and 1")
         return self
 
+    def batches(self) -> dict[str, int]:
+        fresh = {} if self.two_step_batch is None else {"two_step_batch": self.two_step_batch}
+        return super().batches() | fresh
+
     def run(self, context: JobContext) -> Generator:
         from jobs.storage.weights import save_weights
         from jobs.training.guide import warn_of_weak_guide
@@ -82,7 +86,7 @@ class Distill(TrainingSpec):
             seed=self.seed or 0,
             pair_weight=self.pair_weight,
             two_step_weight=self.two_step_weight,
-            two_step_share=(self.two_step_batch or self.batch_size) / self.batch_size,
+            two_step_batch=self.two_step_batch or self.batch_size,
             two_step_times=self.two_step_times,
             distance=self.distance,
             flip=flip,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from models.spec import ImageShape
 
+FEWEST_IMAGES = 4
+"""The kernel distance needs two subsets of two."""
+EXAMPLE = "solver: {kind: euler, steps: 50}"
+
 
 class Evaluate(SeededJobSpec):
     """Quality of a model's samples, and cost of its network.
@@ -72,12 +76,24 @@ class Evaluate(SeededJobSpec):
                     f"{_pixels(data.image)}",
                     "compare images of one shape",
                 )
-        if data.count is not None and data.count <= self.neighbours:
-            raise FieldError("neighbours", f"'{self.data.job}' has only {data.count} images")
+        self._check_counts(data.count)
         return Facts()
 
-
-EXAMPLE = "solver: {kind: euler, steps: 50}"
+    def _check_counts(self, real: int | None) -> None:
+        fewest = max(FEWEST_IMAGES, self.neighbours + 1)
+        if self.samples < fewest:
+            raise FieldError(
+                "samples",
+                f"{self.samples} samples are too few with neighbours {self.neighbours}",
+                f"make samples {fewest} or more",
+            )
+        if real is not None and real < fewest:
+            raise FieldError(
+                "data",
+                f"'{self.data.job}' has only {real} images, too few with neighbours "
+                f"{self.neighbours}",
+                f"compare with {fewest} images or more",
+            )
 
 
 def _pixels(image: "ImageShape") -> str:

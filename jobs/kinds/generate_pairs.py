@@ -47,6 +47,7 @@ class GeneratePairs(SeededJobSpec):
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
+        self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
         series = context.artifact_id.rpartition("-")[0]
         seed = self.seed or 0
         recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())

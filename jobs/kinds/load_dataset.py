@@ -85,8 +85,8 @@ class LoadDataset(JobSpec):
         return {"source": content_of_files(files, source_root(self.source))}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        self._check_source()
         if self.source != "digits":
-            self._check_source()
             return Facts(flip_valid=self.flip_valid)
         image = ImageShape(
             channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0

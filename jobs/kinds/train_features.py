@@ -10,6 +10,7 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import SeededJobSpec
+from jobs.training.spec import check_network
 from models.networks.classifier.spec import ClassifierSpec
 
 if TYPE_CHECKING:
@@ -69,4 +70,6 @@ class TrainFeatures(SeededJobSpec):
                 "telling classes apart",
                 "use a labelled data set of two classes or more",
             )
+        if image is not None:
+            check_network(self.network, image)
         return Facts(image=image)

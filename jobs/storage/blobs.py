@@ -13,6 +13,11 @@ from typing import Any
 
 from jobs.base.errors import DamagedArtifact, UserError
 
+MAX_NAME = 1000
+"""Characters of a name: S3 takes 1024 bytes."""
+MAX_PART_BYTES = 240
+"""Bytes between two slashes: file systems take 255, of which a temporary name needs 14 more."""
+
 
 class Blobs(ABC):
     """A flat name space of byte strings; names are relative POSIX paths."""
@@ -22,7 +27,7 @@ class Blobs(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of `name`. Raises FileNotFoundError."""
+        """The bytes of `name`. Raises FileNotFoundError if there is no such blob."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
@@ -49,8 +54,16 @@ class Blobs(ABC):
         """Moves a finished local file to `name`."""
 
     @abstractmethod
-    def local(self, name: str) -> Path:
-        """A local path with the bytes of `name`: the file itself, or a cached copy."""
+    def local(self, name: str, *, fresh: bool = False) -> Path:
+        """A local path with the bytes of `name`: the file itself, or a cached copy.
+
+        Args:
+            name: of a blob.
+            fresh: fetch it again even if a copy of its size is there.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether there is such a blob."""
@@ -65,12 +78,20 @@ def check_name(name: str) -> str:
     """Refuses names that would leave the storage.
 
     Raises:
-        DamagedArtifact: `name` is absolute, has `..` or a NUL byte, or is far too long.
+        DamagedArtifact: `name` is absolute, has `..`, or cannot be the name of a file.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or len(name) > 1000:
+    leaves = path.is_absolute() or ".." in path.parts
+    if leaves or len(name) > MAX_NAME or not all(_fits(part) for part in path.parts):
         raise DamagedArtifact("storage", f"{name!r} is not a name inside the storage")
     return name
+
+
+def _fits(part: str) -> bool:
+    try:
+        return "\0" not in part and len(part.encode()) <= MAX_PART_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+        return False
 
 
 class LocalBlobs(Blobs):
@@ -84,12 +105,15 @@ class LocalBlobs(Blobs):
         return self.root / check_name(name)
 
     def read(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        try:
+            return self._path(name).read_bytes()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{self.uri}/{name}") from error
 
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -104,14 +128,12 @@ class LocalBlobs(Blobs):
         return path.stat().st_size if path.is_file() else None
 
     def names(self, prefix: str = "") -> list[str]:
-        folder = self._path(prefix) if prefix else self.root
-        if not folder.is_dir():
-            return []
-        files = (path for path in folder.rglob("*") if path.is_file())
+        # os.walk passes over a folder that another process removes meanwhile; rglob raises.
         return sorted(
-            path.relative_to(self.root).as_posix()
-            for path in files
-            if not (path.name.startswith(".") and path.name.endswith(".tmp"))
+            (Path(folder) / name).relative_to(self.root).as_posix()
+            for folder, _, files in os.walk(self._path(prefix))
+            for name in files
+            if not (name.startswith(".") and name.endswith(".tmp"))
         )
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -133,13 +155,25 @@ class LocalBlobs(Blobs):
         try:
             path.replace(target)
         except OSError:  # another file system: copy beside the target, then rename
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-            shutil.copyfile(path, temporary)
-            temporary.replace(target)
+            temporary = _temporary(target)
+            try:
+                shutil.copyfile(path, temporary)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
             path.unlink()
 
-    def local(self, name: str) -> Path:
-        return self._path(name)
+    def local(self, name: str, *, fresh: bool = False) -> Path:
+        del fresh  # the file itself is never stale
+        path = self._path(name)
+        if not path.is_file():
+            raise FileNotFoundError(str(path))
+        return path
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that `Blobs.names` does not list."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 class RemoteBlobs(Blobs):
@@ -179,7 +213,7 @@ class RemoteBlobs(Blobs):
 
     def names(self, prefix: str = "") -> list[str]:
         found = (i for i in self._infos(prefix, recursive=True) if i.type == self._file_type.File)
-        return sorted(info.path[len(self._root) + 1 :] for info in found)
+        return sorted(info.path.removeprefix(self._root).lstrip("/") for info in found)
 
     def folders(self, prefix: str = "") -> list[str]:
         found = self._infos(prefix, recursive=False)
@@ -196,12 +230,12 @@ class RemoteBlobs(Blobs):
         self.write(name, path.read_bytes())
         path.unlink()
 
-    def local(self, name: str) -> Path:
-        target = self._cache / self._path(name)
+    def local(self, name: str, *, fresh: bool = False) -> Path:
+        target = self._cache / self._path(name).lstrip("/")
         size = self.size(name)
         if size is None:
             raise FileNotFoundError(f"{self.uri}/{name}")
-        if not (target.is_file() and target.stat().st_size == size):
+        if fresh or not (target.is_file() and target.stat().st_size == size):
             LocalBlobs(target.parent).write(target.name, self.read(name))
         return target
 
@@ -238,8 +272,8 @@ class PrefixedBlobs(Blobs):
     def put_file(self, path: Path, name: str) -> None:
         self._base.put_file(path, self._full(name))
 
-    def local(self, name: str) -> Path:
-        return self._base.local(self._full(name))
+    def local(self, name: str, *, fresh: bool = False) -> Path:
+        return self._base.local(self._full(name), fresh=fresh)
 
 
 def open_blobs(uri: str) -> Blobs:

@@ -39,6 +39,7 @@ def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
             labels if handle.image.classes else None,
             handle.image.classes,
             bandwidth=handle.bandwidth,
+            t_start=handle.t_start,
         )
         return flow.to(device)
     return NetworkFlow(open_network(store, handle, device), handle.image, handle.t_start)

@@ -1,7 +1,8 @@
 """The content-addressed store.
 
 `artifacts/<id>/artifact.json` is written last, atomically: its presence is success. It lists every
-file with size and sha256, so that nothing half-written or changed is ever believed.
+file with size and sha256, and holds a checksum of itself, so that nothing half-written or changed
+is ever believed.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
 from jobs.base.errors import DamagedArtifact, UserError
@@ -55,6 +56,14 @@ class Manifest(Spec):
     """Warnings and choices worth knowing, such as the precision used."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """How it was run: device, threads, precision, workers, versions."""
+    sha256: str | None = None
+    """Checksum of all the other fields; None = it has none."""
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    """Checksum of a manifest's fields but its own, however they are laid out in the file."""
+    others = {name: value for name, value in fields.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -109,7 +118,7 @@ class Store:
         """The manifest of an artifact; None if it was never finished.
 
         Raises:
-            DamagedArtifact: it cannot be read as one.
+            DamagedArtifact: it cannot be read as one, or is not the one that was written.
         """
         try:
             text = self.blobs.read(f"artifacts/{artifact_id}/{MANIFEST}")
@@ -117,11 +126,18 @@ class Store:
             return None
         try:
             manifest = Manifest.model_validate_json(text)
-            HANDLES[manifest.type].model_validate(manifest.handle)
-        except (ValidationError, KeyError) as error:
+            handle = HANDLES[manifest.type].model_validate(manifest.handle)
+            intact = manifest.sha256 in (None, _checksum(json.loads(text)))
+        except (ValueError, KeyError) as error:
             raise DamagedArtifact(
                 artifact_id, f"{MANIFEST} is not readable", "submit again: it will be made again"
             ) from error
+        if not intact or handle.id != artifact_id:
+            raise DamagedArtifact(
+                artifact_id,
+                f"{MANIFEST} was changed or belongs to another artifact",
+                "submit again: it will be made again",
+            )
         return manifest
 
     def _check_sizes(self, artifact_id: str, manifest: Manifest) -> None:
@@ -193,10 +209,12 @@ class Store:
         path = self.blobs.local(name)
         if (name, sha256) not in self._verified:
             if sha256_of(path) != sha256:
+                path = self.blobs.local(name, fresh=True)  # the copy may be of something older
+            if sha256_of(path) != sha256:
                 raise DamagedArtifact(
                     owner,
-                    f"checksum of {name} differs from the manifest's",
-                    "delete its artifact.json and submit again: it will be made again",
+                    f"{name} is not what it was when it was made: its checksum differs",
+                    f"delete {self.uri}/{name} and submit again: it will be made again",
                 )
             self._verified.add((name, sha256))
         return path
@@ -236,7 +254,8 @@ class Store:
             created=time.time(),
             **manifest,
         )
-        text = json.dumps(record.model_dump(mode="json"), indent=1)
+        fields = record.model_dump(mode="json")
+        text = json.dumps(fields | {"sha256": _checksum(fields)}, indent=1)
         self.blobs.write(f"artifacts/{artifact_id}/{MANIFEST}", text.encode())
         return finished
 
@@ -245,6 +264,9 @@ class Store:
         return self.blobs.below(f"work/{artifact_id}")
 
     def find(self, prefix: str) -> list[str]:
-        """Ids of finished artifacts that begin with `prefix`."""
-        ids = self.blobs.folders("artifacts")
-        return [found for found in ids if found.startswith(prefix) and self.manifest(found)]
+        """Ids of artifacts that begin with `prefix` and were finished, damaged ones too."""
+        return [
+            found
+            for found in self.blobs.folders("artifacts")
+            if found.startswith(prefix) and self.blobs.exists(f"artifacts/{found}/{MANIFEST}")
+        ]

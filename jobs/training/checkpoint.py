@@ -5,15 +5,15 @@ with their checksums, so that a damaged one falls back to the one before.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.storage.blobs import Blobs
+from models.spec import Spec
 
 POINTER = "latest.json"
 KEEP = 2
@@ -29,22 +29,39 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
+class _Entry(Spec):
+    """A line of the pointer."""
+
+    file: str
+    step: int
+    seconds: float
+    sha256: str
+
+
+_ENTRIES = TypeAdapter(tuple[_Entry, ...])
+
+
+def checkpoint_name(step: int) -> str:
+    """File name of the checkpoint after `step` optimizer steps."""
+    return f"checkpoint-{step:09d}.safetensors"
+
+
 def save_checkpoint(folder: Blobs, checkpoint: Checkpoint) -> str:
     """Writes a checkpoint, then points to it, then removes old ones; returns its name."""
     data = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
-    name = f"checkpoint-{checkpoint.step:09d}.safetensors"
+    name = checkpoint_name(checkpoint.step)
     folder.write(name, data)
-    entry = {
-        "file": name,
-        "step": checkpoint.step,
-        "seconds": checkpoint.seconds,
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    older = [old for old in _entries(folder) if old["step"] < checkpoint.step]
-    kept = [entry, *older][:KEEP]
-    folder.write(POINTER, json.dumps(kept, indent=1).encode())
+    entry = _Entry(
+        file=name,
+        step=checkpoint.step,
+        seconds=checkpoint.seconds,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    older = [old for old in _entries(folder) if old.step < checkpoint.step]
+    kept = (entry, *older)[:KEEP]
+    folder.write(POINTER, _ENTRIES.dump_json(kept, indent=1))
     for stale in folder.names():
-        if stale.startswith("checkpoint-") and stale not in {item["file"] for item in kept}:
+        if stale.startswith("checkpoint-") and stale not in {item.file for item in kept}:
             folder.delete(stale)
     return name
 
@@ -53,17 +70,18 @@ def load_checkpoint(folder: Blobs) -> Checkpoint | None:
     """The newest readable checkpoint; None if there is none."""
     for entry in _entries(folder):
         try:
-            data = folder.read(entry["file"])
+            data = folder.read(entry.file)
         except FileNotFoundError:
             continue
-        if hashlib.sha256(data).hexdigest() == entry["sha256"]:
-            return Checkpoint(int(entry["step"]), float(entry["seconds"]), load(data))
+        if hashlib.sha256(data).hexdigest() == entry.sha256:
+            return Checkpoint(entry.step, entry.seconds, load(data))
     return None
 
 
-def _entries(folder: Blobs) -> list[dict[str, Any]]:
+def _entries(folder: Blobs) -> list[_Entry]:
+    """What the pointer lists, newest first, but for lines that contradict themselves."""
     try:
-        entries = json.loads(folder.read(POINTER))
-        return [entry for entry in entries if {"file", "step", "seconds", "sha256"} <= set(entry)]
-    except (FileNotFoundError, ValueError, TypeError):
+        entries = _ENTRIES.validate_json(folder.read(POINTER))
+    except (FileNotFoundError, ValidationError):
         return []
+    return [entry for entry in entries if entry.file == checkpoint_name(entry.step)]

@@ -1,5 +1,6 @@
 """Training the classifier whose features serve the metrics: short, in one process."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,7 +57,7 @@ def train_classifier(
 
     Args:
         spec: settings.
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), N >= 2.
         labels: int64 (N,).
         data: handle of the data set.
         device: where to train.
@@ -69,7 +70,7 @@ def train_classifier(
     seed = spec.seed or 0
     generator = torch.Generator().manual_seed(derive_seed(seed, "classifier"))
     order = torch.randperm(len(images), generator=generator)
-    kept = max(1, round(spec.held_out * len(images)))
+    kept = min(max(1, round(spec.held_out * len(images))), len(images) - 1)
     held_out, train = order[:kept], order[kept:]
     torch.manual_seed(derive_seed(seed, "weights"))
     network = spec.network.build(data.image).to(device).train()
@@ -86,9 +87,9 @@ def train_classifier(
         schedule.step()
         if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == spec.steps:
             value = loss.item()
-            if value != value:  # noqa: PLR0124  (NaN)
+            if not math.isfinite(value):
                 raise TrainingDiverged(
-                    "", f"the loss became NaN at step {step}", "lower learning_rate"
+                    "", f"the loss is {value} at step {step}", "lower learning_rate"
                 )
             progress(step + 1, spec.steps, loss=value)
     network.eval()

@@ -6,7 +6,7 @@ Adam's moments and the step. It does not wait for the device between two points 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
 from jobs.storage.blobs import Blobs
-from jobs.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from jobs.training.checkpoint import (
+    Checkpoint,
+    checkpoint_name,
+    load_checkpoint,
+    save_checkpoint,
+)
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
 from models.ema import PowerEMA
@@ -69,7 +74,7 @@ class Trainer:
         """Trains from the newest checkpoint to the last step and leaves a final checkpoint.
 
         Raises:
-            TrainingDiverged: the loss is NaN or infinite.
+            TrainingDiverged: the loss or the weights are NaN or infinite.
         """
         self.objective.prepare(self.share)
         self._restore()
@@ -79,15 +84,14 @@ class Trainer:
         started = saved_at = time.perf_counter()
         while self.step < self.spec.steps:
             losses.append(self._advance(model))
-            if self.step % self.spec.log_every and self.step < self.spec.steps:
-                continue
-            self._log(losses)
-            losses = []
+            if self.step % self.spec.log_every == 0 or self.step == self.spec.steps:
+                self._log(losses)
+                losses = []
             now = time.perf_counter()
             if now - saved_at >= self.spec.checkpoint_s and self.step < self.spec.steps:
-                self._save(now - started)
+                self._save(now - started, losses)
                 saved_at = now
-        self._save(time.perf_counter() - started)
+        self._save(time.perf_counter() - started, losses)
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
@@ -120,22 +124,34 @@ class Trainer:
         values = stacked.tolist()
         for offset, value in enumerate(values):
             if not math.isfinite(value):
-                self._diverged(self.step - len(values) + offset, value)
+                self._diverged(f"the loss became {value}", self.step - len(values) + offset)
+        if not self._is_finite():
+            self._diverged("the weights became NaN or infinite", self.step - 1)
         parts = {name: float(part) for name, part in self.objective.report().items()}
         rate = learning_rate(self.spec, self.step - 1)
         mean = sum(values) / len(values)
         self.progress(self.step, {"loss": mean, "learning_rate": rate, **parts})
 
-    def _diverged(self, step: int, value: float) -> None:
+    def _is_finite(self) -> bool:
+        """Whether every weight is; waits for the device."""
+        return bool(nn.utils.get_total_norm(self.network.parameters()).isfinite())
+
+    def _diverged(self, what: str, step: int) -> None:
         last = self.saved or "none was written yet"
         raise TrainingDiverged(
             "",
-            f"the loss became {value} at step {step}; last good checkpoint: {last}",
+            f"{what} at step {step}; last good checkpoint: {last}",
             "lower learning_rate, raise warmup or set gradient_clip, then submit again",
         )
 
-    def _save(self, seconds: float) -> None:
-        if self.rank == 0:
+    def _save(self, seconds: float, unlogged: Sequence[Tensor]) -> None:
+        """Writes a checkpoint, but none of a training that diverged: the next log will say so.
+
+        Args:
+            seconds: of training in this attempt.
+            unlogged: losses that nobody has looked at yet.
+        """
+        if self.rank == 0 and self._is_finite() and all(loss.isfinite() for loss in unlogged):
             state = Checkpoint(self.step, self.seconds + seconds, self._state())
             self.saved = save_checkpoint(self.folder, state)
 
@@ -163,7 +179,7 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
-        self.saved = f"checkpoint-{checkpoint.step:09d}.safetensors"
+        self.saved = checkpoint_name(checkpoint.step)
 
 
 def learning_rate(spec: TrainingSpec, step: int) -> float:

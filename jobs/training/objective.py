@@ -23,6 +23,12 @@ class Share:
     batch_size: int
     device: torch.device
 
+    def of(self, batch_size: int) -> "Share":
+        """The same part of a global batch of another size, which splits as evenly."""
+        first = self.first * batch_size // self.batch_size
+        count = self.count * batch_size // self.batch_size
+        return Share(first, count, batch_size, self.device)
+
     def positions(self) -> Tensor:
         """Positions of its samples in the global batch, int64 (count,)."""
         return torch.arange(self.first, self.first + self.count, device=self.device)

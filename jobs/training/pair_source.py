@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from jobs.base.artifacts import PairSet
+from jobs.base.errors import UserError
 from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.shards import read_pairs
 from jobs.storage.store import Store
+from models.counter_random import GENERATOR_VERSION
 
 CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""
@@ -26,10 +28,18 @@ class PairSource:
         device: where batches are wanted.
 
     Raises:
+        UserError: another version of the generator drew the noise.
         DamagedArtifact: a shard is not what the set says.
     """
 
     def __init__(self, store: Store, pairs: PairSet, device: torch.device) -> None:
+        if pairs.generator_version != GENERATOR_VERSION:
+            raise UserError(
+                pairs.id,
+                f"version {pairs.generator_version} of the random numbers made its noise, which "
+                f"this program, with version {GENERATOR_VERSION}, cannot draw again",
+                "generate the pairs again, or train with the program that made them",
+            )
         self._pairs = pairs
         self._x1 = read_pairs(store, pairs).to(device)
         index = torch.arange(pairs.count, device=device)

@@ -2,7 +2,7 @@
 
 Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
 an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
-A wrong input or a diverged loss is written down and raised by the driver, never retried.
+A wrong or damaged input or a diverged loss is written down and raised by the driver, never retried.
 """
 
 import json
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from jobs.base.artifacts import Flow
 from jobs.base.context import JobContext, Reporter
-from jobs.base.errors import JobFailed, SlimError, TrainingDiverged, UserError, WorkLost
+from jobs.base.errors import (
+    DamagedArtifact,
+    JobFailed,
+    SlimError,
+    TrainingDiverged,
+    UserError,
+    WorkLost,
+)
 from jobs.base.seeds import derive_seed
 from jobs.storage.store import Store
 from jobs.storage.weights import load_weights
@@ -26,10 +33,13 @@ from jobs.training.checkpoint import load_checkpoint
 from jobs.training.loop import Trainer
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
+from models.metrics.cost import build_on_meta, count_parameters
 from models.networks.spec import NetworkSpec
 from models.spec import ImageShape
 
 FAILURE = "failure.json"
+FINAL_ERRORS = (TrainingDiverged, UserError, DamagedArtifact, JobFailed)
+"""Errors that another attempt would end with, too."""
 REPORT_EVERY_S = 0.5
 MAX_WORKER_FAILURES = 8
 
@@ -81,6 +91,8 @@ def train_on_ray(
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
+        UserError: the weights to start from do not fit.
+        DamagedArtifact: an input is not what its manifest says.
         WorkLost: Ray Train itself died; the next attempt continues from the last checkpoint.
     """
     workers, threads = spec.layout(context.cluster)
@@ -116,7 +128,7 @@ def train_on_ray(
         for name, value in checkpoint.tensors.items()
         if name.startswith("ema.")
     }
-    count = sum(value.numel() for value in weights.values())
+    count = count_parameters(build_on_meta(network, image))
     return Trained(weights, count, checkpoint.seconds)
 
 
@@ -156,8 +168,9 @@ def _raise_failure(context: JobContext) -> None:
         failure = json.loads(context.work.read(FAILURE))
     except FileNotFoundError:
         return
-    kinds = {cls.__name__: cls for cls in (TrainingDiverged, UserError, JobFailed)}
-    raise kinds[failure["type"]](f"job '{context.job}'", failure["what"], failure["fix"])
+    kinds = {cls.__name__: cls for cls in FINAL_ERRORS}
+    where = failure["where"] or f"job '{context.job}'"
+    raise kinds[failure["type"]](where, failure["what"], failure["fix"])
 
 
 def _cluster_has_cuda(context: JobContext) -> bool:
@@ -179,12 +192,20 @@ def _work(config: Mapping[str, Any]) -> None:
     world = train.get_context().get_world_size()
     try:
         train_worker(task, rank, world)
-    except (TrainingDiverged, UserError) as error:
+    except FINAL_ERRORS as error:
         if rank == 0:
-            failure = {"type": type(error).__name__, "what": error.what, "fix": error.fix}
-            task.store.work(task.artifact_id).write(FAILURE, json.dumps(failure).encode())
-    except SlimError:
-        raise
+            write_failure(task, error)
+
+
+def write_failure(task: TrainTask, error: SlimError) -> None:
+    """Leaves an error in the work folder for the driver to raise."""
+    failure = {
+        "type": type(error).__name__,
+        "where": error.where,
+        "what": error.what,
+        "fix": error.fix,
+    }
+    task.store.work(task.artifact_id).write(FAILURE, json.dumps(failure).encode())
 
 
 def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:

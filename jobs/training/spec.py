@@ -7,14 +7,16 @@ from pydantic import Field, model_validator
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.facts import FieldError
 from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
-from models.networks.registry import AnyNetworkSpec
+from models.networks.classifier.spec import ClassifierSpec
+from models.networks.spec import NetworkSpec
 from models.spec import ImageShape
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
 
 
-def check_network(network: AnyNetworkSpec, image: ImageShape) -> None:
+def check_network(network: NetworkSpec | ClassifierSpec, image: ImageShape) -> None:
     """Checks that a network can serve images of that shape.
 
     Raises:
@@ -23,7 +25,8 @@ def check_network(network: AnyNetworkSpec, image: ImageShape) -> None:
     try:
         network.check(image)
     except ValueError as error:
-        raise FieldError("network", str(error)) from error
+        what, _, fix = str(error).partition("\n  fix: ")
+        raise FieldError("network", what, fix) from error
 
 
 class TrainingSpec(SeededJobSpec):
@@ -41,7 +44,7 @@ class TrainingSpec(SeededJobSpec):
     """Steps over which the learning rate rises linearly from 0."""
     decay: Literal["constant", "cosine"] = "constant"
     """Learning rate after warm-up: constant, or a half cosine down to 0 at the last step."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of Adam's two moments, each in [0, 1)."""
     adam_epsilon: float = Field(default=1e-8, gt=0)
     """Adam's epsilon."""
@@ -58,13 +61,18 @@ class TrainingSpec(SeededJobSpec):
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
     """Steps between two points of the loss curve."""
 
+    def batches(self) -> dict[str, int]:
+        """Sizes of the batches of a step, by field name; each is split evenly over the workers."""
+        return {"batch_size": self.batch_size}
+
     @model_validator(mode="after")
-    def _batch_splits(self) -> Self:
-        if self.workers != "auto" and self.batch_size % self.workers:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be split evenly over {self.workers} workers; "
-                "make it a multiple"
-            )
+    def _batches_split(self) -> Self:
+        for name, size in self.batches().items():
+            if self.workers != "auto" and size % self.workers:
+                raise ValueError(
+                    f"{name} {size} cannot be split evenly over {self.workers} workers; "
+                    "make it a multiple"
+                )
         return self
 
     def layout(self, cluster: Cluster) -> tuple[int, int]:
@@ -78,8 +86,8 @@ class TrainingSpec(SeededJobSpec):
             workers = self.workers
         else:
             most = cluster.gpus or min(cluster.cpus, self.batch_size // SMALLEST_CPU_SHARE, 8)
-            fits = (n for n in range(1, max(1, most) + 1) if self.batch_size % n == 0)
-            workers = max(fits)
+            sizes = self.batches().values()
+            workers = max(n for n in range(1, max(1, most) + 1) if all(b % n == 0 for b in sizes))
         if self.threads != "auto":
             return workers, self.threads
         return workers, min(4, cluster.node_cpus) if cluster.gpus else 1

@@ -28,6 +28,13 @@ class Overrides:
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if the size is none."""
+        if self.size is not None and self.size < 1:
+            raise ValueError(
+                f"size is {self.size}: images have at least 1 pixel\n  fix: leave out size"
+            )
+
     def apply(self, spec: Network, image: ImageShape) -> Network:
         """The spec with the overridden fields, for images of a size that the file tells.
 
@@ -39,6 +46,10 @@ class Overrides:
                 f"holds a network for images of {image.size} px, not {self.size}"
                 "\n  fix: leave out size"
             )
+        return self.network_of(spec)
+
+    def network_of(self, spec: Network) -> Network:
+        """The spec with the overridden fields; raises ValueError as `apply`."""
         unknown = [name for name in self.network if name not in type(spec).model_fields]
         if unknown:
             known = [name for name in type(spec).model_fields if name != "kind"]

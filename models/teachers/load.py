@@ -52,9 +52,9 @@ def load_teacher(
             its tensors do not fit. Every tensor that differs is listed, and nothing is loaded.
     """
     file = Path(path)
-    overrides = Overrides(ema=ema, size=size, t_start=t_start, network=network)
     try:
-        return _reader(file)(file, overrides)
+        overrides = Overrides(ema=ema, size=size, t_start=t_start, network=network)
+        return _reader(file)(file, overrides).eval()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -154,6 +154,7 @@ ALLOWED: Mapping[tuple[str, str], object] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_note_tensor),
     ("torch.storage", "_load_from_bytes"): _Function(StorageNote),
     ("collections", "OrderedDict"): _Function(_plain_dict),
+    ("builtins", "set"): _Function(_note_nothing),
     ("numpy.core.multiarray", "scalar"): _Function(_note_nothing),
     ("numpy._core.multiarray", "scalar"): _Function(_note_nothing),
     ("numpy", "dtype"): _Function(_note_nothing),

@@ -26,6 +26,7 @@ from models.networks.published_weights import (
 )
 from models.networks.song_unet import slimflow_weights as ncsnpp
 from models.networks.song_unet.slimflow_layout import read_slimflow
+from models.networks.song_unet.spec import SongUNetSpec
 from models.shapes import Tensor
 from models.spec import ImageShape
 from models.teachers.architecture import Overrides, filled
@@ -152,8 +153,11 @@ def _adm(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
 
 
 def _ncsnpp(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
-    attention = overrides.network.get("attention_resolutions")
-    spec, image = read_slimflow(state, overrides.size, attention)
+    given = None
+    if "attention_resolutions" in overrides.network:
+        checked = overrides.network_of(SongUNetSpec(channels=64))
+        given = checked.attention_resolutions
+    spec, image = read_slimflow(state, overrides.size, given)
     with torch.device("meta"):
         network = overrides.apply(spec, image).build(image)
     return _Network(network, image, ncsnpp.sources(network))

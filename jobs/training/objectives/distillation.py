@@ -31,7 +31,7 @@ class Distillation(Objective):
         seed: of the job.
         pair_weight: weight of the pair term.
         two_step_weight: weight of the two-step term.
-        two_step_share: fresh noises per pair.
+        two_step_batch: fresh noises of a global batch; splits over the workers as the pairs do.
         two_step_times: range of the time at which the guide takes over.
         distance: between images.
         flip: whether to mirror noise and image of every other pair together.
@@ -46,7 +46,7 @@ class Distillation(Objective):
     seed: int
     pair_weight: float
     two_step_weight: float
-    two_step_share: float
+    two_step_batch: int
     two_step_times: tuple[float, float]
     distance: DistanceSpec
     flip: bool
@@ -58,13 +58,7 @@ class Distillation(Objective):
         self._draws = Draws(self.seed, share, self.pairs.image)
         if self.guide is not None:
             self._guide = open_flow(self.store, self.guide, share.device)
-            fresh = Share(
-                round(share.first * self.two_step_share),
-                round(share.count * self.two_step_share),
-                round(share.batch_size * self.two_step_share),
-                share.device,
-            )
-            self._fresh = Draws(self.seed, fresh, self.pairs.image)
+            self._fresh = Draws(self.seed, share.of(self.two_step_batch), self.pairs.image)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         x0, x1, label = self._pairs_of(step)
@@ -76,7 +70,7 @@ class Distillation(Objective):
         if label is not None and fresh_label is not None:
             labels = torch.cat((label, fresh_label))
         start = torch.zeros(len(both), device=both.device)
-        u = network(both, start, labels).float()
+        u: Tensor = network(both, start, labels).float()
         total = u.new_zeros(())
         if self.pair_weight > 0:
             pair = self._distance(x0 + u[: len(x0)], x1).mean()

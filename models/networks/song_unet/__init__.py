@@ -1,1 +1,1 @@
-"""NCSN++ of Song et al. (2021) as SlimFlow configures it. Only `spec` imports without torch."""
+"""NCSN++ and DDPM++ of Song et al. (2021), for SlimFlow and for EDM. Only `spec` needs no torch."""

@@ -68,7 +68,12 @@ def from_edm(state: Mapping[str, Tensor], network: SongUNet, size: int) -> dict[
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; names all of them.
     """
-    return rename(parameters(state), dict(_sources(network, size)), network)
+    return rename(parameters(state), sources(network, size), network)
+
+
+def sources(network: SongUNet, size: int) -> dict[str, Source]:
+    """Where each parameter of a network for images of `size` pixels comes from."""
+    return dict(_sources(network, size))
 
 
 def _sources(network: SongUNet, size: int) -> Iterator[tuple[str, Source]]:

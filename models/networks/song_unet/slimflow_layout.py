@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from models.networks.published_weights import most_common, whole_ratio
+from models.networks.pyramid import level_heights
 from models.networks.song_unet.spec import SongUNetSpec
 from models.shapes import Tensor
 from models.spec import ImageShape
@@ -45,7 +46,7 @@ def read_slimflow(
         ValueError: the tensors tell of no such network.
     """
     modules = _modules(state)
-    if any(name.startswith(("Conv2d_0", "W")) for name in modules.get(0, {})):
+    if "W" in modules.get(0, {}):
         raise ValueError(
             "the checkpoint's network embeds time by random frequencies, as RectifiedFlow's for "
             "256 x 256 px do, which this program does not read"
@@ -62,12 +63,15 @@ def read_slimflow(
         "the width of its embedding",
     )
     size = size or image_size(attends, attention_resolutions)
+    heights = level_heights(size, len(widths))
     head = modules[max(modules)]
     spec = SongUNetSpec(
         channels=channels,
         channel_multipliers=tuple(whole_ratio(width, channels, "level") for width in widths),
         blocks=blocks,
-        attention_resolutions=tuple(size >> level for level, on in enumerate(attends) if on),
+        attention_resolutions=tuple(
+            height for height, on in zip(heights, attends, strict=True) if on
+        ),
         embedding_multiplier=whole_ratio(embedding, channels, "embedding"),
     )
     image_channels = [*_sizes(stem, "weight", 1), *_sizes(head, "weight|bias")]

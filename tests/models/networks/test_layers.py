@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.networks.layers import enlarge, group_count, halve
+from models.networks.layers import enlarge, group_count, halve, halve_inside
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,29 @@ def test_enlarging_to_an_odd_size_crops_the_repeat():
     for size in range(1, 513):
         x = torch.arange(float((size + 1) // 2)).reshape(1, 1, 1, -1)
         assert torch.equal(enlarge(x, 1, size), x.repeat_interleave(2, 3)[..., :size])
+
+
+def test_binomial_halving_is_the_published_convolution():
+    x = torch.randn(2, 3, 6, 8)
+    line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    kernel = torch.outer(line, line).expand(3, 1, 4, 4)
+    expected = functional.conv2d(x, kernel, stride=2, padding=1, groups=3)
+    assert torch.allclose(halve(x, "binomial"), expected, atol=1e-6)
+    assert torch.allclose(
+        halve_inside(functional.pad(x, (1, 1, 1, 1)), "binomial"), expected, atol=1e-6
+    )
+
+
+def test_binomial_doubling_mixes_neighbours_three_to_one():
+    x = torch.tensor([0.0, 4.0, 8.0]).expand(1, 1, 3, 3)
+    line = enlarge(x, 6, 6, "binomial")[0, 0, 2]
+    assert line.tolist() == [0.0, 1.0, 3.0, 5.0, 7.0, 6.0]
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_binomial_filters_give_the_sizes_of_the_box(size):
+    x = torch.randn(1, 2, size, size)
+    small = halve(x, "binomial")
+    assert small.shape == halve(x).shape
+    assert halve_inside(functional.pad(x, (1, 1, 1, 1)), "binomial").shape == small.shape
+    assert enlarge(small, size, size, "binomial").shape == x.shape

@@ -16,7 +16,6 @@ from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
 from models.spec import Spec
 
-
 FAMILIES = ["song_unet", "adm"]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.networks.song_unet.slimflow_weights import ema_state, from_slimflow
+from models.networks.published_weights import named_averages
+from models.networks.song_unet.slimflow_weights import from_slimflow, parameters
 from models.networks.song_unet.spec import SongUNetSpec
 from models.spec import ImageShape
 
@@ -26,7 +27,7 @@ def checkpoint(case):
 
 @pytest.fixture(scope="module")
 def state(checkpoint):
-    return ema_state(checkpoint["model"], checkpoint["ema"]["shadow_params"])
+    return named_averages(parameters(checkpoint["model"]), checkpoint["ema"]["shadow_params"])
 
 
 def test_velocity_is_the_reference_implementations(case, state):
@@ -78,5 +79,9 @@ def test_a_conditional_network_has_parameters_that_no_checkpoint_has(state):
 
 
 def test_averages_of_another_network_are_refused(checkpoint):
+    model, shadow = parameters(checkpoint["model"]), list(checkpoint["ema"]["shadow_params"])
     with pytest.raises(ValueError, match="211 averaged weights are not those of its 212"):
-        ema_state(checkpoint["model"], checkpoint["ema"]["shadow_params"][1:])
+        named_averages(model, shadow[1:])
+    shadow[1] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"average of all_modules\.0\.bias \(3,\), wanted \(64,\)"):
+        named_averages(model, shadow)

@@ -1,0 +1,130 @@
+import json
+import os
+import time
+
+import pytest
+
+from jobs.base import fingerprint
+from jobs.base.fingerprint import content_of_files
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two old files below a folder."""
+    for name, text in {"cat/a.png": "one", "dog/a.png": "two"}.items():
+        write(tmp_path / "tree" / name, text)
+    return tmp_path / "tree"
+
+
+def write(path, text, age_s=3600):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    when = time.time() - age_s
+    os.utime(path, (when, when))
+
+
+def of(root):
+    return content_of_files([path for path in root.rglob("*") if path.is_file()], root)
+
+
+@pytest.fixture
+def count_reads(monkeypatch):
+    """How many files were read so far."""
+    reads = []
+    digest = fingerprint.hashlib.file_digest
+
+    def counting(file, name):
+        reads.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(fingerprint.hashlib, "file_digest", counting)
+    return lambda: len(reads)
+
+
+def test_the_place_of_a_tree_does_not_count(tree, tmp_path):
+    first = of(tree)
+    tree.rename(tmp_path / "elsewhere")
+    assert of(tmp_path / "elsewhere") == first
+
+
+def test_content_and_names_below_the_root_count(tree):
+    seen = {of(tree)}
+    write(tree / "cat" / "a.png", "onE")
+    seen.add(of(tree))
+    (tree / "dog").rename(tree / "fox")
+    seen.add(of(tree))
+    write(tree / "fox" / "b.png", "")
+    seen.add(of(tree))
+    assert len(seen) == 4
+
+
+def test_which_content_has_which_name_counts(tree):
+    first = of(tree)
+    write(tree / "cat" / "a.png", "two")
+    write(tree / "dog" / "a.png", "one")
+    assert of(tree) != first
+
+
+def test_a_single_file_counts_by_its_content_alone(tmp_path):
+    for name in ("a.npz", "deep/b.npz"):
+        write(tmp_path / name, "images")
+    first, second = (
+        content_of_files([tmp_path / n], tmp_path / n) for n in ("a.npz", "deep/b.npz")
+    )
+    assert first == second
+    write(tmp_path / "a.npz", "image!")
+    assert content_of_files([tmp_path / "a.npz"], tmp_path / "a.npz") != second
+
+
+def test_the_order_in_which_files_are_named_does_not_count(tree):
+    files = [path for path in tree.rglob("*") if path.is_file()]
+    assert content_of_files(files, tree) == content_of_files(files[::-1], tree)
+
+
+def test_an_unchanged_file_is_not_read_again(tree, count_reads):
+    first = of(tree)
+    assert count_reads() == 2
+    assert of(tree) == first
+    assert count_reads() == 2
+    write(tree / "cat" / "a.png", "more", age_s=1800)
+    assert of(tree) != first
+    assert count_reads() == 3
+
+
+def test_a_file_that_changed_just_now_is_read_again(tree, count_reads):
+    """Two writes within one tick of the clock leave size and time the same."""
+    path = tree / "cat" / "a.png"
+    write(path, "new", age_s=0)
+    stat = path.stat()
+    first = of(tree)
+    path.write_text("NEW")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert of(tree) != first
+    assert count_reads() == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[]", b"3", b'{"x": 5}', b'{"x": []}', b"null"]
+)
+def test_a_damaged_cache_is_made_anew(tree, count_reads, content):
+    first = of(tree)
+    cache = fingerprint._cache_file()
+    names = [str(path) for path in tree.rglob("*.png")]
+    cache.write_bytes(content.replace(b'"x"', json.dumps(names[0]).encode()))
+    assert of(tree) == first
+    assert count_reads() == 4
+    assert set(json.loads(cache.read_text())) == set(names)
+
+
+def test_a_cache_that_cannot_be_kept_costs_only_time(tree, monkeypatch, tmp_path, count_reads):
+    first = of(tree)
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert of(tree) == first
+    assert count_reads() == 4
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        content_of_files([tmp_path / "none"], tmp_path)

@@ -1,0 +1,108 @@
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.base import registry
+from jobs.base.artifacts import HANDLES, Dataset
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.registry import kind_names, kind_of, load_kind, nearest, parse_job
+from jobs.base.spec import JobSpec, output_type
+from jobs.kinds.generate_pairs import GeneratePairs
+
+BUILT_IN = {
+    "analytic_flow",
+    "anneal_reflow",
+    "distill",
+    "evaluate",
+    "generate_pairs",
+    "load_dataset",
+    "train_features",
+    "train_flow",
+}
+
+
+class MakeStone(JobSpec):
+    size: int = 1
+
+    def run(self, context: JobContext) -> Dataset:
+        raise NotImplementedError
+
+
+def test_the_kinds_are_the_modules():
+    assert set(kind_names()) >= BUILT_IN
+    assert list(kind_names()) == sorted(kind_names())
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_every_kind_loads_and_knows_its_name(kind):
+    cls = load_kind(kind)
+    assert issubclass(cls, JobSpec)
+    assert kind_of(cls) == kind
+    assert output_type(cls).__name__ in HANDLES
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_every_field_says_what_it_is(kind):
+    silent = [name for name, f in load_kind(kind).model_fields.items() if not f.description]
+    assert silent == []
+
+
+def test_an_unknown_kind_names_the_nearest():
+    with pytest.raises(UserError) as error:
+        load_kind("generate_pair")
+    assert error.value.what == "there is no job kind 'generate_pair'"
+    assert error.value.fix == "did you mean 'generate_pairs'?"
+    with pytest.raises(UserError) as error:
+        load_kind("xyzzy")
+    assert "evaluate, generate_pairs" in error.value.fix
+
+
+def test_a_name_of_nothing_that_is_near():
+    assert nearest("b", ["z", "y"]) == "use one of: y, z"
+
+
+def test_packages_add_kinds(install_kinds):
+    install_kinds(make_stone=MakeStone)
+    assert "make_stone" in kind_names()
+    assert load_kind("make_stone") is MakeStone
+    assert kind_of(MakeStone()) == "make_stone"
+    assert parse_job("make_stone", {"size": 3}) == MakeStone(size=3)
+
+
+def test_a_class_that_no_package_names_has_no_kind():
+    with pytest.raises(TypeError, match=r"MakeStone is not registered under 'slimctl\.kinds'"):
+        kind_of(MakeStone)
+
+
+def test_a_module_with_two_kinds_is_refused(monkeypatch):
+    module = ModuleType("jobs.kinds.twice")
+    for name in ("A", "B"):
+        body = {"__module__": module.__name__, "run": MakeStone.run}
+        setattr(module, name, type(name, (JobSpec,), body))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(registry, "_builtin_names", lambda: ("twice",))
+    with pytest.raises(TypeError, match=r"jobs/kinds/twice\.py must define exactly one JobSpec"):
+        load_kind("twice")
+
+
+def test_fields_are_parsed_by_the_kinds_own_class():
+    spec = parse_job("generate_pairs", {"flow": "teacher", "count": 5})
+    assert isinstance(spec, GeneratePairs)
+    assert parse_job("generate_pairs", spec.model_dump(mode="json")) == spec
+    with pytest.raises(ValidationError, match="shards"):
+        parse_job("generate_pairs", {"flow": "teacher", "count": 5, "shards": 3})
+
+
+def test_loading_the_kinds_imports_neither_torch_nor_ray():
+    code = (
+        "import sys; from jobs.base.registry import kind_names, load_kind;"
+        "[load_kind(name) for name in kind_names()];"
+        "print({'torch', 'ray', 'mlflow', 'pyarrow', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,253 @@
+"""Stores, artifacts and jobs in this process: no Ray, one thread, the CPU."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
+from jobs.base.cluster import Cluster
+from jobs.base.context import Reporter
+from jobs.base.keys import artifact_id, job_key
+from jobs.base.refs import iter_refs
+from jobs.base.registry import kind_of
+from jobs.base.spec import JobSpec
+from jobs.execution import JobOutcome, JobRequest, execute
+from jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
+from jobs.pairs.spec import PairRecipe
+from jobs.storage.flows import open_flow
+from jobs.storage.store import Store
+from jobs.storage.weights import save_weights
+from models.counter_random import GENERATOR_VERSION
+from models.networks.registry import parse_network
+from models.solvers.spec import EulerSpec, SolverSpec
+from models.spec import ImageShape
+
+CPU = torch.device("cpu")
+NETWORK: dict[str, Any] = {
+    "kind": "song_unet",
+    "channels": 4,
+    "channel_multipliers": [1],
+    "blocks": 1,
+    "attention_resolutions": [],
+    "middle_attention": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One thread, no GPU, and a checksum cache that nobody else reads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty local store."""
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def commit(store: Store) -> Callable[..., Handle]:
+    """`commit(handle, id, name=tensors)` puts a handle and its safetensors files into the store."""
+
+    def put(handle: Handle, artifact: str, **files: Mapping[str, torch.Tensor]) -> Handle:
+        folder = store.stage()
+        for name, tensors in files.items():
+            save_file(dict(tensors), folder / f"{name}.safetensors")
+        made = {"kind": artifact.partition("-")[0], "version": 1, "spec": {}, "inputs": {}}
+        return store.commit(artifact, handle, folder, {**made, "wall_s": 1.0, "device_s": 1.0})
+
+    return put
+
+
+@pytest.fixture
+def make_dataset(commit: Callable[..., Handle]) -> Callable[..., Dataset]:
+    """Random images in the store, with labels 0, 1, ... in turn if there are classes."""
+
+    def make(
+        count: int = 12, size: int = 4, channels: int = 1, classes: int = 0, flip: bool = True
+    ) -> Dataset:
+        generator = torch.Generator().manual_seed(count)
+        shape = (count, size, size, channels)
+        images = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+        tensors = {"images": images}
+        counts: tuple[int, ...] = ()
+        if classes:
+            tensors["labels"] = torch.arange(count) % classes
+            counts = tuple(torch.bincount(tensors["labels"], minlength=classes).tolist())
+        handle = Dataset(
+            image=ImageShape(channels=channels, size=size, classes=classes),
+            count=count,
+            label_counts=counts,
+            flip_valid=flip,
+        )
+        name = f"load_dataset-{count}x{size}x{channels}c{classes}{'f' if flip else ''}"
+        return commit(handle, name, data=tensors)
+
+    return make
+
+
+@pytest.fixture
+def make_analytic(commit: Callable[..., Handle]) -> Callable[..., Flow]:
+    """The closed-form flow of a data set."""
+
+    def make(data: Dataset, conditional: bool = False) -> Flow:
+        classes = data.image.classes if conditional else 0
+        handle = Flow(
+            source="data",
+            image=data.image.model_copy(update={"classes": classes}),
+            label_counts=data.label_counts if conditional else (),
+            flip_valid=data.flip_valid,
+            dataset=data,
+        )
+        return commit(handle, f"analytic_flow-{data.id}{classes}")
+
+    return make
+
+
+@pytest.fixture
+def make_model(commit: Callable[..., Handle], tmp_path: Path) -> Callable[..., Any]:
+    """A flow or generator whose network has random weights."""
+
+    def make(
+        cls: type[Flow | Generator] = Flow,
+        size: int = 4,
+        label_counts: tuple[int, ...] = (),
+        seed: int = 0,
+        **changes: Any,
+    ) -> Any:
+        image = ImageShape(channels=1, size=size, classes=len(label_counts))
+        torch.manual_seed(seed)
+        spec = parse_network({**NETWORK, **changes})
+        network = spec.build(image)
+        with torch.no_grad():  # the published initialisation makes the output nearly 0
+            for weight in network.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        path = tmp_path / "weights.safetensors"
+        save_weights(network.state_dict(), path)
+        handle = cls(
+            **({"source": "network"} if cls is Flow else {}),
+            image=image,
+            network=spec.model_dump(mode="json"),
+            label_counts=label_counts,
+            parameters=sum(weight.numel() for weight in network.parameters()),
+        )
+        name = f"{cls.__name__.lower()}-{size}x{len(label_counts)}s{seed}"
+        return commit(handle, name, weights=network.state_dict())
+
+    return make
+
+
+def generate_here(store: Store, recipe: PairRecipe, count: int) -> list[Any]:
+    """The pool's work in this process: shards that are there are left alone."""
+    records = []
+    for shard in range(-(-count // recipe.shard_size)):
+        found = find_shard(store, recipe, shard)
+        if found is None:
+            solved = solve_shard(open_flow(store, recipe.flow, CPU), recipe, shard, CPU)
+            found = write_shard(store, shard_name(recipe, shard), solved)
+        records.append(found)
+    return records
+
+
+@pytest.fixture
+def make_pairs(store: Store, commit: Callable[..., Handle]) -> Callable[..., PairSet]:
+    """Pairs of a flow, in shards of 4."""
+
+    def make(
+        flow: Flow, count: int = 12, seed: int = 3, solver: SolverSpec | None = None
+    ) -> PairSet:
+        recipe = PairRecipe(
+            f"generate_pairs-{flow.id}-{seed}", flow, solver or EulerSpec(steps=4), seed, 4, 2
+        )
+        records = generate_here(store, recipe, count)
+        handle = PairSet(
+            image=flow.image,
+            count=count,
+            shard_size=4,
+            seed=seed,
+            generator_version=GENERATOR_VERSION,
+            nfe=4.0,
+            label_counts=flow.label_counts,
+            flip_valid=flow.flip_valid,
+            shards=tuple(record.file for record in records),
+        )
+        return commit(handle, f"{recipe.series}-{count}")
+
+    return make
+
+
+@dataclass
+class Recorder(Reporter):
+    """Keeps what jobs say."""
+
+    events: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def send(self, job: str, event: str, **details: Any) -> None:
+        self.events.append((job, event, details))
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        return [details for _, name, details in self.events if name == event]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """A reporter whose `said(event)` lists the details of what was sent."""
+    return Recorder()
+
+
+@pytest.fixture
+def attempt(
+    store: Store, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., JobOutcome]:
+    """`attempt(spec, data=handle)` executes a job in this process and returns how it ended."""
+    from jobs.pairs import generate
+    from jobs.training import ray_train
+
+    def fit(task: Any, workers: int, *_: Any) -> None:
+        assert workers == 1
+        ray_train.train_worker(replace(task, threads=1))
+
+    def pool(context: Any, recipe: PairRecipe, count: int, actors: int) -> list[Any]:
+        assert actors >= 1
+        return generate_here(context.store, recipe, count)
+
+    monkeypatch.setattr(ray_train, "_fit", fit)
+    monkeypatch.setattr(generate, "generate", pool)
+
+    def run(spec: JobSpec, artifact: str | None = None, **inputs: Handle) -> JobOutcome:
+        jobs = {ref.job: inputs[name].id for name, ref in iter_refs(spec)}
+        request = JobRequest(
+            job="it",
+            kind=kind_of(spec),
+            fields=spec.model_dump(mode="json"),
+            artifact_id=artifact or artifact_id(spec, job_key(spec, jobs)),
+            inputs=jobs,
+            storage=store.uri,
+            cluster=Cluster(cpus=1),
+            reporter=recorder,
+        )
+        return execute(request)
+
+    return run
+
+
+@pytest.fixture
+def run_job(attempt: Callable[..., JobOutcome], store: Store) -> Callable[..., Any]:
+    """`run_job(spec, data=handle)` executes a job and returns its handle."""
+
+    def run(spec: JobSpec, **inputs: Handle) -> Handle:
+        outcome = attempt(spec, **inputs)
+        assert outcome.failure is None, f"{outcome.what}\n{outcome.trace}"
+        return store.load_any(outcome.artifact_id)
+
+    return run
