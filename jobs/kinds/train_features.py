@@ -24,8 +24,11 @@ class TrainFeatures(SeededJobSpec):
     """Labelled images."""
     network: ClassifierSpec = ClassifierSpec(kind="classifier")
     """Architecture."""
-    steps: int = Field(default=1500, ge=1)
+    steps: int = Field(default=1000, ge=1)
     """Optimizer steps."""
+    shift: int = Field(default=1, ge=0, le=64)
+    """Largest shift of the training images in each direction, px; 0 = none. Without it a small
+    data set is learned by heart, and its features set apart even good samples."""
     batch_size: int = Field(default=128, ge=1)
     """Images per step."""
     learning_rate: float = Field(default=2e-3, gt=0, le=1)

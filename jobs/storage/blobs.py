@@ -185,7 +185,8 @@ class RemoteBlobs(Blobs):
     def __init__(self, uri: str) -> None:
         from pyarrow import fs  # noqa: PLC0415  (slow import, remote storages only)
 
-        self.uri = uri.rstrip("/")
+        short = uri.rstrip("/")
+        self.uri = uri if short.endswith(":") else short  # the root of a file system stays one
         self._selector: Any = fs.FileSelector
         self._file_type: Any = fs.FileType
         self._fs, root = fs.FileSystem.from_uri(self.uri)

@@ -30,6 +30,8 @@ class ClassifierSettings(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
+    def shift(self) -> int: ...
+    @property
     def learning_rate(self) -> float: ...
     @property
     def held_out(self) -> float: ...
@@ -79,7 +81,7 @@ def train_classifier(
     for step in range(spec.steps):
         picked = torch.randint(len(train), (spec.batch_size,), generator=generator)
         index = train[picked]
-        x = to_float(images[index].to(device))
+        x = _shifted(to_float(images[index].to(device)), spec.shift, generator)
         loss = functional.cross_entropy(network(x), labels[index].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -100,3 +102,13 @@ def train_classifier(
         ]
     accuracy = float((torch.cat(chunks) == labels[held_out]).float().mean())
     return TrainedClassifier(network.state_dict(), spec.network.features, accuracy)
+
+
+def _shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Moves a batch by up to `most` pixels each way; what comes in is the border repeated."""
+    if most == 0:
+        return x
+    size = x.shape[-1]
+    down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
+    padded = functional.pad(x, (most, most, most, most), mode="replicate")
+    return padded[:, :, down : down + size, right : right + size]

@@ -95,7 +95,7 @@ class Trainer:
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
-        torch.manual_seed(derive_seed(self.spec.seed or 0, "dropout", self.step, self.rank))
+        self._seed_dropout()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -109,6 +109,18 @@ class Trainer:
         self.ema.update()
         self.step += 1
         return loss.detach()
+
+    def _seed_dropout(self) -> None:
+        """Makes dropout masks a function of (seed, step, rank).
+
+        The device's own generator only: `torch.manual_seed` also queues calls for backends that
+        were never started, with a stack trace each.
+        """
+        seed = derive_seed(self.spec.seed or 0, "dropout", self.step, self.rank)
+        if self.share.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
 
     def _distribute(self) -> nn.Module:
         if self.world == 1:

@@ -233,7 +233,7 @@ def test_content_is_plain_data():
     assert "count" not in content
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

@@ -120,7 +120,7 @@ def test_names_that_leave_the_storage_are_refused(blobs, name, tmp_path):
     assert made.exists()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300) | st.lists(st.sampled_from(["a", "..", ".", "", "/"])).map("/".join))
 def test_no_accepted_name_leads_outside(name):
     try:
@@ -131,7 +131,7 @@ def test_no_accepted_name_leads_outside(name):
     assert path == "/root/storage" or path.startswith("/root/storage/")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=st.characters(), max_size=260))
 def test_no_name_makes_a_lookup_fail(tmp_path_factory, name):
     """Names come out of manifests: a damaged one must not end in an error of the system's."""
@@ -261,6 +261,7 @@ def test_any_uri_of_pyarrow_opens():
     assert isinstance(found, RemoteBlobs)
     found.write("a", b"x")
     assert (found.read("a"), found.names(), found.size("b")) == (b"x", ["a"], None)
+    assert isinstance(open_blobs(found.uri), RemoteBlobs)
 
 
 @pytest.mark.parametrize("uri", ["{}/s", "file://{}/s"])

@@ -1,0 +1,1 @@
+"""Measurements: what the method brings here, and what the code costs."""

@@ -1,0 +1,158 @@
+"""What each of SlimFlow's two ideas brings on digits, over several training seeds.
+
+Annealing reflow against reflow from scratch with pairs only; distillation with the two-step term
+against without; and both against naive distillation from scratch with the same total steps. The
+teacher, its pairs and the feature network are those of configs/slimflow.yaml, made once.
+
+    python -m benchmarks.slimflow_ideas [--seeds 3] [--storage DIR] [--json]
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base.artifacts import QualityReport
+from jobs.base.spec import JobSpec
+from jobs.kinds.anneal_reflow import AnnealReflow
+from jobs.kinds.distill import Distill
+from jobs.kinds.evaluate import Evaluate
+from jobs.storage.store import Store
+from models.flows.spec import ConstantAnnealing
+from models.metrics.interval import mean_interval
+from models.solvers.spec import EulerSpec
+from orchestrator import Pipeline, load_pipeline, submit
+from orchestrator.cli.live import open_view
+
+CONFIG = Path(__file__).parent.parent / "configs" / "slimflow.yaml"
+SHARED = ("data", "features", "teacher", "pairs")
+
+ROWS = {
+    "annealed_1": "annealing reflow, 1 step",
+    "annealed_2": "annealing reflow, 2 steps",
+    "plain_1": "plain reflow, 1 step",
+    "plain_2": "plain reflow, 2 steps",
+    "slimflow": "annealed, distilled with the two-step term (SlimFlow)",
+    "annealed_pairs": "annealed, distilled on pairs only",
+    "plain_two_step": "plain, distilled with the two-step term",
+    "plain_pairs": "plain, distilled on pairs only",
+    "naive": "naive distillation from scratch, the same total steps",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant's measurements over the seeds."""
+
+    name: str
+    fid: tuple[float, float, float]
+    """Mean and 95 % interval."""
+    precision: float
+    recall: float
+    fids: tuple[float, ...]
+
+
+def variants(base: Mapping[str, JobSpec], seed: int) -> dict[str, JobSpec]:
+    """The jobs of one training seed, by name without the seed."""
+    student, one_step, quality = base["student"], base["one_step"], base["one_step_1"]
+    assert isinstance(student, AnnealReflow)
+    assert isinstance(one_step, Distill)
+    assert isinstance(quality, Evaluate)
+    alone = {"seed": seed, "workers": 1}  # several trainings side by side, one core each
+    annealed = _changed(student, **alone)
+    plain = _changed(student, annealing=ConstantAnnealing(), **alone)
+    pairs_only = {"two_step_weight": 0.0, "guide": None}
+    jobs: dict[str, JobSpec] = {
+        "annealed": annealed,
+        "plain": plain,
+        "slimflow": _changed(one_step, start="annealed", guide="annealed", **alone),
+        "annealed_pairs": _changed(one_step, start="annealed", **pairs_only, **alone),
+        "plain_two_step": _changed(one_step, start="plain", guide="plain", **alone),
+        "plain_pairs": _changed(one_step, start="plain", **pairs_only, **alone),
+        "naive": _changed(
+            one_step,
+            start=None,
+            network=student.network,
+            steps=student.steps + one_step.steps,
+            learning_rate=student.learning_rate,
+            warmup=student.warmup,
+            **pairs_only,
+            **alone,
+        ),
+    }
+    for name in ("slimflow", "annealed_pairs", "plain_two_step", "plain_pairs", "naive"):
+        jobs[f"{name}_q"] = _changed(quality, model=name, seed=0)
+    for name in ("annealed", "plain"):
+        for steps in (1, 2):
+            solver = EulerSpec(steps=steps)
+            jobs[f"{name}_{steps}_q"] = _changed(quality, model=name, seed=0, solver=solver)
+    return jobs
+
+
+def _changed(spec: JobSpec, **changes: object) -> JobSpec:
+    return type(spec).model_validate({**dict(spec), **changes})
+
+
+def build(seeds: Sequence[int], storage: str) -> Pipeline:
+    """The whole benchmark as one pipeline."""
+    base = load_pipeline(CONFIG).pipeline
+    jobs: dict[str, JobSpec] = {name: base.jobs[name] for name in SHARED}
+    for seed in seeds:
+        made = variants(base.jobs, seed)
+        for name, spec in made.items():
+            own = {
+                field: f"{value.job}-{seed}"
+                for field, value in spec
+                if getattr(value, "job", None) in made
+            }
+            jobs[f"{name}-{seed}"] = _changed(spec, **own)
+    return Pipeline(name="slimflow-ideas", storage=storage, seed=base.seed, jobs=jobs)
+
+
+def summarise(store: Store, artifacts: Mapping[str, str], seeds: Sequence[int]) -> list[Row]:
+    """One row per variant."""
+    rows = []
+    for name in ROWS:
+        reports = [store.load(artifacts[f"{name}_q-{seed}"], QualityReport) for seed in seeds]
+        fids = tuple(report.fid for report in reports)
+        interval = mean_interval(fids) if len(fids) > 1 else None
+        rows.append(
+            Row(
+                name,
+                (interval.mean, interval.low, interval.high) if interval else (fids[0],) * 3,
+                sum(report.precision for report in reports) / len(reports),
+                sum(report.recall for report in reports) / len(reports),
+                fids,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=3, help="training seeds")
+    parser.add_argument("--storage", default="./slim-store", help="store, shared with the demo")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    seeds = range(options.seeds)
+    view = open_view()
+    with view:
+        result = submit(build(seeds, options.storage), listener=view.event, on_plan=view.plan)
+    artifacts = {name: job.artifact for name, job in result.status.jobs.items()}
+    rows = summarise(Store(result.plan.storage), artifacts, seeds)
+    if options.json:
+        print(json.dumps([row.__dict__ for row in rows], indent=1))
+        return
+    print("| variant | FID, mean [95 %] | precision | recall |\n|---|---|---|---|")
+    for row in rows:
+        mean, low, high = row.fid
+        print(
+            f"| {ROWS[row.name]} | {mean:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {row.precision:.3f} | {row.recall:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
