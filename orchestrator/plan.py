@@ -43,6 +43,13 @@ class RunPlan(Spec):
         return all(job.action == "reuse" for job in self.jobs)
 
 
+def twins(plan: RunPlan) -> Mapping[str, str]:
+    """Jobs that ask for the result of an earlier one -> that job. Only the earlier one runs."""
+    makers: dict[str, str] = {}
+    first = {job.name: makers.setdefault(job.artifact, job.name) for job in plan.jobs}
+    return {name: maker for name, maker in first.items() if maker != name}
+
+
 def as_event(plan: RunPlan) -> Mapping[str, Any]:
     """The details of a run_started event."""
     jobs = {

@@ -1,5 +1,7 @@
 """What a submission would do: per job reuse, resume or run, and why. Pure reading."""
 
+from pathlib import Path
+
 from jobs.base.registry import kind_of
 from jobs.storage.store import Store
 from orchestrator.graph import Graph, identities
@@ -36,13 +38,20 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
                 reason=reason,
             )
         )
-    tracking = pipeline.tracking or default_tracking(store)
+    tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
     return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
 
 
 def default_tracking(store: Store) -> str | None:
     """An SQLite file in a local storage; None (off) for a remote one."""
     return None if "://" in store.uri else f"sqlite:///{store.uri}/mlflow.db"
+
+
+def absolute_uri(tracking: str) -> str:
+    """A tracking URI that means the same in every folder: workers have one of their own."""
+    scheme = "sqlite:///"
+    path = tracking.removeprefix(scheme)
+    return tracking if path == tracking else f"{scheme}{Path(path).absolute()}"
 
 
 def _decide(store: Store, artifact: str, inputs: list[Action]) -> tuple[Action, str]:

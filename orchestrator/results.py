@@ -1,5 +1,6 @@
 """What a run made, as data and as the table at its end."""
 
+import time
 from typing import Any
 
 from jobs.base.artifacts import QualityReport
@@ -13,7 +14,11 @@ COLUMNS = (
 
 
 def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
-    """The run as one JSON object: run, state, and per job kind, key, state, seconds, artifact."""
+    """The run as one JSON object: run, state, and per job kind, key, state, seconds, artifact.
+
+    `artifact` is the handle of the result, or null if there is none. A failed or blocked job also
+    has `error` and `fix`.
+    """
     jobs = {}
     for name, job in status.jobs.items():
         finished = job.state in ("done", "reused")
@@ -21,7 +26,7 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
             "kind": job.kind,
             "key": job.key,
             "state": job.state,
-            "seconds": round(job.seconds(job.ended or 0.0), 3),
+            "seconds": round(job.seconds(time.time()), 3),
             "artifact": store.load_any(job.artifact).model_dump(mode="json") if finished else None,
         }
         if job.state in ("failed", "blocked"):

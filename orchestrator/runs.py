@@ -75,5 +75,9 @@ def find_run(blobs: Blobs, name: str | None) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise UserError(blobs.uri, f"'{name}' means {len(matches)} runs: {', '.join(matches[-5:])}")
-    raise UserError(blobs.uri, f"there is no run '{name}'", nearest(name, runs))
+        raise UserError(
+            blobs.uri,
+            f"'{name}' means {len(matches)} runs: {', '.join(matches[-5:])}",
+            "type more of it",
+        )
+    raise UserError(blobs.uri, f"there is no run '{name}'", nearest(name, runs[-20:]))

@@ -1,11 +1,13 @@
 """Which job runs next: pure bookkeeping over the graph, no Ray.
 
 Jobs on the longest remaining path go first; a job starts when its inputs are there and the devices
-it needs are not taken by other jobs of the run.
+it needs are not taken by other jobs of the run. Ready jobs wait in one heap per kind of need, so
+that a step costs the same however many jobs there are.
 """
 
+import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jobs.base.cluster import Cluster, Needs
 
@@ -16,103 +18,109 @@ class Node:
 
     name: str
     inputs: Sequence[str]
-    """Jobs whose results it takes."""
+    """Jobs that must be finished before it starts."""
     needs: Needs
 
 
-@dataclass
 class Scheduler:
-    """State of a run's graph.
+    """State of a run's graph: each job waits, is ready, running, paused, finished or dead.
 
     Args:
-        nodes: all jobs, in file order.
+        nodes: all jobs, each after its inputs.
         cluster: devices to share out.
-        finished: jobs whose results are there already.
     """
 
-    nodes: Sequence[Node]
-    cluster: Cluster
-    finished: set[str] = field(default_factory=set)
-    running: set[str] = field(default_factory=set)
-    dead: set[str] = field(default_factory=set)
-    """Failed, blocked or cancelled jobs."""
-
-    def __post_init__(self) -> None:
-        self._nodes = {node.name: node for node in self.nodes}
-        self._users: dict[str, list[str]] = {node.name: [] for node in self.nodes}
-        for node in self.nodes:
-            for name in node.inputs:
+    def __init__(self, nodes: Sequence[Node], cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._nodes = {node.name: node for node in nodes}
+        self._users: dict[str, list[str]] = {node.name: [] for node in nodes}
+        self._missing: dict[str, set[str]] = {}
+        self._ready: set[str] = set()
+        self._queues: dict[Needs, list[tuple[int, int, str]]] = {}
+        self._running: set[str] = set()
+        self._paused: set[str] = set()
+        self._settled: set[str] = set()
+        """Finished, failed or blocked."""
+        for node in nodes:
+            self._missing[node.name] = set(node.inputs)
+            for name in self._missing[node.name]:
                 self._users[name].append(node.name)
-        self._depth = self._depths()
+        depths = self._depths()
+        self._rank = {name: (-depths[name], at) for at, name in enumerate(self._nodes)}
+        for node in nodes:
+            if not node.inputs:
+                self._enqueue(node.name)
 
     def _depths(self) -> Mapping[str, int]:
-        """Length of the longest path from each job to an end of the graph."""
+        """Number of jobs on the longest path from each job to an end of the graph."""
         depths: dict[str, int] = {}
-        stack = [node.name for node in self.nodes]
-        while stack:
-            name = stack[-1]
-            open_users = [user for user in self._users[name] if user not in depths]
-            if open_users and name not in depths:
-                stack += open_users
-                continue
-            stack.pop()
+        for name in reversed(self._nodes):
             depths[name] = 1 + max((depths[user] for user in self._users[name]), default=0)
         return depths
 
-    def ready(self) -> list[str]:
-        """Jobs that could start now were there devices, the most urgent first."""
-        settled = self.finished | self.running | self.dead
-        names = [
-            node.name
-            for node in self.nodes
-            if node.name not in settled and all(name in self.finished for name in node.inputs)
-        ]
-        return sorted(names, key=lambda name: -self._depth[name])
+    def _enqueue(self, name: str) -> None:
+        self._ready.add(name)
+        queue = self._queues.setdefault(self._nodes[name].needs, [])
+        heapq.heappush(queue, (*self._rank[name], name))
 
-    def startable(self) -> list[str]:
-        """Ready jobs that fit beside the running ones. A job alone always fits."""
-        cpus = self.cluster.cpus - sum(self._needs(name).cpus for name in self.running)
-        gpus = self.cluster.gpus - sum(self._needs(name).gpus for name in self.running)
-        idle = not self.running
-        chosen: list[str] = []
-        for name in self.ready():
-            needs = self._needs(name)
-            if (needs.cpus <= cpus and needs.gpus <= gpus) or idle:
-                chosen.append(name)
-                cpus, gpus, idle = cpus - needs.cpus, gpus - needs.gpus, False
-        return chosen
-
-    def _needs(self, name: str) -> Needs:
-        return self._nodes[name].needs
+    def next_startable(self) -> str | None:
+        """The most urgent ready job that fits beside the running ones. A job alone always fits."""
+        cpus = self._cluster.cpus - sum(self._nodes[name].needs.cpus for name in self._running)
+        gpus = self._cluster.gpus - sum(self._nodes[name].needs.gpus for name in self._running)
+        heads = []
+        for needs, queue in self._queues.items():
+            while queue and queue[0][-1] not in self._ready:  # it left the line in another way
+                heapq.heappop(queue)
+            fits = not self._running or (needs.cpus <= cpus and needs.gpus <= gpus)
+            heads += queue[:1] if fits else []
+        return min(heads)[-1] if heads else None
 
     def start(self, name: str) -> None:
-        """Marks a job as running."""
-        self.running.add(name)
+        """Gives a ready job its devices."""
+        self._ready.remove(name)
+        self._running.add(name)
 
     def finish(self, name: str) -> None:
-        """Marks a job's result as there."""
-        self.running.discard(name)
-        self.finished.add(name)
+        """Marks a job's result as there, whatever state it is in."""
+        self._settle(name)
+        for user in self._users[name]:
+            self._missing[user].discard(name)
+            if not self._missing[user] and not self._is_known(user):
+                self._enqueue(user)
+
+    def pause(self, name: str) -> None:
+        """Takes a running job's devices until `requeue`."""
+        self._running.remove(name)
+        self._paused.add(name)
 
     def requeue(self, name: str) -> None:
-        """Puts a running job back in line."""
-        self.running.discard(name)
+        """Puts a paused job back in line."""
+        self._paused.remove(name)
+        self._enqueue(name)
 
     def fail(self, name: str) -> list[str]:
-        """Marks a job as failed and returns the jobs that it blocks, in file order."""
-        self.running.discard(name)
-        self.dead.add(name)
+        """Marks a job as failed and returns the jobs that it blocks, inputs first."""
+        self._settle(name)
         blocked: set[str] = set()
-        stack = list(self._users[name])
+        stack = [name]
         while stack:
-            user = stack.pop()
-            if user not in blocked and user not in self.dead:
-                blocked.add(user)
-                stack += self._users[user]
-        self.dead |= blocked
-        return [node.name for node in self.nodes if node.name in blocked]
+            fresh = set(self._users[stack.pop()]) - self._settled
+            blocked |= fresh
+            self._settled |= fresh
+            stack += fresh
+        return sorted(blocked, key=lambda blocked_name: self._rank[blocked_name][1])
+
+    def _settle(self, name: str) -> None:
+        for group in (self._ready, self._running, self._paused):
+            group.discard(name)
+        self._settled.add(name)
+
+    def _is_known(self, name: str) -> bool:
+        """Whether a job whose inputs are there is in line, under way or settled already."""
+        groups = (self._settled, self._ready, self._running, self._paused)
+        return any(name in group for group in groups)
 
     @property
     def over(self) -> bool:
         """Whether every job is finished or can never run."""
-        return not self.running and not self.ready()
+        return not (self._ready or self._running or self._paused)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.base.errors import SlimError, UserError
+from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
 from jobs.storage.store import Store
 from orchestrator.cluster import connect
 from orchestrator.events import Event, EventLog
@@ -57,10 +57,10 @@ def submit(
     store = Store(resolved.storage)
     plan = make_plan(resolved, graph, store)
     if plan.idle:
-        run = _record_idle(store, plan, to_yaml(resolved))
+        status = _record_idle(store, plan, to_yaml(resolved))
         if on_plan:
-            on_plan(plan, run)
-        return Submission(run, read_status(store.blobs, run), plan, started_ray=False)
+            on_plan(plan, status.run)
+        return Submission(status.run, status, plan, started_ray=False)
     store.check_writable()
     preflight(resolved, [job.name for job in plan.jobs if job.action != "reuse"])
     run = new_run_id(plan.name)
@@ -78,23 +78,23 @@ def submit(
     return Submission(run, status, plan, started_ray=True)
 
 
-def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> str:
+def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> RunStatus:
     """The recent run that made or reused just this, else a new record."""
     wanted = {job.name: job.artifact for job in plan.jobs}
     for run in reversed(run_ids(store.blobs)[-20:]):
         status = read_status(store.blobs, run)
         if status.state == "done" and wanted == {n: j.artifact for n, j in status.jobs.items()}:
-            return run
+            return status
     run = new_run_id(plan.name)
+    log = EventLog(store.blobs, run)
+    log.add("run_started", **as_event(plan))
+    for job in plan.jobs:
+        log.add("job_reused", job.name)
+    log.add("run_ended", state="done")
     with contextlib.suppress(OSError):  # a read-only storage can still be looked at
         save_pipeline(store.blobs, run, pipeline)
-        log = EventLog(store.blobs, run)
-        log.add("run_started", **as_event(plan))
-        for job in plan.jobs:
-            log.add("job_reused", job.name)
-        log.add("run_ended", state="done")
         log.flush()
-    return run
+    return fold(run, log.events)
 
 
 def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> RunStatus:
@@ -113,12 +113,14 @@ def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> R
         )
         .remote(request)
     )
-    events: list[Event] = []
-    over = False
-    while not over:
+    seen = 0
+    status: RunStatus | None = None
+    while status is None:
         try:
             over = ray.get(supervisor.is_over.remote())
-            fresh = ray.get(supervisor.events_since.remote(len(events)))
+            fresh = ray.get(supervisor.events_since.remote(seen))
+            # Its own word: a supervisor that came back may have lost events that were seen here.
+            status = ray.get(supervisor.status.remote()) if over else None
         except ray.exceptions.ActorUnavailableError:
             time.sleep(POLL_S)
             continue
@@ -128,14 +130,13 @@ def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> R
                 f"its supervisor died: {error}",
                 "submit again: finished work is kept",
             ) from error
-        for event in fresh:
-            events.append(event)
-            if listener:
-                listener(event)
+        seen += len(fresh)
+        for event in fresh if listener else ():
+            listener(event)
         if not over:
             time.sleep(POLL_S)
     ray.kill(supervisor)
-    return fold(request.run, events)
+    return status
 
 
 def check_result(submission: Submission) -> None:
@@ -143,16 +144,23 @@ def check_result(submission: Submission) -> None:
 
     Raises:
         UserError: every failed job failed because of the user's input.
-        JobFailed: a job failed otherwise.
+        DamagedArtifact: every failed job met a damaged file.
+        JobFailed: a job failed otherwise, or the run was cancelled.
+        SlimError: the run failed without a failed job, which is our bug.
     """
-    from jobs.base.errors import JobFailed
-
+    run, status = f"run {submission.run}", submission.status
     failed = {n: job for n, job in submission.status.jobs.items() if job.state == "failed"}
+    if not failed and status.state == "cancelled":
+        raise JobFailed(run, "was cancelled", "submit again: finished work is kept")
+    if not failed and status.state != "done":
+        raise SlimError(run, f"ended as {status.state}: {status.message or 'it does not say why'}")
     if not failed:
         return
-    kind = UserError if all(j.failure == "UserError" for j in failed.values()) else JobFailed
+    classes = {job.failure for job in failed.values()}
+    only = {"UserError": UserError, "DamagedArtifact": DamagedArtifact}
+    kind = only.get(classes.pop(), JobFailed) if len(classes) == 1 else JobFailed
     blocked = sum(job.state == "blocked" for job in submission.status.jobs.values())
     what = "; ".join(f"job '{name}' failed: {job.message}" for name, job in failed.items())
     fixes = [job.fix for job in failed.values() if job.fix]
     tail = f" ({blocked} job(s) that need it did not run)" if blocked else ""
-    raise kind(f"run {submission.run}", what + tail, "; ".join(fixes))
+    raise kind(run, what + tail, "; ".join(fixes))

@@ -4,19 +4,20 @@ It holds nothing that is not in the store: a restarted supervisor finds what is 
 finds running jobs by the name of their actors, and goes on.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.base.cluster import Cluster
+from jobs.base.cluster import Cluster, Needs
 from jobs.base.registry import load_kind, parse_job
 from jobs.execution import JobOutcome, JobRequest
 from jobs.storage.store import Store
 from orchestrator.events import Event, EventLog
 from orchestrator.launcher import Launched, Launcher
-from orchestrator.plan import PlannedJob, RunPlan, as_event
+from orchestrator.plan import PlannedJob, RunPlan, as_event, twins
 from orchestrator.runs import LEASE_EVERY_S, write_lease
 from orchestrator.scheduler import Node, Scheduler
 from orchestrator.status import RunStatus, apply, fold
@@ -24,9 +25,14 @@ from orchestrator.workers import RayReporter
 
 POLL_S = 0.1
 FLUSH_S = 1.0
-MAX_ATTEMPTS = 10
+PROGRESS_S = 1.0
+MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
 TRACKING_GRACE_S = 60.0
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def supervisor_name(run: str) -> str:
@@ -54,6 +60,8 @@ class Supervisor:
         self._request = request
         self._store = Store(request.plan.storage)
         self._jobs = {job.name: job for job in request.plan.jobs}
+        self._twins = twins(request.plan)
+        self._needs: dict[str, Needs] = {}
         self._lock = threading.Lock()
         self._log = EventLog(self._store.blobs, request.run)
         self._status = fold(request.run, self._log.events)
@@ -61,6 +69,7 @@ class Supervisor:
         self._launched: dict[Any, Launched] = {}
         self._waiting: list[tuple[float, str]] = []
         self._attempts: dict[str, int] = {}
+        self._progress_s: dict[str, float] = {}
         self._cancel = threading.Event()
         self._tracker: Any = None
         self._tracked = 0
@@ -71,7 +80,12 @@ class Supervisor:
     # What others call
 
     def report(self, job: str, event: str, details: Mapping[str, Any]) -> None:
-        """Takes an event of a job."""
+        """Takes an event of a job; of its progress one a second is kept."""
+        if event == "progress" and details["done"] < details["total"]:
+            now = time.monotonic()
+            if now - self._progress_s.get(job, 0.0) < PROGRESS_S:
+                return
+            self._progress_s[job] = now
         self._add(event, job, **details)
 
     def events_since(self, number: int) -> list[Event]:
@@ -102,39 +116,59 @@ class Supervisor:
             self._add("run_ended", state="failed")
         finally:
             self._launcher.close()
-            self._log.flush()
-            self._finish_tracking()
+            self._finish_tracking(self._flush())
 
     def _begin(self) -> None:
         plan = self._request.plan
-        nodes = [Node(job.name, list(job.inputs), self._spec_needs(job)) for job in plan.jobs]
+        write_lease(self._store.blobs, self._request.run)
+        for job in plan.jobs:
+            self._needs[job.name] = parse_job(job.kind, job.fields).needs(self._request.cluster)
+        nodes = [Node(job.name, self._waits_for(job), self._needs[job.name]) for job in plan.jobs]
         self._scheduler = Scheduler(nodes, self._request.cluster)
         self._add("run_started", **as_event(plan))
         self._start_tracking()
         for job in plan.jobs:
-            if job.action == "reuse" and self._status.jobs[job.name].state != "done":
-                self._add("job_reused", job.name)
-            if job.action == "reuse" or self._status.jobs[job.name].state == "done":
-                self._scheduler.finish(job.name)
+            self._take_up(job)
 
-    def _spec_needs(self, job: PlannedJob) -> Any:
-        return parse_job(job.kind, job.fields).needs(self._request.cluster)
+    def _waits_for(self, job: PlannedJob) -> list[str]:
+        """Its inputs, and the job that makes the same result, if there is one."""
+        twin = self._twins.get(job.name)
+        return [*job.inputs, *([twin] if twin else [])]
+
+    def _take_up(self, job: PlannedJob) -> None:
+        """Starts from what the store had, and what came of the job before a restart."""
+        state = self._status.jobs[job.name].state
+        if state in ("done", "reused"):
+            self._scheduler.finish(job.name)
+        elif job.action == "reuse":
+            self._reuse(job.name)
+        elif state == "failed":
+            self._block_users(job.name)
 
     def _launch_startable(self) -> None:
         now = time.monotonic()
         for due, name in [item for item in self._waiting if item[0] <= now]:
             self._waiting.remove((due, name))
             self._scheduler.requeue(name)
-        for name in self._scheduler.startable():
-            job = self._jobs[name]
-            self._scheduler.start(name)
-            self._attempts[name] = self._attempts.get(name, 0) + 1
-            self._add("job_started", name, attempt=self._attempts[name])
-            kind = load_kind(job.kind)
-            launched = self._launcher.launch(
-                self._job_request(job), kind.placement, self._spec_needs(job)
-            )
-            self._launched[launched.future] = launched
+        while (ready := self._scheduler.next_startable()) is not None:
+            if ready in self._twins:
+                self._reuse(ready)
+            else:
+                self._launch(ready)
+
+    def _reuse(self, name: str) -> None:
+        self._scheduler.finish(name)
+        self._add("job_reused", name)
+
+    def _launch(self, name: str) -> None:
+        self._scheduler.start(name)
+        self._attempts[name] = self._attempts.get(name, 0) + 1
+        self._add("job_started", name, attempt=self._attempts[name])
+        job = self._jobs[name]
+        launched = self._launcher.launch(
+            self._job_request(job), load_kind(job.kind).placement, self._needs[name]
+        )
+        self._launched[launched.future] = launched
 
     def _job_request(self, job: PlannedJob) -> JobRequest:
         return JobRequest(
@@ -162,16 +196,17 @@ class Supervisor:
                 outcome: JobOutcome = ray.get(future)
             except ray.exceptions.RayError as error:
                 self._launcher.release(launched, alive=False)
-                self._retry(launched.job, f"its worker died: {type(error).__name__}")
+                self._retry(launched.job, f"its worker died: {_first_line(error)}")
             else:
-                self._launcher.release(launched, alive=True)
+                # What made a job fail, such as a broken GPU context, may live on in its process.
+                self._launcher.release(launched, alive=outcome.failure is None)
                 self._settle(launched.job, outcome)
 
     def _settle(self, name: str, outcome: JobOutcome) -> None:
         if outcome.failure is None:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=outcome.wall_s, device_s=outcome.device_s)
-        elif outcome.retry and self._attempts[name] < MAX_ATTEMPTS:
+        elif outcome.retry:
             self._retry(name, outcome.what)
         else:
             self._fail(name, outcome)
@@ -184,11 +219,11 @@ class Supervisor:
             self._fail(name, outcome)
             return
         pause = min(MAX_BACKOFF_S, 2.0 ** (attempt - 1))
+        self._scheduler.pause(name)
         self._add("retry", name, what=what, attempt=attempt, pause_s=pause)
         self._waiting.append((time.monotonic() + pause, name))
 
     def _fail(self, name: str, outcome: JobOutcome) -> None:
-        blocked = self._scheduler.fail(name)
         self._add(
             "job_failed",
             name,
@@ -198,8 +233,14 @@ class Supervisor:
             fix=outcome.fix,
             trace=outcome.trace,
         )
-        for other in blocked:
-            self._add("job_blocked", other, what=f"needs '{name}', which failed")
+        self._block_users(name)
+
+    def _block_users(self, name: str) -> None:
+        for other in self._scheduler.fail(name):
+            if self._status.jobs[other].state != "blocked":
+                same = self._twins.get(other) == name
+                why = "asks for the same result as" if same else "needs"
+                self._add("job_blocked", other, what=f"{why} '{name}', which failed")
 
     def _end(self) -> None:
         if self._cancel.is_set():
@@ -219,15 +260,22 @@ class Supervisor:
 
     def _housekeep(self) -> None:
         now = time.monotonic()
-        if now - self._flushed_s >= FLUSH_S:
-            with self._lock:
-                self._log.flush()
-            self._track()
-            self._launcher.retire()
-            self._flushed_s = now
-        if now - self._leased_s >= LEASE_EVERY_S:
-            write_lease(self._store.blobs, self._request.run)
-            self._leased_s = now
+        with contextlib.suppress(OSError):  # a storage that stumbles is written to a second later
+            if now - self._flushed_s >= FLUSH_S:
+                self._flushed_s = now
+                self._launcher.retire()
+                self._track(self._flush())
+            if now - self._leased_s >= LEASE_EVERY_S:
+                write_lease(self._store.blobs, self._request.run)
+                self._leased_s = now
+
+    def _flush(self) -> list[Event]:
+        """Makes all events durable; returns those that the tracker has not had yet."""
+        with self._lock:
+            self._log.flush()
+            fresh = self._log.events[self._tracked :]
+            self._tracked = len(self._log.events)
+        return fresh
 
     def _start_tracking(self) -> None:
         plan = self._request.plan
@@ -243,29 +291,24 @@ class Supervisor:
             .remote(self._request.run, plan.model_dump(mode="json"))
         )
 
-    def _track(self) -> None:
-        """Hands new events to the tracker without waiting for it."""
-        if self._tracker is None:
-            return
-        with self._lock:
-            fresh = self._log.events[self._tracked :]
-            self._tracked = len(self._log.events)
-        if fresh:
+    def _track(self, fresh: Sequence[Event]) -> None:
+        """Hands new events, which are in the store, to the tracker without waiting for it."""
+        if fresh and self._tracker is not None:
             self._tracker.push.remote([event.model_dump() for event in fresh])
 
-    def _finish_tracking(self) -> None:
+    def _finish_tracking(self, fresh: Sequence[Event]) -> None:
         if self._tracker is None:
             return
         import ray
 
-        self._track()
+        self._track(fresh)
         try:
             problem = ray.get(self._tracker.finish.remote(), timeout=TRACKING_GRACE_S)
         except ray.exceptions.RayError as error:
             problem = f"{type(error).__name__}"
         if problem:
             self._add("warning", message=f"tracking is incomplete: {problem}")
-            self._log.flush()
+            self._flush()
 
     def status(self) -> RunStatus:
         """The state of the run now."""

@@ -5,11 +5,11 @@ Its record (`.json`) is written after it: a shard without a record does not exis
 """
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -19,31 +19,18 @@ from jobs.pairs.spec import PairRecipe
 from jobs.storage.store import Store
 from models.flows.flow import Flow
 from models.solvers.base import solve
+from models.spec import Spec
 
 
-@dataclass(frozen=True)
-class ShardRecord:
+class ShardRecord(Spec):
     """What is known of a finished shard."""
 
     file: ShardFile
     nfe_sum: float
     """Network evaluations of all its pairs together."""
     seconds: float
+    """Time that its device took."""
     device: str
-
-    def to_json(self) -> bytes:
-        """The record's bytes."""
-        fields = {"nfe_sum": self.nfe_sum, "seconds": self.seconds, "device": self.device}
-        return json.dumps({"file": self.file.model_dump(), **fields}).encode()
-
-    @staticmethod
-    def from_json(data: bytes) -> "ShardRecord":
-        """Reads `to_json`'s bytes. Raises ValueError or KeyError if they are not."""
-        fields = json.loads(data)
-        file = ShardFile.model_validate(fields["file"])
-        return ShardRecord(
-            file, float(fields["nfe_sum"]), float(fields["seconds"]), str(fields["device"])
-        )
 
 
 def shard_name(recipe: PairRecipe, shard: int) -> str:
@@ -55,8 +42,8 @@ def find_shard(store: Store, recipe: PairRecipe, shard: int) -> ShardRecord | No
     """The record of a finished shard whose file has the recorded size; None if there is none."""
     name = shard_name(recipe, shard)
     try:
-        record = ShardRecord.from_json(store.blobs.read(f"{name}.json"))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        record = ShardRecord.model_validate_json(store.blobs.read(f"{name}.json"))
+    except (FileNotFoundError, ValidationError):
         return None
     intact = record.file.path == f"{name}.safetensors" and (
         store.blobs.size(record.file.path) == record.file.size
@@ -99,8 +86,10 @@ def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
     file = ShardFile(
         path=f"{name}.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    record = ShardRecord(file, solved.nfe_sum, solved.seconds, solved.device)
-    store.blobs.write(f"{name}.json", record.to_json())
+    record = ShardRecord(
+        file=file, nfe_sum=solved.nfe_sum, seconds=solved.seconds, device=solved.device
+    )
+    store.blobs.write(f"{name}.json", record.model_dump_json().encode())
     return record
 
 

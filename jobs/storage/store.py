@@ -203,7 +203,7 @@ class Store:
         """A local path to a blob whose size and checksum are as given.
 
         Raises:
-            DamagedArtifact: they are not.
+            DamagedArtifact: they are not; damaged bytes are removed.
         """
         self._check_size(name, size, owner)
         path = self.blobs.local(name)
@@ -211,10 +211,11 @@ class Store:
             if sha256_of(path) != sha256:
                 path = self.blobs.local(name, fresh=True)  # the copy may be of something older
             if sha256_of(path) != sha256:
+                self.blobs.delete(name)  # so that the next plan sees that it is not there
                 raise DamagedArtifact(
                     owner,
-                    f"{name} is not what it was when it was made: its checksum differs",
-                    f"delete {self.uri}/{name} and submit again: it will be made again",
+                    f"{name} was not what it was when it was made, so it was removed",
+                    "submit again: only what is damaged is made again",
                 )
             self._verified.add((name, sha256))
         return path

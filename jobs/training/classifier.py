@@ -105,10 +105,10 @@ def train_classifier(
 
 
 def _shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Moves a batch by up to `most` pixels each way; what comes in is the border repeated."""
+    """Moves a batch by up to `most` pixels each way; what comes in is black."""
     if most == 0:
         return x
     size = x.shape[-1]
     down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
-    padded = functional.pad(x, (most, most, most, most), mode="replicate")
+    padded = functional.pad(x, (most, most, most, most), value=-1.0)
     return padded[:, :, down : down + size, right : right + size]

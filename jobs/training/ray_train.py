@@ -8,6 +8,7 @@ A wrong or damaged input or a diverged loss is written down and raised by the dr
 import json
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ FAILURE = "failure.json"
 FINAL_ERRORS = (TrainingDiverged, UserError, DamagedArtifact, JobFailed)
 """Errors that another attempt would end with, too."""
 REPORT_EVERY_S = 0.5
-MAX_WORKER_FAILURES = 8
+MAX_WORKER_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,13 @@ def _work(config: Mapping[str, Any]) -> None:
     except FINAL_ERRORS as error:
         if rank == 0:
             write_failure(task, error)
+    except OSError:
+        raise  # the storage may come back: Ray Train starts the workers again
+    except Exception as error:
+        if world > 1 and isinstance(error, RuntimeError):
+            raise  # the other worker may have died in the middle of an exchange
+        task.reporter.send(task.job, "log", message=traceback.format_exc())
+        write_failure(task, JobFailed("", f"{type(error).__name__}: {error}"))
 
 
 def write_failure(task: TrainTask, error: SlimError) -> None:

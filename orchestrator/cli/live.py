@@ -107,7 +107,7 @@ class LiveView(View):
             self._started = True
         if event.name in ("warning", "retry", "job_failed"):
             line = describe(event, self.status)
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(line)
 
     def close(self) -> None:
         if self._started:
@@ -195,7 +195,8 @@ def open_view(*, quiet: bool = False) -> View:
         return PlainView()
     from rich.console import Console
 
-    return LiveView(Console(stderr=True))
+    # What jobs say is no markup: a message with brackets in it would break the display.
+    return LiveView(Console(stderr=True, markup=False, emoji=False, highlight=False))
 
 
 class _QuietView(View):

@@ -1,0 +1,148 @@
+import pytest
+import torch
+
+from jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
+from jobs.evaluation import quality
+from jobs.evaluation.quality import measure, open_features
+from jobs.kinds.evaluate import Evaluate
+from jobs.storage.tensors import load_dataset_tensors, to_float
+from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.networks.classifier.spec import ClassifierSpec
+from models.solvers.spec import EulerSpec, RK45Spec
+
+CPU = torch.device("cpu")
+EXACT = RK45Spec(tolerance=1e-3)
+
+
+@pytest.fixture
+def context(store, recorder, tmp_path):
+    return JobContext("it", "evaluate-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
+
+
+@pytest.fixture
+def make_features(commit):
+    """Features of a random network: good enough to tell distributions apart."""
+
+    def make(data):
+        torch.manual_seed(0)
+        spec = ClassifierSpec(channels=8, channel_multipliers=(1,), features=4)
+        image = data.image.model_copy(update={"classes": 2})
+        network = spec.build(image)
+        handle = FeatureNet(
+            image=image, network=spec.model_dump(mode="json"), dimensions=4, accuracy=1.0
+        )
+        return commit(handle, f"train_features-{data.id}", weights=network.state_dict())
+
+    return make
+
+
+@pytest.fixture
+def evaluate(context, make_features, monkeypatch):
+    monkeypatch.setattr(quality, "LATENCY_BUDGET_MS", 5.0)
+    monkeypatch.setattr(quality, "STRAIGHTNESS_SAMPLES", 16)
+
+    def run(model, data, **changes):
+        spec = Evaluate(model="m", data="d", features="f", seed=1, **changes)
+        return measure(context, spec, model, data, make_features(data))
+
+    return run
+
+
+def test_features_are_of_whole_bytes_and_do_not_depend_on_the_batch(
+    store, make_dataset, make_features, monkeypatch
+):
+    data = make_dataset(count=7)
+    images, _ = load_dataset_tensors(store, data)
+    extract = open_features(store, make_features(data), CPU)
+    features = extract(images)
+    torch.testing.assert_close(features, extract.network.features(to_float(images)))
+    assert not features.requires_grad
+    monkeypatch.setattr(quality, "FEATURE_BATCH", 2)
+    torch.testing.assert_close(extract(images), features)
+
+
+def test_samples_of_the_closed_form_are_as_good_as_the_data(
+    evaluate, make_dataset, make_analytic, context
+):
+    data = make_dataset(count=60)
+    report = evaluate(make_analytic(data), data, solver=EXACT, samples=300)
+    assert isinstance(report, QualityReport)
+    assert 0 < report.fid < 3 * report.fid_real
+    assert report.kid_low <= report.kid <= report.kid_high
+    assert report.kid_low < 1e-3
+    assert report.precision > 0.9
+    assert report.nearest_rms < 0.01 < report.nearest_rms_real
+    assert report.straightness >= 0
+    assert (report.parameters, report.macs) == (0, 0)
+    assert report.nfe > 10
+    assert (context.folder / "samples.png").exists()
+
+
+def test_noise_is_worse_than_the_data(evaluate, make_dataset, make_model):
+    data = make_dataset(count=60)
+    report = evaluate(make_model(Generator), data, samples=300)
+    assert report.fid > 4 * report.fid_real
+    assert report.straightness is None
+    assert report.nearest_rms > 0.1
+
+
+@pytest.mark.parametrize("cls", [Flow, Generator])
+def test_a_report_is_complete(evaluate, make_dataset, make_model, recorder, cls):
+    data = make_dataset(count=20, classes=2)
+    model = make_model(cls, label_counts=(1, 1))
+    solver = EulerSpec(steps=3) if cls is Flow else None
+    report = evaluate(model, data, solver=solver, samples=30, batch_size=8)
+    assert set(report.model_dump()) == set(QualityReport.model_fields)
+    assert (report.model, report.model_type) == (model.id, cls.__name__)
+    assert (report.reference, report.features) == (data.id, f"train_features-{data.id}")
+    assert report.solver == ("euler 3" if cls is Flow else "one step")
+    assert report.nfe == (3 if cls is Flow else 1)
+    assert report.samples == 30
+    assert report.parameters == model.parameters
+    assert report.macs > 1000
+    assert 0 < report.latency_ms <= report.latency_p90_ms
+    assert (report.device, report.threads) == ("cpu", 1)
+    done = [(event["done"], event["total"]) for event in recorder.said("progress")]
+    assert done == [(8, 30), (16, 30), (24, 30), (30, 30)]
+
+
+def test_measuring_again_gives_the_same(evaluate, make_dataset, make_model):
+    data = make_dataset(count=20)
+    model = make_model(Generator)
+    reports = [evaluate(model, data, samples=30) for _ in range(2)]
+    latencies = {"latency_ms", "latency_p90_ms"}
+    first, second = (report.model_dump(exclude=latencies) for report in reports)
+    assert first == second
+
+
+def test_the_floor_is_the_distance_of_draws_from_the_data(
+    evaluate, store, make_dataset, make_model, make_features
+):
+    data = make_dataset(count=20)
+    report = evaluate(make_model(Generator), data, samples=30)
+    images, _ = load_dataset_tensors(store, data)
+    real = open_features(store, make_features(data), CPU)(images)
+    statistics = GaussianStatistics.from_features(real)
+    floors = []
+    for seed in range(30):
+        index = torch.randint(20, (30,), generator=torch.Generator().manual_seed(seed))
+        floors.append(frechet_distance(statistics, GaussianStatistics.from_features(real[index])))
+    assert min(floors) / 2 < report.fid_real < 2 * max(floors)
+
+
+def test_recall_is_of_the_whole_data_even_if_it_is_sorted():
+    index = quality._subset(50, 10)
+    assert len(index.unique()) == 10
+    assert int(index.max()) > 25
+    assert quality._subset(10, 10).sort().values.tolist() == list(range(10))
+
+
+def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_model, monkeypatch):
+    data = make_dataset(count=20)
+    monkeypatch.setattr(
+        "jobs.evaluation.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan
+    )
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        evaluate(make_model(Generator), data, samples=30)

@@ -1,0 +1,222 @@
+import pickle
+
+import pytest
+import torch
+
+from jobs.storage.flows import open_flow
+from jobs.training.draws import Draws, mirror
+from jobs.training.objectives.distillation import Distillation
+from jobs.training.pair_source import PairSource
+from models import counter_random
+from models.counter_random import Stream
+from models.flows.distance import distance
+from models.flows.flow import NetworkFlow
+from models.flows.losses import distillation_losses
+from models.flows.spec import HuberDistance, L2Distance
+
+CPU = torch.device("cpu")
+SEED = 5
+TIMES = (0.2, 0.8)
+
+
+@pytest.fixture
+def pairs(make_pairs, make_analytic, make_dataset):
+    return make_pairs(make_analytic(make_dataset(count=6)), count=20)
+
+
+@pytest.fixture
+def labelled(make_pairs, make_analytic, make_dataset):
+    data = make_dataset(count=9, classes=3)
+    return make_pairs(make_analytic(data, conditional=True), count=20)
+
+
+@pytest.fixture
+def make(store):
+    def objective(pairs, guide, **changes):
+        fields = {
+            "seed": SEED,
+            "pair_weight": 1.0,
+            "two_step_weight": 1.0,
+            "two_step_batch": 8,
+            "two_step_times": TIMES,
+            "distance": L2Distance(),
+            "flip": False,
+        }
+        return Distillation(store=store, pairs=pairs, guide=guide, **fields | changes)
+
+    return objective
+
+
+@pytest.fixture
+def expected(store, share):
+    """Both terms by `models.flows.losses`, from draws made here."""
+
+    def terms(objective, student, step):
+        pairs, fresh = objective.pairs, share().of(objective.two_step_batch)
+        draws = Draws(SEED, share(), pairs.image)
+        x0, x1, label = PairSource(store, pairs, CPU).batch(draws.samples(step, pairs.count))
+        if objective.flip:
+            x0, x1 = (mirror(x, draws.flips(step)) for x in (x0, x1))
+        guided = Draws(SEED, fresh, pairs.image)
+        fresh_label = None
+        if pairs.label_counts:
+            index = torch.arange(objective.two_step_batch)
+            counts = pairs.label_counts
+            stream = Stream.GUIDED_LABEL
+            fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
+        low, high = objective.two_step_times
+        return distillation_losses(
+            NetworkFlow(student, pairs.image),
+            open_flow(store, objective.guide, CPU),
+            x0,
+            x1,
+            guided.noise(step, Stream.GUIDED_NOISE),
+            low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME),
+            distance(objective.distance),
+            label,
+            fresh_label,
+        )
+
+    return terms
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"distance": HuberDistance()},
+        {"distance": HuberDistance(c=0.5), "flip": True},
+        {"two_step_batch": 4},
+        {"two_step_batch": 24, "two_step_times": (0.4, 0.5)},
+        {"pair_weight": 0.25, "two_step_weight": 3.0},
+    ],
+)
+def test_the_loss_is_the_weighted_sum_of_both_terms(
+    make, pairs, make_model, make_student, share, expected, changes
+):
+    objective = make(pairs, make_model(), **changes)
+    objective.prepare(share())
+    student = make_student()
+    for step in (0, 7):
+        loss = objective.loss(student, step)
+        terms = expected(objective, make_student(), step)
+        pair, two_step = terms.pair.mean(), terms.two_step.mean()
+        wanted = objective.pair_weight * pair + objective.two_step_weight * two_step
+        torch.testing.assert_close(loss, wanted)
+        report = objective.report()
+        torch.testing.assert_close(report["pair_loss"], pair.detach())
+        torch.testing.assert_close(report["two_step_loss"], two_step.detach())
+        assert not any(part.requires_grad for part in report.values())
+
+
+def test_the_gradient_is_that_of_both_terms(make, pairs, make_model, make_student, share, expected):
+    objective = make(pairs, make_model(), two_step_weight=0.5)
+    objective.prepare(share())
+    student, other = make_student(), make_student()
+    objective.loss(student, 3).backward()
+    terms = expected(objective, other, 3)
+    (terms.pair.mean() + 0.5 * terms.two_step.mean()).backward()
+    for mine, theirs in zip(student.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_no_gradient_reaches_the_guide(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model(dropout=0.5))
+    objective.prepare(share())
+    objective.loss(make_student(), 0).backward()
+    guide = list(objective._guide.parameters())
+    assert guide
+    assert all(weight.grad is None and not weight.requires_grad for weight in guide)
+    assert not any(module.training for module in objective._guide.network.modules())
+
+
+def test_the_student_is_evaluated_once_at_pure_noise(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model(), two_step_batch=4)
+    objective.prepare(share())
+    student = make_student()
+    objective.loss(student, 0)
+    ((xt, t, label),) = student.calls
+    assert len(xt) == 12
+    assert t.tolist() == [0.0] * 12
+    assert label is None
+
+
+def test_labels_of_pairs_and_fresh_noise_reach_the_student(
+    make, labelled, make_model, make_student, share, expected
+):
+    guide = make_model(label_counts=labelled.label_counts)
+    objective = make(labelled, guide)
+    objective.prepare(share())
+    student = make_student(3)
+    loss = objective.loss(student, 2)
+    other = make_student(3)
+    terms = expected(objective, other, 2)
+    torch.testing.assert_close(loss, terms.pair.mean() + terms.two_step.mean())
+    assert torch.equal(student.calls[0][2], other.calls[0][2])
+    assert len(student.calls[0][2].unique()) > 1
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_either_term_alone(
+    make, pairs, labelled, make_model, make_student, share, expected, conditional
+):
+    chosen = labelled if conditional else pairs
+    classes = len(chosen.label_counts)
+    guide = make_model(label_counts=chosen.label_counts)
+    student = make_student(classes)
+    terms = expected(make(chosen, guide), make_student(classes), 0)
+    for fields, term, name, count in (
+        ({"guide": guide, "pair_weight": 0.0}, terms.two_step, "two_step_loss", 8),
+        ({"guide": None, "pair_weight": 1.0}, terms.pair, "pair_loss", 8),
+    ):
+        objective = make(chosen, fields["guide"], pair_weight=fields["pair_weight"])
+        objective.prepare(share())
+        torch.testing.assert_close(objective.loss(student, 0), term.mean())
+        assert set(objective.report()) == {name}
+        assert len(student.calls.pop()[0]) == count  # nothing is evaluated for nothing
+
+
+def test_a_straight_guide_leaves_a_perfect_student_alone(
+    store, make, make_pairs, make_analytic, make_dataset, share
+):
+    flow = make_analytic(make_dataset(count=1))
+    pairs = make_pairs(flow)
+    exact = open_flow(store, flow, CPU)
+    objective = make(pairs, flow)
+    objective.prepare(share())
+    assert float(objective.loss(exact.velocity, 0)) < 1e-6
+    assert float(objective.loss(lambda xt, t, _: 0 * xt, 0)) > 0.5
+
+
+@pytest.mark.parametrize("two_step_batch", [4, 8, 16])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_together_have_the_gradient_of_one(
+    make, pairs, make_model, gradient, make_student, workers, two_step_batch
+):
+    objective = make(pairs, make_model(), flip=True, two_step_batch=two_step_batch)
+    network = make_student()
+    one, many = (gradient(objective, network, 2, n) for n in (1, workers))
+    for alone, together in zip(one, many, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_fresh_noise_is_not_the_noise_of_pairs(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model())
+    objective.prepare(share())
+    student = make_student()
+    for step in (0, 1):
+        objective.loss(student, step)
+    first, second = (xt for xt, _, _ in student.calls)
+    assert not torch.equal(first[8:], second[8:])
+    own = {tuple(image.flatten().tolist()) for image in first[:8]}
+    assert own.isdisjoint(tuple(image.flatten().tolist()) for image in first[8:])
+
+
+def test_objectives_travel(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model())
+    other = pickle.loads(pickle.dumps(objective))
+    losses = []
+    for each in (objective, other):
+        each.prepare(share())
+        losses.append(each.loss(make_student(), 0))
+    assert torch.equal(*losses)

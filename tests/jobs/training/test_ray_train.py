@@ -1,0 +1,231 @@
+import json
+import pickle
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
+from jobs.base.errors import DamagedArtifact, JobFailed, TrainingDiverged, UserError, WorkLost
+from jobs.kinds.train_flow import TrainFlow
+from jobs.training import ray_train
+from jobs.training.checkpoint import load_checkpoint
+from jobs.training.objectives.flow_matching import FlowMatching
+from jobs.training.ray_train import TrainTask, initial_network, train_on_ray, train_worker
+from models.flows.spec import UniformTime
+from models.metrics.cost import count_parameters
+from models.networks.registry import parse_network
+from models.spec import ImageShape
+
+NETWORK = {
+    "kind": "song_unet",
+    "channels": 4,
+    "channel_multipliers": [1],
+    "blocks": 1,
+    "attention_resolutions": [],
+    "middle_attention": False,
+    "dropout": 0.2,
+}
+
+
+def settings(**changes):
+    fields = {"data": "d", "network": NETWORK, "steps": 12, "batch_size": 4, "seed": 1, "warmup": 2}
+    return TrainFlow.model_validate(fields | {"learning_rate": 1e-3} | changes)
+
+
+@pytest.fixture
+def make_task(store, recorder, make_dataset):
+    def make(name="train_flow-1", initial=None, spec=None):
+        data = make_dataset(count=10)
+        spec = spec or settings()
+        objective = FlowMatching(store, data, 1, False, UniformTime(), True)
+        return TrainTask(
+            job="teacher",
+            artifact_id=name,
+            spec=spec,
+            network=spec.network,
+            image=data.image,
+            objective=objective,
+            initial=initial,
+            store=store,
+            reporter=recorder,
+            threads=1,
+        )
+
+    return make
+
+
+@pytest.fixture
+def context(store, recorder, tmp_path):
+    return JobContext("teacher", "train_flow-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
+
+
+@pytest.fixture
+def train(context, make_task, monkeypatch):
+    """`train(fit)` calls `train_on_ray` with something else than Ray Train."""
+
+    def call(fit=None, **changes):
+        task = make_task(**changes)
+        monkeypatch.setattr(
+            ray_train, "_fit", lambda given, *_: (fit or ray_train.train_worker)(given)
+        )
+        return train_on_ray(
+            context, task.spec, task.network, task.image, task.objective, task.initial
+        )
+
+    return call
+
+
+def tensors(store, name):
+    return load_checkpoint(store.work(name)).tensors
+
+
+def test_a_network_with_dropout_resumes_bit_for_bit(store, make_task, monkeypatch):
+    train_worker(make_task("train_flow-whole"))
+    short = make_task("train_flow-parts", spec=settings(checkpoint_s=1e-9))
+    loss = FlowMatching.loss
+
+    def crashing(objective, network, step):
+        if step == 7:
+            raise SystemExit
+        return loss(objective, network, step)
+
+    monkeypatch.setattr(FlowMatching, "loss", crashing)
+    with pytest.raises(SystemExit):
+        train_worker(short)
+    monkeypatch.undo()
+    assert load_checkpoint(store.work("train_flow-parts")).step == 7
+    train_worker(pickle.loads(pickle.dumps(make_task("train_flow-parts"))))
+    whole, parts = tensors(store, "train_flow-whole"), tensors(store, "train_flow-parts")
+    assert set(whole) == set(parts)
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_the_first_weights_are_a_function_of_the_seed(make_task):
+    torch.manual_seed(1)
+    first = initial_network(make_task())
+    torch.manual_seed(2)
+    second = initial_network(make_task())
+    other = initial_network(make_task(spec=settings(seed=2)))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name])
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert any(not torch.equal(weight, unlike) for weight, unlike in pairs)
+
+
+def test_a_student_starts_from_a_flows_average(store, make_task, make_model):
+    flow = make_model()
+    network = initial_network(make_task(initial=flow))
+    weights = load_file(store.file(flow, flow.file))
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, weights[name])
+
+
+def test_the_result_is_the_average_of_the_last_checkpoint(store, context, train):
+    trained = train()
+    final = load_checkpoint(context.work)
+    assert final.step == 12
+    network = parse_network(NETWORK).build(ImageShape(channels=1, size=4))
+    network.load_state_dict(trained.weights)
+    assert trained.parameters == count_parameters(network)
+    assert trained.seconds == final.seconds
+    assert all(torch.equal(v, final.tensors[f"ema.{n}"]) for n, v in trained.weights.items())
+    assert context.device_s == final.seconds
+    assert context.engine["device"] == "cpu"
+    assert (context.engine["workers"], context.engine["threads"]) == (1, 1)
+
+
+def test_buffers_are_no_parameters(train):
+    fourier = settings(network=NETWORK | {"embedding": "fourier"})
+    trained = train(spec=fourier)
+    names = sum(value.numel() for value in trained.weights.values())
+    assert trained.parameters == names - 2  # the frequencies
+
+
+def test_a_lost_training_is_work_lost(train):
+    with pytest.raises(WorkLost, match="without its final checkpoint"):
+        train(lambda task: None)
+    with pytest.raises(WorkLost):
+        train(lambda task: train_worker(TrainTask(**{**vars(task), "spec": settings(steps=3)})))
+
+
+@pytest.mark.parametrize("cls", [TrainingDiverged, UserError, DamagedArtifact, JobFailed])
+@pytest.mark.parametrize("where", ["", "flow-1"])
+def test_an_error_of_a_worker_is_raised_by_the_driver(train, context, cls, where):
+    error = cls(where, "it went wrong", "do it right")
+    with pytest.raises(cls) as raised:
+        train(lambda task: ray_train.write_failure(task, error))
+    assert type(raised.value) is cls
+    assert raised.value.args == (where or "job 'teacher'", "it went wrong", "do it right")
+    assert train() is not None  # another attempt does not see it
+    assert not context.work.exists(ray_train.FAILURE)
+
+
+@pytest.fixture
+def work_as(monkeypatch, store):
+    """`work_as(task, world)` runs Ray Train's function as its first worker; returns the failure."""
+
+    def run(task, world=1):
+        place = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: world)
+        stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: place))
+        monkeypatch.setitem(sys.modules, "ray", stand_in)
+        ray_train._work({"task": task})
+        return json.loads(store.work(task.artifact_id).read(ray_train.FAILURE))
+
+    return run
+
+
+def test_damaged_inputs_are_not_worth_another_attempt(store, make_task, work_as):
+    """A worker writes such an error down and ends, so that Ray Train does not start it again."""
+    task = make_task()
+    store.file(task.objective.data, "data.safetensors").write_bytes(b"x")
+    failure = work_as(task)
+    assert (failure["type"], failure["where"]) == ("DamagedArtifact", task.objective.data.id)
+
+
+def raising(error):
+    def loss(*_):
+        raise error
+
+    return loss
+
+
+def test_a_mistake_of_ours_fails_at_once_with_its_trace(make_task, work_as, recorder, monkeypatch):
+    monkeypatch.setattr(FlowMatching, "loss", raising(RuntimeError("shapes do not match")))
+    failure = work_as(make_task())
+    assert failure["type"] == "JobFailed"
+    assert failure["what"] == "RuntimeError: shapes do not match"
+    assert "in loss" in recorder.said("log")[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "world"),
+    [(OSError("storage away"), 1), (RuntimeError("connection closed by peer"), 2)],
+)
+def test_what_may_pass_is_left_to_ray_train(make_task, work_as, monkeypatch, error, world):
+    monkeypatch.setattr(ray_train, "train_worker", raising(error))
+    with pytest.raises(type(error), match=str(error)):
+        work_as(make_task(), world)
+
+
+def test_progress_is_sent_at_intervals_and_at_the_end(make_task, recorder, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(ray_train.time, "monotonic", lambda: now[0])
+    send = ray_train._Throttled(make_task())
+    for step, seconds in ((1, 0.0), (2, 0.1), (3, 0.3), (4, 0.2), (11, 0.1), (12, 0.1)):
+        now[0] += seconds
+        send(step, {"loss": float(step)})
+    sent = recorder.said("progress")
+    assert [details["done"] for details in sent] == [1, 4, 12]
+    assert sent[-1] == {"done": 12, "total": 12, "metrics": {"loss": 12.0}}
+
+
+def test_workers_need_no_more_than_pickle(make_task, make_model):
+    task = make_task(initial=make_model())
+    other = pickle.loads(pickle.dumps(task))
+    assert other.spec == task.spec
+    assert other.store.uri == task.store.uri
+    assert other.objective.data == task.objective.data

@@ -1,0 +1,218 @@
+"""What only a real Ray can show: two nodes, devices, dying actors, several training workers."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from pipelines import TINY
+from ray.cluster_utils import Cluster as RayCluster
+
+from jobs.base.artifacts import Dataset
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
+from jobs.base.errors import JobFailed, TrainingDiverged
+from jobs.kinds.train_flow import TrainFlow
+from jobs.pairs.pool import Pool
+from jobs.storage.store import Store
+from jobs.training.objective import Objective, Share
+from jobs.training.objectives.flow_matching import FlowMatching
+from jobs.training.ray_train import train_on_ray
+from models.networks.song_unet.spec import SongUNetSpec
+from models.spec import ImageShape
+from orchestrator import Pipeline, submit
+from orchestrator.workers import NAMESPACE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+NETWORK = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1)
+IMAGE = ImageShape(channels=1, size=8)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A private Ray with two CPUs, shared by the tests of this file that need no more."""
+    # Test classes travel by value: workers do not see the tests' folder.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, namespace=NAMESPACE,
+        log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def digits(store: Store) -> Dataset:
+    """The stored digits, read without a run."""
+    from jobs.base.context import SilentReporter
+    from jobs.execution import JobRequest, execute
+
+    request = JobRequest(
+        "data", "load_dataset", {"source": "digits"}, "load_dataset-0", {}, store.uri,
+        Cluster(2), SilentReporter(),
+    )  # fmt: skip
+    assert execute(request).failure is None
+    return store.load("load_dataset-0", Dataset)
+
+
+def context(store: Store, tmp_path: Path, artifact: str) -> JobContext:
+    return JobContext("teacher", artifact, store, {}, tmp_path, Cluster(2, 0, 2))
+
+
+def test_two_workers_train_what_one_trains(local_ray, tmp_path):
+    """At equal global batch and without dropout they differ by rounding only."""
+    store = Store(str(tmp_path / "store"))
+    data = digits(store)
+    weights = []
+    for workers in (1, 2):
+        spec = TrainFlow(
+            data="data", network=NETWORK, steps=12, batch_size=64, learning_rate=1e-3,
+            workers=workers, seed=5,
+        )  # fmt: skip
+        objective = FlowMatching(store, data, 5, False, spec.time, False)
+        made = train_on_ray(
+            context(store, tmp_path, f"flow-{workers}"), spec, NETWORK, IMAGE, objective
+        )
+        weights.append(made.weights)
+    one, two = weights
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=2e-4, atol=2e-5)
+
+
+@dataclass
+class BrokenAt(Objective):
+    """A loss that is NaN at one step."""
+
+    step: int
+
+    def prepare(self, share: Share) -> None:
+        self._device = share.device
+
+    def loss(self, network: torch.nn.Module, step: int) -> torch.Tensor:
+        total = sum(p.square().mean() for p in network.parameters())
+        return total * float("nan") if step == self.step else total
+
+
+def test_a_loss_that_turns_nan_stops_the_job_with_step_and_checkpoint(local_ray, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    spec = TrainFlow(
+        data="data", network=NETWORK, steps=40, batch_size=8, workers=1, log_every=5,
+        checkpoint_s=1e-3,
+    )  # fmt: skip
+    where = context(store, tmp_path, "flow-nan")
+    with pytest.raises(TrainingDiverged, match=r"nan at step 23.*checkpoint-000000020"):
+        train_on_ray(where, spec, NETWORK, IMAGE, BrokenAt(23))
+
+
+@ray.remote
+class Fragile:
+    """Squares numbers; dies on some, once or always."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def ready(self) -> bool:
+        return True
+
+    def make(self, item: int) -> int:
+        marker = self._folder / str(item)
+        if item == 13 or (item % 5 == 0 and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+
+def test_a_pool_outlives_its_actors_and_names_poison(local_ray, tmp_path):
+    options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0.5}
+    actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(2)]
+    done: dict[int, int] = {}
+    with pytest.raises(JobFailed, match=r"killed their actor 3 times: 13$"):
+        Pool[int](actors, "pairs").run(range(20), done.__setitem__)
+    assert done == {item: item * item for item in range(20) if item != 13}
+
+
+def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
+    options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 1.5}
+    actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(3)]
+    (tmp_path / "0").touch()
+    (tmp_path / "5").touch()
+    done: dict[int, int] = {}
+    Pool[int](actors, "pairs").run(range(8), done.__setitem__)
+    assert len(done) == 8
+
+
+def tiny(storage: Path, **changes: object) -> Pipeline:
+    """The first jobs of the tiny pipeline, built in Python."""
+    from orchestrator.pipeline import parse_pipeline
+
+    whole = parse_pipeline(TINY, "tiny.yaml", storage=str(storage)).pipeline
+    kept = {name: whole.jobs[name] for name in ("data", "teacher", "pairs")}
+    return whole.model_copy(update={"jobs": kept, **changes})
+
+
+def pair_bytes(storage: Path) -> dict[str, bytes]:
+    files = sorted(storage.glob("pairs/*/*.safetensors"))
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def no_ray():
+    """Ends the connection of earlier tests: a cluster test opens its own."""
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
+    ray.init(
+        address="local", num_cpus=2, num_gpus=2, include_dashboard=False, namespace=NAMESPACE,
+        log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    result = submit(tiny(tmp_path / "store"))
+    assert result.status.state == "done"
+    store = Store(str(tmp_path / "store"))
+    manifest = store.manifest(result.status.jobs["pairs"].artifact)
+    assert manifest.engine["actors"] == 2
+    assert manifest.engine["devices"] == ["cpu (gpu 0)", "cpu (gpu 1)"]
+
+
+def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
+    """Real raylets on two loopback addresses, joined by address as a user would."""
+    cluster = RayCluster()
+    try:
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", include_dashboard=False)
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
+        command = [sys.executable, "-m", "orchestrator", "submit", "-", "--json"]
+        file = tmp_path / "tiny.yaml"
+        file.write_text(TINY.split("  student:")[0])
+        command[4] = str(file)
+        command += ["--address", cluster.address, "--storage", str(tmp_path / "two")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        with contextlib.suppress(Exception):
+            cluster.shutdown()
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, namespace=NAMESPACE,
+        log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    assert submit(tiny(tmp_path / "one")).status.state == "done"
+    assert pair_bytes(tmp_path / "two") == pair_bytes(tmp_path / "one")
+    assert len(pair_bytes(tmp_path / "one")) == 4
+
+
+def test_no_cluster_at_the_address_is_the_users_error(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    command = [sys.executable, "-m", "orchestrator", "submit", str(file)]
+    command += ["--address", "127.0.0.1:1", "--storage", str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2
+    assert "127.0.0.1:1" in done.stderr
+    assert "ray start --head" in done.stderr
