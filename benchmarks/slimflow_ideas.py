@@ -35,7 +35,6 @@ ROWS = {
     "plain_2": "plain reflow, 2 steps",
     "slimflow": "annealed, distilled with the two-step term (SlimFlow)",
     "annealed_pairs": "annealed, distilled on pairs only",
-    "plain_two_step": "plain, distilled with the two-step term",
     "plain_pairs": "plain, distilled on pairs only",
     "naive": "naive distillation from scratch, the same total steps",
 }
@@ -68,7 +67,6 @@ def variants(base: Mapping[str, JobSpec], seed: int) -> dict[str, JobSpec]:
         "plain": plain,
         "slimflow": _changed(one_step, start="annealed", guide="annealed", **alone),
         "annealed_pairs": _changed(one_step, start="annealed", **pairs_only, **alone),
-        "plain_two_step": _changed(one_step, start="plain", guide="plain", **alone),
         "plain_pairs": _changed(one_step, start="plain", **pairs_only, **alone),
         "naive": _changed(
             one_step,
@@ -81,7 +79,7 @@ def variants(base: Mapping[str, JobSpec], seed: int) -> dict[str, JobSpec]:
             **alone,
         ),
     }
-    for name in ("slimflow", "annealed_pairs", "plain_two_step", "plain_pairs", "naive"):
+    for name in ("slimflow", "annealed_pairs", "plain_pairs", "naive"):
         jobs[f"{name}_q"] = _changed(quality, model=name, seed=0)
     for name in ("annealed", "plain"):
         for steps in (1, 2):

@@ -71,6 +71,6 @@ def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:
 def short_count(number: float) -> str:
     """A large count with three digits and a letter: 4.46 M."""
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
+        if number >= 0.9995 * factor:  # what rounds up to the next letter takes it
             return f"{number / factor:.3g} {letter}"
     return f"{number:.0f}"

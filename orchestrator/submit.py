@@ -131,8 +131,9 @@ def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> R
                 "submit again: finished work is kept",
             ) from error
         seen += len(fresh)
-        for event in fresh if listener else ():
-            listener(event)
+        if listener:
+            for event in fresh:
+                listener(event)
         if not over:
             time.sleep(POLL_S)
     ray.kill(supervisor)

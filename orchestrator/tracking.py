@@ -1,7 +1,8 @@
 """MLflow: the run as a parent, each job as a child, written by one actor from the run's events.
 
-It lives beside the supervisor, so a slow or dead tracking server delays nothing; what could not be
-written is said at the end.
+It lives beside the supervisor, so a slow or dead tracking server delays nothing. The event log is
+the truth: after a failure, or a restart, what the server has not had is read from there. What could
+not be written is said at the end.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import fcntl
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from jobs.base.artifacts import QualityReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
-from orchestrator.events import Event
+from orchestrator.events import Event, read_events
 from orchestrator.plan import PlannedJob, RunPlan
 from orchestrator.runs import is_alive
 
@@ -25,6 +27,14 @@ JOB_TAG = "slimctl.job"
 EVENTS_TAG = "slimctl.events"
 PARENT_TAG = "mlflow.parentRunId"
 MAX_PARAM = 500
+RETRY_S = 15.0
+GRACE_S = 40.0
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A dead server is tried again here, so MLflow need not insist for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 QUALITY = (
     "fid", "fid_real", "kid", "kid_low", "kid_high", "precision", "recall", "nfe", "samples",
     "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
@@ -42,35 +52,54 @@ class Tracker:
     """
 
     def __init__(self, run: str, plan: Mapping[str, Any]) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         self._run = run
         self._plan = RunPlan.model_validate(plan)
         self._jobs = {job.name: job for job in self._plan.jobs}
         self._store = Store(self._plan.storage)
         self._queue: queue.Queue[Sequence[Event] | None] = queue.Queue()
         self._problem = ""
+        self._ending = threading.Event()
         self._children: dict[str, str] = {}
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def push(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Takes events to write."""
-        self._queue.put([Event.model_validate(event) for event in events])
+        """Takes events to write; the event log in the store has them already."""
+        if not self._problem:
+            self._queue.put([Event.model_validate(event) for event in events])
 
-    def finish(self) -> str:
+    def finish(self, grace_s: float = GRACE_S) -> str:
         """Waits until everything is written; returns what went wrong, or ""."""
+        self._ending.set()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(grace_s)
+        if self._thread.is_alive():
+            return self._problem or f"nothing was heard from the server for {grace_s:g} s"
         return self._problem
 
     def _work(self) -> None:
-        try:
-            with _migration_lock(self._plan):
-                self._open()
-            while (events := self._queue.get()) is not None:
-                self._write(events)
-        except Exception as error:  # noqa: BLE001  (tracking must never stop a run)
-            self._problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        while True:
+            last_try = self._ending.is_set()
+            try:
+                self._serve()
+            except Exception as error:  # noqa: BLE001  (tracking must never stop a run)
+                self._problem = f"{type(error).__name__}: {error}".splitlines()[0]
+                if last_try:
+                    return
+                self._ending.wait(RETRY_S)
+            else:
+                return
+
+    def _serve(self) -> None:
+        """Writes what the store has, then what is pushed, until `finish`."""
+        with _migration_lock(self._plan):
+            self._open()
+        self._problem = ""
+        self._write(list(read_events(self._store.blobs, self._run)))
+        while (events := self._queue.get()) is not None:
+            self._write(events)
 
     def _open(self) -> None:
         from mlflow import MlflowClient
@@ -168,8 +197,6 @@ class Tracker:
 
     def _log_result(self, child: str, job: PlannedJob) -> None:
         """Measured numbers of a finished job, and its pictures."""
-        import time
-
         from mlflow.entities import Metric
 
         try:

@@ -1,5 +1,10 @@
-"""The random numbers of a training step, as functions of (seed, step, position in the batch)."""
+"""The random numbers of a training step, as functions of (seed, step, position in the batch).
 
+Single numbers are drawn for a block of steps at once: for a batch alone nearly all of the time
+would go into starting operations, and moving the data order would wait for the device every step.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +16,8 @@ from models.counter_random import Stream
 from models.flows.spec import TimeDensity
 from models.flows.time_density import quantile
 from models.spec import ImageShape
+
+BLOCK_STEPS = 64
 
 
 @dataclass
@@ -30,12 +37,16 @@ class Draws:
     def __post_init__(self) -> None:
         self._positions = self.share.positions()
         self._shape = (self.image.channels, self.image.size, self.image.size)
+        self._blocks: dict[Hashable, tuple[int, Tensor]] = {}
 
     def samples(self, step: int, count: int) -> Tensor:
         """Indices of the training samples of a step: each of `count` once per epoch."""
-        first = step * self.share.batch_size + self.share.first
-        places = torch.arange(first, first + self.share.count)
-        return counter_random.data_order(self.seed, places, count).to(self.share.device)
+
+        def draw(positions: Tensor, steps: Tensor) -> Tensor:
+            places = (steps * self.share.batch_size + positions).cpu()
+            return counter_random.data_order(self.seed, places, count).to(self.share.device)
+
+        return self._of_block(step, ("samples", count), draw)
 
     def noise(self, step: int, stream: int = Stream.NOISE) -> Tensor:
         """Fresh standard normal noise, float32 (share, C, H, W)."""
@@ -47,11 +58,44 @@ class Draws:
 
     def uniform(self, step: int, stream: int) -> Tensor:
         """Uniform numbers in [0, 1), float32 (share,)."""
-        return counter_random.uniform(self.seed, stream, self._positions, (), step)
+
+        def draw(positions: Tensor, steps: Tensor) -> Tensor:
+            return counter_random.uniform(self.seed, stream, positions, (), steps)
+
+        return self._of_block(step, ("uniform", stream), draw)
+
+    def labels(self, step: int, stream: int, counts: Sequence[int]) -> Tensor:
+        """Labels drawn in proportion to `counts`, int64 (share,)."""
+
+        def draw(positions: Tensor, steps: Tensor) -> Tensor:
+            return counter_random.categorical(self.seed, stream, positions, counts, steps)
+
+        return self._of_block(step, ("labels", stream, tuple(counts)), draw)
 
     def flips(self, step: int) -> Tensor:
         """Whether each sample is mirrored, bool (share, 1, 1, 1)."""
         return (self.uniform(step, Stream.FLIP) < 0.5).view(-1, 1, 1, 1)
+
+    def _of_block(
+        self, step: int, name: Hashable, draw: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """One number per sample at a step, drawn with those of its whole block of steps.
+
+        Args:
+            step: of the optimizer.
+            name: tells different draws apart.
+            draw: makes numbers from positions in the global batch and steps, all of one length.
+        """
+        block, row = divmod(step, BLOCK_STEPS)
+        kept = self._blocks.get(name)
+        if kept is None or kept[0] != block:
+            steps = block * BLOCK_STEPS + torch.arange(BLOCK_STEPS, device=self._positions.device)
+            numbers = draw(
+                self._positions.repeat(BLOCK_STEPS), steps.repeat_interleave(self.share.count)
+            )
+            kept = block, numbers.view(BLOCK_STEPS, self.share.count)
+            self._blocks[name] = kept
+        return kept[1][row]
 
 
 def mirror(images: Tensor, flips: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from models.flows.losses import one_step_error, two_step_error
 from models.networks.registry import parse_network
 
 SAMPLES = 1024
+BATCH = 128
+"""Pairs measured at once: bounds the memory of large networks."""
 
 
 @torch.no_grad()
@@ -41,16 +43,17 @@ def warn_of_weak_guide(
     """
     device = torch.device(context.device)
     source = PairSource(context.store, pairs, device)
-    index = torch.arange(min(SAMPLES, pairs.count), device=device)
-    x0, x1, label = source.batch(index)
     network = parse_network(student.network).build(student.image).eval()
     network.load_state_dict(weights)
-    own = float(
-        one_step_error(NetworkFlow(network.to(device), student.image), x0, x1, label).mean()
-    )
-    s = torch.full((len(index),), sum(times) / 2, device=device)
-    flow = open_flow(context.store, guide, device)
-    guided = float(two_step_error(flow, x0, x1, s, label).mean())
+    one_step = NetworkFlow(network.to(device), student.image)
+    two_steps = open_flow(context.store, guide, device)
+    errors = []
+    for index in torch.split(torch.arange(min(SAMPLES, pairs.count), device=device), BATCH):
+        x0, x1, label = source.batch(index)
+        s = torch.full((len(index),), sum(times) / 2, device=device)
+        mine = one_step_error(one_step, x0, x1, label)
+        errors.append(torch.stack((mine, two_step_error(two_steps, x0, x1, s, label))))
+    own, guided = torch.cat(errors, dim=1).mean(dim=1).tolist()
     context.engine |= {"student_one_step_error": own, "guide_two_step_error": guided}
     context.log(f"error against the pairs: student 1 step {own:.4g}, guide 2 steps {guided:.4g}")
     if guided > own:

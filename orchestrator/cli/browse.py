@@ -47,7 +47,7 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
         (
             state.run,
             state.state,
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started)),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started)) if state.started else "",
             clock((state.ended or time.time()) - state.started) if state.ended else "",
             ", ".join(f"{count} {name}" for name, count in state.counts().items()),
         )
@@ -137,7 +137,7 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     """
     from jobs.base.errors import UserError
     from jobs.base.registry import nearest
-    from orchestrator.runs import find_run, read_status
+    from orchestrator.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
         run_name, _, job = thing.partition("/")
@@ -150,12 +150,17 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
             raise UserError(f"{run}/{job}", f"has no result: it is {jobs[job].state}")
         return run, artifact
     matches = store.find(thing) if thing else []
-    if len(matches) == 1:
-        return "", matches[0]
-    if matches and thing not in matches:
-        shown = ", ".join(matches[:5])
-        raise UserError(store.uri, f"'{thing}' means {len(matches)} artifacts: {shown}")
-    return find_run(store.blobs, thing), None
+    if thing in matches or len(matches) == 1:
+        return "", thing if thing in matches else matches[0]
+    runs = run_ids(store.blobs)
+    if thing is None or any(run.startswith(thing) for run in runs):
+        return find_run(store.blobs, thing), None
+    if matches:
+        what = f"'{thing}' means {len(matches)} artifacts: {', '.join(matches[:5])}"
+        raise UserError(store.uri, what, "type more of it")
+    known = [*runs[-20:], *store.find("")[-20:]]
+    fix = nearest(thing, known) if known else "slimctl submit FILE"
+    raise UserError(store.uri, f"there is no run and no artifact '{thing}'", fix)
 
 
 def logs(run: Run = None, storage: Storage = None) -> None:

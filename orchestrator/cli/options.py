@@ -1,6 +1,10 @@
 """Options that several verbs share, and opening what they name."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +50,19 @@ def load(file: Path, overrides: list[str] | None, storage: str | None) -> "Pipel
     from orchestrator.pipeline import load_pipeline
 
     return load_pipeline(file, overrides or (), storage).pipeline
+
+
+@contextmanager
+def mistakes_as_json(wanted: bool) -> Iterator[None]:
+    """Prints the mistakes of a pipeline on stdout as a JSON list too, if that is wanted."""
+    from orchestrator.problems import PipelineProblems
+
+    try:
+        yield
+    except PipelineProblems as error:
+        if wanted:
+            typer.echo(json.dumps([asdict(problem) for problem in error.problems], indent=1))
+        raise
 
 
 def open_store(storage: str | None) -> "Store":

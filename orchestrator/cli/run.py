@@ -6,7 +6,15 @@ import sys
 
 import typer
 
-from orchestrator.cli.options import Address, File, Json, Overrides, Storage, load
+from orchestrator.cli.options import (
+    Address,
+    File,
+    Json,
+    Overrides,
+    Storage,
+    load,
+    mistakes_as_json,
+)
 
 
 def check(
@@ -16,8 +24,9 @@ def check(
     from orchestrator.graph import preflight
     from orchestrator.pipeline import resolve
 
-    pipeline = load(file, overrides, storage)
-    preflight(resolve(pipeline))
+    with mistakes_as_json(as_json):
+        pipeline = load(file, overrides, storage)
+        preflight(resolve(pipeline))
     if as_json:
         typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
     else:
@@ -34,8 +43,9 @@ def plan(
     from orchestrator.pipeline import resolve
     from orchestrator.planner import make_plan
 
-    pipeline = resolve(load(file, overrides, storage))
-    made = make_plan(pipeline, Graph.of(pipeline), Store(pipeline.storage))
+    with mistakes_as_json(as_json):
+        pipeline = resolve(load(file, overrides, storage))
+        made = make_plan(pipeline, Graph.of(pipeline), Store(pipeline.storage))
     if as_json:
         typer.echo(made.model_dump_json(indent=1))
         return
@@ -58,10 +68,11 @@ def submit(
     from orchestrator.submit import check_result
     from orchestrator.submit import submit as submit_pipeline
 
-    pipeline = load(file, overrides, storage)
+    with mistakes_as_json(as_json):
+        pipeline = load(file, overrides, storage)
     view = open_view(quiet=bool(os.environ.get("SLIMCTL_QUIET")))
     try:
-        with view:
+        with mistakes_as_json(as_json), view:
             result = submit_pipeline(
                 pipeline, address=address, listener=view.event, on_plan=view.plan
             )

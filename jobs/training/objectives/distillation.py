@@ -11,7 +11,6 @@ from jobs.storage.store import Store
 from jobs.training.draws import Draws, mirror
 from jobs.training.objective import Objective, Share
 from jobs.training.pair_source import PairSource
-from models import counter_random
 from models.counter_random import Stream
 from models.flows.distance import distance
 from models.flows.losses import two_step_target
@@ -98,14 +97,7 @@ class Distillation(Objective):
         noise = self._fresh.noise(step, Stream.GUIDED_NOISE)
         if not self.pairs.label_counts:
             return noise, None
-        label = counter_random.categorical(
-            self.seed,
-            Stream.GUIDED_LABEL,
-            self._fresh.share.positions(),
-            self.pairs.label_counts,
-            step,
-        )
-        return noise, label
+        return noise, self._fresh.labels(step, Stream.GUIDED_LABEL, self.pairs.label_counts)
 
     def _two_step(self, u: Tensor, x0: Tensor, label: Tensor | None, step: int) -> Tensor:
         low, high = self.two_step_times

@@ -14,6 +14,11 @@ CPU = torch.device("cpu")
 TIMES = (0.2, 0.8)
 
 
+@pytest.fixture(autouse=True)
+def _several_batches(monkeypatch):
+    monkeypatch.setattr("jobs.training.guide.BATCH", 3)
+
+
 @pytest.fixture
 def context(store, recorder, tmp_path):
     return JobContext("it", "distill-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
@@ -53,7 +58,9 @@ def test_the_warning_says_what_to_do(
     student = make_model(Generator, label_counts=pairs.label_counts)
     weights = open_network(store, student, CPU).state_dict()
     guide = make_model(label_counts=pairs.label_counts)
-    monkeypatch.setattr("jobs.training.guide.one_step_error", lambda *_: torch.tensor([0.0]))
+    monkeypatch.setattr(
+        "jobs.training.guide.one_step_error", lambda _, x0, *__: torch.zeros(len(x0))
+    )
     warn_of_weak_guide(context, pairs, guide, student, weights, TIMES)
     (note,) = context.notes
     assert "two-step samples are further from the pairs" in note

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts
+from jobs.kinds import load_dataset
+from jobs.kinds.load_dataset import LoadDataset
+from jobs.storage.tensors import load_dataset_tensors
+from models.spec import ImageShape
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three colour images of two classes, and their pixels in the order of the classes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 3), np.uint8)
+    for image, name in zip(pixels, ("cat/a.png", "cat/b.png", "dog/a.png"), strict=True):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return tmp_path / "images", pixels
+
+
+def test_the_digits(run_job, store):
+    data = run_job(LoadDataset(source="digits"))
+    assert (data.image, data.count) == (ImageShape(channels=1, size=8, classes=10), 1797)
+    assert data.flip_valid is False
+    assert data.class_names == tuple("0123456789")
+    images, labels = load_dataset_tensors(store, data)
+    digits = load_digits()
+    np.testing.assert_allclose(images[:, 0].numpy(), digits.images * 255 / 16, atol=0.5)
+    np.testing.assert_array_equal(labels.numpy(), digits.target)
+    assert data.label_counts == tuple(np.bincount(digits.target))
+
+
+def test_a_folder_of_classes(run_job, store, folder):
+    path, pixels = folder
+    data = run_job(LoadDataset(source=str(path)))
+    assert (data.image, data.count) == (ImageShape(channels=3, size=5, classes=2), 3)
+    assert (data.class_names, data.label_counts) == (("cat", "dog"), (2, 1))
+    assert data.flip_valid is True
+    images, labels = load_dataset_tensors(store, data)
+    order = [0, 2, 1]  # the classes in turn
+    assert torch.equal(images, torch.from_numpy(pixels[order]).permute(0, 3, 1, 2))
+    assert labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("source", ["digits", "folder"])
+@pytest.mark.parametrize("valid", [True, False])
+def test_what_the_user_says_of_mirroring_holds(run_job, folder, source, valid):
+    path = str(folder[0]) if source == "folder" else source
+    spec = LoadDataset(source=path, flip_valid=valid, max_images=20)
+    assert run_job(spec).flip_valid is valid
+    assert spec.expect({}).flip_valid is valid
+
+
+def test_without_labels(run_job, store, folder):
+    data = run_job(LoadDataset(source=str(folder[0]), labels=False, channels=1, size=4))
+    assert data.image == ImageShape(channels=1, size=4)
+    assert (data.class_names, data.label_counts) == ((), ())
+    assert load_dataset_tensors(store, data)[1] is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"labels": False}, {"max_images": 7}, {"max_images": 9999}, {"size": 4}, {"channels": 3}],
+)
+def test_what_is_expected_of_the_digits_is_what_comes(run_job, fields):
+    spec = LoadDataset(source="digits", **fields)
+    data = run_job(spec)
+    assert spec.expect({}) == Facts(data.image, data.count, data.flip_valid)
+
+
+def test_little_is_known_of_files_before_they_are_read(folder):
+    assert LoadDataset(source=str(folder[0])).expect({}) == Facts()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"source": "/none/such"}, "there is no such file or folder"),
+        ({"source": "digit"}, "there is no such file"),
+        ({"source": ""}, "is empty"),
+        ({"source": "digits", "split": "train"}, "has no parts, but split is 'train'"),
+    ],
+)
+def test_sources_that_are_not_there(refused, fields, words):
+    error = refused(LoadDataset(**fields))
+    assert error.field == "source"
+    assert words in error.what
+    assert error.fix
+
+
+def test_a_small_source_is_read_before_anything_starts(folder, monkeypatch):
+    path, _ = folder
+    spec = LoadDataset(source=str(path))
+    spec.preflight()
+    (path / "dog" / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 3 images cannot be used"):
+        spec.preflight()
+    monkeypatch.setattr(load_dataset, "PREFLIGHT_BYTES", 10)
+    spec.preflight()  # too large to read twice
+    LoadDataset(source="digits").preflight()
+
+
+def test_the_names_of_classes_and_the_order_of_files_are_content(folder):
+    path, _ = folder
+    spec = LoadDataset(source=str(path))
+    seen = {spec.fingerprint()["source"]}
+    (path / "dog").rename(path / "fox")
+    seen.add(spec.fingerprint()["source"])
+    (path / "cat" / "a.png").rename(path / "cat" / "c.png")
+    seen.add(spec.fingerprint()["source"])
+    assert len(seen) == 3
+
+
+def test_the_source_in_words_reaches_the_log(run_job, recorder, folder):
+    run_job(LoadDataset(source=str(folder[0])))
+    assert recorder.said("log") == [{"message": "3 images of 5 x 5 x 3, 2 classes"}]

@@ -1,0 +1,119 @@
+import json
+
+import pytest
+
+from jobs.base.artifacts import Dataset, Handle, QualityReport
+from jobs.base.errors import DamagedArtifact
+from jobs.storage.store import Store
+from models.spec import ImageShape
+from orchestrator.results import COLUMNS, quality_reports, quality_rows, run_json, short_count
+from orchestrator.status import JobStatus, RunStatus
+
+DATA = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
+
+
+def report(**changes: object) -> QualityReport:
+    fields = {
+        "model": "m", "model_type": "Generator", "solver": "one step", "fid": 12.345,
+        "fid_real": 1.0, "kid": 0.0123, "kid_low": 0.010, "kid_high": 0.016, "precision": 0.5,
+        "recall": 0.25, "nfe": 1.0, "samples": 200, "features": "f", "reference": "d",
+        "parameters": 1_234_567, "macs": 4_460_000, "latency_ms": 1.234, "latency_p90_ms": 2.0,
+        "device": "cpu", "threads": 1, "straightness": None, "nearest_rms": 0.1,
+        "nearest_rms_real": 0.2,
+    }  # fmt: skip
+    return QualityReport(**{**fields, **changes})
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path))
+
+
+def put(store: Store, artifact: str, handle: Handle) -> None:
+    folder = store.stage()
+    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
+    store.commit(artifact, handle, folder, manifest)
+
+
+def job(artifact: str, state: str, **fields: object) -> JobStatus:
+    return JobStatus(kind="load_dataset", key="k", artifact=artifact, state=state, **fields)
+
+
+def test_the_json_has_just_the_promised_fields(store):
+    put(store, "load_dataset-1", DATA)
+    jobs = {
+        "data": job("load_dataset-1", "done", started=100.0, ended=103.25),
+        "again": job("load_dataset-1", "reused"),
+        "broken": job("load_dataset-2", "failed", started=1.0, ended=2.0, message="no", fix="mend"),
+        "after": job("load_dataset-3", "blocked", message="needs 'broken', which failed"),
+        "left": job("load_dataset-4", "cancelled"),
+    }
+    made = run_json(store, RunStatus(run="run-1", state="failed", jobs=jobs))
+    assert made.keys() == {"run", "state", "jobs"}
+    assert (made["run"], made["state"]) == ("run-1", "failed")
+    promised = {"kind", "key", "state", "seconds", "artifact"}
+    for name in ("data", "again", "left"):
+        assert made["jobs"][name].keys() == promised
+    for name in ("broken", "after"):
+        assert made["jobs"][name].keys() == promised | {"error", "fix"}
+    assert {name: made["jobs"][name]["state"] for name in jobs} == {
+        "data": "done", "again": "reused", "broken": "failed", "after": "blocked",
+        "left": "cancelled",
+    }  # fmt: skip
+    assert made["jobs"]["data"]["seconds"] == 3.25
+    assert made["jobs"]["again"]["seconds"] == 0
+    assert made["jobs"]["data"]["artifact"] == {**DATA.model_dump(mode="json"), "id": "load_dataset-1"}
+    assert made["jobs"]["broken"]["artifact"] is None
+    assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "mend")
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+def test_a_job_under_way_has_taken_time_but_no_result(store, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 107.5)
+    made = run_json(store, RunStatus(run="r", jobs={"data": job("x", "running", started=100.0)}))
+    assert made["jobs"]["data"] == {
+        "kind": "load_dataset", "key": "k", "state": "running", "seconds": 7.5, "artifact": None,
+    }  # fmt: skip
+
+
+def test_a_result_that_is_gone_is_said(store):
+    with pytest.raises(DamagedArtifact, match="load_dataset-1"):
+        run_json(store, RunStatus(run="r", jobs={"data": job("load_dataset-1", "done")}))
+
+
+def test_the_table_has_the_teacher_first(store):
+    made = {
+        "one_step": report(parameters=100, nfe=1),
+        "teacher_1": report(parameters=900, nfe=1),
+        "student_2": report(parameters=100, nfe=2),
+        "teacher_50": report(parameters=900, nfe=50),
+    }
+    jobs = {}
+    for name, handle in made.items():
+        put(store, f"evaluate-{name}", handle)
+        jobs[name] = job(f"evaluate-{name}", "done")
+    put(store, "load_dataset-1", DATA)
+    jobs["data"] = job("load_dataset-1", "reused")
+    jobs["gone"] = job("evaluate-gone", "done")
+    jobs["failed"] = job("evaluate-one_step", "failed")
+    found = quality_reports(store, RunStatus(run="r", jobs=jobs))
+    assert list(found) == ["teacher_50", "teacher_1", "student_2", "one_step"]
+
+
+def test_a_row_reads_as_people_write():
+    (row,) = quality_rows({"one_step": report()})
+    assert dict(zip(COLUMNS, row, strict=True)) == {
+        "model": "one_step", "solver": "one step", "parameters": "1,234,567", "MACs": "4.46 M",
+        "NFE": "1", "FID": "12.35", "KID": "0.012 ± 0.003", "precision": "0.500",
+        "recall": "0.250", "latency": "1.23 ms",
+    }  # fmt: skip
+    assert quality_rows({"x": report(nfe=123.4)})[0][4] == "123"
+    assert quality_rows({"x": report(nfe=37.5)})[0][4] == "37.5"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1 k"), (999_600, "1 M"), (4_460_000, "4.46 M"), (2.5e9, "2.5 G"), (3e12, "3 T")],
+)
+def test_counts_are_short(number, text):
+    assert short_count(number) == text

@@ -1,0 +1,134 @@
+import json
+import time
+
+import pytest
+
+from jobs.base.errors import UserError
+from jobs.storage.blobs import LocalBlobs
+from orchestrator import runs
+from orchestrator.events import EventLog
+from orchestrator.runs import (
+    find_run,
+    is_alive,
+    new_run_id,
+    read_pipeline,
+    read_status,
+    run_ids,
+    save_pipeline,
+    write_lease,
+)
+
+OLD, NEW, OTHER = "digits-20260101-120000-aaaa", "digits-20260102-090000-0000", "abc-20260101-130000-1111"
+
+
+@pytest.fixture
+def blobs(tmp_path) -> LocalBlobs:
+    return LocalBlobs(tmp_path)
+
+
+@pytest.fixture
+def three(blobs) -> LocalBlobs:
+    for run in (NEW, OLD, OTHER):
+        save_pipeline(blobs, run, "name: digits\n")
+    return blobs
+
+
+def start(blobs: LocalBlobs, run: str, *ended: str) -> None:
+    log = EventLog(blobs, run)
+    log.add("run_started", name="digits", jobs={}, tracking=None)
+    for state in ended:
+        log.add("run_ended", state=state)
+    log.flush()
+
+
+def test_run_ids_differ_and_sort_by_time(blobs):
+    ids = [new_run_id("digits") for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert all(run.startswith("digits-2") for run in ids)
+
+
+def test_the_pipeline_is_kept(blobs):
+    text = "name: übung\n"
+    save_pipeline(blobs, OLD, text)
+    assert read_pipeline(blobs, OLD) == text
+
+
+def test_runs_are_listed_oldest_first_whatever_their_name(three):
+    assert run_ids(three) == [OLD, OTHER, NEW]
+
+
+def test_a_run_whose_supervisor_breathes_is_running(blobs):
+    start(blobs, OLD)
+    write_lease(blobs, OLD)
+    assert is_alive(blobs, OLD)
+    assert read_status(blobs, OLD).state == "running"
+
+
+def test_a_run_with_a_stale_lease_is_interrupted(blobs, monkeypatch):
+    start(blobs, OLD)
+    write_lease(blobs, OLD)
+    later = time.time() + runs.LEASE_VALID_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert not is_alive(blobs, OLD)
+    assert read_status(blobs, OLD).state == "interrupted"
+
+
+@pytest.mark.parametrize("lease", [None, b"", b"{", b"[]", b"{}", b'{"time": null}', b"\xff"])
+def test_a_lease_that_cannot_be_read_is_none(blobs, lease):
+    start(blobs, OLD)
+    if lease is not None:
+        blobs.write(f"runs/{OLD}/lease.json", lease)
+    assert read_status(blobs, OLD).state == "interrupted"
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled"])
+def test_a_run_that_ended_needs_no_lease(blobs, state):
+    start(blobs, OLD, state)
+    assert read_status(blobs, OLD).state == state
+
+
+def test_the_lease_outlives_a_few_missed_beats():
+    assert runs.LEASE_VALID_S >= 5 * runs.LEASE_EVERY_S
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [(None, NEW), (OLD, OLD), ("abc", OTHER), ("digits-20260102", NEW), ("digits-20260101", OLD)],
+)
+def test_a_run_is_found_by_what_names_it(three, name, found):
+    assert find_run(three, name) == found
+
+
+def test_a_whole_name_is_not_ambiguous(three):
+    save_pipeline(three, f"{OLD}b", "")
+    assert find_run(three, OLD) == OLD
+
+
+def told(blobs: LocalBlobs, name: str | None) -> str:
+    with pytest.raises(UserError) as caught:
+        find_run(blobs, name)
+    return str(caught.value)
+
+
+def test_an_ambiguous_beginning_is_refused(three):
+    text = told(three, "digits")
+    assert "'digits' means 2 runs" in text
+    assert OLD in text
+    assert NEW in text
+    assert "type more of it" in text
+
+
+def test_an_unknown_run_is_refused_with_the_nearest(three):
+    text = told(three, "digits-20260102-090000-00x0")
+    assert "there is no run 'digits-20260102-090000-00x0'" in text
+    assert f"did you mean '{NEW}'?" in text
+
+
+def test_a_storage_without_runs_says_so(blobs):
+    assert "there are no runs" in told(blobs, None)
+    assert "slimctl submit" in told(blobs, "digits")
+
+
+def test_the_lease_is_a_time(blobs):
+    write_lease(blobs, OLD)
+    assert json.loads(blobs.read(f"runs/{OLD}/lease.json"))["time"] == pytest.approx(time.time(), abs=5)
