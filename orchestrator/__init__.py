@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import Pipeline, load_pipeline
-    from orchestrator.submit import Submission, submit
+    from orchestrator.submission import Submission, submit
 
 __all__ = ["Pipeline", "Submission", "load_pipeline", "submit"]
 
 _HOMES = {
     "Pipeline": "orchestrator.pipeline",
     "load_pipeline": "orchestrator.pipeline",
-    "Submission": "orchestrator.submit",
-    "submit": "orchestrator.submit",
+    "Submission": "orchestrator.submission",
+    "submit": "orchestrator.submission",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the public names when they are first used: workers import parts of this package too."""
+    """Loads the public names when they are first used: workers import parts of this package too.
+
+    No public name may be that of a module here: importing the module would hide the name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'orchestrator' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

@@ -142,21 +142,25 @@ class Tracker:
 
     def _write(self, events: Sequence[Event]) -> None:
         fresh = [event for event in events if event.number >= self._seen]
-        curves: dict[str, list[Any]] = {}
+        self._write_curves(fresh)  # first: how a job ended is said when all else is written
         for event in fresh:
-            if event.name == "progress":
-                curves.setdefault(event.job, []).extend(_points(event))
-            elif event.job:
+            if event.job:
                 self._job_event(event)
             elif event.name == "run_ended":
                 state = MLFLOW_STATUS.get(event.details["state"], "KILLED")
                 self._client.set_terminated(self._parent, state)
-        for job, points in curves.items():
-            for first in range(0, len(points), 1000):
-                self._client.log_batch(self._child(job), metrics=points[first : first + 1000])
         if fresh:
             self._seen = fresh[-1].number + 1
             self._client.set_tag(self._parent, EVENTS_TAG, self._seen)
+
+    def _write_curves(self, events: Sequence[Event]) -> None:
+        curves: dict[str, list[Any]] = {}
+        for event in events:
+            if event.name == "progress":
+                curves.setdefault(event.job, []).extend(_points(event))
+        for job, points in curves.items():
+            for first in range(0, len(points), 1000):
+                self._client.log_batch(self._child(job), metrics=points[first : first + 1000])
 
     def _job_event(self, event: Event) -> None:
         if event.name == "warning":

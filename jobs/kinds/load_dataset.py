@@ -76,13 +76,13 @@ class LoadDataset(JobSpec):
         )
 
     def fingerprint(self) -> dict[str, str]:
+        from jobs.base.fingerprint import content_of_files
+        from jobs.data.source import find_source
+
         if self.source == "digits":
             return {"source": "scikit-learn digits"}
-        from jobs.base.fingerprint import content_of_files
-        from jobs.data.read import source_files, source_root
-
-        files = source_files(self.source, split=self.split)
-        return {"source": content_of_files(files, source_root(self.source))}
+        found = find_source(self.source, self.split)
+        return {"source": content_of_files(found.files, found.root)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         self._check_source()
@@ -94,18 +94,18 @@ class LoadDataset(JobSpec):
         return Facts(image, min(1797, self.max_images or 1797), bool(self.flip_valid))
 
     def _check_source(self) -> None:
-        from jobs.data.read import source_files
+        from jobs.data.source import find_source
 
         try:
-            source_files(self.source, split=self.split)
+            find_source(self.source, self.split)
         except UserError as error:
             raise FieldError("source", str(error).partition("\n  fix:")[0], error.fix) from error
 
     def preflight(self) -> None:
-        from jobs.data.read import source_files
+        from jobs.data.source import find_source
 
         if self.source == "digits":
             return
-        files = source_files(self.source, split=self.split)
+        files = find_source(self.source, self.split).files
         if sum(path.stat().st_size for path in files) <= PREFLIGHT_BYTES:
             self._read()

@@ -65,8 +65,8 @@ def submit(
     from orchestrator.cli.live import open_view
     from orchestrator.cli.tables import print_quality
     from orchestrator.results import quality_reports, run_json
-    from orchestrator.submit import check_result
-    from orchestrator.submit import submit as submit_pipeline
+    from orchestrator.submission import check_result
+    from orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage)

@@ -7,7 +7,7 @@ import typer
 from jobs.base.artifacts import QualityReport
 from orchestrator.results import COLUMNS, quality_rows
 
-NUMERIC = frozenset("0123456789")
+NUMERIC = frozenset("-0123456789")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

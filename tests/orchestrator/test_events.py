@@ -13,7 +13,9 @@ TEXT = st.text() | st.sampled_from(["\u2028", "\x85", "\r\n", "\ud800", "\0"])
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner))
 ADDED = st.tuples(
-    st.sampled_from(["progress", "log"]), st.sampled_from(["", "data"]), st.dictionaries(TEXT, VALUES)
+    st.sampled_from(["progress", "log"]),
+    st.sampled_from(["", "data"]),
+    st.dictionaries(TEXT, VALUES),
 )
 
 
@@ -64,7 +66,9 @@ def test_what_is_read_back_is_what_was_added(added, flushes, limit):
     assert back(blobs) == log.events
     assert [(e.name, e.job, e.details) for e in log.events] == added
     assert [event.number for event in log.events] == list(range(len(added)))
-    one_line = max((len(line) for data in blobs.held.values() for line in data.splitlines()), default=0)
+    one_line = max(
+        (len(line) for data in blobs.held.values() for line in data.splitlines()), default=0
+    )
     assert all(len(data) <= max(limit, one_line + 1) for data in blobs.held.values())
 
 
@@ -115,7 +119,9 @@ def test_a_restarted_writer_does_not_count_files(tmp_path):
     assert blobs.exists(f"{events_folder('run')}/000003.jsonl")
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"number": 1, "ti', b"\xff\xfe", b"[]", b"null", b'{"number": 1}'])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"number": 1, "ti', b"\xff\xfe", b"[]", b"null", b'{"number": 1}']
+)
 def test_lines_that_are_no_events_are_passed_over(tmp_path, torn):
     blobs = LocalBlobs(tmp_path)
     log_of(blobs, 3)
@@ -177,4 +183,8 @@ def test_each_line_is_one_json_object(tmp_path):
     log_of(blobs, 3)
     (name,) = blobs.names()
     lines = blobs.read(name).decode("ascii").splitlines()
-    assert [json.loads(line)["details"]["message"] for line in lines] == ["line 0", "line 1", "line 2"]
+    assert [json.loads(line)["details"]["message"] for line in lines] == [
+        "line 0",
+        "line 1",
+        "line 2",
+    ]

@@ -88,7 +88,10 @@ def test_a_damaged_result_is_made_again(tmp_path):
     artifact = identities(pipeline)["data"].id
     (tmp_path / "artifacts" / artifact / "data.safetensors").write_bytes(b"byt")
     jobs = by_name(planned(pipeline))
-    assert (jobs["data"].action, jobs["data"].reason) == ("run", "its files in the store are damaged")
+    assert (jobs["data"].action, jobs["data"].reason) == (
+        "run",
+        "its files in the store are damaged",
+    )
     assert jobs["teacher"].action == "reuse", "the same key gives the same bytes"
 
 

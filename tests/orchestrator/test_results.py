@@ -62,7 +62,10 @@ def test_the_json_has_just_the_promised_fields(store):
     }  # fmt: skip
     assert made["jobs"]["data"]["seconds"] == 3.25
     assert made["jobs"]["again"]["seconds"] == 0
-    assert made["jobs"]["data"]["artifact"] == {**DATA.model_dump(mode="json"), "id": "load_dataset-1"}
+    assert made["jobs"]["data"]["artifact"] == {
+        **DATA.model_dump(mode="json"),
+        "id": "load_dataset-1",
+    }
     assert made["jobs"]["broken"]["artifact"] is None
     assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "mend")
     assert json.loads(json.dumps(made, allow_nan=False)) == made
@@ -113,7 +116,15 @@ def test_a_row_reads_as_people_write():
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (999, "999"), (1000, "1 k"), (999_600, "1 M"), (4_460_000, "4.46 M"), (2.5e9, "2.5 G"), (3e12, "3 T")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1 k"),
+        (999_600, "1 M"),
+        (4_460_000, "4.46 M"),
+        (2.5e9, "2.5 G"),
+        (3e12, "3 T"),
+    ],
 )
 def test_counts_are_short(number, text):
     assert short_count(number) == text

@@ -18,7 +18,11 @@ from orchestrator.runs import (
     write_lease,
 )
 
-OLD, NEW, OTHER = "digits-20260101-120000-aaaa", "digits-20260102-090000-0000", "abc-20260101-130000-1111"
+OLD, NEW, OTHER = (
+    "digits-20260101-120000-aaaa",
+    "digits-20260102-090000-0000",
+    "abc-20260101-130000-1111",
+)
 
 
 @pytest.fixture
@@ -131,4 +135,6 @@ def test_a_storage_without_runs_says_so(blobs):
 
 def test_the_lease_is_a_time(blobs):
     write_lease(blobs, OLD)
-    assert json.loads(blobs.read(f"runs/{OLD}/lease.json"))["time"] == pytest.approx(time.time(), abs=5)
+    assert json.loads(blobs.read(f"runs/{OLD}/lease.json"))["time"] == pytest.approx(
+        time.time(), abs=5
+    )

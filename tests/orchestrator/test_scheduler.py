@@ -163,7 +163,7 @@ def graphs(draw):
 @given(graphs(), st.data())
 @settings(deadline=None, max_examples=150)
 def test_any_graph_comes_to_its_end(nodes, data):
-    """Each job ends once, after its inputs, within the devices, whatever fails or is tried again."""
+    """Each job ends once, after its inputs, within the devices, whatever fails or is repeated."""
     cluster = Cluster(cpus=3, gpus=1)
     by_name = {node.name: node for node in nodes}
     plan = Scheduler(nodes, cluster)

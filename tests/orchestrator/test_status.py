@@ -10,7 +10,12 @@ from orchestrator.status import FINAL, RATE_WINDOW, JobState, RunStatus, apply, 
 
 JOBS = {
     "data": {"kind": "load_dataset", "key": "d0", "artifact": "load_dataset-d0", "after": []},
-    "flow": {"kind": "analytic_flow", "key": "f0", "artifact": "analytic_flow-f0", "after": ["data"]},
+    "flow": {
+        "kind": "analytic_flow",
+        "key": "f0",
+        "artifact": "analytic_flow-f0",
+        "after": ["data"],
+    },
 }
 STARTED = ("run_started", "", {"name": "digits", "jobs": JOBS, "tracking": None})
 FAILURE = {"failure": "JobFailed", "where": "job 'data'", "what": "it broke", "fix": "mend it"}
@@ -42,7 +47,12 @@ def test_nothing_is_known_before_the_first_event():
 
 def test_a_run_starts_with_all_its_jobs_waiting():
     status = after(STARTED)
-    assert (status.name, status.state, status.started, status.ended) == ("digits", "running", 100, None)
+    assert (status.name, status.state, status.started, status.ended) == (
+        "digits",
+        "running",
+        100,
+        None,
+    )
     assert status.counts() == {"waiting": 2}
     assert status.jobs["flow"].after == ["data"]
     assert status.jobs["flow"].artifact == "analytic_flow-f0"
@@ -95,7 +105,9 @@ def test_another_attempt_starts_afresh():
 
 def test_what_is_tried_again_may_end_well():
     told = (STARTED, BEGUN, ("retry", "data", {"what": "lost", "attempt": 1, "pause_s": 1.0}))
-    job = after(*told, ("job_started", "data", {"attempt": 2}), ("job_done", "data", {})).jobs["data"]
+    job = after(*told, ("job_started", "data", {"attempt": 2}), ("job_done", "data", {})).jobs[
+        "data"
+    ]
     assert (job.state, job.failure, job.message) == ("done", "", "")
 
 

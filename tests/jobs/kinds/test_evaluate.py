@@ -85,7 +85,8 @@ def test_too_few_images_are_refused(refused, changes, real, field):
 
 
 @pytest.mark.parametrize(
-    ("changes", "real"), [({"samples": 4}, 4), ({"samples": 11, "neighbours": 10}, 11)]
+    ("changes", "real"),
+    [({"samples": 4, "neighbours": 3}, 4), ({"samples": 11, "neighbours": 10}, 11)],
 )
 def test_the_fewest_images_that_can_be_compared(
     run_job, inputs, make_dataset, make_model, changes, real

@@ -170,8 +170,9 @@ def test_a_manifest_that_was_only_laid_out_anew_is_whole(store):
 
 def test_the_manifest_of_another_artifact_is_damaged(store):
     put(store)
-    text = manifest_path(store).read_bytes()
-    store.blobs.write(f"artifacts/load_dataset-cd/{MANIFEST}", text)
+    for name in ("data", MANIFEST):
+        copied = store.blobs.read(f"artifacts/load_dataset-ab/{name}")
+        store.blobs.write(f"artifacts/load_dataset-cd/{name}", copied)
     assert store.state("load_dataset-cd") == "damaged"
 
 

@@ -3,8 +3,9 @@ import pickle
 import pytest
 import torch
 
-from jobs.training.draws import Draws, mirror
+from jobs.training.draws import BLOCK_STEPS, Draws, mirror
 from jobs.training.objective import Share
+from models import counter_random
 from models.counter_random import Stream
 from models.flows.spec import UniformTime, UShapedTime
 from models.spec import ImageShape
@@ -25,6 +26,7 @@ DRAWS = {
     "times": lambda d, step: d.times(step, UShapedTime()),
     "uniform": lambda d, step: d.uniform(step, Stream.GUIDED_TIME),
     "flips": lambda d, step: d.flips(step),
+    "labels": lambda d, step: d.labels(step, Stream.GUIDED_LABEL, (3, 0, 5)),
 }
 
 
@@ -50,6 +52,20 @@ def test_draws_depend_on_seed_and_step_only(kind):
     first = draw(draws(), 3)
     torch.manual_seed(2)
     assert torch.equal(draw(draws(), 3), first)
+
+
+def test_numbers_are_those_of_their_own_step_whatever_was_drawn_before():
+    """Blocks of steps are drawn at once; a resumed training begins in the middle of one."""
+    one, index = draws(), torch.arange(BATCH)
+    for step in (3, 0, BLOCK_STEPS - 1, BLOCK_STEPS, 1000, 3):
+        places = torch.arange(step * BATCH, (step + 1) * BATCH)
+        assert torch.equal(one.samples(step, 31), counter_random.data_order(5, places, 31))
+        assert torch.equal(one.samples(step, 30), counter_random.data_order(5, places, 30))
+        uniform = counter_random.uniform(5, Stream.FLIP, index, (), step)
+        assert torch.equal(one.uniform(step, Stream.FLIP), uniform)
+        assert torch.equal(one.flips(step).flatten(), uniform < 0.5)
+        label = counter_random.categorical(5, Stream.GUIDED_LABEL, index, (3, 0, 5), step)
+        assert torch.equal(one.labels(step, Stream.GUIDED_LABEL, (3, 0, 5)), label)
 
 
 def test_streams_are_unlike():

@@ -249,37 +249,6 @@ def test_gradients_are_clipped_as_a_whole(work, limit):
     torch.testing.assert_close(grads[0], wanted, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("changes", "rates"),
-    [
-        ({"warmup": 0, "decay": "constant"}, [1.0] * 8),
-        ({"warmup": 4, "decay": "constant"}, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
-        ({"warmup": 20, "decay": "constant"}, [(k + 1) / 20 for k in range(8)]),
-        (
-            {"warmup": 0, "decay": "cosine"},
-            [math.cos(math.pi * k / 16) ** 2 for k in range(8)],
-        ),
-        (
-            {"warmup": 4, "decay": "cosine"},
-            [0.25, 0.5, 0.75, 1] + [math.cos(math.pi * k / 8) ** 2 for k in range(4)],
-        ),
-    ],
-)
-def test_the_learning_rate_has_a_closed_form(changes, rates):
-    spec = settings(steps=8, learning_rate=0.5, **changes)
-    assert [learning_rate(spec, step) for step in range(8)] == pytest.approx(
-        [0.5 * rate for rate in rates]
-    )
-
-
-def test_the_optimizer_gets_the_scheduled_rate(work):
-    one = trainer(work("rate"))
-    one.objective.prepare(one.share)
-    for step in range(STEPS):
-        one._advance(one.network)
-        assert one.optimizer.param_groups[0]["lr"] == learning_rate(one.spec, step)
-
-
 def to_nan(loss, network):
     return loss * math.nan
 
@@ -374,11 +343,3 @@ def test_training_time_adds_up_over_attempts(work, monkeypatch):
 def test_only_the_first_worker_writes(work):
     trainer(work("second"), settings(checkpoint_s=1e-9), rank=1).run()
     assert work("second").names() == []
-
-
-def test_a_checkpoint_of_another_network_is_refused(work):
-    trainer(work("whole")).run()
-    other = trainer(work("whole"))
-    other.network = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        other.run()

@@ -1,0 +1,127 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.cli import live
+from orchestrator.cli.live import LiveView, PlainView, clock, describe, numbers, open_view
+from orchestrator.events import Event
+from orchestrator.plan import PlannedJob, RunPlan
+from orchestrator.status import fold
+
+Told = tuple[str, str, dict[str, Any]]
+JOBS = {"data": {"kind": "load_dataset", "key": "k", "artifact": "load_dataset-k"}}
+STARTED = ("run_started", "", {"name": "digits", "jobs": JOBS})
+BEGUN = ("job_started", "data", {"attempt": 1})
+
+
+def events(*told: Told, every_s: float = 1.0) -> list[Event]:
+    return [
+        Event(number=at, time=100.0 + every_s * at, name=name, job=job, details=details)
+        for at, (name, job, details) in enumerate(told)
+    ]
+
+
+def progress(done: int, **metrics: float) -> Told:
+    return ("progress", "data", {"done": done, "total": 100, "metrics": metrics})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (187, "3m07s"), (3600, "1h00m"), (7500, "2h05m")],
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_the_loss_is_the_number_worth_a_glance():
+    assert numbers({"grad": 1.0, "loss": 0.12344}) == "loss 0.1234"
+    assert numbers({"a": 1.0, "b": 2e-9}) == "a 1  b 2e-09"
+    assert numbers({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (BEGUN, "data (load_dataset): started"),
+        (("job_done", "data", {}), "data (load_dataset): done in 0s"),
+        (("job_reused", "data", {}), "data (load_dataset): reused"),
+        (("job_blocked", "data", {"what": "needs 'a', which failed"}),
+         "data (load_dataset): blocked, needs 'a', which failed"),
+        (("job_cancelled", "data", {}), "data (load_dataset): cancelled"),
+        (("job_failed", "data", {"what": "it broke", "trace": "Trace\n  line"}),
+         "data (load_dataset): FAILED: it broke\nTrace\n  line"),
+        (("job_failed", "data", {"what": "it broke"}), "data (load_dataset): FAILED: it broke"),
+        (("retry", "data", {"what": "lost"}), "data (load_dataset): trying again: lost"),
+        (("warning", "data", {"message": "grey"}), "data (load_dataset): warning: grey"),
+        (("warning", "", {"message": "no server"}), "warning: no server"),
+        (("log", "data", {"message": "half"}), "data (load_dataset): half"),
+        (progress(1_0, loss=0.5), "data (load_dataset): 10/100  loss 0.5"),
+        (("run_ended", "", {"state": "done"}), "run run-1: done"),
+        (("unheard_of", "data", {}), ""),
+        (STARTED, ""),
+    ],
+)  # fmt: skip
+def test_each_event_is_a_line(told, line):
+    both = events(STARTED, told)
+    assert describe(both[1], fold("run-1", both)) == line
+
+
+def plan(*actions: str) -> RunPlan:
+    jobs = tuple(
+        PlannedJob(
+            name=str(at), kind="x", fields={}, key="k", artifact="a", inputs={}, fingerprint={},
+            action=action, reason="",
+        )
+        for at, action in enumerate(actions)
+    )  # fmt: skip
+    return RunPlan(name="digits", storage="/store", tracking=None, jobs=jobs)
+
+
+def test_a_pipe_gets_a_line_per_event_and_progress_now_and_then(capsys):
+    told = [STARTED, BEGUN, *(progress(done) for done in range(25)), ("job_done", "data", {})]
+    with open_view() as view:
+        assert isinstance(view, PlainView)
+        view.plan(plan("run", "reuse"), "run-1")
+        for event in events(*told):
+            view.event(event)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert lines[0] == "run run-1: 1 of 2 jobs to do, store /store"
+    assert lines[1] == "data (load_dataset): started"
+    assert [line.split()[2] for line in lines[2:-1]] == ["0/100", "10/100", "20/100"]
+    assert lines[2].count("left") == 0
+    assert lines[3].endswith("left")
+    assert lines[-1] == "data (load_dataset): done in 26s"
+
+
+def test_a_quiet_view_shows_nothing(capsys):
+    with open_view(quiet=True) as view:
+        view.plan(plan("run"), "run-1")
+        for event in events(STARTED, BEGUN):
+            view.event(event)
+    assert view.run == "run-1"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("message", ["it broke", "no [/tmp/x] here", "[bold]x", ":smile: [red]"])
+def test_a_terminal_gets_a_table_whatever_jobs_say(message, monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", lambda **options: Console(
+        **{**options, "stderr": False, "file": text, "force_terminal": True, "width": 120}
+    ))  # fmt: skip
+    monkeypatch.setattr(live.sys, "stderr", type("Terminal", (), {"isatty": lambda self: True})())
+    failed = ("job_failed", "data", {"what": message})
+    with open_view() as view:
+        assert isinstance(view, LiveView)
+        for event in events(STARTED, BEGUN, progress(10, loss=1.0), progress(30, loss=0.5), failed):
+            view.event(event)
+            view._live.refresh()
+    shown = text.getvalue()
+    assert f"data (load_dataset): FAILED: {message}" in shown
+    assert "30/100" in shown
+    assert "20/s" in shown
+    assert "loss 0.5" in shown
+    assert "✗" in shown

@@ -1,0 +1,186 @@
+"""What the command line offers is written down here: a change of it is a change of this list."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from orchestrator.cli.main import app
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = {
+    "check": {"file", "--set", "--storage", "--json"},
+    "plan": {"file", "--set", "--storage", "--json"},
+    "submit": {"file", "--set", "--storage", "--address", "--json"},
+    "status": {"[run]", "--storage", "--json"},
+    "show": {"[thing]", "--storage", "--json"},
+    "logs": {"[run]", "--storage"},
+    "sample": {
+        "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
+    },
+    "kinds": {"--json"},
+    "presets": {"--json"},
+    "schema": set(),
+}  # fmt: skip
+HEAVY = ("torch", "ray", "mlflow", "sklearn", "pyarrow", "matplotlib", "numpy", "rich.live")
+
+
+def offered(command) -> set[str]:
+    found = set()
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            found.update(parameter.opts)
+        else:
+            found.add(parameter.name if parameter.required else f"[{parameter.name}]")
+    return found
+
+
+def test_the_commands_and_options_are_these():
+    group = typer.main.get_command(app)
+    assert {name: offered(command) for name, command in group.commands.items()} == COMMANDS
+
+
+def test_every_command_and_option_says_what_it_is_for():
+    group = typer.main.get_command(app)
+    for command in group.commands.values():
+        assert command.help
+        for parameter in command.params:
+            assert parameter.help or parameter.name == "run", (command.name, parameter.name)
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    file = ROOT / "README.md"
+    if not file.exists():
+        pytest.skip("README.md is not written yet")
+    return file.read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_has_every_command(readme, command):
+    assert f"slimctl {command}" in readme
+
+
+@pytest.mark.parametrize(
+    "option", sorted({o for all_ in COMMANDS.values() for o in all_ if o[0] == "-"})
+)
+def test_the_readme_has_every_option(readme, option):
+    assert f"{option}" in readme.replace("`", " ").split() or f"{option}`" in readme
+
+
+def test_the_readme_has_every_exit_code(readme):
+    sentence = readme[readme.index("Exit codes") :].split("\n\n")[0]
+    assert all(str(code) in sentence for code in (0, 1, 2, 3, 4, 130))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(slimctl, command):
+    ended = slimctl(command, "--help")
+    assert ended.code == 0
+    assert "Usage:" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("here", "wrong", "mend"), 2),
+        (DamagedArtifact("here", "wrong", "mend"), 3),
+        (JobFailed("here", "wrong", "mend"), 4),
+        (SlimError("here", "wrong", "mend"), 1),
+    ],
+)
+def test_errors_become_messages_and_exit_codes(slimctl, monkeypatch, error, code):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("orchestrator.runs.run_ids", fail)
+    ended = slimctl("status")
+    assert (ended.code, ended.out, ended.err) == (code, "", "here: wrong\n  fix: mend\n")
+
+
+def test_our_bugs_keep_their_traceback(slimctl, monkeypatch):
+    def fail(*arguments):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("orchestrator.runs.run_ids", fail)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        slimctl("status")
+
+
+def test_an_interrupt_is_130(slimctl, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.runs.run_ids", stop)
+    assert slimctl("status").code == 130
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["check"], ["status", "--nope"], ["sample", "x", "-n", "0"]]
+)
+def test_a_wrong_command_line_is_the_users(slimctl, arguments):
+    ended = slimctl(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+
+
+def test_no_arguments_print_help(slimctl):
+    ended = slimctl()
+    assert "submit" in ended.out + ended.err
+
+
+def loaded(*arguments: str) -> tuple[int, set[str]]:
+    """Exit code of the program in a fresh process, and which heavy libraries it had loaded."""
+    code = f"""
+import sys
+sys.argv = ["slimctl", *{list(arguments)!r}]
+from orchestrator.cli.main import main
+code = 0
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code or 0
+print()
+print("LOADED", code, *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+        env={**os.environ, "SLIMCTL_STORAGE": "/nonexistent"}, timeout=60,
+    )  # fmt: skip
+    _, exit_code, *heavy = done.stdout.splitlines()[-1].split()
+    return int(exit_code), set(heavy)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["submit", "--help"], ["check", "configs/slimflow.yaml"],
+        ["plan", "configs/slimflow.yaml"], ["status"], ["kinds"], ["schema"],
+    ],
+)  # fmt: skip
+def test_quick_verbs_load_nothing_heavy(arguments):
+    assert loaded(*arguments) == (0, set())
+
+
+def test_the_program_is_the_module_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "check", tmp_path / "none.yaml"],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "none.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`slimctl schema | head -1`."""
+    command = f"{sys.executable} -m orchestrator schema | head -1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""

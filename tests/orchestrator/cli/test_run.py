@@ -1,0 +1,240 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.base.artifacts import Dataset
+from jobs.storage.store import Store
+from models.spec import ImageShape
+from orchestrator import Pipeline
+from orchestrator.events import Event
+from orchestrator.graph import identities
+from orchestrator.pipeline import load_pipeline, resolve
+from orchestrator.plan import RunPlan
+from orchestrator.problems import PipelineProblems
+from orchestrator.status import JobStatus, RunStatus
+from orchestrator.submission import Submission
+
+submission = sys.modules["orchestrator.submission"]
+WRONG = """\
+name: digits
+jobs:
+  data: {kind: load_dataset, source: digits, colour: red}
+  teacher: {kind: train_flo, data: data}
+  pairs: {kind: generate_pairs, flow: teecher, count: 10}
+"""
+
+
+@pytest.fixture
+def wrong_file(tmp_path) -> Path:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(WRONG)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch):
+    def connect(address):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(submission, "connect", connect)
+
+
+def finish(file: Path, storage: Path) -> None:
+    """Puts the result of the pipeline's one job into the storage."""
+    pipeline = resolve(load_pipeline(file, (), str(storage)).pipeline)
+    store = Store(str(storage))
+    handle = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
+    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
+    store.commit(identities(pipeline)["data"].id, handle, store.stage(), manifest)
+
+
+@pytest.fixture
+def ends(monkeypatch, tmp_path) -> Callable[..., None]:
+    """`ends("failed", failure="UserError")`: how the next run ends."""
+
+    def prepare(state: str, **fields: object) -> None:
+        job = JobStatus(kind="load_dataset", key="k", artifact="a", state=state, **fields)
+        status = RunStatus(run="run-1", state=state, jobs={"data": job})
+        plan = RunPlan(name="digits", storage=str(tmp_path), tracking=None, jobs=())
+
+        def submit(pipeline, *, address, listener, on_plan):
+            on_plan(plan, "run-1")
+            listener(Event(number=0, time=0.0, name="run_ended", details={"state": state}))
+            return Submission("run-1", status, plan, started_ray=True)
+
+        monkeypatch.setattr(submission, "submit", submit)
+
+    return prepare
+
+
+# Files without mistakes
+
+
+def test_check_says_that_there_are_no_mistakes(slimctl, pipeline_file):
+    ended = slimctl("check", pipeline_file)
+    assert (ended.code, ended.out, ended.err) == (0, f"{pipeline_file}: 1 jobs, no mistakes\n", "")
+    ended = slimctl("check", pipeline_file, "--json")
+    assert json.loads(ended.out) == {"name": "digits", "jobs": ["data"]}
+
+
+def test_plan_says_what_is_to_be_done(slimctl, pipeline_file, tmp_path):
+    ended = slimctl("plan", pipeline_file)
+    assert ended.code == 0
+    assert "not in the store" in ended.out
+    assert not (tmp_path / "store").exists(), "nothing is written"
+    finish(pipeline_file, tmp_path / "store")
+    made = json.loads(slimctl("plan", pipeline_file, "--json").out)
+    assert [(job["name"], job["action"]) for job in made["jobs"]] == [("data", "reuse")]
+    assert made["storage"] == str(tmp_path / "store")
+    other = slimctl("plan", pipeline_file, "--storage", tmp_path / "other", "--json")
+    assert json.loads(other.out)["jobs"][0]["action"] == "run"
+
+
+def test_a_value_is_changed_from_the_command_line(slimctl, pipeline_file):
+    keys = {
+        json.loads(slimctl("plan", pipeline_file, "--json", *change).out)["jobs"][0]["key"]
+        for change in ([], ["--set", "jobs.data.max_images=9"], ["--set", "jobs.data.max_images=8"])
+    }
+    assert len(keys) == 3
+
+
+def test_submitting_what_is_there_starts_nothing(slimctl, pipeline_file, tmp_path):
+    finish(pipeline_file, tmp_path / "store")
+    ended = slimctl("submit", pipeline_file, "--json")
+    assert ended.code == 0
+    assert ended.err.startswith("nothing to do: the store has every result (run digits-")
+    made = json.loads(ended.out)
+    assert made["state"] == "done"
+    assert made["jobs"]["data"]["state"] == "reused"
+    assert made["jobs"]["data"]["artifact"]["count"] == 1
+    assert slimctl("status").out.count("digits-") == 1
+
+
+# Files with mistakes
+
+
+@pytest.mark.parametrize("verb", ["check", "plan", "submit"])
+def test_every_mistake_is_told_at_once_with_its_line(slimctl, wrong_file, verb):
+    ended = slimctl(verb, wrong_file)
+    assert ended.code == 2
+    assert ended.out == ""
+    for line, word in ((3, "colour"), (4, "train_flo"), (5, "teecher")):
+        assert any(
+            told.startswith(f"{wrong_file}:{line}:") and word in told
+            for told in ended.err.splitlines()
+        )
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("verb", ["check", "plan", "submit"])
+def test_mistakes_are_data_too(slimctl, wrong_file, verb):
+    ended = slimctl(verb, wrong_file, "--json")
+    assert ended.code == 2
+    problems = json.loads(ended.out)
+    assert all(one.keys() == {"file", "line", "column", "what", "fix"} for one in problems)
+    assert {one["file"] for one in problems} == {str(wrong_file)}
+    assert [one["line"] for one in problems] == [3, 4, 5]
+    assert all(one["column"] >= 1 for one in problems)
+    assert "train_flow" in problems[1]["fix"]
+    assert "teacher" in problems[2]["fix"]
+    assert slimctl(verb, wrong_file).err == ended.err, "people are told the same"
+
+
+def test_python_is_told_the_same(wrong_file):
+    with pytest.raises(PipelineProblems) as from_file:
+        load_pipeline(wrong_file)
+    with pytest.raises(PipelineProblems) as from_python:
+        Pipeline(
+            name="digits",
+            jobs={
+                "data": {"kind": "load_dataset", "source": "digits", "colour": "red"},
+                "teacher": {"kind": "train_flo", "data": "data"},
+                "pairs": {"kind": "generate_pairs", "flow": "teecher", "count": 10},
+            },
+        )
+    told = [{(one.what, one.fix) for one in e.value.problems} for e in (from_file, from_python)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("verb", ["check", "submit"])
+def test_input_that_is_not_there_is_a_mistake_of_the_file(slimctl, pipeline_file, verb):
+    pipeline_file.write_text(pipeline_file.read_text().replace("digits}", "./nowhere}"))
+    ended = slimctl(verb, pipeline_file, "--json")
+    assert ended.code == 2
+    (problem,) = json.loads(ended.out)
+    assert problem["line"] == 3
+    assert "nowhere" in problem["what"]
+
+
+def test_an_unknown_path_in_set_is_a_mistake(slimctl, pipeline_file):
+    ended = slimctl("check", pipeline_file, "--set", "jobs.data.sourse=x", "--json")
+    assert ended.code == 2
+    (problem,) = json.loads(ended.out)
+    assert problem["file"] == "--set jobs.data.sourse=x"
+    assert "source" in problem["fix"]
+
+
+def test_a_file_that_is_not_there(slimctl, tmp_path):
+    ended = slimctl("check", tmp_path / "none.yaml")
+    assert ended.code == 2
+    assert "none.yaml" in ended.err
+
+
+def test_a_storage_that_cannot_be_written(slimctl, pipeline_file, tmp_path):
+    (tmp_path / "file").write_text("")
+    ended = slimctl("submit", pipeline_file, "--storage", tmp_path / "file" / "store")
+    assert ended.code == 2
+    assert f"storage {tmp_path}/file/store: cannot be written" in ended.err
+    assert "--storage" in ended.err
+
+
+def test_a_storage_that_nothing_opens(slimctl, pipeline_file):
+    ended = slimctl("plan", pipeline_file, "--storage", "nope://x")
+    assert ended.code == 2
+    assert "nope://x" in ended.err
+
+
+# How runs end
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [("UserError", 2), ("DamagedArtifact", 3), ("JobFailed", 4), ("ValueError", 4)],
+)
+def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, code):
+    ends("failed", failure=failure, message="it broke", fix="mend it")
+    ended = slimctl("submit", pipeline_file, "--json")
+    assert ended.code == code
+    made = json.loads(ended.out)
+    assert (made["state"], made["jobs"]["data"]["error"]) == ("failed", "it broke")
+    assert ended.err.endswith("run run-1: job 'data' failed: it broke\n  fix: mend it\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ([], ["stopped", "finished jobs and checkpoints are kept", "slimctl submit"]),
+        (["--address", "auto"], ["goes on at auto", "slimctl status run-1"]),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatch, address, words):
+    def submit(pipeline, *, address, listener, on_plan):
+        on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submission, "submit", submit)
+    ended = slimctl("submit", pipeline_file, *address)
+    assert ended.code == 130
+    assert ended.out == ""
+    assert all(word in ended.err for word in ["interrupted: run run-1", *words])
+
+
+def test_the_program_is_quiet_when_told(slimctl, pipeline_file, ends, monkeypatch):
+    monkeypatch.setenv("SLIMCTL_QUIET", "1")
+    ends("cancelled")
+    ended = slimctl("submit", pipeline_file)
+    assert ended.code == 4
+    assert ended.err.startswith("run run-1: was cancelled")

@@ -1,0 +1,46 @@
+import pytest
+
+from jobs.base.artifacts import QualityReport
+from orchestrator.cli.tables import print_quality, print_table
+
+
+def test_words_stand_left_and_numbers_right(capsys):
+    print_table(("job", "count"), [("a", "1,000"), ("long", "2")])
+    assert capsys.readouterr().out.splitlines() == [
+        "job   count",
+        "----  -----",
+        "a     1,000",
+        "long      2",
+    ]
+
+
+def test_negative_numbers_are_numbers(capsys):
+    print_table(("kid",), [("-0.001 ± 0.002",), ("12",)])
+    assert capsys.readouterr().out.splitlines()[-1] == "            12"
+
+
+@pytest.mark.parametrize("rows", [[], [("", "")]])
+def test_tables_may_be_empty(capsys, rows):
+    print_table(("job", "count"), rows)
+    assert capsys.readouterr().out.splitlines()[:2] == ["job  count", "---  -----"]
+
+
+def test_nothing_measured_prints_nothing(capsys):
+    print_quality({})
+    assert capsys.readouterr().out == ""
+
+
+def test_the_floor_is_told_under_the_table(capsys):
+    report = QualityReport(
+        model="m", model_type="Flow", solver="euler 2", fid=2.0, fid_real=0.5, kid=0.1, kid_low=0,
+        kid_high=0.2, precision=1, recall=1, nfe=2, samples=300, features="f", reference="d",
+        parameters=10, macs=20, latency_ms=1, latency_p90_ms=2, device="cpu", threads=2,
+        straightness=0.1, nearest_rms=0.1, nearest_rms_real=0.2,
+    )  # fmt: skip
+    print_quality({"student_2": report})
+    *table, floor = capsys.readouterr().out.splitlines()
+    assert len(table) == 3
+    assert floor == (
+        "FID of 300 real images drawn with replacement: 0.50; "
+        "latency at batch 1 on cpu, 2 thread(s)"
+    )

@@ -1,0 +1,166 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+from fake_ray import Actor, Clock, FakeRay, RayActorError
+
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.context import SilentReporter
+from jobs.execution import JobRequest
+from orchestrator import launcher
+from orchestrator.launcher import IDLE_S, Launched, Launcher
+from orchestrator.workers import NAMESPACE, JobActor
+
+ONE = Needs(cpus=1, gpus=0)
+GPU = Needs(cpus=0, gpus=1)
+
+
+class Recorder:
+    """Keeps what `run` was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def run(self, *arguments: object) -> str:
+        self.calls.append(arguments)
+        return "outcome"
+
+
+class Bench:
+    """A launcher on a stand-in for Ray."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
+        self.clock = Clock()
+        self.ray = FakeRay(self.clock, self.make)
+        monkeypatch.setitem(sys.modules, "ray", self.ray)
+        monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=self.clock.monotonic))
+        self.launcher = Launcher("run-1", cluster)
+        self._count = 0
+
+    def make(self, cls: type) -> Recorder:
+        assert cls is JobActor
+        return Recorder()
+
+    def launch(self, needs: Needs = ONE, *, own: bool = False, artifact: str = "") -> Launched:
+        self._count += 1
+        request = JobRequest(
+            f"job-{self._count}", "load_dataset", {}, artifact or f"a-{self._count}", {}, "/store",
+            Cluster(cpus=2), SilentReporter(),
+        )  # fmt: skip
+        return self.launcher.launch(request, "own" if own else "shared", needs)
+
+    @property
+    def alive(self) -> list[Actor]:
+        return [actor for actor in self.ray.actors if actor not in self.ray.killed]
+
+
+@pytest.fixture
+def bench(monkeypatch) -> Bench:
+    return Bench(monkeypatch, Cluster(cpus=2, gpus=1))
+
+
+def test_short_work_gets_a_worker_with_its_devices(bench):
+    launched = bench.launch(Needs(cpus=2, gpus=0))
+    assert launched.shared
+    assert launched.actor.options == {"num_cpus": 2, "num_gpus": 0}
+    ((request, threads, on_gpu),) = launched.actor.target.calls
+    assert (request.job, threads, on_gpu) == ("job-1", 2, False)
+    assert launched.future.value == "outcome"
+    ((_, threads, on_gpu),) = bench.launch(GPU).actor.target.calls
+    assert (threads, on_gpu) == (1, True)
+
+
+def test_long_work_gets_an_actor_that_outlives_the_supervisor(bench):
+    launched = bench.launch(own=True, artifact="train_flow-1")
+    assert not launched.shared
+    assert launched.actor.options == {
+        "num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE, "name": "job-train_flow-1",
+        "get_if_exists": True,
+    }  # fmt: skip
+
+
+def test_a_second_wish_for_the_same_long_work_joins_the_first(bench):
+    first = bench.launch(own=True, artifact="train_flow-1")
+    assert bench.launch(own=True, artifact="train_flow-1").actor is first.actor
+    assert bench.launch(own=True, artifact="train_flow-2").actor is not first.actor
+
+
+def test_a_worker_is_used_again(bench):
+    first = bench.launch()
+    bench.launcher.release(first, alive=True)
+    assert bench.launch().actor is first.actor
+    assert len(bench.ray.actors) == 1
+
+
+def test_a_worker_serves_one_job_at_a_time(bench):
+    assert bench.launch().actor is not bench.launch().actor
+
+
+def test_a_worker_of_another_size_is_not_used(bench):
+    first = bench.launch(ONE)
+    bench.launcher.release(first, alive=True)
+    assert bench.launch(Needs(cpus=0.5, gpus=0)).actor is not first.actor
+
+
+@pytest.mark.parametrize(("own", "alive"), [(False, False), (True, True), (True, False)])
+def test_other_actors_end_with_their_job(bench, own, alive):
+    launched = bench.launch(own=own)
+    bench.launcher.release(launched, alive=alive)
+    assert bench.ray.killed == [launched.actor]
+
+
+def test_an_idle_worker_gives_way_to_a_job_that_needs_its_devices(bench):
+    first, second = bench.launch(), bench.launch()
+    bench.launcher.release(first, alive=True)
+    bench.launcher.release(second, alive=True)
+    third = bench.launch(Needs(cpus=2, gpus=0))
+    assert bench.alive == [third.actor]
+
+
+def test_no_more_idle_workers_give_way_than_must(bench):
+    first, second = bench.launch(), bench.launch()
+    bench.launcher.release(first, alive=True)
+    bench.launcher.release(second, alive=True)
+    third = bench.launch(Needs(cpus=0.5, gpus=0))
+    assert bench.alive == [second.actor, third.actor]
+
+
+def test_an_idle_worker_gives_way_to_long_work(bench):
+    first = bench.launch()
+    bench.launcher.release(first, alive=True)
+    own = bench.launch(Needs(cpus=2, gpus=1), own=True)
+    assert bench.alive == [own.actor]
+
+
+def test_busy_workers_are_left_alone(bench):
+    busy = bench.launch()
+    huge = bench.launch(Needs(cpus=64, gpus=0))
+    assert bench.alive == [busy.actor, huge.actor]
+
+
+def test_idle_workers_end_after_a_while(bench):
+    first = bench.launch()
+    bench.launcher.release(first, alive=True)
+    bench.clock.sleep(IDLE_S - 1)
+    bench.launcher.retire()
+    assert bench.alive == [first.actor]
+    bench.clock.sleep(2)
+    bench.launcher.retire()
+    assert bench.alive == []
+
+
+def test_closing_ends_everything(bench):
+    bench.launcher.release(bench.launch(), alive=True)
+    bench.launch(GPU)
+    bench.launch(own=True)
+    bench.launcher.close()
+    bench.launcher.close()
+    assert bench.alive == []
+
+
+def test_an_actor_that_is_dead_already_is_no_trouble(bench):
+    launched = bench.launch(own=True)
+    bench.ray.kill(launched.actor)
+    with pytest.raises(RayActorError):
+        bench.ray.kill(launched.actor)
+    bench.launcher.release(launched, alive=False)

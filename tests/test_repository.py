@@ -1,0 +1,232 @@
+"""Rules that hold for the whole repository."""
+
+import ast
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.base import errors
+from jobs.base.facts import FieldError
+from models.spec import Spec
+from orchestrator import problems
+from orchestrator.graph import Graph, preflight
+from orchestrator.pipeline import load_pipeline, resolve
+from orchestrator.problems import PipelineProblems, Problem
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("models", "jobs", "orchestrator")
+SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+MAX_LINES = 350
+NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
+UNPICKLERS = {"models/teachers/restricted_pickle.py", "jobs/data/restricted_pickle.py"}
+
+
+def short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_there_is_something_to_look_at():
+    assert len(SOURCES) > 100
+    assert len(CONFIGS) >= 3
+
+
+# Configs
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Forty labelled images, in place of a user's."""
+    file = tmp_path_factory.mktemp("images") / "images.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    np.savez(file, images=pixels, labels=np.arange(40) % 4)
+    return file
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=short)
+def test_every_config_is_right(config, images, tmp_path):
+    """It loads, its graph is whole, and its data can be read."""
+    mine = config.name == "my_images.yaml"
+    overrides = [f"jobs.data.source={images}"] if mine else []
+    pipeline = resolve(load_pipeline(config, overrides, str(tmp_path)).pipeline)
+    assert len(Graph.of(pipeline).order) == len(pipeline.jobs)
+    preflight(pipeline)
+
+
+def test_a_config_without_its_images_says_what_to_do():
+    with pytest.raises(PipelineProblems, match="my_images") as caught:
+        preflight(resolve(load_pipeline(ROOT / "configs/my_images.yaml").pipeline))
+    assert caught.value.problems[0].line > 0
+
+
+# Files
+
+
+@pytest.mark.parametrize("limit", [MAX_LINES])
+def test_no_file_is_long(limit):
+    lengths = {short(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: count for name, count in lengths.items() if count > limit} == {}
+
+
+def test_files_are_named_after_what_is_in_them():
+    tests = (ROOT / "tests").rglob("*.py")
+    files = [*SOURCES, *BENCHMARKS, *tests]
+    parts = {path: {path.stem, *path.relative_to(ROOT).parent.parts} for path in files}
+    named = {path: {part.removeprefix("test_") for part in found} for path, found in parts.items()}
+    assert [short(path) for path, found in named.items() if found & NO_NAMES] == []
+
+
+def test_every_module_says_what_it_is():
+    silent = [short(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+# Errors
+
+
+def exceptions() -> Iterator[type[Exception]]:
+    for module in (errors, problems):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Exception):
+                yield value
+    yield FieldError
+
+
+@pytest.mark.parametrize("kind", sorted(set(exceptions()), key=lambda kind: kind.__name__))
+def test_every_error_survives_pickling(kind):
+    """Ray sends errors by pickle; what does not survive arrives as something else."""
+    if kind is PipelineProblems:
+        error = kind(Problem("a.yaml", 3, 1, "wrong", "mend"), Problem("a.yaml", 1, 1, "bad"))
+    else:
+        error = kind("configs/a.yaml:3", "is wrong", "mend it")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == str(error)
+    assert copy.args == error.args
+    assert vars(copy) == vars(error)
+
+
+# What may be imported
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("orchestrator.cli.main", "torch ray mlflow sklearn pyarrow matplotlib numpy"),
+        ("orchestrator.supervisor", "torch ray mlflow"),
+        ("orchestrator.submission", "torch ray mlflow"),
+        ("models.networks.spec", "torch ray mlflow"),
+        ("models.generators", "ray mlflow ruamel typer pyarrow jobs orchestrator"),
+    ],
+)
+def test_heavy_libraries_are_loaded_where_they_are_used(module, heavy):
+    code = f"import sys, {module}; print(*[n for n in {heavy.split()!r} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+PLANTED = {
+    "orchestrator looks down": ("models/ema.py", "import jobs.base.errors"),
+    "kinds above the machinery": ("jobs/base/errors.py", "import jobs.storage.blobs"),
+    "job kinds do not know each other": ("jobs/kinds/distill.py", "import jobs.kinds.evaluate"),
+    "models is mathematics": ("models/ema.py", "import ray"),
+}
+
+
+@pytest.fixture(scope="module")
+def copy_of_the_code(tmp_path_factory) -> Path:
+    """The packages and the settings, in a folder where they can be spoiled."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize("contract", PLANTED)
+def test_each_contract_of_imports_catches_a_planted_violation(copy_of_the_code, contract):
+    program = Path(sys.executable).with_name("lint-imports")
+    if not program.exists():
+        pytest.skip("import-linter is not installed beside this Python")
+    file, line = PLANTED[contract]
+    path = copy_of_the_code / file
+    text = path.read_text()
+    path.write_text(f"{text}\n{line}\n")
+    try:
+        done = subprocess.run(
+            [program], capture_output=True, text=True, check=False, cwd=copy_of_the_code,
+            env={**os.environ, "PYTHONPATH": str(copy_of_the_code), "COLUMNS": "200"}, timeout=60,
+        )  # fmt: skip
+    finally:
+        path.write_text(text)
+    assert done.returncode != 0
+    broken = [told for told in done.stdout.splitlines() if told.endswith("BROKEN")]
+    assert any(told.startswith(contract) for told in broken), done.stdout
+    assert len(broken) == 1
+
+
+def test_the_contracts_are_all_tried():
+    settings = (ROOT / "pyproject.toml").read_text()
+    names = [
+        json.loads(line.partition("=")[2])
+        for line in settings.split("[tool.importlinter]")[1].splitlines()
+        if line.startswith("name =")
+    ]
+    assert len(names) == len(PLANTED)
+    assert all(any(name.startswith(start) for start in PLANTED) for name in names)
+
+
+# Nothing that is read runs code
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """(dotted name, call) for each call of a dotted name in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *BENCHMARKS], ids=short)
+def test_no_file_that_is_read_runs_code(path):
+    for name, call in calls(path):
+        keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True", short(path)
+        if name == "np.load":
+            assert keywords.get("allow_pickle", "False") == "False", short(path)
+        assert name not in {
+            "pickle.load", "pickle.loads", "pickle.dump", "pickle.dumps", "torch.save", "eval",
+            "exec", "yaml.load", "dill.load", "joblib.load", "cloudpickle.loads", "os.system",
+        }, short(path)  # fmt: skip
+        assert keywords.get("shell") != "True", short(path)
+
+
+def test_only_the_two_restricted_readers_unpickle():
+    users = [short(path) for path in SOURCES if "Unpickler" in path.read_text()]
+    assert set(users) == UNPICKLERS
+    for name in UNPICKLERS:
+        tree = ast.parse((ROOT / name).read_text())
+        readers = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and "pickle.Unpickler" in map(ast.unparse, node.bases)
+        ]
+        assert len(readers) == 1
+        methods = {each.name for each in readers[0].body if isinstance(each, ast.FunctionDef)}
+        assert "find_class" in methods
+
+
+def test_specs_are_frozen():
+    assert Spec.model_config["frozen"]
+    assert Spec.model_config["extra"] == "forbid"
