@@ -18,6 +18,7 @@ from jobs.pairs.shards import (
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
+from models.flows.flow import Flow
 
 
 class PairActor:
@@ -34,19 +35,29 @@ class PairActor:
         self._store = store
         self._recipe = recipe
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._flow = open_flow(store, recipe.flow, self._device)
         self._place = describe_device(self._device)
+        self._opened: Flow | None = None
 
     def ready(self) -> bool:
-        """Answers once the flow is loaded."""
-        return True
+        """Answers once the flow is loaded; here and not in the constructor, whose errors Ray hides.
+
+        Raises:
+            UserError: the weights do not fit the network.
+            DamagedArtifact: a file is not what its manifest says.
+        """
+        return self._flow().image == self._recipe.flow.image
+
+    def _flow(self) -> Flow:
+        if self._opened is None:
+            self._opened = open_flow(self._store, self._recipe.flow, self._device)
+        return self._opened
 
     def make(self, shard: int) -> ShardRecord:
         """Makes one shard and writes it; a shard that is there already is left alone."""
         found = find_shard(self._store, self._recipe, shard)
         if found is not None:
             return found
-        solved = solve_shard(self._flow, self._recipe, shard, self._device)
+        solved = solve_shard(self._flow(), self._recipe, shard, self._device)
         name = shard_name(self._recipe, shard)
         return write_shard(self._store, name, replace(solved, device=self._place))
 

@@ -23,6 +23,8 @@ class _Flight(Generic[ItemT]):
     """An item on its way through an actor."""
 
     actor: int
+    life: int
+    """Which life of the actor it was given to: a restart begins a new one."""
     item: ItemT
     weight: int
 
@@ -47,6 +49,7 @@ class Pool(Generic[ItemT]):
         """Items in flight of each actor that has answered."""
         self._flying: dict[Any, _Flight[ItemT]] = {}
         self._probes: dict[Any, int] = {}
+        self._lives = [0] * len(actors)
 
     def run(self, items: Iterable[ItemT], on_done: Callable[[ItemT, Any], None]) -> None:
         """Works through all items.
@@ -84,6 +87,7 @@ class Pool(Generic[ItemT]):
     def _probe(self, actor: int) -> None:
         """Asks an actor that is starting or starting again whether it is there."""
         self._load.pop(actor, None)
+        self._lives[actor] += 1
         if actor not in self._probes.values():
             self._probes[self._actors[actor].ready.remote()] = actor
 
@@ -92,7 +96,7 @@ class Pool(Generic[ItemT]):
 
         actor = self._probes.pop(future)
         try:
-            ray.get(future)
+            _value(future)
         except ray.exceptions.ActorUnavailableError:
             time.sleep(PROBE_PAUSE_S)
             self._probe(actor)
@@ -112,12 +116,14 @@ class Pool(Generic[ItemT]):
         import ray  # noqa: PLC0415
 
         flight = self._flying.pop(future)
-        if flight.actor in self._load:
+        same_life = flight.life == self._lives[flight.actor]
+        if same_life:
             self._load[flight.actor] -= flight.weight
         try:
-            result = ray.get(future)
+            result = _value(future)
         except ray.exceptions.RayActorError:
-            self._probe(flight.actor)
+            if same_life:
+                self._probe(flight.actor)
             self._requeue(flight.item, waiting, poison)
         else:
             on_done(flight.item, result)
@@ -131,7 +137,8 @@ class Pool(Generic[ItemT]):
             if self._load[actor] + weight > IN_FLIGHT:
                 return
             item = waiting.pop()
-            self._flying[self._actors[actor].make.remote(item)] = _Flight(actor, item, weight)
+            flight = _Flight(actor, self._lives[actor], item, weight)
+            self._flying[self._actors[actor].make.remote(item)] = flight
             self._load[actor] += weight
 
     def _requeue(self, item: ItemT, waiting: list[ItemT], poison: list[ItemT]) -> None:
@@ -140,3 +147,15 @@ class Pool(Generic[ItemT]):
             poison.append(item)
         else:
             waiting.insert(0, item)  # last in line: the others are done whatever becomes of it
+
+
+def _value(future: Any) -> Any:
+    """The result behind a future; an error of the actor's own code is raised as itself."""
+    import ray  # noqa: PLC0415
+
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
