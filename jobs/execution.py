@@ -21,6 +21,9 @@ from jobs.base.registry import parse_job
 from jobs.base.spec import JobSpec
 from jobs.storage.store import Store
 
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors of the system that another attempt would meet again; others may pass."""
+
 
 @dataclass(frozen=True)
 class JobRequest:
@@ -96,7 +99,7 @@ def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOu
             f"job '{request.job}'",
             f"{type(error).__name__}: {error}",
             trace=traceback.format_exc(),
-            retry=isinstance(error, (OSError, ConnectionError)),
+            retry=isinstance(error, OSError) and not isinstance(error, LASTING),
             wall_s=time.perf_counter() - started,
         )
     return JobOutcome(request.artifact_id, wall_s=time.perf_counter() - started, device_s=device_s)
