@@ -1,6 +1,7 @@
 """Connecting to Ray: a private local one by default, or a running cluster."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from jobs.base.errors import UserError
 from orchestrator.workers import NAMESPACE
 
 PACKAGES = ("models", "jobs", "orchestrator")
+KNOCK_S = 5.0
 
 
 @contextmanager
@@ -69,6 +71,7 @@ def _join(ray: Any, address: str) -> None:
         )
     root = Path(__file__).parent.parent
     try:
+        _knock(address)
         ray.init(
             address=address,
             namespace=NAMESPACE,
@@ -85,6 +88,13 @@ def _join(ray: Any, address: str) -> None:
             "start one with `ray start --head`, check host and port, and if it asks for a token "
             "set RAY_AUTH_TOKEN; without --address a private Ray is started here",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if nothing listens at host:port; Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def describe_cluster() -> Cluster:

@@ -132,7 +132,7 @@ def test_a_pool_outlives_its_actors_and_names_poison(local_ray, tmp_path):
     options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0.5}
     actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(2)]
     done: dict[int, int] = {}
-    with pytest.raises(JobFailed, match=r"killed their actor 3 times: 13$"):
+    with pytest.raises(JobFailed, match=r"killed their actor 3 times: 13\n"):
         Pool[int](actors, "pairs").run(range(20), done.__setitem__)
     assert done == {item: item * item for item in range(20) if item != 13}
 
