@@ -1,4 +1,5 @@
 import os
+import socket
 import sys
 from typing import Any
 
@@ -60,10 +61,12 @@ def test_it_is_ended_after_an_error_too(ray):
 
 
 def test_a_running_cluster_gets_this_code(ray):
-    with connect("127.0.0.1:6379"):
+    server = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    with server, connect(address):
         pass
     (options,) = ray.inits
-    assert options["address"] == "127.0.0.1:6379"
+    assert options["address"] == address
     modules = options["runtime_env"]["py_modules"]
     assert [module.rpartition("/")[2] for module in modules] == list(PACKAGES)
     assert all(os.path.isdir(module) for module in modules)  # noqa: PTH112
