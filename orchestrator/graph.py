@@ -152,7 +152,10 @@ def cycles(edges: Edges) -> Iterator[list[str]]:
 
 
 def expectations(
-    specs: Mapping[str, JobSpec], edges: Edges, order: Iterable[str]
+    specs: Mapping[str, JobSpec],
+    edges: Edges,
+    order: Iterable[str],
+    read: Mapping[str, Facts] | None = None,
 ) -> tuple[dict[str, Facts], list[Mistake]]:
     """What is known of each result before anything runs, and what cannot fit together.
 
@@ -160,6 +163,7 @@ def expectations(
         specs: the jobs that are free of mistakes so far.
         edges: what they need.
         order: all jobs, inputs first. Those that need a job with a mistake are passed over.
+        read: what reading outside input told of the results of some jobs.
     """
     facts: dict[str, Facts] = {}
     mistakes: list[Mistake] = []
@@ -169,7 +173,8 @@ def expectations(
         inputs = {name: facts[source] for name, source in edges[name]}
         try:
             made = output_type(type(specs[name])).__name__
-            facts[name] = replace(specs[name].expect(inputs), made=made)
+            expected = specs[name].expect(inputs)
+            facts[name] = replace((read or {}).get(name, expected), made=made)
         except FieldError as error:
             mistakes.append(field_mistake(name, error))
     return facts, mistakes
@@ -219,25 +224,30 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
     return found
 
 
-def preflight(pipeline: "Pipeline", only: Iterable[str] | None = None) -> None:
-    """Reads outside input before anything starts.
+def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None) -> None:
+    """Reads outside input before anything starts, and checks the jobs against what it holds.
 
     Args:
         pipeline: with seeds and paths filled in (`resolve`).
+        graph: of that pipeline.
         only: jobs that are going to run; None = all.
 
     Raises:
-        PipelineProblems: that input cannot be used.
+        PipelineProblems: that input cannot be used, or not by the jobs that need it.
     """
     mistakes: list[Mistake] = []
+    read: dict[str, Facts] = {}
     for name in pipeline.jobs if only is None else only:
         spec = pipeline.jobs[name]
         try:
-            spec.preflight()
+            found = spec.preflight()
         except FieldError as error:
             mistakes.append(field_mistake(name, error))
         except (UserError, OSError) as error:
             mistakes.append(_outside_mistake(name, spec, error))
+        else:
+            read |= {name: found} if found else {}
+    mistakes += expectations(pipeline.jobs, graph.edges, graph.order, read)[1]
     raise_problems(mistake.at(pipeline.places) for mistake in mistakes)
 
 

@@ -62,7 +62,7 @@ def submit(
             on_plan(plan, status.run)
         return Submission(status.run, status, plan, started_ray=False)
     store.check_writable()
-    preflight(resolved, [job.name for job in plan.jobs if job.action != "reuse"])
+    preflight(resolved, graph, [job.name for job in plan.jobs if job.action != "reuse"])
     run = new_run_id(plan.name)
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:

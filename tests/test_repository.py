@@ -58,13 +58,14 @@ def test_every_config_is_right(config, images, tmp_path):
     mine = config.name == "my_images.yaml"
     overrides = [f"jobs.data.source={images}"] if mine else []
     pipeline = resolve(load_pipeline(config, overrides, str(tmp_path)).pipeline)
-    assert len(Graph.of(pipeline).order) == len(pipeline.jobs)
-    preflight(pipeline)
+    graph = Graph.of(pipeline)
+    assert len(graph.order) == len(pipeline.jobs)
+    preflight(pipeline, graph)
 
 
 def test_a_config_without_its_images_says_what_to_do():
     with pytest.raises(PipelineProblems, match="my_images") as caught:
-        preflight(resolve(load_pipeline(ROOT / "configs/my_images.yaml").pipeline))
+        load_pipeline(ROOT / "configs/my_images.yaml")
     assert caught.value.problems[0].line > 0
 
 

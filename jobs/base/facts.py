@@ -19,6 +19,8 @@ class Facts:
     """Number of images or pairs."""
     flip_valid: bool | None = None
     """Whether a mirrored image is as good as the original."""
+    classes_seen: int | None = None
+    """Number of classes that have an image."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
 

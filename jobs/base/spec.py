@@ -77,12 +77,16 @@ class JobSpec(Spec):
         """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""
         return Needs(cpus=0, gpus=1) if cluster.gpus else Needs(cpus=1, gpus=0)
 
-    def preflight(self) -> None:
+    def preflight(self) -> Facts | None:
         """Reads outside input before anything starts.
+
+        Returns:
+            What was learned of the result; None = no more than `expect` tells.
 
         Raises:
             UserError: that input cannot be used.
         """
+        return None
 
 
 class SeededJobSpec(JobSpec):

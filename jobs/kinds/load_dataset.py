@@ -51,8 +51,15 @@ class LoadDataset(JobSpec):
         if loaded.labels is not None:
             tensors["labels"] = torch.from_numpy(loaded.labels)
         save_file(tensors, context.folder / "data.safetensors")
+        made = self._handle(loaded)
+        size, channels = made.image.size, made.image.channels
+        context.log(
+            f"{made.count} images of {size} x {size} x {channels}, {loaded.class_count} classes"
+        )
+        return made
+
+    def _handle(self, loaded: "LoadedImages") -> Dataset:
         count, size, _, channels = loaded.images.shape
-        context.log(f"{count} images of {size} x {size} x {channels}, {loaded.class_count} classes")
         known = True if loaded.flip_valid is None else loaded.flip_valid
         return Dataset(
             image=ImageShape(channels=channels, size=size, classes=loaded.class_count),
@@ -101,11 +108,14 @@ class LoadDataset(JobSpec):
         except UserError as error:
             raise FieldError("source", str(error).partition("\n  fix:")[0], error.fix) from error
 
-    def preflight(self) -> None:
+    def preflight(self) -> Facts | None:
         from jobs.data.source import find_source
 
         if self.source == "digits":
-            return
+            return None
         files = find_source(self.source, self.split).files
-        if sum(path.stat().st_size for path in files) <= PREFLIGHT_BYTES:
-            self._read()
+        if sum(path.stat().st_size for path in files) > PREFLIGHT_BYTES:
+            return None
+        made = self._handle(self._read())
+        seen = sum(number > 0 for number in made.label_counts)
+        return Facts(made.image, made.count, made.flip_valid, seen)

@@ -44,13 +44,10 @@ class TrainFeatures(SeededJobSpec):
         from jobs.training.classifier import train_classifier
 
         data = context.input(self.data)
-        if sum(count > 0 for count in data.label_counts) < 2:
-            raise UserError(
-                f"job '{context.job}'",
-                f"'{self.data.job}' has {len(data.label_counts)} class(es), but features are "
-                "learned by telling classes apart",
-                "use a labelled data set of two classes or more",
-            )
+        seen = sum(count > 0 for count in data.label_counts)
+        if seen < 2:
+            what, fix = self._too_few(data.image.classes, seen)
+            raise UserError(f"job '{context.job}'", what, fix)
         images, labels = load_dataset_tensors(context.store, data)
         device = torch.device(context.device)
         torch.set_num_threads(context.threads)
@@ -64,15 +61,21 @@ class TrainFeatures(SeededJobSpec):
             accuracy=trained.accuracy,
         )
 
+    def _too_few(self, classes: int, seen: int | None) -> tuple[str, str]:
+        """What is wrong with data of one class, and what to do."""
+        has = "no labels" if classes == 0 else "1 class" if classes == 1 else f"{classes} classes"
+        if classes > 1 and seen is not None:
+            has += f", of which {seen} with images"
+        return (
+            f"'{self.data.job}' has {has}, but features are learned by telling classes apart",
+            "use a labelled data set of two classes or more, or leave out this job and evaluate",
+        )
+
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         image = inputs["data"].image
-        if image is not None and image.classes < 2:
-            raise FieldError(
-                "data",
-                f"'{self.data.job}' has {image.classes} classes, but features are learned by "
-                "telling classes apart",
-                "use a labelled data set of two classes or more",
-            )
+        seen = inputs["data"].classes_seen
+        if image is not None and min(image.classes, image.classes if seen is None else seen) < 2:
+            raise FieldError("data", *self._too_few(image.classes, seen))
         if image is not None:
             check_network(self.network, image)
         return Facts(image=image)

@@ -21,12 +21,13 @@ def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from orchestrator.graph import preflight
+    from orchestrator.graph import Graph, preflight
     from orchestrator.pipeline import resolve
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage)
-        preflight(resolve(pipeline))
+        resolved = resolve(pipeline)
+        preflight(resolved, Graph.of(resolved))
     if as_json:
         typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
     else:

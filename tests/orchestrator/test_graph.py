@@ -56,11 +56,12 @@ class Piece(JobSpec):
             raise FieldError("size", f"size {total} is too much", "make it smaller")
         return Facts(count=total)
 
-    def preflight(self) -> None:
+    def preflight(self) -> Facts | None:
         if self.file == "torn":
             raise UserError("", "its images are torn", "mend them")
         if self.size == 13:
             raise FieldError("size", "13 brings bad luck")
+        return Facts(count=10**6) if self.file == "heavy" else None
 
 
 @pytest.fixture(autouse=True)
@@ -216,15 +217,23 @@ def test_preflight_reads_what_is_asked_and_tells_all():
     text = "name: x\njobs:\n  a: {kind: piece, file: torn}\n  b: {kind: piece, size: 13}\n"
     pipeline = parse_pipeline(text, "f.yaml").pipeline
     with pytest.raises(PipelineProblems) as caught:
-        preflight(pipeline)
+        preflight(pipeline, Graph.of(pipeline))
     assert str(caught.value) == (
         "f.yaml:3: job 'a': its images are torn\n  fix: mend them\n"
         "f.yaml:4: job 'b', size: 13 brings bad luck"
     )
-    preflight(pipeline, [])
+    preflight(pipeline, Graph.of(pipeline), [])
     with pytest.raises(PipelineProblems, match="torn"):
-        preflight(pipeline, ["a"])
-    preflight(pipeline_of(a={}))
+        preflight(pipeline, Graph.of(pipeline), ["a"])
+    sound = pipeline_of(a={})
+    preflight(sound, Graph.of(sound))
+
+
+def test_what_preflight_reads_is_held_against_the_jobs_that_need_it():
+    text = "name: x\njobs:\n  a: {kind: piece, file: heavy, size: 1}\n  b: {kind: piece, left: a}\n"
+    pipeline = parse_pipeline(text, "f.yaml").pipeline
+    with pytest.raises(PipelineProblems, match=r"f\.yaml:4: job 'b'.* is too much"):
+        preflight(pipeline, Graph.of(pipeline))
 
 
 @pytest.mark.parametrize("shape", ["chain", "fan", "random"])

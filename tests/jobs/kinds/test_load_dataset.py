@@ -96,13 +96,16 @@ def test_sources_that_are_not_there(refused, fields, words):
 def test_a_small_source_is_read_before_anything_starts(folder, monkeypatch):
     path, _ = folder
     spec = LoadDataset(source=str(path))
-    spec.preflight()
+    facts = spec.preflight()
+    assert facts is not None
+    assert (facts.count, facts.image) == (3, ImageShape(channels=3, size=5, classes=2))
+    assert (facts.classes_seen, facts.flip_valid) == (2, True)
     (path / "dog" / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1 of 3 images cannot be used"):
         spec.preflight()
     monkeypatch.setattr(load_dataset, "PREFLIGHT_BYTES", 10)
-    spec.preflight()  # too large to read twice
-    LoadDataset(source="digits").preflight()
+    assert spec.preflight() is None  # too large to read twice
+    assert LoadDataset(source="digits").preflight() is None
 
 
 def test_the_names_of_classes_and_the_order_of_files_are_content(folder):

@@ -32,7 +32,7 @@ def test_one_class_tells_nothing(refused, attempt, make_dataset, classes):
     data = make_dataset(count=6, classes=classes)
     error = refused(spec(), data=Facts(data.image))
     assert error.field == "data"
-    assert f"has {classes} classes" in error.what
+    assert ("has no labels", "has 1 class,")[classes] in error.what
     outcome = attempt(spec(), data=data)
     assert outcome.failure == "UserError"
     assert "telling classes apart" in outcome.what
@@ -41,6 +41,13 @@ def test_one_class_tells_nothing(refused, attempt, make_dataset, classes):
 def test_classes_without_images_tell_nothing(attempt, commit, make_dataset):
     data = make_dataset(count=6, classes=2).model_copy(update={"label_counts": (6, 0)})
     assert attempt(spec(), data=commit(data, "load_dataset-one")).failure == "UserError"
+
+
+def test_classes_known_to_be_empty_are_told_before_anything_starts(refused):
+    image = ImageShape(channels=1, size=4, classes=2)
+    error = refused(spec(), data=Facts(image, classes_seen=1))
+    assert "has 2 classes, of which 1 with images" in error.what
+    assert spec().expect({"data": Facts(image, classes_seen=2)}).image == image
 
 
 def test_a_network_that_cannot_take_the_images(refused, attempt, make_dataset):
