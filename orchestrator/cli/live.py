@@ -3,6 +3,8 @@
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +15,7 @@ from orchestrator.plan import RunPlan
 from orchestrator.status import JobStatus, RunStatus, apply
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
 PLAIN_PROGRESS_S = 10.0
 MARKS = {
@@ -26,6 +27,10 @@ MARKS = {
     "blocked": ("∅", "yellow"),
     "cancelled": ("∅", "yellow"),
 }
+URGENCY = ("failed", "running", "blocked", "cancelled", "waiting", "done", "reused")
+"""States in the order in which their jobs are kept where the terminal has too few lines."""
+WIDE = 100
+"""Columns from which a terminal has room for the kinds and for bars."""
 
 
 class View(ABC):
@@ -98,6 +103,7 @@ class LiveView(View):
         from rich.live import Live
 
         super().__init__()
+        self._console = console
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
         self._started = False
 
@@ -107,24 +113,42 @@ class LiveView(View):
             self._started = True
         if event.name in ("warning", "retry", "job_failed"):
             line = describe(event, self.status)
-            self._live.console.print(line)
+            self._console.print(line)
 
     def close(self) -> None:
         if self._started:
             self._live.stop()
 
-    def _render(self) -> "Table":
+    def _render(self) -> "Group":
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         now = time.time()
+        width, height = self._console.size
+        shown, rest = _fitting(self.status.jobs, height - 2)
         table = Table(box=None, padding=(0, 1), show_header=False)
-        for name, job in self.status.jobs.items():
+        for name in shown:
+            job = self.status.jobs[name]
             mark, style = MARKS[job.state]
-            table.add_row(mark, name, job.kind, *_cells(job, now), style=style)
-        return table
+            kind = [job.kind] if width >= WIDE else []
+            cells = [mark, name, *kind, *_cells(job, now, 16 if width >= WIDE else 0)]
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells), style=style)
+        return Group(table, Text(rest, style="dim")) if rest else Group(table)
 
 
-def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
+def _fitting(jobs: Mapping[str, JobStatus], rows: int) -> tuple[list[str], str]:
+    """The jobs that `rows` lines have room for, in order, and a line that counts the others."""
+    if len(jobs) <= rows:
+        return list(jobs), ""
+    ranked = sorted(jobs, key=lambda name: URGENCY.index(jobs[name].state))
+    kept = set(ranked[: max(1, rows - 1)])
+    rest = Counter[str](job.state for name, job in jobs.items() if name not in kept)
+    counts = ", ".join(f"{rest[state]} {state}" for state in URGENCY if rest[state])
+    return [name for name in jobs if name in kept], f"and {counts}"
+
+
+def _cells(job: JobStatus, now: float, bar_width: int) -> tuple[str, str, str, str]:
     """Progress, rate, measured numbers and time of a job."""
     seconds = job.seconds(now)
     time_text = clock(seconds) if job.state in ("running", "done", "failed") else ""
@@ -133,12 +157,13 @@ def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
     rate, eta = job.rate(), job.eta_s()
     if eta is not None:
         time_text += f", {clock(eta)} left"
-    bar = _bar(job.done / job.total)
+    bar = _bar(job.done / job.total, bar_width)
+    done = f"{bar} {job.done:,}/{job.total:,}".lstrip()
     rate_text = f"{rate:,.0f}/s" if rate and rate >= 10 else f"{rate:.2g}/s" if rate else ""
-    return (f"{bar} {job.done:,}/{job.total:,}", rate_text, numbers(job.metrics), time_text)
+    return (done, rate_text, numbers(job.metrics), time_text)
 
 
-def _bar(share: float, width: int = 16) -> str:
+def _bar(share: float, width: int) -> str:
     filled = round(width * min(1.0, share))
     return "━" * filled + "─" * (width - filled)
 
