@@ -3,11 +3,13 @@
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from orchestrator.cli.collapse import collapsed, counted
 from orchestrator.events import Event
 from orchestrator.plan import RunPlan
 from orchestrator.status import JobStatus, RunStatus, apply
@@ -118,10 +120,28 @@ class LiveView(View):
 
         now = time.time()
         table = Table(box=None, padding=(0, 1), show_header=False)
-        for name, job in self.status.jobs.items():
-            mark, style = MARKS[job.state]
-            table.add_row(mark, name, job.kind, *_cells(job, now), style=style)
+        for row in collapsed(self.status.jobs):
+            jobs = [self.status.jobs[name] for name in row.jobs]
+            shown = _leading(jobs)
+            mark, style = MARKS[shown.state]
+            cells = _cells_together(jobs, now) if row.together else _cells(shown, now)
+            table.add_row(mark, row.name, shown.kind, *cells, style=style)
         return table
+
+
+def _leading(jobs: Sequence[JobStatus]) -> JobStatus:
+    """The job whose state says most about all: one that runs, failed, waits, or else is done."""
+    order = ("running", "failed", "waiting", "blocked", "cancelled", "done", "reused")
+    return min(jobs, key=lambda job: order.index(job.state))
+
+
+def _cells_together(jobs: Sequence[JobStatus], now: float) -> tuple[str, str, str, str]:
+    """How many jobs of a group are over, what the others do, and their time in all."""
+    over = sum(job.state in ("done", "reused") for job in jobs)
+    rest = [job.state for job in jobs if job.state not in ("done", "reused")]
+    took = sum(job.seconds(now) for job in jobs)
+    bar = f"{_bar(over / len(jobs))} {over}/{len(jobs)}"
+    return (bar, "", counted(rest) if rest else "", clock(took) if took else "")
 
 
 def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
