@@ -1,6 +1,7 @@
 """The verbs that look into a storage: status, show, logs."""
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from orchestrator.cli.options import Json, Storage, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jobs.storage.store import Store
     from orchestrator.status import JobStatus, RunStatus
 
@@ -16,9 +19,7 @@ Run = Annotated[str | None, typer.Argument(help="Run id or its beginning.", show
 RunOrGroup = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
-        help="Run id or its beginning; RUN/GROUP for every job of a group.",
-        show_default=False,
+        help="Run id or its beginning; RUN/GROUP for every job of a group.", show_default=False
     ),
 ]
 Thing = Annotated[
@@ -174,14 +175,17 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     """
     from jobs.base.errors import UserError
     from jobs.base.registry import nearest
+    from orchestrator.cli.collapse import collapsed
     from orchestrator.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
         run_name, _, job = thing.partition("/")
         run = find_run(store.blobs, run_name or None)
         jobs = read_status(store.blobs, run).jobs
+        job = _job_meant(job, jobs)
         if job not in jobs:
-            raise UserError(run, f"has no job '{job}'", nearest(job, jobs))
+            names = [row.jobs[0] for row in collapsed(jobs)]
+            raise UserError(run, f"has no job '{job}'", nearest(job, names))
         artifact = jobs[job].artifact
         if store.manifest(artifact) is None:
             raise UserError(f"{run}/{job}", f"has no result: it is {jobs[job].state}")
@@ -198,6 +202,23 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     known = [*runs[-20:], *store.find("")[-20:]]
     fix = nearest(thing, known) if known else "slimctl submit FILE"
     raise UserError(store.uri, f"there is no run and no artifact '{thing}'", fix)
+
+
+def _job_meant(name: str, jobs: "Iterable[str]") -> str:
+    """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
+    group, bracket, rest = name.partition("[")
+    wanted, _, member = rest.partition("].")
+    if not bracket:
+        return name
+    values = {part.replace(" ", "") for part in wanted.split(",")}
+    found = [
+        job
+        for job in jobs
+        if job.startswith(f"{group}.")
+        and job.endswith(f".{member}")
+        and values <= set(re.split(r"\.(?=[A-Za-z_]\w*=)", job[len(group) + 1 : -len(member) - 1]))
+    ]
+    return found[0] if len(found) == 1 else name
 
 
 def logs(run: Run = None, storage: Storage = None) -> None:

@@ -125,3 +125,22 @@ def test_a_terminal_gets_a_table_whatever_jobs_say(message, monkeypatch):
     assert "20/s" in shown
     assert "loss 0.5" in shown
     assert "✗" in shown
+
+
+def test_the_jobs_of_a_large_group_share_a_line():
+    names = [f"g.seed={seed}.student" for seed in range(6)]
+    jobs = {name: {"kind": "anneal_reflow", "key": "k", "artifact": "a"} for name in names}
+    out = io.StringIO()
+    view = LiveView(Console(file=out, width=120))
+    for event in events(
+        ("run_started", "", {"name": "x", "jobs": jobs}),
+        ("job_reused", names[0], {}),
+        ("job_done", names[1], {}),
+        ("job_started", names[2], {"attempt": 1}),
+    ):
+        view.event(event)
+    view.close()
+    (line,) = [line for line in out.getvalue().splitlines() if "g.student x 6" in line][-1:]
+    assert line.startswith(" ▶")
+    assert "2/6" in line
+    assert "1 running, 3 waiting" in line
