@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,6 +16,9 @@ from orchestrator.cli.options import (
     load,
     mistakes_as_json,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline import Pipeline
 
 
 def check(
@@ -29,9 +33,20 @@ def check(
         resolved = resolve(pipeline)
         preflight(resolved, Graph.of(resolved))
     if as_json:
-        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
+        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.specs)}))
     else:
-        typer.echo(f"{file}: {len(pipeline.jobs)} jobs, no mistakes")
+        typer.echo(f"{file}: {_size(pipeline)}, no mistakes")
+
+
+def _size(pipeline: "Pipeline") -> str:
+    """`25 jobs, 18 of them in the group students (6 iterations of 3)`."""
+    made = pipeline.made
+    groups = [
+        f"{name} ({len(made.iterations[name])} iterations of {len(group.jobs)})"
+        for name, group in made.groups.items()
+    ]
+    inside = f", {len(made.origins)} of them in groups: {', '.join(groups)}" if groups else ""
+    return f"{len(pipeline.specs)} jobs{inside}"
 
 
 def plan(
@@ -39,6 +54,7 @@ def plan(
 ) -> None:
     """Say what a submission would do: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
+    from orchestrator.cli.collapse import collapsed, counted
     from orchestrator.cli.tables import print_table
     from orchestrator.graph import Graph
     from orchestrator.pipeline import resolve
@@ -50,7 +66,13 @@ def plan(
     if as_json:
         typer.echo(made.model_dump_json(indent=1))
         return
-    rows = [(job.name, job.kind, job.action, job.reason, job.artifact) for job in made.jobs]
+    jobs = {job.name: job for job in made.jobs}
+    rows = []
+    for row in collapsed(jobs):
+        mine = [jobs[name] for name in row.jobs]
+        action, reason = counted(job.action for job in mine), counted(job.reason for job in mine)
+        artifact = "" if row.together else mine[0].artifact
+        rows.append((row.name, mine[0].kind, action, reason, artifact))
     print_table(("job", "kind", "action", "why", "artifact"), rows)
 
 
