@@ -35,7 +35,27 @@ class RK45Spec(Spec):
     1e-6 the rounding of a float32 network is larger."""
     max_evaluations: int = Field(default=1000, ge=8)
     """Network evaluations per sample after which the solution counts as failed."""
+    norm: Literal["sample", "batch"] = "sample"
+    """What decides on a step: each sample's own error, or, as in the published code, the error of
+    the whole batch, so that a sample depends on its batch mates; not for pairs."""
 
 
-SolverSpec = Annotated[EulerSpec | HeunSpec | RK45Spec, Field(discriminator="kind")]
+class EDMHeunSpec(Spec):
+    """EDM's deterministic sampler, for flows that denoise: Heun's method in the noise level.
+
+    Source: Karras et al., arXiv 2206.00364, algorithm 1; `steps: 18` are its 35 evaluations.
+    """
+
+    kind: Literal["edm_heun"] = "edm_heun"
+    steps: int = Field(default=18, ge=2)
+    """Steps; the last one, to the image, is Euler's: 2 steps - 1 evaluations per sample."""
+    rho: float = Field(default=7.0, gt=0, le=100)
+    """How much shorter the steps are at small noise levels."""
+    sigma_min: float | None = Field(default=None, gt=0)
+    """Last noise level before 0; null = the flow's smallest (0.002 for EDM)."""
+    sigma_max: float | None = Field(default=None, gt=0)
+    """First noise level; null = the flow's largest (80 for EDM)."""
+
+
+SolverSpec = Annotated[EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec, Field(discriminator="kind")]
 """How a flow is integrated."""
