@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from models.flows.parameterisation import Parameterisation
 from models.spec import ImageShape, Spec
 
 
@@ -47,17 +48,13 @@ class FeatureNet(Handle):
     file: str = "weights.safetensors"
 
 
-class Flow(Handle):
+class Flow(Handle, Parameterisation):
     """Something with a velocity: a trained network or the closed form of a data set."""
 
     source: Literal["network", "data"]
     image: ImageShape
     network: dict[str, Any] | None = None
     """Spec of the network; None for a closed form."""
-    prediction: Literal["velocity"] = "velocity"
-    """What the network predicts."""
-    t_start: float = 0.0
-    """Flow time at which sampling starts, 0 = pure noise."""
     label_counts: tuple[int, ...] = ()
     """Label marginal to sample from, as counts; () if unconditional."""
     flip_valid: bool = False

@@ -72,7 +72,7 @@ def solve_shard(flow: Flow, recipe: PairRecipe, shard: int, device: torch.device
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
         label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
-        solution = solve(recipe.solver, flow, x0, label, t_start=recipe.flow.t_start)
+        solution = solve(recipe.solver, flow, x0, label)
         images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
     seconds = time.perf_counter() - started

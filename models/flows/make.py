@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from models.flows.denoising import DenoisingFlow
 from models.flows.diffusion import DiffusionFlow
 from models.flows.edm import EDMFlow
 from models.flows.flow import Flow, NetworkFlow

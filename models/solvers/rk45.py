@@ -148,9 +148,7 @@ def _begin(
     return _Active(torch.arange(len(x0), device=x0.device), x0, t, h, velocity, rejected, label)
 
 
-def _step(
-    flow: Flow, active: _Active, t_end: float, tolerance: float, norm: _Norm
-) -> _Active:
+def _step(flow: Flow, active: _Active, t_end: float, tolerance: float, norm: _Norm) -> _Active:
     """Every sample tries one step; those whose error is too large stay and get a smaller h."""
     x, label = active.x, active.label
     last = active.h >= t_end - active.t

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.spec import Spec
 
@@ -55,6 +55,15 @@ class EDMHeunSpec(Spec):
     """Last noise level before 0; null = the flow's smallest (0.002 for EDM)."""
     sigma_max: float | None = Field(default=None, gt=0)
     """First noise level; null = the flow's largest (80 for EDM)."""
+
+    @model_validator(mode="after")
+    def _falling(self) -> "EDMHeunSpec":
+        if self.sigma_min and self.sigma_max and self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}: sigma_min must "
+                "be below sigma_max"
+            )
+        return self
 
 
 SolverSpec = Annotated[EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec, Field(discriminator="kind")]
