@@ -190,9 +190,9 @@ class Parameterisation(Spec):
     sigma_data: float = Field(default=0.5, gt=0)
     """Standard deviation of the images, for `edm` only."""
     sigma_min: float | None = Field(default=None, gt=0)
-    """Smallest noise level that the network is asked for; null = the schedule's. Not of velocity."""
+    """Smallest noise level that the network is asked for; null = the schedule's."""
     sigma_max: float | None = Field(default=None, gt=0)
-    """Largest one, where sampling starts; null = the schedule's. Not of velocity."""
+    """Largest one, where sampling starts; null = the schedule's. A velocity has none."""
     t_start: float = Field(default=0.0, ge=0, lt=1)
     """Flow time at which sampling starts, 0 = pure noise; 1 / (1 + sigma_max) if not a velocity."""
 

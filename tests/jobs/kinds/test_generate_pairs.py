@@ -115,5 +115,5 @@ def test_the_sampler_of_edm_is_for_denoisers(refused):
 
 
 def test_levels_of_the_sampler_that_cannot_be():
-    with pytest.raises(ValidationError, match="sigma_min is 5.0 and sigma_max is 2.0"):
+    with pytest.raises(ValidationError, match=r"sigma_min is 5\.0 and sigma_max is 2\.0"):
         spec(solver={"kind": "edm_heun", "sigma_min": 5, "sigma_max": 2})

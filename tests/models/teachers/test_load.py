@@ -197,7 +197,7 @@ def test_any_snapshot_of_edm(kind, published, randomised, snapshot):
 def test_other_snapshots_are_refused(snapshot, tmp_path):
     weights = {"layer.weight": torch.zeros(1)}
     for wrapper, name, message in [
-        ("VPPrecond", "SongUNet", "is preconditioned by VPPrecond"),
+        ("Precond", "SongUNet", "is preconditioned by Precond"),
         ("EDMPrecond", "DiT", "holds a network of class DiT"),
         ("EDMPrecond", "SongUNet", "no tensor that tells"),
     ]:
@@ -340,7 +340,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(ncsnpp, save):
     for content, message in [
         ([1], "holds a list, not a checkpoint"),
         ({"weights": 3}, "no weights under `model`; it has weights"),
-        ({"model": {"layer": torch.zeros(1)}}, r"no NCSN\+\+ or ADM; its first tensors are layer"),
+        (
+            {"model": {"layer": torch.zeros(1)}},
+            "its tensors are of; the first are layer",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             load_teacher(save(content))
