@@ -91,18 +91,20 @@ class ShardFile(Spec):
 
 
 class PairSet(Handle):
-    """Pairs (x0, x1) made by a flow; x0 is regenerated from (seed, index), x1 is float16."""
+    """Pairs (x0, x1) made by a flow; x1 is float16, unclipped."""
 
     image: ImageShape
     count: int
     """Number of pairs; the shards may hold more."""
     shard_size: int
+    noise: Literal["drawn", "stored"] = "drawn"
+    """Whether x0 and the label are drawn again from (seed, index), or lie beside x1 (float32)."""
     seed: int
-    """Seed of the noise and the labels."""
+    """Seed of the noise and the labels; 0 where they are stored."""
     generator_version: int
-    """Version of the counter-based generator that made the noise."""
+    """Version of the counter-based generator that made the noise; 0 where it is stored."""
     nfe: float
-    """Mean number of network evaluations per pair."""
+    """Mean number of network evaluations per pair; 0 where pairs were made elsewhere."""
     label_counts: tuple[int, ...] = ()
     flip_valid: bool = False
     t_start: float = 0.0

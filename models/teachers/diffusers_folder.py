@@ -21,12 +21,16 @@ from models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from models.networks.published_weights import Source, rename
 from models.shapes import Tensor
 from models.spec import ImageShape
+from models.teacher_paths import (
+    CONFIG,
+    SCHEDULER,
+    WEIGHTS,
+    diffusers_scheduler,
+    diffusers_unet,
+)
 from models.teachers.architecture import Overrides
 from models.teachers.teacher_file import TeacherFile, build_to_fill
 
-CONFIG = "config.json"
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-SCHEDULER = "scheduler_config.json"
 PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": "noise",
     "sample": "data",
@@ -46,20 +50,6 @@ DDPM_FAMILY = frozenset(
 FLOW_FAMILY = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"})
 
 
-def is_diffusers(path: Path) -> bool:
-    """Whether a folder holds a model of diffusers, or a pipeline with a U-Net."""
-    return _unet(path) is not None
-
-
-def diffusers_files(path: Path) -> tuple[Path, ...]:
-    """The files of a folder that are read."""
-    unet = _unet(path) or path
-    found = (unet / CONFIG, *(unet / name for name in WEIGHTS), *_schedulers(path))
-    present = [file for file in found if file.is_file()]
-    weights = [file for file in present if file.name in WEIGHTS]
-    return tuple(file for file in present if file not in weights[1:])
-
-
 def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
     """The network of a folder.
 
@@ -71,10 +61,10 @@ def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
         raise ValueError("holds one set of weights only\n  fix: leave out ema")
     if any((path / part).is_dir() for part in ("vae", "vqvae")):
         raise ValueError("makes latents, not images\n  fix: give a model of pixels")
-    unet = _unet(path) or path
+    unet = diffusers_unet(path) or path
     config = _json(unet / CONFIG)
     image = _image(config, overrides)
-    scheduler = next(iter(_schedulers(path)), None)
+    scheduler = diffusers_scheduler(path)
     how, spec = _how(_json(scheduler) if scheduler else None, config, overrides)
     overrides.require_image(image)
     spec = overrides.network_of(spec)
@@ -82,16 +72,6 @@ def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
     sources = {name: Source((name.removeprefix("unet."),)) for name in network.state_dict()}
     weights = rename(_weights(unet), sources, network)
     return TeacherFile(spec, image, overrides.starting(how), weights)
-
-
-def _unet(path: Path) -> Path | None:
-    folders = (path, path / "unet")
-    return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
-
-
-def _schedulers(path: Path) -> tuple[Path, ...]:
-    files = (path / SCHEDULER, path / "scheduler" / SCHEDULER)
-    return tuple(file for file in files if file.is_file())
 
 
 def _json(path: Path) -> Mapping[str, Any]:

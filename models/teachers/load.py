@@ -3,7 +3,6 @@
 The kind of a file is told by its first bytes, not by its name.
 """
 
-import difflib
 import zipfile
 from collections.abc import Callable
 from os import PathLike
@@ -12,8 +11,9 @@ from typing import Any
 
 from models.flows.flow import Flow
 from models.flows.parameterisation import Prediction, Schedule
+from models.teacher_paths import require_path
 from models.teachers.architecture import Overrides
-from models.teachers.diffusers_folder import is_diffusers, read_diffusers
+from models.teachers.diffusers_folder import read_diffusers
 from models.teachers.edm_snapshot import read_edm_snapshot
 from models.teachers.flow_file import read_flow_file
 from models.teachers.slimflow_checkpoint import read_checkpoint
@@ -21,7 +21,6 @@ from models.teachers.teacher_file import TeacherFile
 
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of a file of torch.save that is no zip archive: a pickled number."""
-_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def load_teacher(
@@ -80,9 +79,11 @@ def load_teacher(
 def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
     """Reads and checks a file without building its network; raises as `load_teacher`."""
     try:
-        return find_reader(path)(path, overrides)
+        read = find_reader(path)(path, overrides)
+        read.require_finite()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return read
 
 
 def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
@@ -92,10 +93,9 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
         FileNotFoundError: there is no such file; names the most similar one.
         ValueError: nobody does.
     """
-    if is_diffusers(path):
+    require_path(path)
+    if path.is_dir():
         return read_diffusers
-    if not path.is_file():
-        raise FileNotFoundError(_where_it_might_be(path))
     with path.open("rb") as file:
         start = file.read(len(_OLD_TORCH))
     if zipfile.is_zipfile(path) or start == _OLD_TORCH:
@@ -108,17 +108,3 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
         "is neither a checkpoint of torch.save, a pickle nor safetensors"
         "\n  fix: give a .pth of SlimFlow, a .pkl of EDM or a .safetensors of save_flow"
     )
-
-
-def _where_it_might_be(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
-        fix = f"give a file in it: {', '.join(inside[:5])}" if inside else "give a file"
-        return f"{path}: is a folder, not a checkpoint\n  fix: {fix}"
-    existing, missing = path.parent, path.name
-    while not existing.is_dir():
-        existing, missing = existing.parent, existing.name
-    names = [entry.name for entry in existing.iterdir()]
-    nearest = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
-    fix = f"use {existing / nearest[0]}" if nearest else f"look in {existing.resolve()}"
-    return f"{path}: there is no such file\n  fix: {fix}"

@@ -36,6 +36,14 @@ class TeacherFile:
     assumed: str = ""
     undecided: str = ""
 
+    def require_finite(self) -> None:
+        """Raises ValueError, naming every tensor that holds NaN or infinity."""
+        lost = [name for name, value in self.weights.items() if not bool(value.isfinite().all())]
+        if lost:
+            raise ValueError(
+                f"holds NaN or infinity in {', '.join(lost)}\n  fix: take an earlier checkpoint"
+            )
+
     def flow(self) -> Flow:
         """The flow, on the CPU, frozen, in evaluation mode; it takes over the weights."""
         network = build_to_fill(self.network, self.image)
