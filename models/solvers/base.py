@@ -9,7 +9,7 @@ import torch
 from models.flows.denoising import DenoisingFlow
 from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
-from models.solvers.edm_heun import edm_heun
+from models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
 from models.solvers.euler import euler
 from models.solvers.heun import heun
 from models.solvers.rk45 import rk45
@@ -67,8 +67,8 @@ def solve(
 def _edm_heun(spec: EDMHeunSpec, flow: Flow, x0: Tensor, label: Tensor | None) -> Solution:
     if not isinstance(flow, DenoisingFlow):
         raise ValueError(f"edm_heun needs a denoiser, not a {type(flow).__name__}: use heun")  # noqa: TRY004
-    low = flow.sigma_min if spec.sigma_min is None else spec.sigma_min
-    high = flow.sigma_max if spec.sigma_max is None else spec.sigma_max
+    low = max(flow.sigma_min, SIGMA_MIN) if spec.sigma_min is None else spec.sigma_min
+    high = min(flow.sigma_max, SIGMA_MAX) if spec.sigma_max is None else spec.sigma_max
     return edm_heun(flow, x0, label, spec.steps, low, spec.rho, high)
 
 

@@ -12,9 +12,12 @@ from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
 from models.solvers.solution import Solution, check_finite
 
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+"""EDM's range of noise levels, which its sampler keeps to for other networks as well."""
+
 
 def edm_sigmas(
-    steps: int, sigma_max: float = 80.0, sigma_min: float = 0.002, rho: float = 7.0
+    steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN, rho: float = 7.0
 ) -> tuple[float, ...]:
     """Noise levels sigma_0 = sigma_max > ... > sigma_(steps-1) = sigma_min > 0, then 0.
 
@@ -41,7 +44,7 @@ def edm_heun(
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None = None,
     steps: int = 18,
-    sigma_min: float = 0.002,
+    sigma_min: float = SIGMA_MIN,
     rho: float = 7.0,
     sigma_max: float | None = None,
 ) -> Solution:

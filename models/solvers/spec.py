@@ -52,9 +52,9 @@ class EDMHeunSpec(Spec):
     rho: float = Field(default=7.0, gt=0, le=100)
     """How much shorter the steps are at small noise levels."""
     sigma_min: float | None = Field(default=None, gt=0)
-    """Last noise level before 0; null = the flow's smallest (0.002 for EDM)."""
+    """Last noise level before 0; null = 0.002, or the flow's smallest if that is larger."""
     sigma_max: float | None = Field(default=None, gt=0)
-    """First noise level; null = the flow's largest (80 for EDM)."""
+    """First noise level; null = 80, or the flow's largest if that is smaller."""
 
     @model_validator(mode="after")
     def _falling(self) -> "EDMHeunSpec":
