@@ -7,6 +7,7 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip
 from jobs.base.refs import Ref
 from jobs.training.spec import TrainingSpec, check_network
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -68,4 +69,4 @@ class AnnealReflow(TrainingSpec):
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None:
             check_network(self.network, known.image)
-        return Facts(image=known.image, flip_valid=known.flip_valid)
+        return Facts(image=known.image, flip_valid=known.flip_valid, flow=Parameterisation())

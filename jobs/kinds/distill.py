@@ -10,6 +10,7 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
 from jobs.training.spec import TrainingSpec, check_network
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import DistanceSpec, L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
 
@@ -120,6 +121,9 @@ class Distill(TrainingSpec):
                 "its start is the closed form of a data set, which has no weights",
                 "start from a trained flow, or give a network instead",
             )
+        if start is not None and start.denoises:
+            what, fix = _not_a_velocity(start)
+            raise UserError(f"job '{context.job}'", f"its start {what}", fix)
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
@@ -134,4 +138,17 @@ class Distill(TrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
+        start = inputs["start"].flow if "start" in inputs else None
+        if start is not None and start.denoises:
+            assert self.start is not None
+            what, fix = _not_a_velocity(start)
+            raise FieldError("start", f"'{self.start.job}' {what}", fix)
         return Facts(image=known.image, flip_valid=known.flip_valid)
+
+
+def _not_a_velocity(start: Parameterisation) -> tuple[str, str]:
+    """What keeps a network from becoming a one-step student, and what to do."""
+    return (
+        f"predicts {start.prediction}, but a one-step student adds a velocity to the noise",
+        "start from a flow of train_flow or anneal_reflow, or give a network instead",
+    )

@@ -8,6 +8,7 @@ from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityRep
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
+from jobs.base.solvers import check_solver
 from jobs.base.spec import SeededJobSpec
 from models.solvers.spec import SolverSpec
 
@@ -51,7 +52,11 @@ class Evaluate(SeededJobSpec):
         features = context.input(self.features)
         self.expect(
             {
-                "model": Facts(model.image, made=type(model).__name__),
+                "model": Facts(
+                    model.image,
+                    flow=model if isinstance(model, Flow) else None,
+                    made=type(model).__name__,
+                ),
                 "data": Facts(data.image, data.count),
                 "features": Facts(features.image),
             }
@@ -67,6 +72,8 @@ class Evaluate(SeededJobSpec):
         made = inputs["model"].made
         if made and (made == Flow.__name__) == (self.solver is None):
             raise FieldError("solver", *self._solver_problem(made == Flow.__name__))
+        if self.solver is not None:
+            check_solver(self.solver, inputs["model"].flow, self.model.job)
         data = inputs["data"]
         for field in ("model", "features"):
             image = inputs[field].image

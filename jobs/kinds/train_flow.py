@@ -7,6 +7,7 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip, model_image
 from jobs.base.refs import Ref
 from jobs.training.spec import TrainingSpec, check_network
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -61,4 +62,4 @@ class TrainFlow(TrainingSpec):
         image = model_image(known, self.conditional, self.data.job)
         if image is not None:
             check_network(self.network, image)
-        return Facts(image=image, flip_valid=known.flip_valid)
+        return Facts(image=image, flip_valid=known.flip_valid, flow=Parameterisation())
