@@ -10,6 +10,24 @@ from models.spec import ImageShape
 
 
 @dataclass(frozen=True)
+class Intake:
+    """Images that a network from outside takes; None = any."""
+
+    channels: int | None = None
+    size: int | None = None
+    """Height and width, px."""
+
+    def takes(self, image: ImageShape) -> bool:
+        """Whether images of that shape fit."""
+        return self.channels in (None, image.channels) and self.size in (None, image.size)
+
+    def __str__(self) -> str:
+        size = "of any size" if self.size is None else f"of {self.size} x {self.size}"
+        channels = "any number of" if self.channels is None else str(self.channels)
+        return f"images {size} with {channels} channels"
+
+
+@dataclass(frozen=True)
 class Facts:
     """Known properties of a job's result; None where only running tells."""
 
@@ -23,6 +41,10 @@ class Facts:
     """Number of classes that have an image."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
+    intake: Intake | None = None
+    """Images that a feature network from outside takes."""
+    dimensions: int | None = None
+    """Length of a feature vector."""
 
 
 class FieldError(ValueError):

@@ -78,4 +78,4 @@ class TrainFeatures(SeededJobSpec):
             raise FieldError("data", *self._too_few(image.classes, seen))
         if image is not None:
             check_network(self.network, image)
-        return Facts(image=image)
+        return Facts(image=image, dimensions=self.network.features)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from jobs.base.artifacts import QualityReport
-from orchestrator.results import COLUMNS, quality_rows
+from orchestrator.results import COLUMNS, protocol_notes, quality_rows
 
 NUMERIC = frozenset("-0123456789")
 
@@ -41,3 +41,5 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
+    for line in protocol_notes(reports):
+        typer.echo(line)
