@@ -12,9 +12,10 @@ from jobs.storage.store import Store
 from jobs.storage.tensors import to_float
 from jobs.storage.weights import load_weights
 from models.networks.classifier.spec import ClassifierSpec
+from models.perceptual.inception import Inception
 
-FEATURE_BATCH = 500
-"""Images that go through a network at once."""
+FEATURE_BATCH = 100
+"""Images that go through a network at once: 100 of Inception's need about 2 GB."""
 
 Extract = Callable[[Tensor], Tensor]
 """uint8 images (B, C, H, W) on a device to features (B, D)."""
@@ -56,7 +57,7 @@ def open_features(
         device: where it computes; ONNX chooses a GPU itself where its runtime has one.
         threads: CPU threads of an ONNX network.
     """
-    openers = {"classifier": _classifier, "onnx": _onnx}
+    openers = {"classifier": _classifier, "onnx": _onnx, "inception": _inception}
     return Features(openers[handle.source](store, handle, device, threads), device)
 
 
@@ -81,3 +82,10 @@ def _onnx(store: Store, handle: FeatureNet, device: torch.device, threads: int) 
         return torch.from_numpy(network(to_float(images.cpu()).numpy()))
 
     return extract
+
+
+def _inception(store: Store, handle: FeatureNet, device: torch.device, threads: int) -> Extract:
+    del threads
+    network = Inception()
+    load_weights(network, store, handle)
+    return network.to(device).eval().requires_grad_(requires_grad=False)

@@ -9,8 +9,9 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.training.distances import ImageDistance, check_content, check_distance, fingerprint
 from jobs.training.spec import TrainingSpec, check_network
-from models.flows.spec import DistanceSpec, L2Distance
+from models.flows.spec import L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Distill(TrainingSpec):
     """Fresh noises per step for the two-step term; null = batch_size."""
     two_step_times: tuple[float, float] = (0.2, 0.8)
     """Range of the flow time at which the guide takes over, in (0, 1)."""
-    distance: DistanceSpec = L2Distance()
-    """Distance between images in both terms."""
+    distance: ImageDistance = L2Distance()
+    """Distance between images in both terms; `lpips` and `lpips_huber` need weight files."""
     flip: bool | None = None
     """Whether to mirror noise and image of every other pair together; null = where flips are
     valid."""
@@ -70,6 +71,7 @@ class Distill(TrainingSpec):
         from jobs.storage.weights import save_weights
         from jobs.training.guide import warn_of_weak_guide
         from jobs.training.objectives.distillation import Distillation
+        from jobs.training.perceptual import prepare_distance
         from jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
@@ -79,6 +81,7 @@ class Distill(TrainingSpec):
         network = parse_network(start.network) if start else self.network
         assert network is not None
         flip = pairs.flip_valid if self.flip is None else self.flip
+        prepare_distance(context, self.distance)
         objective = Distillation(
             store=context.store,
             pairs=pairs,
@@ -90,6 +93,7 @@ class Distill(TrainingSpec):
             two_step_times=self.two_step_times,
             distance=self.distance,
             flip=flip,
+            artifact_id=context.artifact_id,
         )
         trained = train_on_ray(context, self, network, pairs.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
@@ -121,9 +125,17 @@ class Distill(TrainingSpec):
                 "start from a trained flow, or give a network instead",
             )
 
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distance)
+
+    def preflight(self) -> Facts | None:
+        check_content(self.distance)
+        return None
+
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
         check_flip(self.flip, known.flip_valid, self.pairs.job)
+        check_distance(self.distance, known.image)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
         for field in ("start", "guide"):

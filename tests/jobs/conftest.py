@@ -25,6 +25,7 @@ from jobs.storage.store import Store
 from jobs.storage.weights import save_weights
 from models.counter_random import GENERATOR_VERSION
 from models.networks.registry import parse_network
+from models.perceptual.lpips import DEPTHS, WIDTHS
 from models.solvers.spec import EulerSpec, SolverSpec
 from models.spec import ImageShape
 
@@ -290,3 +291,22 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Random weights in the two published formats."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    vgg, number, inputs = {}, 0, 3
+    for width, depth in zip(WIDTHS, DEPTHS, strict=True):
+        for _ in range(depth):
+            scale = (2 / (9 * inputs)) ** 0.5
+            vgg[f"features.{number}.weight"] = torch.randn(width, inputs, 3, 3) * scale
+            vgg[f"features.{number}.bias"] = torch.zeros(width)
+            number, inputs = number + 2, width
+        number += 1
+    linear = {f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate(WIDTHS)}
+    torch.save(vgg, folder / "vgg16.pth")
+    torch.save(linear, folder / "vgg.pth")
+    return {"weights": str(folder / "vgg16.pth"), "linear": str(folder / "vgg.pth")}
