@@ -6,6 +6,7 @@ take the images or a flip that the data forbids is an error with a line number, 
 
 from dataclasses import dataclass
 
+from models.networks.spec import NetworkSpec
 from models.spec import ImageShape
 
 
@@ -45,6 +46,10 @@ class Facts:
     """Images that a feature network from outside takes."""
     dimensions: int | None = None
     """Length of a feature vector."""
+    network: NetworkSpec | None = None
+    """Network of a flow or generator."""
+    feature_macs: int | None = None
+    """Multiply-adds of the features of one image."""
 
 
 class FieldError(ValueError):

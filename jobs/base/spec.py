@@ -14,6 +14,7 @@ from pydantic import Field
 from jobs.base.artifacts import Handle
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.facts import Facts
+from jobs.base.work import Work
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class JobSpec(Spec):
             FieldError: a field contradicts what is known of an input.
         """
         return Facts()
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        """What the job has to compute; None where that is little, or not known before it runs.
+
+        Args:
+            inputs: facts of each input, by field name.
+        """
+        return None
 
     def needs(self, cluster: Cluster) -> Needs:
         """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""

@@ -9,10 +9,20 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
-from jobs.training.distances import ImageDistance, check_content, check_distance, fingerprint
+from jobs.base.work import FORWARD, THROUGH, Work
+from jobs.training.distances import (
+    ImageDistance,
+    check_content,
+    check_distance,
+    distance_macs,
+    fingerprint,
+)
 from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.work import training_work
 from models.flows.spec import L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
+from models.networks.size import network_size
+from models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,4 +156,24 @@ class Distill(TrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
-        return Facts(image=known.image, flip_valid=known.flip_valid)
+        return Facts(image=known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+
+    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        return inputs["start"].network if "start" in inputs else self.network
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["pairs"].image
+        guided = self.steps * (self.two_step_batch or self.batch_size)
+        guided = guided if self.two_step_weight > 0 else 0
+        samples = guided + self.steps * (self.batch_size if self.pair_weight > 0 else 0)
+        made = training_work(self._student(inputs), image, samples)
+        if made is None or image is None:
+            return None
+        flop, assumed = made.flop, made.assumed
+        guide = inputs["guide"].network if guided and "guide" in inputs else None
+        if guide is not None:
+            flop += FORWARD * network_size(guide, image).macs * guided
+        elif guided:
+            assumed = ("the guide is not counted: its network is not known before it runs",)
+        flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * samples
+        return Work(made.parameters, made.macs, flop, assumed)

@@ -11,6 +11,9 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, Intake
 from jobs.base.refs import Ref
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
+from jobs.base.work import FORWARD, Work
+from models.networks.size import network_size
+from models.solvers.expected import expected_nfe
 from models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -95,6 +98,22 @@ class Evaluate(SeededJobSpec):
         self._check_counts(data.count)
         self._check_reference(inputs["features"].dimensions)
         return Facts()
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        model, features = inputs["model"], inputs["features"]
+        if model.network is None or model.image is None:
+            return None
+        size = network_size(model.network, model.image)
+        nfe, assumed = (1.0, None) if self.solver is None else expected_nfe(self.solver)
+        samples = self.samples * self.draws
+        flop = FORWARD * size.macs * nfe * samples
+        notes = [assumed] if assumed else []
+        if features.feature_macs is None:
+            notes.append(f"the features of '{self.features.job}' are not counted")
+        else:
+            seen = samples + (inputs["data"].count or 0)
+            flop += FORWARD * features.feature_macs * seen
+        return Work(size.parameters, size.macs, flop, tuple(notes))
 
     def fingerprint(self) -> dict[str, str]:
         from jobs.base.fingerprint import content_of_files

@@ -9,6 +9,7 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, Intake
 from jobs.base.outside_file import PublishedFile, require_checksum, require_file
 from jobs.base.spec import BY_CONTENT, JobSpec
+from models.perceptual.cost import INCEPTION_MACS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,7 @@ class InceptionFeatures(JobSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         require_file(self.weights, "weights", PUBLISHED)
-        return Facts(intake=Intake(channels=3), dimensions=DIMENSIONS)
+        return Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
 
     def preflight(self) -> Facts | None:
         require_checksum(self.weights, "weights")

@@ -13,6 +13,7 @@ from jobs.base.facts import FieldError
 from jobs.base.outside_file import PublishedFile, require_checksum, require_file
 from jobs.base.spec import BY_CONTENT
 from models.flows.spec import HuberDistance, L2Distance
+from models.perceptual.cost import vgg_macs
 from models.spec import ImageShape, Spec
 
 VGG = PublishedFile(
@@ -99,6 +100,13 @@ def check_distance(distance: ImageDistance, image: ImageShape | None) -> None:
     if distance.size is None and image.size < SMALLEST_PX:
         what = f"images of {image.size} x {image.size} are too small for LPIPS"
         raise FieldError("distance.size", what, f"resize to {SMALLEST_PX} px or more, such as 64")
+
+
+def distance_macs(distance: ImageDistance, image: ImageShape) -> int:
+    """Multiply-adds of a distance's network for one of two images; 0 if it has none."""
+    if not isinstance(distance, _Perceptual):
+        return 0
+    return vgg_macs(image.size if distance.size is None else distance.size)
 
 
 def check_content(distance: ImageDistance) -> None:

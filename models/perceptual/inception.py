@@ -18,8 +18,6 @@ SIZE = 299
 """Height and width that images are resized to, px."""
 DIMENSIONS = 2048
 """Length of a feature vector."""
-MACS = 5_711_168_096
-"""Multiply-adds of one image; a test counts them."""
 UNUSED = ("fc.", ".num_batches_tracked")
 """The published classifier and a counter of its training, which features do not need."""
 

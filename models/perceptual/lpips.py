@@ -10,29 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models.perceptual.cost import VGG_DEPTHS as DEPTHS
+from models.perceptual.cost import VGG_WIDTHS as WIDTHS
 from models.perceptual.weight_file import fill
 from models.shapes import Float, Tensor
 
-WIDTHS = (64, 128, 256, 512, 512)
-"""Channels of the five levels; each layer that counts is the last of its level."""
-DEPTHS = (2, 2, 3, 3, 3)
-"""Convolutions a level."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of images in [-1, 1], per colour, before they enter VGG-16."""
 SMALLEST = 16
 """Height, px, below which the fifth level has no pixels left."""
 SQUARED_EPS = 1e-20
 """Under the root of a length: the published 1e-10 beside the root has no gradient at 0."""
-
-
-def macs(size: int) -> int:
-    """Multiply-adds of the features of one image of `size` x `size` pixels."""
-    total, inputs = 0, 3
-    for level, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
-        for _ in range(depth):
-            total += 9 * inputs * width * (size >> level) ** 2
-            inputs = width
-    return total
 
 
 class LPIPS(nn.Module):

@@ -7,11 +7,13 @@ import sys
 import typer
 
 from orchestrator.cli.options import (
+    DEFAULT_TFLOPS,
     Address,
     File,
     Json,
     Overrides,
     Storage,
+    Tflops,
     load,
     mistakes_as_json,
 )
@@ -35,23 +37,32 @@ def check(
 
 
 def plan(
-    file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
+    file: File,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tflops: Tflops = DEFAULT_TFLOPS,
+    as_json: Json = False,
 ) -> None:
-    """Say what a submission would do: per job reuse, resume or run, and why."""
+    """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
-    from orchestrator.cli.tables import print_table
-    from orchestrator.graph import Graph
+    from orchestrator.cli.tables import print_plan
+    from orchestrator.estimate import estimate, plan_json
+    from orchestrator.graph import Graph, known_facts, preflight
     from orchestrator.pipeline import resolve
     from orchestrator.planner import make_plan
 
     with mistakes_as_json(as_json):
         pipeline = resolve(load(file, overrides, storage))
-        made = make_plan(pipeline, Graph.of(pipeline), Store(pipeline.storage))
+        graph = Graph.of(pipeline)
+        made = make_plan(pipeline, graph, Store(pipeline.storage))
+        facts = known_facts(pipeline, graph)
+        if any(known.image is None and known.made == "Dataset" for known in facts.values()):
+            facts = preflight(pipeline, graph)
+    found = estimate(pipeline, graph, facts, made, tflops)
     if as_json:
-        typer.echo(made.model_dump_json(indent=1))
-        return
-    rows = [(job.name, job.kind, job.action, job.reason, job.artifact) for job in made.jobs]
-    print_table(("job", "kind", "action", "why", "artifact"), rows)
+        typer.echo(json.dumps(plan_json(made, found), indent=1))
+    else:
+        print_plan(made, found)
 
 
 def submit(

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import typer
 
 from jobs.base.artifacts import QualityReport
-from orchestrator.results import COLUMNS, protocol_notes, quality_rows
+from orchestrator.estimate import Estimate
+from orchestrator.plan import RunPlan
+from orchestrator.results import COLUMNS, protocol_notes, quality_rows, short_count
 
+COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 NUMERIC = frozenset("-0123456789")
 
 
@@ -43,3 +46,34 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
     )
     for line in protocol_notes(reports):
         typer.echo(line)
+
+
+def print_plan(plan: RunPlan, found: Estimate) -> None:
+    """The table of a plan: what is done for each job, what it costs, and what that rests on."""
+    rows = [
+        (job.name, job.kind, job.action, job.reason, *_cost(found, job.name), job.artifact)
+        for job in plan.jobs
+    ]
+    head = ("job", "kind", "action", "why", *COST, "artifact")
+    print_table(head, rows)
+    typer.echo(
+        f"to run: {_short(found.total_pflop)} PFLOP, {_short(found.total_gpu_hours)} GPU-hours at "
+        f"{found.tflops:g} TFLOP/s a GPU (assumed, not measured; change it with --tflops)"
+    )
+    for line in found.assumptions():
+        typer.echo(f"assumed: {line}")
+
+
+def _cost(found: Estimate, job: str) -> tuple[str, ...]:
+    work = found.work.get(job)
+    if work is None:
+        return ("-", "-", "-", "-")
+    pflop, hours = found.pflop(job), found.gpu_hours(job)
+    return f"{work.parameters:,}", short_count(work.macs), _short(pflop), _short(hours)
+
+
+def _short(number: float | None) -> str:
+    """Three digits, without an exponent where there is a choice."""
+    if number is None:
+        return "-"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

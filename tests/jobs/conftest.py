@@ -25,7 +25,8 @@ from jobs.storage.store import Store
 from jobs.storage.weights import save_weights
 from models.counter_random import GENERATOR_VERSION
 from models.networks.registry import parse_network
-from models.perceptual.lpips import DEPTHS, WIDTHS
+from models.perceptual.cost import VGG_DEPTHS as DEPTHS
+from models.perceptual.cost import VGG_WIDTHS as WIDTHS
 from models.solvers.spec import EulerSpec, SolverSpec
 from models.spec import ImageShape
 

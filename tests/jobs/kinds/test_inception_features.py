@@ -6,6 +6,7 @@ import torch
 from jobs.base.facts import Facts, FieldError, Intake
 from jobs.evaluation.features import open_features
 from jobs.kinds.inception_features import InceptionFeatures
+from models.perceptual.cost import INCEPTION_MACS
 from models.perceptual.inception import Inception
 
 
@@ -50,7 +51,7 @@ def test_a_damaged_file_is_told_by_its_name(tmp_path):
     with pytest.raises(FieldError, match=f"sha256 {right}"):
         InceptionFeatures(weights=str(bad)).preflight()
     assert InceptionFeatures(weights=str(bad)).expect({}) == Facts(
-        intake=Intake(channels=3), dimensions=2048
+        intake=Intake(channels=3), dimensions=2048, feature_macs=INCEPTION_MACS
     )
 
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models.perceptual.cost import INCEPTION_MACS
 from models.perceptual.inception import (
     DIMENSIONS,
-    MACS,
     UNUSED,
     Inception,
     Mixed,
@@ -42,7 +42,7 @@ def test_features_and_multiply_adds(network):
     for hook in hooks:
         hook.remove()
     assert features.shape == (1, DIMENSIONS)
-    assert sum(counts) == MACS
+    assert sum(counts) == INCEPTION_MACS
 
 
 def test_resizing_starts_in_the_corner_of_a_pixel():

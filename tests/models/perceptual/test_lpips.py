@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.perceptual.lpips import DEPTHS, LPIPS, SCALE, SHIFT, WIDTHS, fill_lpips, macs
+from models.perceptual.cost import vgg_macs
+from models.perceptual.lpips import DEPTHS, LPIPS, SCALE, SHIFT, WIDTHS, fill_lpips
 
 
 def torchvision_vgg() -> nn.Sequential:
@@ -99,7 +100,7 @@ def test_multiply_adds_are_those_of_the_convolutions():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(count)
     network._features(torch.zeros(1, 3, 32, 32))
-    assert sum(counts) == macs(32)
+    assert sum(counts) == vgg_macs(32)
     assert len(counts) == sum(DEPTHS)
 
 
