@@ -123,9 +123,9 @@ class Evaluate(SeededJobSpec):
         return {"reference": content_of_files([Path(self.reference)], Path(self.reference))}
 
     def preflight(self) -> Facts | None:
-        from jobs.evaluation.statistics_file import read_statistics
-
         if self.reference is not None:
+            from jobs.evaluation.statistics_file import read_statistics
+
             read_statistics(Path(self.reference))
         return None
 
@@ -141,10 +141,10 @@ class Evaluate(SeededJobSpec):
 
     def _check_reference(self, dimensions: int | None) -> None:
         """The file is there and of as many features as the network makes."""
-        from jobs.evaluation.statistics_file import statistics_width
-
         if self.reference is None:
             return
+        from jobs.evaluation.statistics_file import statistics_width
+
         path = Path(self.reference).expanduser()
         if not path.is_file():
             what = f"there is no file '{self.reference}'"

@@ -44,8 +44,7 @@ def test_jobs_and_totals_add_up(found):
     assert estimated.assumptions() == ["rk45 at 1e-05 takes 127 evaluations a sample (pairs, more)"]
 
 
-def test_what_is_there_costs_nothing_again(found):
-    plan, estimated = found
+def test_what_is_there_costs_nothing_again():
     work = {"a": Work(1, 1, 3e15), "b": Work(1, 1, 5e15)}
     partly = Estimate(work, frozenset({"b", "c"}), 1.0)
     assert (partly.pflop("a"), partly.gpu_hours("a")) == (3.0, 0.0)
