@@ -232,13 +232,18 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
     return found
 
 
-def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None) -> None:
+def preflight(
+    pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None
+) -> dict[str, Facts]:
     """Reads outside input before anything starts, and checks the jobs against what it holds.
 
     Args:
         pipeline: with seeds and paths filled in (`resolve`).
         graph: of that pipeline.
         only: jobs that are going to run; None = all.
+
+    Returns:
+        What is then known of each job's result.
 
     Raises:
         PipelineProblems: that input cannot be used, or not by the jobs that need it.
@@ -255,8 +260,9 @@ def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = N
             mistakes.append(_outside_mistake(name, spec, error))
         else:
             read |= {name: found} if found else {}
-    mistakes += expectations(pipeline.specs, graph.edges, graph.order, read)[1]
-    pipeline.tell(mistakes)
+    facts, found_wrong = expectations(pipeline.specs, graph.edges, graph.order, read)
+    pipeline.tell([*mistakes, *found_wrong])
+    return facts
 
 
 def _outside_mistake(job: str, spec: JobSpec, error: UserError | OSError) -> Mistake:

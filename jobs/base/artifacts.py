@@ -36,15 +36,21 @@ class Dataset(Handle):
 
 
 class FeatureNet(Handle):
-    """A classifier whose inner features serve the metrics."""
+    """A network whose features serve the metrics: trained here, or from a file."""
 
-    image: ImageShape
-    network: dict[str, Any]
-    """Spec of the classifier."""
+    source: Literal["classifier", "onnx", "inception"] = "classifier"
+    image: ImageShape | None = None
+    """Images that a classifier was trained on; None for a network from outside."""
+    channels: int | None = None
+    """Channels that a network from outside takes; None = any."""
+    size: int | None = None
+    """Height and width in pixels that a network from outside takes; None = any."""
+    network: dict[str, Any] | None = None
+    """Spec of a classifier."""
     dimensions: int
     """Length of a feature vector."""
-    accuracy: float
-    """Share of held-out images classified rightly, 0..1."""
+    accuracy: float | None = None
+    """Share of held-out images that a classifier classified rightly, 0..1."""
     file: str = "weights.safetensors"
 
 
@@ -112,6 +118,19 @@ class PairSet(Handle):
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
 
 
+class FidProtocol(Spec):
+    """What a FID depends on besides the model: only FIDs of equal protocols compare."""
+
+    features: str
+    """Artifact id of the feature network; it changes with the content of a network from a file."""
+    reference: str
+    """Artifact id of the data set, or `sha256:...` of a statistics file."""
+    samples: int
+    """Samples of a draw."""
+    draws: int
+    """Independent draws, of which the lowest FID counts."""
+
+
 class QualityReport(Handle):
     """Measured quality and cost of a model."""
 
@@ -121,7 +140,11 @@ class QualityReport(Handle):
     solver: str
     """Solver in words, such as `euler 50`."""
     fid: float
-    """Fréchet distance of features, on the pipeline's feature network."""
+    """Fréchet distance of features to the reference; the lowest one of several draws."""
+    fids: tuple[float, ...] = ()
+    """The same of each draw."""
+    protocol: FidProtocol | None = None
+    """What makes this FID comparable; None in reports of earlier versions."""
     fid_real: float
     """The same distance for as many images drawn with replacement from the data: the floor."""
     kid: float
@@ -136,7 +159,7 @@ class QualityReport(Handle):
     features: str
     """Artifact id of the feature network."""
     reference: str
-    """Artifact id of the data set."""
+    """Artifact id of the data set with the real images."""
     parameters: int
     macs: int
     """Conv and linear multiply-adds of one network evaluation at batch 1."""
@@ -152,6 +175,11 @@ class QualityReport(Handle):
     nearest_rms_real: float
     """The same for each training image to the nearest other one."""
     sheet: str = "samples.png"
+
+    @property
+    def fid_mean(self) -> float:
+        """Mean FID over the draws."""
+        return sum(self.fids) / len(self.fids) if self.fids else self.fid
 
 
 HANDLES: dict[str, type[Handle]] = {

@@ -15,6 +15,7 @@ from jobs.base.artifacts import Handle
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.facts import Facts
 from jobs.base.refs import Ref, takes_many
+from jobs.base.work import Work
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -89,6 +90,14 @@ class JobSpec(Spec):
 
         Returns:
             The number as far as the spec tells; None = the result has no parts.
+        """
+        return None
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        """What the job has to compute; None where that is little, or not known before it runs.
+
+        Args:
+            inputs: facts of each input, by field name.
         """
         return None
 

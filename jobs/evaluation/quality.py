@@ -1,36 +1,42 @@
 """The measurements behind a quality report."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import (
+    Dataset,
+    FeatureNet,
+    FidProtocol,
+    Flow,
+    Generator,
+    QualityReport,
+)
 from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.evaluation.features import Features, open_features
+from jobs.evaluation.reference import measure_real, nearest_candidates
 from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler
 from jobs.evaluation.sheet import save_sheet
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float, to_uint8
-from jobs.storage.weights import load_weights
-from models import counter_random
-from models.counter_random import Stream
+from jobs.evaluation.statistics_file import read_statistics
+from jobs.storage.tensors import to_float, to_uint8
 from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
-from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
 from models.metrics.kernel import kernel_distance
-from models.metrics.nearest import memorisation
+from models.metrics.nearest import nearest_distance
 from models.metrics.precision_recall import precision_recall
 from models.metrics.straightness import straightness
-from models.networks.classifier.spec import ClassifierSpec
 from models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
-FLOOR_SEED = 0
 LATENCY_BUDGET_MS = 3000.0
-FEATURE_BATCH = 1000
 
 
 class EvaluationSettings(Protocol):
@@ -43,36 +49,32 @@ class EvaluationSettings(Protocol):
     @property
     def samples(self) -> int: ...
     @property
+    def draws(self) -> int: ...
+    @property
+    def reference(self) -> str | None: ...
+    @property
     def batch_size(self) -> int: ...
     @property
     def neighbours(self) -> int: ...
+    @property
+    def manifold_samples(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Features:
-    """A feature network on a device."""
+@dataclass
+class Drawn:
+    """What is kept of the samples while they pass by.
 
-    network: torch.nn.Module
-    device: torch.device
+    Args:
+        images: the first samples of the first draw, uint8 (n, C, H, W) in parts.
+        features: float32 (n, D) of the first samples of the first draw, in parts.
+        statistics: of the features of each draw.
+        nfe: network evaluations of all samples.
+    """
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of uint8 images (N, C, H, W): float32 (N, D) on the CPU.
-
-        Samples go through 8 bits like the real images, as published FIDs do.
-        """
-        parts = [
-            self.network.features(to_float(part.to(self.device))).cpu()  # type: ignore[operator]
-            for part in torch.split(images, FEATURE_BATCH)
-        ]
-        return torch.cat(parts)
-
-
-def open_features(store: Store, handle: FeatureNet, device: torch.device) -> Features:
-    """The feature network of the store, frozen, on a device."""
-    network = ClassifierSpec.model_validate(handle.network).build(handle.image)
-    load_weights(network, store, handle)
-    return Features(network.to(device).eval().requires_grad_(requires_grad=False), device)
+    images: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    statistics: list[Gaussian] = field(default_factory=list)
+    nfe: int = 0
 
 
 def measure(
@@ -85,39 +87,41 @@ def measure(
     """Draws samples and measures them against the data.
 
     Raises:
-        UserError: model and solver do not go together.
+        UserError: model and solver, or features and reference, do not go together.
         FloatingPointError: the samples are not finite.
     """
     torch.set_num_threads(context.threads)
     device = torch.device(context.device)
-    seed = spec.seed or 0
-    sampler = open_sampler(context.store, model, spec.solver, device)
-    extract = open_features(context.store, features, device)
-    real, _ = load_dataset_tensors(context.store, data)
-    images, nfe = _draw(context, sampler, spec, seed)
+    store, seed = context.store, spec.seed or 0
+    reference = _outside_reference(spec, features)
+    sampler = open_sampler(store, model, spec.solver, device)
+    extract = open_features(store, features, device, context.threads)
+    real = measure_real(store, data, features, extract, spec.samples, spec.manifold_samples)
+    drawn = _draw(context, sampler, spec, extract, seed)
+    images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
-    real_features, own_features = extract(real), extract(images)
-    statistics = GaussianStatistics.from_features(real_features)
-    kid = kernel_distance(real_features, own_features, seed=seed)
-    same = min(len(real), len(images))
-    some_real = real_features[_subset(len(real), same)]
-    manifold = precision_recall(some_real, own_features[:same], spec.neighbours)
-    near = memorisation(to_float(images[:NEAREST_SAMPLES]), to_float(real))
+    target = reference or real.statistics
+    fids = tuple(frechet_distance(target, statistics) for statistics in drawn.statistics)
+    kid = kernel_distance(real.features, own_features, seed=seed)
+    same = min(len(real.features), len(own_features))
+    manifold = precision_recall(real.features[:same], own_features[:same], spec.neighbours)
     latency = _latency(sampler)
     network = getattr(sampler.flow, "network", None)
     return QualityReport(
         model=model.id,
         model_type="Flow" if isinstance(model, Flow) else "Generator",
         solver=describe_solver(spec.solver),
-        fid=frechet_distance(statistics, GaussianStatistics.from_features(own_features)),
-        fid_real=_floor(statistics, real_features, len(images)),
+        fid=min(fids),
+        fids=fids,
+        protocol=_protocol(spec, data, features),
+        fid_real=frechet_distance(target, real.floor),
         kid=kid.value,
         kid_low=kid.low,
         kid_high=kid.high,
         precision=manifold.precision,
         recall=manifold.recall,
-        nfe=nfe,
-        samples=len(images),
+        nfe=drawn.nfe / (spec.samples * spec.draws),
+        samples=spec.samples,
         features=features.id,
         reference=data.id,
         parameters=count_parameters(network) if network is not None else 0,
@@ -127,36 +131,72 @@ def measure(
         device=latency.device,
         threads=latency.threads,
         straightness=_straightness(sampler, seed) if isinstance(model, Flow) else None,
-        nearest_rms=near.median,
-        nearest_rms_real=near.real_median,
+        nearest_rms=_nearest(context, data, images),
+        nearest_rms_real=real.nearest_rms,
+    )
+
+
+def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:
+    """The statistics file's Gaussian; None where the data set is the reference."""
+    if spec.reference is None:
+        return None
+    mean, covariance = read_statistics(Path(spec.reference))
+    if len(mean) != features.dimensions:
+        raise UserError(
+            spec.reference,
+            f"has statistics of {len(mean)} features, the feature network makes "
+            f"{features.dimensions}",
+            "use statistics of the same feature network",
+        )
+    return Gaussian(torch.from_numpy(mean), torch.from_numpy(covariance))
+
+
+def _protocol(spec: EvaluationSettings, data: Dataset, features: FeatureNet) -> FidProtocol:
+    reference = data.id
+    if spec.reference is not None:
+        with Path(spec.reference).open("rb") as file:
+            reference = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return FidProtocol(
+        features=features.id, reference=reference, samples=spec.samples, draws=spec.draws
     )
 
 
 def _draw(
-    context: JobContext, sampler: Sampler, spec: EvaluationSettings, seed: int
-) -> tuple[Tensor, float]:
-    """Samples as uint8 (N, C, H, W) on the CPU, and the mean number of evaluations."""
-    images: list[Tensor] = []
-    nfe, done = 0, 0
-    for batch in sampler.draw(seed, spec.samples, spec.batch_size):
-        if not bool(batch.images.isfinite().all()):
-            raise FloatingPointError(f"samples {done}.. hold NaN or infinity: weights are broken")
-        images.append(to_uint8(batch.images).cpu())
-        nfe += int(batch.nfe.sum())
-        done += len(batch.images)
-        context.progress(done, spec.samples)
-    return torch.cat(images), nfe / done
+    context: JobContext, sampler: Sampler, spec: EvaluationSettings, extract: Features, seed: int
+) -> Drawn:
+    """Samples of every draw, each taken in and, but for the first ones, forgotten."""
+    drawn, done, total = Drawn(), 0, spec.samples * spec.draws
+    for draw in range(spec.draws):
+        running = RunningStatistics()
+        for batch in sampler.draw(seed, spec.samples, spec.batch_size, draw * spec.samples):
+            if not bool(batch.images.isfinite().all()):
+                raise FloatingPointError(
+                    f"samples {done}.. hold NaN or infinity: weights are broken"
+                )
+            images = to_uint8(batch.images).cpu()
+            features = extract(images)
+            running.add(features)
+            if draw == 0:
+                _keep(drawn.images, images, NEAREST_SAMPLES)
+                _keep(drawn.features, features, spec.manifold_samples)
+            drawn.nfe += int(batch.nfe.sum())
+            done += len(images)
+            context.progress(done, total)
+        drawn.statistics.append(running.result())
+    return drawn
 
 
-def _subset(total: int, count: int) -> Tensor:
-    """`count` of `total` numbers, no two alike: data may be sorted by class, so not the first."""
-    return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
+def _keep(parts: list[Tensor], rows: Tensor, most: int) -> None:
+    """Adds rows to the parts until they are `most` in all; a copy, so that no batch is held."""
+    room = most - sum(map(len, parts))
+    if room > 0:
+        parts.append(rows[:room].clone())
 
 
-def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
-    """Fréchet distance of `count` draws with replacement from the real images, seed 0."""
-    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
-    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))
+def _nearest(context: JobContext, data: Dataset, images: Tensor) -> float:
+    """Median RMS pixel distance of samples to their nearest real image."""
+    candidates = to_float(nearest_candidates(context.store, data))
+    return float(nearest_distance(to_float(images), candidates).distance.quantile(0.5))
 
 
 def _latency(sampler: Sampler) -> Latency:

@@ -72,9 +72,10 @@ class Sampler:
         solution = solve(self.solver, self.flow, x0, label)
         return solution.x1, solution.nfe
 
-    def draw(self, seed: int, count: int, batch_size: int) -> Iterator[Samples]:
-        """Samples 0..count-1 of a seed, in batches."""
-        for index in torch.split(torch.arange(count, device=self.device), batch_size):
+    def draw(self, seed: int, count: int, batch_size: int, first: int = 0) -> Iterator[Samples]:
+        """`count` samples of a seed from number `first` on, in batches."""
+        numbers = torch.arange(first, first + count, device=self.device)
+        for index in torch.split(numbers, batch_size):
             label = self.labels(seed, index)
             images, nfe = self.generate(self.noise(seed, index), label)
             yield Samples(images, label, nfe)

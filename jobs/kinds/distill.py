@@ -9,10 +9,21 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, THROUGH, Work
+from jobs.training.distances import (
+    ImageDistance,
+    check_content,
+    check_distance,
+    distance_macs,
+    fingerprint,
+)
 from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
-from models.flows.spec import DistanceSpec, L2Distance
+from models.flows.spec import L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
+from models.networks.size import network_size
+from models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,8 +55,8 @@ class Distill(TrainingSpec):
     """Fresh noises per step for the two-step term; null = batch_size."""
     two_step_times: tuple[float, float] = (0.2, 0.8)
     """Range of the flow time at which the guide takes over, in (0, 1)."""
-    distance: DistanceSpec = L2Distance()
-    """Distance between images in both terms."""
+    distance: ImageDistance = L2Distance()
+    """Distance between images in both terms; `lpips` and `lpips_huber` need weight files."""
     flip: bool | None = None
     """Whether to mirror noise and image of every other pair together; null = where flips are
     valid."""
@@ -71,6 +82,7 @@ class Distill(TrainingSpec):
         from jobs.storage.weights import save_weights
         from jobs.training.guide import warn_of_weak_guide
         from jobs.training.objectives.distillation import Distillation
+        from jobs.training.perceptual import prepare_distance
         from jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
@@ -80,6 +92,7 @@ class Distill(TrainingSpec):
         network = parse_network(start.network) if start else self.network
         assert network is not None
         flip = pairs.flip_valid if self.flip is None else self.flip
+        prepare_distance(context, self.distance)
         objective = Distillation(
             store=context.store,
             pairs=pairs,
@@ -91,6 +104,7 @@ class Distill(TrainingSpec):
             two_step_times=self.two_step_times,
             distance=self.distance,
             flip=flip,
+            artifact_id=context.artifact_id,
         )
         trained = train_on_ray(context, self, network, pairs.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
@@ -125,9 +139,17 @@ class Distill(TrainingSpec):
             what, fix = _not_a_velocity(start)
             raise UserError(f"job '{context.job}'", f"its start {what}", fix)
 
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distance)
+
+    def preflight(self) -> Facts | None:
+        check_content(self.distance)
+        return None
+
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
         check_flip(self.flip, known.flip_valid, self.pairs.job)
+        check_distance(self.distance, known.image)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
         for field in ("start", "guide"):
@@ -143,7 +165,27 @@ class Distill(TrainingSpec):
             assert self.start is not None
             what, fix = _not_a_velocity(start)
             raise FieldError("start", f"'{self.start.job}' {what}", fix)
-        return Facts(image=known.image, flip_valid=known.flip_valid)
+        return Facts(image=known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+
+    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        return inputs["start"].network if "start" in inputs else self.network
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["pairs"].image
+        guided = self.steps * (self.two_step_batch or self.batch_size)
+        guided = guided if self.two_step_weight > 0 else 0
+        samples = guided + self.steps * (self.batch_size if self.pair_weight > 0 else 0)
+        made = training_work(self._student(inputs), image, samples)
+        if made is None or image is None:
+            return None
+        flop, assumed = made.flop, made.assumed
+        guide = inputs["guide"].network if guided and "guide" in inputs else None
+        if guide is not None:
+            flop += FORWARD * network_size(guide, image).macs * guided
+        elif guided:
+            assumed = ("the guide is not counted: its network is not known before it runs",)
+        flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * samples
+        return Work(made.parameters, made.macs, flop, assumed)
 
 
 def _not_a_velocity(start: Parameterisation) -> tuple[str, str]:

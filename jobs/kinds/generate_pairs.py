@@ -11,6 +11,9 @@ from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.solvers import check_solver
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
+from jobs.base.work import FORWARD, Work
+from models.networks.size import network_size
+from models.solvers.expected import expected_nfe
 from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
@@ -98,3 +101,12 @@ class GeneratePairs(SeededJobSpec):
                 "set norm: sample",
             )
         return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        known = inputs["flow"]
+        if known.network is None or known.image is None:
+            return None
+        size = network_size(known.network, known.image)
+        nfe, assumed = expected_nfe(self.solver)
+        flop = FORWARD * size.macs * nfe * self.count
+        return Work(size.parameters, size.macs, flop, (assumed,) if assumed else ())

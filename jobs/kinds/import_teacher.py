@@ -149,6 +149,7 @@ class ImportTeacher(JobSpec):
             flip_valid=self.flip_valid,
             classes_seen=sum(count > 0 for count in counts) or None,
             flow=read.how,
+            network=read.network,
         )
 
 

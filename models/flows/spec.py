@@ -133,7 +133,3 @@ class HuberDistance(Spec):
     c: float | None = Field(default=None, gt=0.0)
     """Where it turns from quadratic to linear, in units of ||x - y||; None is
     0.00054 sqrt(number of pixel values)."""
-
-
-DistanceSpec = Annotated[L2Distance | HuberDistance, Field(discriminator="kind")]
-"""Distance D of two images in distillation."""
