@@ -6,7 +6,7 @@ file, unreadable images) is still reported with `file:line`.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -87,6 +87,7 @@ class Pipeline(Spec):
             return data
         places = info.context if isinstance(info.context, Places) else DottedPlaces()
         data, mistakes = _with_specs(data)
+        mistakes = [one for one in mistakes if not (places.draft and one.missing_file)]
         try:
             pipeline = handler(data)
         except ValidationError as error:
@@ -123,7 +124,11 @@ class LoadedPipeline:
 
 
 def load_pipeline(
-    path: str | Path, overrides: Sequence[str] = (), storage: str | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    storage: str | None = None,
+    *,
+    draft: bool = False,
 ) -> LoadedPipeline:
     """Reads and checks a pipeline file.
 
@@ -132,11 +137,12 @@ def load_pipeline(
         overrides: `jobs.student.steps=500` and the like, as given to `--set`.
         storage: used instead of the file's; None = the file's, else `SLIMCTL_STORAGE`, else
             `./slim-store`.
+        draft: whether files that it names may be missing: to look at it, not to run it.
 
     Raises:
         PipelineProblems: every mistake in the file and the overrides.
     """
-    return _load(read_document(path), overrides, storage)
+    return _load(replace(read_document(path), draft=draft), overrides, storage)
 
 
 def parse_pipeline(

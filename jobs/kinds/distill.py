@@ -16,6 +16,7 @@ from jobs.training.distances import (
     check_distance,
     distance_macs,
     fingerprint,
+    require_weights,
 )
 from jobs.training.spec import TrainingSpec, check_network
 from jobs.training.work import training_work
@@ -156,7 +157,9 @@ class Distill(TrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
-        return Facts(image=known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+        made = Facts(known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+        require_weights(self.distance, made)
+        return made
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if "start" in inputs else self.network
