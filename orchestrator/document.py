@@ -16,10 +16,12 @@ class Document(Places):
     Args:
         root: the whole, a mapping.
         problems: repeated keys; of each the last value counts.
+        draft: whether files that it names may be missing.
     """
 
     root: Node
     problems: tuple[Problem, ...] = ()
+    draft: bool = False
 
     @property
     def data(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.base.keys import artifact_id, job_key
 from jobs.base.refs import ref_types, refs_in
 from jobs.base.spec import BY_CONTENT, JobSpec, output_type
@@ -173,12 +173,15 @@ def expectations(
         if name not in specs or not all(source in facts for _, source in edges[name]):
             continue
         inputs = {name: facts[source] for name, source in edges[name]}
+        made = output_type(type(specs[name])).__name__
         try:
-            made = output_type(type(specs[name])).__name__
             expected = specs[name].expect(inputs)
-            facts[name] = replace((read or {}).get(name, expected), made=made)
         except FieldError as error:
             mistakes.append(field_mistake(name, error))
+            if not isinstance(error, MissingFile):
+                continue
+            expected = error.facts  # so that what is wrong further on is told, too
+        facts[name] = replace((read or {}).get(name, expected), made=made)
     return facts, mistakes
 
 
@@ -194,7 +197,8 @@ def field_mistake(job: str, error: FieldError) -> Mistake:
     what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
     told = what.startswith(error.field.rpartition(".")[2])
     what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
-    return Mistake(path, what, error.fix or fix)
+    missing = isinstance(error, MissingFile)
+    return Mistake(path, what, error.fix or fix, missing_file=missing)
 
 
 def known_facts(pipeline: "Pipeline", graph: Graph) -> dict[str, Facts]:

@@ -119,7 +119,7 @@ class Pipeline(Spec):
             return data
         places = info.context if isinstance(info.context, Places) else DottedPlaces()
         data, checked = _with_specs(data)
-        mistakes = checked.mistakes
+        mistakes = [one for one in checked.mistakes if not (places.draft and one.missing_file)]
         try:
             pipeline = handler(data)
         except ValidationError as error:
@@ -164,7 +164,11 @@ class LoadedPipeline:
 
 
 def load_pipeline(
-    path: str | Path, overrides: Sequence[str] = (), storage: str | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    storage: str | None = None,
+    *,
+    draft: bool = False,
 ) -> LoadedPipeline:
     """Reads and checks a pipeline file.
 
@@ -173,11 +177,12 @@ def load_pipeline(
         overrides: `jobs.student.steps=500` and the like, as given to `--set`.
         storage: used instead of the file's; None = the file's, else `SLIMCTL_STORAGE`, else
             `./slim-store`.
+        draft: whether files that it names may be missing: to look at it, not to run it.
 
     Raises:
         PipelineProblems: every mistake in the file and the overrides.
     """
-    return _load(read_document(path), overrides, storage)
+    return _load(replace(read_document(path), draft=draft), overrides, storage)
 
 
 def parse_pipeline(

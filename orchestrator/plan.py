@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from models.spec import Spec
 
-Action = Literal["reuse", "resume", "run"]
+Action = Literal["reuse", "resume", "run", "blocked"]
 
 
 class PlannedJob(Spec):

@@ -1,5 +1,6 @@
 """What a submission would do: per job reuse, resume or run, and why. Pure reading."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from jobs.base.registry import kind_of
@@ -40,6 +41,40 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
         )
     tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
     return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
+
+
+def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store: Store) -> RunPlan:
+    """The plan of a pipeline whose files are not all there: nothing has an address yet.
+
+    Args:
+        pipeline: resolved.
+        graph: of that pipeline.
+        missing: jobs whose own file is not there.
+        store: where results would be.
+    """
+    jobs: list[PlannedJob] = []
+    blocked = set(missing)
+    for name in graph.order:
+        inputs = graph.inputs(name)
+        action: Action = "blocked" if name in blocked or blocked & {*inputs} else "run"
+        if action == "blocked":
+            blocked.add(name)
+        reason = "a file is missing" if name in missing else "after its inputs" if inputs else ""
+        spec = pipeline.specs[name]
+        jobs.append(
+            PlannedJob(
+                name=name,
+                kind=kind_of(spec),
+                fields=spec.model_dump(mode="json"),
+                key="",
+                artifact="",
+                inputs=dict.fromkeys(inputs, ""),
+                fingerprint={},
+                action=action,
+                reason=reason,
+            )
+        )
+    return RunPlan(name=pipeline.name, storage=store.uri, tracking=None, jobs=tuple(jobs))
 
 
 def default_tracking(store: Store) -> str | None:

@@ -33,6 +33,9 @@ class Places(ABC):
     Where a pipeline was written is no part of what it asks for, so places are always equal.
     """
 
+    draft: bool = False
+    """Whether files of the user may be missing: for looking at a pipeline, not for running it."""
+
     @abstractmethod
     def place(self, path: Path, side: Side = "key") -> Place:
         """Where the value at a path, or the nearest thing around it, stands."""
@@ -64,6 +67,8 @@ class Mistake:
     """What to do."""
     side: Side = "key"
     """Whether the key or the value is to be pointed at."""
+    missing_file: bool = False
+    """Whether all that is wrong is that a file is not there (yet)."""
 
     def at(self, places: Places) -> "Problem":
         """The same with its place."""

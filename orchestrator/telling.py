@@ -1,7 +1,7 @@
 """What is wrong with the jobs of a group, told once at the line where they are written."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.expansion import Expansion
 from orchestrator.groups import Origin
@@ -49,7 +49,7 @@ def _short(mistake: Mistake, origin: Origin | None) -> Mistake:
         text.replace(f"jobs.{mine}", f"jobs.{named}jobs.").replace(mine, named)
         for text in (mistake.what, mistake.fix)
     )
-    return Mistake(path, what, fix, mistake.side)
+    return replace(mistake, path=path, what=what, fix=fix)
 
 
 def _at_place(there: list[_Told], made: Expansion) -> Iterator[Mistake]:
@@ -72,7 +72,7 @@ def _with_iterations(told: _Told, made: Expansion) -> Mistake:
         return mistake
     first = ", ".join(f"{key}={label}" for key, label in _labels(names[0], told.group, made))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return Mistake(mistake.path, f"{mistake.what} (with {first}{more})", mistake.fix, mistake.side)
+    return replace(mistake, what=f"{mistake.what} (with {first}{more})")
 
 
 def _labels(iteration: str, group: str, made: Expansion) -> Iterable[tuple[str, str]]:

@@ -18,11 +18,12 @@ from PIL import Image
 from pyarrow import parquet
 
 from jobs.base import errors
-from jobs.base.facts import FieldError
+from jobs.base.facts import FieldError, MissingFile
 from models.networks.presets import PRESETS
+from models.perceptual.cost import INCEPTION_MACS
 from models.spec import Spec
 from orchestrator import problems
-from orchestrator.graph import Graph, preflight
+from orchestrator.graph import Graph, expectations, preflight
 from orchestrator.pipeline import Pipeline, load_pipeline, resolve
 from orchestrator.problems import PipelineProblems, Problem
 
@@ -80,6 +81,8 @@ def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipelin
     named = [] if "slimflow" in config.name else ["jobs.data.source"]
     named = list(PATHS) if config.name in PAPER else named
     overrides = [f"{name}={files / PATHS[name]}" for name in named]
+    if config.name == "imagenet64.yaml":
+        overrides.append("jobs.data.classes=4")
     return resolve(load_pipeline(config, [*overrides, *more], str(storage)).pipeline)
 
 
@@ -119,6 +122,33 @@ def test_the_papers_settings(config, files, tmp_path):
     assert (one_step.distance.kind, one_step.distance.size) == ("lpips", 64)
     assert (one_step.pair_weight, one_step.two_step_weight) == (1, 1)
     assert (jobs["one_step_1"].samples, jobs["one_step_1"].draws) == (50_000, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "student", "parameters"),
+    [
+        ("cifar10.yaml", "cifar10-15.7m", 15_707_235),
+        ("cifar10.yaml", "cifar10-3.4m", 3_437_123),
+        ("ffhq64.yaml", "ffhq64-27.9m", 27_906_179),
+        ("imagenet64.yaml", "imagenet64-80.7m", 80_685_315),
+    ],
+)
+def test_the_cost_is_known_before_the_files_are_there(config, student, parameters):
+    choice = [f"jobs.student.network.preset={student}"]
+    pipeline = resolve(load_pipeline(ROOT / "configs" / config, choice, draft=True).pipeline)
+    graph = Graph.of(pipeline)
+    facts, missing = expectations(pipeline.jobs, graph.edges, graph.order)
+    assert {mistake.path[1] for mistake in missing} == {"data", "features", "one_step"}
+    preset = PRESETS[student]
+    for name, flop in (
+        ("student", 6 * preset.macs * 800_000 * 128),
+        ("one_step", (12 + 2) * preset.macs * 400_000 * 128 + 6 * 1_252_786_176 * 400_000 * 256),
+        ("one_step_1", 2 * (preset.macs + INCEPTION_MACS) * 150_000),
+    ):
+        work = pipeline.jobs[name].work(
+            {field: facts[source] for field, source in graph.edges[name]}
+        )
+        assert (work.parameters, work.macs, work.flop) == (parameters, preset.macs, flop)
 
 
 @pytest.mark.parametrize("config", ["my_images.yaml", "cifar10_smoke.yaml", *PAPER])
@@ -161,6 +191,7 @@ def exceptions() -> Iterator[type[Exception]]:
             if isinstance(value, type) and issubclass(value, Exception):
                 yield value
     yield FieldError
+    yield MissingFile
 
 
 @pytest.mark.parametrize("kind", sorted(set(exceptions()), key=lambda kind: kind.__name__))

@@ -71,6 +71,22 @@ class FieldError(ValueError):
         self.fix = fix
 
 
+class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
+    """A field names a file that is not there; everything else about the job can still be checked.
+
+    Args:
+        field: name of the field, dotted for nested ones.
+        what: what is wrong, with the user's value.
+        fix: what to do.
+        facts: what is known of the result all the same.
+    """
+
+    def __init__(self, field: str, what: str, fix: str = "", facts: Facts | None = None) -> None:
+        super().__init__(field, what, fix)
+        self.facts = facts or Facts()
+        self.args = (field, what, fix, self.facts)
+
+
 def model_image(data: Facts, conditional: bool, job: str) -> ImageShape | None:
     """Shape of the images of a model of `data`: with its classes if conditional, else without.
 

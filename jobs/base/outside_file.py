@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base.facts import FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8})\.[a-z]+$")
 """The convention of torch's hubs: a name ends in the first 8 digits of its content's sha256."""
@@ -27,23 +27,25 @@ class PublishedFile:
     place: str
 
 
-def require_file(path: str, field: str, published: PublishedFile) -> None:
+def require_file(path: str, field: str, published: PublishedFile, facts: Facts) -> None:
     """Checks that a file is there.
 
     Args:
         path: as the user wrote it.
         field: that it stands in.
         published: what to fetch if it is not there.
+        facts: what is known of the job's result all the same.
 
     Raises:
-        FieldError: it is not; says what to fetch, from where, and where to put it.
+        MissingFile: it is not; says what to fetch, from where, and where to put it.
     """
     if not Path(path).expanduser().is_file():
-        raise FieldError(
+        raise MissingFile(
             field,
             f"there is no file '{path}'",
             f"fetch {published.name} from {published.place}, and put it there or name where it is; "
             "nothing is downloaded here",
+            facts,
         )
 
 

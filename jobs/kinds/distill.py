@@ -16,6 +16,7 @@ from jobs.training.distances import (
     check_distance,
     distance_macs,
     fingerprint,
+    require_weights,
 )
 from jobs.training.spec import TrainingSpec, check_network
 from jobs.training.work import training_work
@@ -165,7 +166,9 @@ class Distill(TrainingSpec):
             assert self.start is not None
             what, fix = _not_a_velocity(start)
             raise FieldError("start", f"'{self.start.job}' {what}", fix)
-        return Facts(image=known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+        made = Facts(known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+        require_weights(self.distance, made)
+        return made
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if "start" in inputs else self.network

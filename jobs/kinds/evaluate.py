@@ -8,7 +8,7 @@ from pydantic import Field
 from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, Intake
+from jobs.base.facts import Facts, FieldError, Intake, MissingFile
 from jobs.base.refs import Ref
 from jobs.base.solvers import check_solver
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -155,7 +155,7 @@ class Evaluate(SeededJobSpec):
         path = Path(self.reference).expanduser()
         if not path.is_file():
             what = f"there is no file '{self.reference}'"
-            raise FieldError("reference", what, "name an .npz with mu and sigma, or leave it out")
+            raise MissingFile("reference", what, "name an .npz with mu and sigma, or leave it out")
         try:
             width = statistics_width(path)
         except UserError as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from jobs.base.artifacts import FeatureNet
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, MissingFile
 from jobs.base.spec import BY_CONTENT, JobSpec
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ImportFeatures(JobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         if not Path(self.path).expanduser().is_file():
             what = f"there is no file '{self.path}'"
-            raise FieldError("path", what, "name an ONNX file with a feature network")
+            raise MissingFile("path", what, "name an ONNX file with a feature network")
         return Facts()
 
     def preflight(self) -> Facts | None:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from jobs.base.artifacts import Flow
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.base.spec import BY_CONTENT, JobSpec
 from models.flows.parameterisation import Prediction, Schedule
 
@@ -138,7 +138,9 @@ class ImportTeacher(JobSpec):
         try:
             require_path(Path(self.path))
         except FileNotFoundError as error:
-            raise _field_error(error) from error
+            told = _field_error(error)
+            known = Facts(flip_valid=self.flip_valid)
+            raise MissingFile(told.field, told.what, told.fix, known) from error
         return Facts(flip_valid=self.flip_valid)
 
     def preflight(self) -> Facts:

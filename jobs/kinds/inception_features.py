@@ -52,8 +52,9 @@ class InceptionFeatures(JobSpec):
         return {"weights": content_of_files([Path(self.weights)], Path(self.weights))}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        require_file(self.weights, "weights", PUBLISHED)
-        return Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
+        made = Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
+        require_file(self.weights, "weights", PUBLISHED, made)
+        return made
 
     def preflight(self) -> Facts | None:
         require_checksum(self.weights, "weights")

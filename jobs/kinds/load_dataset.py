@@ -1,5 +1,6 @@
 """Reads images from outside into the store, checked and in one shape."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -7,7 +8,7 @@ from pydantic import Field
 from jobs.base.artifacts import Dataset
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.base.spec import BY_CONTENT, JobSpec
 from models.spec import ImageShape
 
@@ -38,6 +39,9 @@ class LoadDataset(JobSpec):
     """Number of images to take, from the first; null = all."""
     labels: bool = True
     """Whether to keep the labels of a labelled source."""
+    classes: int | None = Field(default=None, ge=1)
+    """Number of classes that the labels must have; null = as many as they have. A pipeline that
+    states it can be planned before its images are there."""
     flip_valid: bool | None = None
     """Whether a mirrored image is as good as the original; null = what the source is known for,
     else true."""
@@ -60,6 +64,12 @@ class LoadDataset(JobSpec):
 
     def _handle(self, loaded: "LoadedImages") -> Dataset:
         count, size, _, channels = loaded.images.shape
+        if self.labels and self.classes not in (None, loaded.class_count):
+            raise UserError(
+                self.source,
+                f"has {loaded.class_count} classes, classes is {self.classes}",
+                f"set classes: {loaded.class_count or 'null'} or name another source",
+            )
         known = True if loaded.flip_valid is None else loaded.flip_valid
         return Dataset(
             image=ImageShape(channels=channels, size=size, classes=loaded.class_count),
@@ -92,23 +102,33 @@ class LoadDataset(JobSpec):
         return {"source": content_of_files(found.files, found.root)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        self._check_source()
-        if self.source != "digits":
-            known = self.size and self.channels and not self.labels
-            image = ImageShape(channels=self.channels, size=self.size) if known else None
-            return Facts(image, flip_valid=self.flip_valid)
-        image = ImageShape(
-            channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0
-        )
-        return Facts(image, min(1797, self.max_images or 1797), bool(self.flip_valid))
+        known = self._known()
+        self._check_source(known)
+        return known
 
-    def _check_source(self) -> None:
+    def _known(self) -> Facts:
+        """What the fields alone tell of the images."""
+        if self.source == "digits":
+            image = ImageShape(
+                channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0
+            )
+            return Facts(image, min(1797, self.max_images or 1797), bool(self.flip_valid))
+        if self.size and self.channels and (self.classes or not self.labels):
+            classes = (self.classes or 0) if self.labels else 0
+            image = ImageShape(channels=self.channels, size=self.size, classes=classes)
+            return Facts(image, None, self.flip_valid)
+        return Facts(flip_valid=self.flip_valid)
+
+    def _check_source(self, known: Facts) -> None:
         from jobs.data.source import find_source
 
         try:
             find_source(self.source, self.split)
         except UserError as error:
-            raise FieldError("source", str(error).partition("\n  fix:")[0], error.fix) from error
+            what = str(error).partition("\n  fix:")[0]
+            if self.source and not Path(self.source).expanduser().exists():
+                raise MissingFile("source", what, error.fix, known) from error
+            raise FieldError("source", what, error.fix) from error
 
     def preflight(self) -> Facts | None:
         from jobs.data.source import find_source

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jobs.base.facts import FieldError
+from jobs.base.facts import Facts, FieldError
 from jobs.base.outside_file import PublishedFile, require_checksum, require_file
 from jobs.base.spec import BY_CONTENT
 from models.flows.spec import HuberDistance, L2Distance
@@ -84,14 +84,26 @@ def fingerprint(distance: ImageDistance) -> dict[str, str]:
     }
 
 
-def check_distance(distance: ImageDistance, image: ImageShape | None) -> None:
-    """Checks that a distance's files are there and that it takes the images.
+def require_weights(distance: ImageDistance, facts: Facts) -> None:
+    """Checks that a distance's files are there.
+
+    Args:
+        distance: of the field `distance`.
+        facts: what is known of the job's result all the same.
 
     Raises:
-        FieldError: it says what to fetch and where to put it.
+        MissingFile: it says what to fetch and where to put it.
     """
     for field, path, published in weight_files(distance):
-        require_file(path, f"distance.{field}", published)
+        require_file(path, f"distance.{field}", published, facts)
+
+
+def check_distance(distance: ImageDistance, image: ImageShape | None) -> None:
+    """Checks that a distance takes the images.
+
+    Raises:
+        FieldError: it does not.
+    """
     if not isinstance(distance, _Perceptual) or image is None:
         return
     if image.channels not in (1, 3):

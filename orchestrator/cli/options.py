@@ -49,15 +49,19 @@ Tflops = Annotated[
 DEFAULT_STORAGE = "./slim-store"
 
 
-def load(file: Path, overrides: list[str] | None, storage: str | None) -> "Pipeline":
+def load(
+    file: Path, overrides: list[str] | None, storage: str | None, *, draft: bool = False
+) -> "Pipeline":
     """Reads and checks a pipeline file; every mistake is reported at once.
+
+    A draft may name files that are not there.
 
     Raises:
         UserError: the file has mistakes.
     """
     from orchestrator.pipeline import load_pipeline
 
-    return load_pipeline(file, overrides or (), storage).pipeline
+    return load_pipeline(file, overrides or (), storage, draft=draft).pipeline
 
 
 @contextmanager

@@ -65,22 +65,26 @@ def plan(
     from jobs.storage.store import Store
     from orchestrator.cli.tables import print_plan
     from orchestrator.estimate import estimate, plan_json
-    from orchestrator.graph import Graph, known_facts, preflight
+    from orchestrator.graph import Graph, expectations, preflight
     from orchestrator.pipeline import resolve
-    from orchestrator.planner import make_plan
+    from orchestrator.planner import draft_plan, make_plan
 
     with mistakes_as_json(as_json):
-        pipeline = resolve(load(file, overrides, storage))
-        graph = Graph.of(pipeline)
-        made = make_plan(pipeline, graph, Store(pipeline.storage))
-        facts = known_facts(pipeline, graph)
-        if any(known.image is None and known.made in WITH_IMAGES for known in facts.values()):
-            facts = preflight(pipeline, graph)
+        pipeline = resolve(load(file, overrides, storage, draft=not as_json))
+        graph, store = Graph.of(pipeline), Store(pipeline.storage)
+        facts, missing = expectations(pipeline.specs, graph.edges, graph.order)
+        if missing:
+            made = draft_plan(pipeline, graph, {str(one.path[1]) for one in missing}, store)
+        else:
+            made = make_plan(pipeline, graph, store)
+            if any(known.image is None and known.made in WITH_IMAGES for known in facts.values()):
+                facts = preflight(pipeline, graph)
     found = estimate(pipeline, graph, facts, made, tflops)
     if as_json:
         typer.echo(json.dumps(plan_json(made, found), indent=1))
     else:
         print_plan(made, found)
+    pipeline.tell(missing)
 
 
 def submit(

@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts
+from jobs.base.facts import Facts, MissingFile
 from jobs.kinds import load_dataset
 from jobs.kinds.load_dataset import LoadDataset
 from jobs.storage.tensors import load_dataset_tensors
@@ -122,3 +122,19 @@ def test_the_names_of_classes_and_the_order_of_files_are_content(folder):
 def test_the_source_in_words_reaches_the_log(run_job, recorder, folder):
     run_job(LoadDataset(source=str(folder[0])))
     assert recorder.said("log") == [{"message": "3 images of 5 x 5 x 3, 2 classes"}]
+
+
+def test_a_stated_shape_is_known_before_the_images_are_there(refused, attempt, tmp_path):
+    stated = LoadDataset(source="none.npz", size=32, channels=3, classes=7)
+    error = refused(stated)
+    assert isinstance(error, MissingFile)
+    assert error.facts.image == ImageShape(channels=3, size=32, classes=7)
+    plain = refused(stated.model_copy(update={"labels": False}))
+    assert plain.facts.image == ImageShape(channels=3, size=32)
+    assert refused(stated.model_copy(update={"classes": None})).facts.image is None
+    file = tmp_path / "images.npz"
+    np.savez(file, images=np.zeros((6, 4, 4), np.uint8), labels=np.arange(6) % 3)
+    outcome = attempt(LoadDataset(source=str(file), classes=7))
+    assert outcome.failure == "UserError"
+    assert "has 3 classes, classes is 7" in outcome.what
+    assert attempt(LoadDataset(source=str(file), classes=3)).failure is None

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.base.cluster import Cluster
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.training.distances import (
     ImageDistance,
     LPIPSDistance,
@@ -15,6 +15,7 @@ from jobs.training.distances import (
     check_content,
     check_distance,
     fingerprint,
+    require_weights,
 )
 from jobs.training.perceptual import FILE, open_distance, prepare_distance
 from models.flows.distance import pseudo_huber
@@ -24,6 +25,7 @@ from models.perceptual.weight_file import read_weight_file
 from models.spec import ImageShape
 
 PARSE = TypeAdapter(ImageDistance).validate_python
+KNOWN = Facts(flip_valid=True)
 CPU = torch.device("cpu")
 
 
@@ -43,8 +45,9 @@ def test_every_kind_is_read(lpips_files):
 
 def test_a_missing_file_says_what_to_fetch(lpips_files):
     for field, name in (("weights", "vgg16-397923af.pth"), ("linear", "package lpips")):
-        with pytest.raises(FieldError) as caught:
-            check_distance(LPIPSDistance(**lpips_files | {field: "nowhere.pth"}), None)
+        with pytest.raises(MissingFile) as caught:
+            require_weights(LPIPSDistance(**lpips_files | {field: "nowhere.pth"}), KNOWN)
+        assert caught.value.facts == KNOWN
         assert caught.value.field == f"distance.{field}"
         assert "'nowhere.pth'" in caught.value.what
         assert name in caught.value.fix

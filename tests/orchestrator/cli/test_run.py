@@ -115,6 +115,32 @@ def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatc
     assert made[0]["jobs"][1]["pflop"] == pytest.approx(made[0]["estimate"]["pflop"])
 
 
+def test_a_plan_without_the_files_says_the_cost_and_what_is_missing(slimctl, tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "name: a\njobs:\n  data: {kind: load_dataset, source: ./none, size: 32, channels: 3, "
+        "labels: false}\n  flow: {kind: train_flow, data: data, network: {preset: cifar10-3.4m}, "
+        "steps: 1000}\n  features: {kind: import_features, path: none.onnx}\n"
+        "  digits: {kind: load_dataset, source: digits}\n"
+    )
+    ended = slimctl("plan", file, "--storage", tmp_path / "store")
+    assert ended.code == 2
+    rows = {line.split()[0]: line for line in ended.out.splitlines() if line}
+    assert "blocked  a file is missing" in rows["data"]
+    assert "blocked  after its inputs" in rows["flow"]
+    assert "3,437,123" in rows["flow"]
+    assert "  run  " in rows["digits"].replace("      ", "  ")
+    assert f"{file}:3" in ended.err
+    assert f"{file}:5" in ended.err
+    for verb in ("check", "submit"):
+        other = slimctl(verb, file)
+        assert (other.code, other.out) == (2, "")
+        assert f"{file}:3" in other.err
+        assert f"{file}:5" in other.err
+    said = json.loads(slimctl("plan", file, "--json").out)
+    assert [problem["line"] for problem in said] == [3, 5]
+
+
 def test_a_value_is_changed_from_the_command_line(slimctl, pipeline_file):
     keys = {
         json.loads(slimctl("plan", pipeline_file, "--json", *change).out)["jobs"][0]["key"]
