@@ -1,7 +1,6 @@
 """The verbs that look into a storage: status, show, logs."""
 
 import json
-import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,6 +205,8 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
 
 def _job_meant(name: str, jobs: "Iterable[str]") -> str:
     """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
+    from orchestrator.groups import split_iteration
+
     group, bracket, rest = name.partition("[")
     wanted, _, member = rest.partition("].")
     if not bracket:
@@ -216,7 +217,7 @@ def _job_meant(name: str, jobs: "Iterable[str]") -> str:
         for job in jobs
         if job.startswith(f"{group}.")
         and job.endswith(f".{member}")
-        and values <= set(re.split(r"\.(?=[A-Za-z_]\w*=)", job[len(group) + 1 : -len(member) - 1]))
+        and values <= set(split_iteration(job[len(group) + 1 : -len(member) - 1]))
     ]
     return found[0] if len(found) == 1 else name
 
