@@ -154,7 +154,7 @@ def _print_mapping(content: dict[str, Any]) -> None:
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
     from orchestrator.cli.tables import print_quality
-    from orchestrator.results import quality_reports, run_json
+    from orchestrator.results import chosen_lines, quality_reports, run_json
     from orchestrator.runs import read_status
 
     state = read_status(store.blobs, run)
@@ -163,7 +163,7 @@ def _show_run(store: "Store", run: str, as_json: bool) -> None:
         return
     _print_jobs(state)
     typer.echo("")
-    print_quality(quality_reports(store, state))
+    print_quality(quality_reports(store, state), chosen_lines(store, state))
 
 
 def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:

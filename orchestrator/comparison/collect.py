@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.base.artifacts import QualityReport
+from jobs.base.artifacts import QualityReport, SweepReport
 from jobs.base.errors import UserError
 from jobs.base.registry import load_kind, nearest
 from jobs.base.spec import output_type
@@ -13,6 +13,7 @@ from orchestrator.graph import identities
 from orchestrator.groups import origin_of
 from orchestrator.pipeline import Pipeline
 from orchestrator.runs import find_run, read_status
+from orchestrator.sweeps import failed_trials, trial_jobs
 
 FINISHED = ("done", "reused")
 
@@ -110,7 +111,7 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
         known |= dict.fromkeys(names)
         if not slash or part in names:
             count += 1
-            yield _Job(run, job, status.artifact, status.state, status.message)
+            yield from _of_job(store, _Job(run, job, status.artifact, status.state, status.message))
     if slash and not count:
         fix = nearest(part, known) if known else "name another run"
         raise UserError(run, f"has no job or group '{part}' that measures anything", fix)
@@ -119,13 +120,27 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
 def _planned(store: Store, file: str, pipeline: Pipeline) -> Iterator[_Job]:
     """Evaluations of a pipeline, whichever run made them."""
     for job, identity in identities(pipeline).items():
-        if issubclass(output_type(type(pipeline.specs[job])), QualityReport):
+        if issubclass(output_type(type(pipeline.specs[job])), (QualityReport, SweepReport)):
             done = store.state(identity.id) == "done"
-            yield _Job(Path(file).name, job, identity.id, "done" if done else "not made yet")
+            state = "done" if done else "not made yet"
+            yield from _of_job(store, _Job(Path(file).name, job, identity.id, state))
+
+
+def _of_job(store: Store, job: _Job) -> Iterator[_Job]:
+    """The job itself, or what was measured in the trials of a sweep."""
+    sweep = store.load_any(job.artifact) if job.state in FINISHED else None
+    if not isinstance(sweep, SweepReport):
+        yield job
+        return
+    for trial in trial_jobs(job.name, sweep):
+        if _measures(trial.artifact.rpartition("-")[0]):
+            yield _Job(job.run, trial.name, trial.artifact, "done")
+    for name, why in failed_trials(job.name, sweep):
+        yield _Job(job.run, name, f"{job.artifact}/{name}", "failed", why)
 
 
 def _measures(kind: str) -> bool:
     try:
-        return issubclass(output_type(load_kind(kind)), QualityReport)
+        return issubclass(output_type(load_kind(kind)), (QualityReport, SweepReport))
     except UserError:  # of a package that is not installed here
         return False

@@ -1,6 +1,7 @@
 import pytest
-from measured import RUN, put_run
+from measured import RUN, put, put_run
 
+from jobs.base.artifacts import SweepReport, Trial
 from jobs.base.errors import UserError
 from jobs.kinds.evaluate import Evaluate
 from orchestrator.comparison.collect import collect
@@ -71,4 +72,19 @@ def test_a_pipeline_names_what_it_would_make(store):
     assert [result.name for result in found.results] == ["f.yaml/group.steps=1.quality"]
     assert [(one.job, one.state) for one in found.missing] == [
         ("group.steps=2.quality", "not made yet")
+    ]
+
+
+def test_trials_of_a_sweep_are_results(store):
+    trials = (
+        Trial(values={"width": 8}, state="done", artifacts={"quality": "evaluate-w8s0"}),
+        Trial(values={"width": 9}, state="failed", why="student: it broke"),
+    )
+    report = SweepReport(objectives=("quality.fid",), trials=trials, chosen=0, front=(0,))
+    put(store, "sweep-s0", report, {}, {})
+    put_run(store, "z-20260102-120000-aaaa", {"sizes": "sweep-s0"}, {})
+    found = collect(store, ["z"], {})
+    assert [result.job for result in found.results] == ["sizes.width=8.quality"]
+    assert [(one.job, one.state, one.why) for one in found.missing] == [
+        ("sizes.width=9", "failed", "student: it broke")
     ]
