@@ -9,16 +9,17 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext, Reporter
+from jobs.base.context import Ended, JobContext, JobRunner, Reporter
 from jobs.base.errors import SlimError, UserError, WorkLost
 from jobs.base.facts import FieldError
 from jobs.base.refs import iter_refs
-from jobs.base.registry import parse_job
+from jobs.base.registry import kind_of, parse_job
 from jobs.base.spec import JobSpec
+from jobs.base.subgraph import SubJob
 from jobs.storage.store import Store
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -123,6 +124,7 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
         device=device,
         threads=threads,
         reporter=request.reporter,
+        runner=SubJobRunner(request),
     )
     started = time.perf_counter()
     try:
@@ -149,6 +151,44 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
         shutil.rmtree(folder, ignore_errors=True)
     context.work.delete("")
     return device_s
+
+
+@dataclass(frozen=True)
+class SubJobRunner(JobRunner):
+    """Runs jobs in the name of another one.
+
+    Args:
+        parent: the request of that job.
+    """
+
+    parent: JobRequest
+
+    def run(self, job: SubJob, device: str, threads: int) -> Ended:
+        request = replace(
+            self.parent,
+            job=job.name,
+            kind=kind_of(job.spec),
+            fields=job.spec.model_dump(mode="json"),
+            artifact_id=job.artifact,
+            inputs=job.inputs,
+            reporter=_Prefixed(self.parent.reporter, self.parent.job),
+            fingerprint=job.fingerprint,
+        )
+        outcome = execute(request, device, threads)
+        return Ended("" if outcome.failure is None else outcome.what, outcome.retry)
+
+
+class _Prefixed(Reporter):
+    """Tells what a job inside a job says as the outer one's; its progress is that of neither."""
+
+    def __init__(self, reporter: Reporter, parent: str) -> None:
+        self._reporter = reporter
+        self._parent = parent
+
+    def send(self, job: str, event: str, **details: Any) -> None:
+        if event != "progress":
+            message = f"{job}: {details.get('message', '')}"
+            self._reporter.send(self._parent, "log", **{**details, "message": message})
 
 
 def _is_done(store: Store, request: JobRequest) -> bool:

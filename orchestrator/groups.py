@@ -130,6 +130,11 @@ def origin_of(job: str) -> Origin | None:
     return Origin(group, iteration, member)
 
 
+def split_iteration(iteration: str) -> list[str]:
+    """`width=8.seed=0` as [`width=8`, `seed=0`]; values may hold dots."""
+    return re.split(r"\.(?=[A-Za-z_][A-Za-z0-9_]*=)", iteration)
+
+
 def label_of(value: Any) -> str:
     """A value as it stands in the name of a job; it depends on nothing but the value."""
     leaves = "-".join(_leaf(leaf) for leaf in _leaves(value))

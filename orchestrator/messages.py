@@ -85,11 +85,13 @@ def explain(error: ValidationError, subject: Subject) -> list[Mistake]:
 def _located(details: ErrorDetails, data: Any) -> _Error:
     """Follows pydantic's location through the data, leaving out what names no key of it."""
     *inner, last = details["loc"] or (None,)
+    extra = details["type"] == "extra_forbidden"  # then the last part is a key, never a tag
     path: list[str | int] = []
     union: Path | None = None
     here, tagged = data, False
-    for part in inner if details["type"] == "missing" else details["loc"]:
-        if not tagged and isinstance(here, Mapping) and here.get("kind") == part:
+    for at, part in enumerate(inner if details["type"] == "missing" else details["loc"]):
+        key = extra and at == len(inner)
+        if not (tagged or key) and isinstance(here, Mapping) and here.get("kind") == part:
             tagged = True
         elif _holds(here, part):
             path.append(part)

@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from jobs.base.artifacts import FidProtocol, QualityReport
+from jobs.base.artifacts import FidProtocol, QualityReport, SweepReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from orchestrator.status import RunStatus
+from orchestrator.sweeps import trial_jobs, verdict
 
 COLUMNS = (
     "model", "solver", "parameters", "MACs", "NFE", "FID", "KID", "precision", "recall", "latency",
@@ -46,7 +47,24 @@ def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]
             continue
         if isinstance(handle, QualityReport):
             found[name] = handle
+        if isinstance(handle, SweepReport):
+            found |= _measured(store, name, handle)
     return dict(sorted(found.items(), key=lambda item: (-item[1].parameters, -item[1].nfe)))
+
+
+def _measured(store: Store, name: str, sweep: SweepReport) -> dict[str, QualityReport]:
+    """What the finished trials of a sweep measured."""
+    reports = {job.name: store.load_any(job.artifact) for job in trial_jobs(name, sweep)}
+    return {job: one for job, one in reports.items() if isinstance(one, QualityReport)}
+
+
+def chosen_lines(store: Store, status: RunStatus) -> list[str]:
+    """What each finished sweep of the run chose, in a sentence."""
+    lines = []
+    for name, job in status.jobs.items():
+        if job.state in ("done", "reused") and job.kind == "sweep":
+            lines.append(f"{name}: {verdict(store.load(job.artifact, SweepReport))}")
+    return lines
 
 
 def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:

@@ -182,7 +182,36 @@ class QualityReport(Handle):
         return sum(self.fids) / len(self.fids) if self.fids else self.fid
 
 
+class Trial(Spec):
+    """One combination of settings that a sweep looked at."""
+
+    values: dict[str, Any]
+    """Variable -> value."""
+    state: Literal["done", "failed", "filtered"]
+    """filtered: a limit on its size ruled it out before anything was trained."""
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    """Job -> artifact id of its result, as far as it came."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """`JOB.FIELD` -> measured number."""
+    why: str = ""
+    """Why it failed or was ruled out."""
+
+
+class SweepReport(Handle):
+    """What a sweep tried and which trial it chose."""
+
+    objectives: tuple[str, ...]
+    """`JOB.FIELD` of each number that was to be small."""
+    trials: tuple[Trial, ...]
+    """In the order of the search."""
+    chosen: int | None
+    """Number of the best trial; None = nothing met the limits, or there are several objectives."""
+    front: tuple[int, ...]
+    """Trials that no other one beats in all objectives."""
+
+
 HANDLES: dict[str, type[Handle]] = {
-    cls.__name__: cls for cls in (Dataset, FeatureNet, Flow, Generator, PairSet, QualityReport)
+    cls.__name__: cls
+    for cls in (Dataset, FeatureNet, Flow, Generator, PairSet, QualityReport, SweepReport)
 }
 """Handle types by the name that a manifest carries."""

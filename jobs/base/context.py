@@ -11,6 +11,7 @@ from jobs.base.cluster import Cluster
 from jobs.base.refs import Ref
 
 if TYPE_CHECKING:
+    from jobs.base.subgraph import SubJob
     from jobs.storage.blobs import Blobs
     from jobs.storage.store import Store
 
@@ -32,6 +33,27 @@ class SilentReporter(Reporter):
         """Drops the event."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a job inside a job ended.
+
+    Args:
+        what: what went wrong; "" = its result is there.
+        retry: whether another attempt may succeed.
+    """
+
+    what: str = ""
+    retry: bool = False
+
+
+class JobRunner(ABC):
+    """Runs the jobs of a small graph for a job. Must survive pickling: workers get a copy."""
+
+    @abstractmethod
+    def run(self, job: "SubJob", device: str, threads: int) -> Ended:
+        """Makes a job's result in this process, unless the store has it."""
+
+
 @dataclass
 class JobContext:
     """Handed to `JobSpec.run`.
@@ -46,6 +68,7 @@ class JobContext:
         device: torch device for work done in this process.
         threads: CPU threads for work done in this process.
         reporter: takes progress, messages and warnings.
+        runner: runs further jobs, whose results are artifacts like any other.
     """
 
     job: str
@@ -57,6 +80,7 @@ class JobContext:
     device: str = "cpu"
     threads: int = 1
     reporter: Reporter = field(default_factory=SilentReporter)
+    runner: JobRunner | None = None
     notes: list[str] = field(default_factory=list)
     """Kept with the artifact."""
     engine: dict[str, Any] = field(default_factory=dict)

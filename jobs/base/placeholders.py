@@ -59,6 +59,11 @@ def _filled_text(text: str, values: Mapping[str, Any]) -> Any:
     return PLACEHOLDER.sub(written, text)
 
 
+def in_words(values: Mapping[str, Any]) -> str:
+    """Values of variables as `width 8, seed 0`."""
+    return ", ".join(f"{name} {as_text(value)}" for name, value in values.items())
+
+
 def as_text(value: Any) -> str:
     """A value as it stands inside a text: as a file would have it."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,6 @@
 """The verbs that look into a storage: status, show, logs."""
 
 import json
-import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,7 +154,7 @@ def _print_mapping(content: dict[str, Any]) -> None:
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
     from orchestrator.cli.tables import print_quality
-    from orchestrator.results import quality_reports, run_json
+    from orchestrator.results import chosen_lines, quality_reports, run_json
     from orchestrator.runs import read_status
 
     state = read_status(store.blobs, run)
@@ -164,7 +163,7 @@ def _show_run(store: "Store", run: str, as_json: bool) -> None:
         return
     _print_jobs(state)
     typer.echo("")
-    print_quality(quality_reports(store, state))
+    print_quality(quality_reports(store, state), chosen_lines(store, state))
 
 
 def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
@@ -206,6 +205,8 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
 
 def _job_meant(name: str, jobs: "Iterable[str]") -> str:
     """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
+    from orchestrator.groups import split_iteration
+
     group, bracket, rest = name.partition("[")
     wanted, _, member = rest.partition("].")
     if not bracket:
@@ -216,7 +217,7 @@ def _job_meant(name: str, jobs: "Iterable[str]") -> str:
         for job in jobs
         if job.startswith(f"{group}.")
         and job.endswith(f".{member}")
-        and values <= set(re.split(r"\.(?=[A-Za-z_]\w*=)", job[len(group) + 1 : -len(member) - 1]))
+        and values <= set(split_iteration(job[len(group) + 1 : -len(member) - 1]))
     ]
     return found[0] if len(found) == 1 else name
 

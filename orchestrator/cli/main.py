@@ -8,7 +8,7 @@ import sys
 import typer
 
 from jobs.base.errors import SlimError
-from orchestrator.cli import browse, listing, run, sampling
+from orchestrator.cli import browse, comparing, listing, run, sampling
 
 app = typer.Typer(
     name="slimctl",
@@ -25,6 +25,7 @@ for verb in (
     browse.status,
     browse.show,
     browse.logs,
+    comparing.compare,
     sampling.sample,
     listing.kinds,
     listing.presets,

@@ -98,7 +98,7 @@ def submit(
     from jobs.storage.store import Store
     from orchestrator.cli.live import open_view
     from orchestrator.cli.tables import print_quality
-    from orchestrator.results import quality_reports, run_json
+    from orchestrator.results import chosen_lines, quality_reports, run_json
     from orchestrator.submission import check_result
     from orchestrator.submission import submit as submit_pipeline
 
@@ -119,7 +119,7 @@ def submit(
     if as_json:
         typer.echo(json.dumps(run_json(store, result.status)))
     else:
-        print_quality(quality_reports(store, result.status))
+        print_quality(quality_reports(store, result.status), chosen_lines(store, result.status))
     check_result(result)
 
 

@@ -35,8 +35,8 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
     return "  ".join(aligned).rstrip()
 
 
-def print_quality(reports: dict[str, QualityReport]) -> None:
-    """The table at the end of a run; nothing if it measured nothing."""
+def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) -> None:
+    """The table at the end of a run, and what its sweeps chose; nothing if it measured nothing."""
     if not reports:
         return
     print_table(COLUMNS, quality_rows(reports))
@@ -45,7 +45,7 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
-    for line in protocol_notes(reports):
+    for line in [*protocol_notes(reports), *lines]:
         typer.echo(line)
 
 

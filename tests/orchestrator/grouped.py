@@ -7,6 +7,9 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import JobSpec, SeededJobSpec
+from models.spec import ImageShape
+
+IMAGE = ImageShape(channels=1, size=8)
 
 
 class Source(JobSpec):
@@ -15,7 +18,7 @@ class Source(JobSpec):
     count: int | None = None
 
     def run(self, context: JobContext) -> Dataset:
-        raise NotImplementedError
+        return Dataset(image=IMAGE, count=self.count or 1, flip_valid=False)
 
     def parts(self) -> int | None:
         return self.count
@@ -30,7 +33,8 @@ class Make(SeededJobSpec):
     options: dict[str, int] = {}  # noqa: RUF012  (pydantic copies defaults)
 
     def run(self, context: JobContext) -> Flow:
-        raise NotImplementedError
+        before = context.input(self.start).parameters if self.start else 0
+        return Flow(source="network", image=IMAGE, parameters=before + self.steps)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         if self.steps == 13:
@@ -45,7 +49,8 @@ class Gather(JobSpec):
     label: str = ""
 
     def run(self, context: JobContext) -> Generator:
-        raise NotImplementedError
+        total = sum(context.input(flow).parameters for flow in self.flows)
+        return Generator(image=IMAGE, network={}, parameters=total)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         for place, facts in inputs.items():

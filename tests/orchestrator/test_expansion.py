@@ -3,10 +3,16 @@
 import pytest
 from grouped import KINDS, TEXT
 
+from jobs.base.artifacts import Generator
+from jobs.base.cluster import Cluster
+from jobs.base.context import SilentReporter
 from jobs.base.refs import Ref
+from jobs.execution import JobRequest, execute
+from jobs.storage.store import Store
 from orchestrator.graph import Graph, identities
 from orchestrator.groups import Group
 from orchestrator.pipeline import Pipeline, parse_pipeline, resolve, to_data, to_yaml
+from orchestrator.planner import make_plan
 from orchestrator.problems import PipelineProblems
 
 
@@ -112,6 +118,26 @@ def test_the_same_from_python():
     group = group.model_copy(update={"jobs": {"second": wrong}})
     with pytest.raises(PipelineProblems, match=r"^jobs\.group\.jobs\.second\.start: job"):
         Pipeline(name="x", jobs={**jobs, "group": group})
+
+
+def test_jobs_of_a_group_run_like_any_other(tmp_path):
+    store = Store(str(tmp_path))
+    pipeline = resolve(load())
+    for job in make_plan(pipeline, Graph.of(pipeline), store).jobs:
+        request = JobRequest(
+            job.name, job.kind, job.fields, job.artifact, job.inputs, store.uri, Cluster(1),
+            SilentReporter(),
+        )  # fmt: skip
+        assert execute(request).failure is None
+    made = store.load(identities(pipeline)["all"].id, Generator)
+    assert made.parameters == 3 * (5 + 1) + 3 * (6 + 1)
+    assert make_plan(pipeline, Graph.of(pipeline), store).idle
+    more = resolve(load(TEXT, "jobs.group.for_each.steps=[5, 7]"))
+    plan = make_plan(more, Graph.of(more), store)
+    todo = {job.name for job in plan.jobs if job.action == "run"}
+    assert todo == {"all"} | {
+        f"group.steps=7.seed={s}.{job}" for s in range(3) for job in ("first", "second")
+    }
 
 
 def test_one_or_some_of_the_iterations():

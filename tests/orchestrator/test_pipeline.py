@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.base.artifacts import Dataset
@@ -278,6 +278,7 @@ pipeline_like = st.builds(
 
 @settings(deadline=None, max_examples=300)
 @given(data=pipeline_like | anything)
+@example(data={"kind": "kind"})
 def test_nothing_but_problems_comes_of_any_data(data: object):
     text = json.dumps(data).replace("Infinity", ".inf").replace("NaN", ".nan")
     found: list[Problem] = []

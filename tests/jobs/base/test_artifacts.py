@@ -13,6 +13,8 @@ from jobs.base.artifacts import (
     PairSet,
     QualityReport,
     ShardFile,
+    SweepReport,
+    Trial,
 )
 from models.spec import ImageShape
 
@@ -42,6 +44,13 @@ EXAMPLES = [
         generator_version=1,
         nfe=35.25,
         shards=(ShardFile(path="pairs/p/0", size=3, sha256="ab"),) * 2,
+    ),
+    SweepReport(
+        id="w",
+        objectives=("q.fid",),
+        trials=(Trial(values={"a": [1, {"b": None}]}, state="done", metrics={"q.fid": 0.5}),),
+        chosen=0,
+        front=(0,),
     ),
     QualityReport(
         id="q",

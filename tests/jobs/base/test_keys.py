@@ -198,7 +198,7 @@ def test_speed_only_fields_of_the_kinds():
     training = {"workers", "threads", "checkpoint_s", "log_every"}
     kinds = ("train_flow", "anneal_reflow", "distill")
     trained = {(kind, name) for kind in kinds for name in training}
-    assert marked == trained | {("generate_pairs", "actors")}
+    assert marked == trained | {("generate_pairs", "actors"), ("sweep", "parallel")}
 
 
 def test_speed_only_fields_do_not_change_the_key_of_a_training():

@@ -19,6 +19,7 @@ COMMANDS = {
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
     "logs": {"[run]", "--storage"},
+    "compare": {"[things]", "--storage", "--json", "--format", "--plot"},
     "sample": {
         "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
     },

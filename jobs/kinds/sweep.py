@@ -1,0 +1,279 @@
+"""Searches over the settings of some jobs: each trial runs them once with its values."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from jobs.base.artifacts import HANDLES, Handle, SweepReport, Trial
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError
+from jobs.base.placeholders import in_words, placeholders
+from jobs.base.refs import Ref, iter_refs, ref_types
+from jobs.base.registry import load_kind, nearest
+from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec, output_type
+from jobs.base.subgraph import outside_names, trial_specs
+from jobs.search.spec import Dimension, Grid, Limit, Random, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from jobs.base.spec import JobSpec
+    from jobs.search.trial import SweepTask
+
+
+class Sweep(SeededJobSpec):
+    """Runs a group of jobs once per trial, over a space of settings, and chooses the best.
+
+    Placeholders and names are those of a group: `${width}` is the trial's value, a job names its
+    siblings. What trials have in common is made once, and what a trial makes is an artifact like
+    any other.
+    """
+
+    placement: ClassVar[Placement] = "own"
+
+    space: dict[str, Dimension] = Field(min_length=1)
+    """Variable -> `{choice: [...]}`, `{uniform: [low, high]}`, `{loguniform: [low, high]}` or
+    `{randint: [low, high]}`."""
+    jobs: dict[str, Any] = Field(min_length=1)
+    """Name -> job, with placeholders such as `${width}` in any field."""
+    search: Search = Grid()
+    """How trials are chosen."""
+    minimize: str | None = None
+    """The number to make small, as `JOB.FIELD`."""
+    pareto: tuple[str, ...] = ()
+    """Several numbers to make small, as `JOB.FIELD`: no single trial is chosen, their front is."""
+    subject_to: dict[str, Limit] = Field(default_factory=dict)
+    """Limits, `JOB.FIELD: {max: ...}`; sizes beyond them are never trained."""
+    parallel: Annotated[int, Field(ge=1), SPEED_ONLY] = 4
+    """Trials that may be under way at once; their jobs start as devices are free."""
+    outside: tuple[str, ...] = ()
+    """Names of the jobs outside that `jobs` name; found there, never to be given."""
+    inputs: tuple[Ref[Handle], ...] = ()
+    """The same as references, so that they are made first; never to be given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_inputs(cls, data: Any) -> Any:
+        """Finds the jobs outside that the trials need."""
+        jobs = data.get("jobs") if isinstance(data, dict) else None
+        if not isinstance(jobs, dict):
+            return data
+        space = data.get("space")
+        choices = _choices(space) if isinstance(space, dict) else {}
+        for name, job in jobs.items():
+            _check_template(name, job)
+        try:
+            names = outside_names(jobs, choices)
+        except UserError as error:
+            raise FieldError("jobs", error.what, error.fix) from error
+        known = list(data.get("outside") or ()) == names
+        inputs = data["inputs"] if known and data.get("inputs") else names
+        return {**data, "outside": names, "inputs": inputs}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        used = {name for _, name in placeholders(self.jobs)}
+        for name in sorted(used - set(self.space)):
+            raise FieldError("jobs", f"the space has no '{name}'", nearest(name, self.space))
+        for name in self.space:
+            if name not in used:
+                what = f"no job uses {name}, so all its values give the same"
+                raise FieldError(f"space.{name}", what, f"write '${{{name}}}' in a field of a job")
+        if isinstance(self.search, Grid):
+            for name, one in self.space.items():
+                if one.choice is None:
+                    fix = "use choice, or search: {kind: random, trials: ...}"
+                    raise FieldError(f"space.{name}", "a grid needs values to choose from", fix)
+        if (self.minimize is None) == (not self.pareto):
+            what = "say what to look for: either minimize or pareto"
+            raise FieldError("minimize", what, "write e.g. minimize: quality.fid")
+        for field, goal in self._goals():
+            self._check_goal(field, goal)
+        return self
+
+    def _goals(self) -> "Iterator[tuple[str, str]]":
+        yield from [("minimize", self.minimize)] if self.minimize else []
+        yield from (("pareto", goal) for goal in self.pareto)
+        yield from (("subject_to", goal) for goal in self.subject_to)
+
+    def _check_goal(self, field: str, goal: str) -> None:
+        job, _, name = goal.rpartition(".")
+        if job not in self.jobs:
+            what = f"no job makes '{goal}': there is no job '{job}'"
+            raise FieldError(field, what, f"write JOB.FIELD; {nearest(job, self.jobs)}")
+        made = output_type(load_kind(self.jobs[job]["kind"]))
+        known = [key for key, info in made.model_fields.items() if info.annotation in (int, float)]
+        if name not in known:
+            fix = nearest(name, known) if known else "name another job"
+            raise FieldError(field, f"'{job}' makes a {made.__name__}, which has no '{name}'", fix)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What is to be small."""
+        return (self.minimize,) if self.minimize else self.pareto
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """The whole cluster: the trials' jobs share it among themselves."""
+        return Needs(cpus=cluster.cpus, gpus=cluster.gpus)
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        """Builds the jobs of some trials, those at the ends of every variable, and checks them."""
+        if len(inputs) != len(self.outside):
+            what = f"one of the names {', '.join(self.outside)} means several jobs"
+            raise FieldError("jobs", what, "name one job of the group")
+        known = {name: inputs[f"inputs.{at}"] for at, name in enumerate(self.outside)}
+        for values in self._corners():
+            self._check_trial(values, known)
+        return Facts()
+
+    def _corners(self) -> "Iterator[dict[str, Any]]":
+        ends = {name: one.ends() for name, one in self.space.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        yield first
+        for name, values in ends.items():
+            yield from ({**first, name: value} for value in values[1:])
+
+    def _check_trial(self, values: "Mapping[str, Any]", known: "Mapping[str, Facts]") -> None:
+        shown = in_words(values)
+        try:
+            specs = trial_specs(self.jobs, values, self.seed)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            what = f"with {shown}: {error.title}, {where}: {first['msg']}"
+            raise FieldError("jobs", what) from error
+        except (UserError, ValueError) as error:
+            raise FieldError("jobs", f"with {shown}: {error}") from error
+        facts = dict(known)
+        for name, spec in specs.items():
+            facts[name] = _expected(name, spec, facts, shown)
+
+    def run(self, context: JobContext) -> SweepReport:
+        from jobs.search.choose import best, front
+        from jobs.search.tune import try_candidates
+
+        task, candidates = self._task(context), self._candidates()
+        if candidates is None:
+            trials = self._searched(task)
+        else:
+            self._check_sizes(task, candidates)
+            trials = try_candidates(task, candidates, self.parallel)
+        if all(trial.state != "done" for trial in trials):
+            raise UserError(
+                f"job '{context.job}'", f"no trial was finished; the first: {trials[0].why}"
+            )
+        for trial in trials:
+            if trial.state == "failed":
+                context.warn(f"the trial {in_words(trial.values)} failed: {trial.why}")
+        chosen = best(trials, self.minimize, self.subject_to) if self.minimize else None
+        if self.minimize and chosen is None:
+            context.warn("no trial meets the limits, so none is chosen")
+        return SweepReport(
+            objectives=self.objectives,
+            trials=tuple(trials),
+            chosen=chosen,
+            front=front(trials, self.objectives, self.subject_to),
+        )
+
+    def _task(self, context: JobContext) -> "SweepTask":
+        from jobs.search.trial import SweepTask
+
+        assert context.runner is not None
+        handles = [context.input(ref) for ref in self.inputs]
+        candidates = self._candidates()
+        return SweepTask(
+            context.job,
+            context.artifact_id,
+            self.jobs,
+            {name: handle.id for name, handle in zip(self.outside, handles, strict=True)},
+            self.subject_to,
+            self.seed or 0,
+            context.store,
+            context.cluster,
+            context.runner,
+            context.reporter,
+            getattr(self.search, "trials", 0) if candidates is None else len(candidates),
+        )
+
+    def _candidates(self) -> "list[dict[str, Any]] | None":
+        """What is tried, where that is known before anything runs."""
+        from jobs.search.candidates import grid, random
+
+        if isinstance(self.search, Grid):
+            return grid(self.space)
+        if isinstance(self.search, Random):
+            return random(self.space, self.search.trials, self.seed or 0)
+        return None
+
+    def _searched(self, task: "SweepTask") -> list[Trial]:
+        from jobs.search.spec import OptunaSearch
+        from jobs.search.tune import search
+
+        assert isinstance(self.search, OptunaSearch)
+        return search(task, self.space, self.search, self.objectives, self.parallel)
+
+    def _check_sizes(self, task: "SweepTask", candidates: "list[dict[str, Any]]") -> None:
+        """Refuses limits that no candidate can meet, before anything is trained."""
+        from jobs.search.sizes import beyond, distance, sizes_known
+
+        handles, sizes = task.handles(), []
+        for values in candidates:
+            known = sizes_known(trial_specs(self.jobs, values, self.seed), handles, task.limits)
+            if not beyond(known, task.limits):
+                return
+            sizes.append((distance(known, task.limits), known, values))
+        _, known, values = min(sizes, key=lambda one: one[0])
+        nearest_size = f"{in_words(values)}: {beyond(known, task.limits)}"
+        raise UserError(
+            f"job '{task.job}', subject_to",
+            f"no size meets the limits; the nearest is {nearest_size}",
+            "raise the limit, or add smaller sizes to the space",
+        )
+
+
+def _choices(space: "Mapping[str, Any]") -> dict[str, list[Any]]:
+    found = {}
+    for name, one in space.items():
+        values = one.get("choice") if isinstance(one, dict) else getattr(one, "choice", None)
+        found[name] = list(values) if isinstance(values, (list, tuple)) else []
+    return found
+
+
+def _check_template(name: str, job: Any) -> None:
+    if not isinstance(job, dict) or not isinstance(job.get("kind"), str):
+        raise FieldError(f"jobs.{name}", f"'{name}' must be a mapping with 'kind'", "add 'kind'")
+    if "${" in job["kind"]:
+        raise FieldError(f"jobs.{name}.kind", "a kind cannot be searched over", "name a kind")
+
+
+def _expected(name: str, spec: "JobSpec", facts: "Mapping[str, Facts]", shown: str) -> Facts:
+    """What is known of a job's result in a trial.
+
+    Raises:
+        FieldError: its inputs do not fit.
+    """
+    for field, ref in iter_refs(spec):
+        accepted = ref_types(type(spec).model_fields[field.partition(".")[0]].annotation)
+        made = facts[ref.job].made
+        if made and made not in _names(accepted):
+            what = f"'{name}' needs {' or '.join(one.__name__ for one in accepted)} as {field}"
+            raise FieldError(f"jobs.{name}.{field}", f"{what}, but '{ref.job}' makes a {made}")
+    try:
+        known = spec.expect({field: facts[ref.job] for field, ref in iter_refs(spec)})
+    except FieldError as error:
+        what = f"with {shown}: {error.what}"
+        raise FieldError(f"jobs.{name}.{error.field}", what, error.fix) from error
+    return Facts(
+        known.image,
+        known.count,
+        known.flip_valid,
+        known.classes_seen,
+        made=output_type(type(spec)).__name__,
+    )
+
+
+def _names(types: tuple[type, ...]) -> set[str]:
+    """Names of handle types and those that are one of them."""
+    return {made.__name__ for made in HANDLES.values() if issubclass(made, types)}

@@ -1,0 +1,119 @@
+"""What a student costs before it is trained: parameters, multiply-adds, time on this machine."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from jobs.base.artifacts import Handle
+from jobs.base.refs import iter_refs
+from jobs.base.spec import JobSpec
+from jobs.search.spec import Limit
+from models.metrics.cost import build_on_meta, count_macs, count_parameters, measure_latency
+from models.networks.spec import NetworkSpec
+from models.solvers.spec import EulerSpec
+from models.spec import ImageShape
+
+SIZES = ("parameters", "macs", "latency_ms")
+"""Numbers of a QualityReport that the network alone tells."""
+REPEATS = 10
+
+
+def sizes_known(
+    specs: Mapping[str, JobSpec], handles: Mapping[str, Handle], limits: Mapping[str, Limit]
+) -> dict[str, float]:
+    """The limited sizes of a trial, as far as its networks tell them.
+
+    Args:
+        specs: jobs of the trial.
+        handles: results of the jobs outside that they name.
+        limits: `JOB.FIELD` -> limit.
+    """
+    found: dict[str, float] = {}
+    for name in limits:
+        job, _, field = name.rpartition(".")
+        behind = _network_behind(specs, job) if field in SIZES else None
+        image = _image_behind(specs, behind[0], handles) if behind else None
+        if behind is not None and image is not None:
+            value = _measured(field, behind[1], image, _evaluations(specs[job]))
+            found |= {name: value} if value is not None else {}
+    return found
+
+
+def _network_behind(specs: Mapping[str, JobSpec], name: str) -> tuple[str, NetworkSpec] | None:
+    """The job that builds the network which a job measures, and the network's spec."""
+    while name in specs:
+        spec = specs[name]
+        network = getattr(spec, "network", None)
+        if isinstance(network, NetworkSpec):
+            return name, network
+        sources = [ref.job for field, ref in iter_refs(spec) if field in ("model", "start")]
+        name = sources[0] if sources else ""
+    return None
+
+
+def _image_behind(
+    specs: Mapping[str, JobSpec], name: str, handles: Mapping[str, Handle]
+) -> ImageShape | None:
+    """Shape of the images that a job deals in."""
+    return next(_images(specs, name, handles), None)
+
+
+def _images(
+    specs: Mapping[str, JobSpec], name: str, handles: Mapping[str, Handle]
+) -> Iterator[ImageShape]:
+    if name in handles:
+        image = getattr(handles[name], "image", None)
+        yield from [image] if isinstance(image, ImageShape) else []
+    elif name in specs:
+        for _, ref in iter_refs(specs[name]):
+            yield from _images(specs, ref.job, handles)
+
+
+def _evaluations(spec: JobSpec) -> int | None:
+    """Network evaluations of one sample; None if the solver decides."""
+    solver = getattr(spec, "solver", None)
+    if solver is None:
+        return 1
+    return solver.steps if isinstance(solver, EulerSpec) else None
+
+
+def _measured(
+    field: str, network: NetworkSpec, image: ImageShape, evaluations: int | None
+) -> float | None:
+    if field == "parameters":
+        return count_parameters(build_on_meta(network, image))
+    if field == "macs":
+        return count_macs(network, image)
+    return None if evaluations is None else evaluations * _latency_ms(network, image)
+
+
+def _latency_ms(network: NetworkSpec, image: ImageShape) -> float:
+    """Median time of one evaluation at batch 1 on this machine's CPU, ms."""
+    built = network.build(image).eval()
+    x0 = torch.zeros(1, image.channels, image.size, image.size)
+    label = torch.zeros(1, dtype=torch.int64) if image.classes else None
+
+    def call() -> None:
+        built(x0, torch.zeros(1), label)
+
+    with torch.no_grad():
+        return measure_latency(call, "cpu", repeats=REPEATS).median_ms
+
+
+def beyond(sizes: Mapping[str, float], limits: Mapping[str, Limit]) -> str:
+    """Which limits a size breaks, in words; "" if none."""
+    return ", ".join(
+        f"{name} is {value:,.4g}, not {limits[name]}"
+        for name, value in sizes.items()
+        if limits[name].excess(value) > 0
+    )
+
+
+def distance(sizes: Mapping[str, float], limits: Mapping[str, Limit]) -> float:
+    """How far a size is outside the limits, relative to them, in all."""
+    total = 0.0
+    for name, value in sizes.items():
+        limit = limits[name]
+        bound = limit.max if limit.max is not None and value > limit.max else limit.min
+        total += limit.excess(value) / max(abs(bound or 1.0), 1e-12)
+    return total

@@ -1,0 +1,95 @@
+"""What a sweep varies, how it searches, and what it looks for."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.spec import Spec
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Dimension(Spec):
+    """The values of one variable: exactly one of the fields is given. Bounds are included."""
+
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    """Some values of any type."""
+    uniform: tuple[float, float] | None = None
+    """Any number between two."""
+    loguniform: tuple[Positive, Positive] | None = None
+    """Any number between two, evenly over its logarithm."""
+    randint: tuple[int, int] | None = None
+    """Any whole number between two."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of choice, uniform, loguniform and randint")
+        low, high = self.bounds() if self.choice is None else (0.0, 1.0)
+        if low >= high:
+            raise ValueError(
+                f"the range from {low:g} to {high:g} is empty: put the lower one first"
+            )
+        return self
+
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a range."""
+        found = self.uniform or self.loguniform or self.randint
+        assert found is not None
+        return found
+
+    def ends(self) -> list[Any]:
+        """All choices, or the bounds of a range."""
+        return list(self.bounds() if self.choice is None else self.choice)
+
+
+class Grid(Spec):
+    """Every combination of the choices."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class Random(Spec):
+    """Trials drawn independently; asking for more later keeps the first ones."""
+
+    kind: Literal["random"] = "random"
+    trials: int = Field(ge=1)
+    """Number of trials."""
+
+
+class OptunaSearch(Spec):
+    """Optuna's TPE, which learns from the trials before."""
+
+    kind: Literal["optuna"] = "optuna"
+    trials: int = Field(ge=1)
+    """Number of trials."""
+
+
+Search = Annotated[Grid | Random | OptunaSearch, Field(discriminator="kind")]
+
+
+class Limit(Spec):
+    """Bounds of a measured number."""
+
+    max: float | None = None
+    """Highest value allowed; null = any."""
+    min: float | None = None
+    """Lowest value allowed; null = any."""
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.max is None and self.min is None:
+            raise ValueError("give max or min")
+        return self
+
+    def excess(self, value: float) -> float:
+        """By how much a value is outside; 0 if it is inside."""
+        above = value - self.max if self.max is not None else 0.0
+        below = self.min - value if self.min is not None else 0.0
+        return max(above, below, 0.0)
+
+    def __str__(self) -> str:
+        low = f"at least {self.min:g}" if self.min is not None else ""
+        high = f"at most {self.max:g}" if self.max is not None else ""
+        return " and ".join(part for part in (low, high) if part)

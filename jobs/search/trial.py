@@ -1,0 +1,133 @@
+"""One trial: its jobs one after another, each an artifact of its own."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from jobs.base.artifacts import Handle, Trial
+from jobs.base.cluster import Cluster
+from jobs.base.context import Ended, JobRunner, Reporter
+from jobs.base.errors import UserError
+from jobs.base.keys import canonical_json
+from jobs.base.seeds import derive_seed
+from jobs.base.subgraph import SubJob, trial_jobs, trial_specs
+from jobs.search.sizes import beyond, sizes_known
+from jobs.search.spec import Limit
+from jobs.storage.blobs import Blobs
+from jobs.storage.store import Store
+
+MAX_ATTEMPTS = 3
+FOLDER = "trials"
+
+
+class Place(Protocol):
+    """Runs a job somewhere that has room for it."""
+
+    def __call__(self, job: SubJob) -> Ended: ...
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """All that a trial needs, by pickle.
+
+    Args:
+        job: name of the sweep.
+        artifact_id: of the sweep; finished trials are noted in its work folder.
+        templates: name -> plain data of a job.
+        outside: name of an outside job -> artifact id.
+        limits: `JOB.FIELD` -> limit.
+        seed: of the jobs that name none.
+        store: where results are.
+        cluster: the whole cluster.
+        runner: runs a job in the process it is called in.
+        reporter: takes progress.
+        total: number of trials.
+    """
+
+    job: str
+    artifact_id: str
+    templates: Mapping[str, Any]
+    outside: Mapping[str, str]
+    limits: Mapping[str, Limit]
+    seed: int
+    store: Store
+    cluster: Cluster
+    runner: JobRunner
+    reporter: Reporter
+    total: int
+
+    @property
+    def notes(self) -> Blobs:
+        """Folder of the notes of finished trials."""
+        return self.store.work(self.artifact_id).below(FOLDER)
+
+    def handles(self) -> dict[str, Handle]:
+        """Results of the jobs outside."""
+        return {name: self.store.load_any(one) for name, one in self.outside.items()}
+
+
+def run_trial(task: SweepTask, values: Mapping[str, Any], place: Place) -> Trial:
+    """Runs the jobs of a trial until one fails; never raises for what a trial does wrong."""
+    try:
+        specs = trial_specs(task.templates, values, task.seed)
+        jobs = trial_jobs(specs, task.outside)
+    except (UserError, ValidationError, ValueError) as error:
+        return Trial(values=dict(values), state="failed", why=_first_line(error))
+    over = beyond(sizes_known(specs, task.handles(), task.limits), task.limits)
+    if over:
+        return Trial(values=dict(values), state="filtered", why=over)
+    artifacts: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    for job in jobs:
+        ended = _run_job(job, place)
+        if ended.what:
+            why = f"{job.name}: {ended.what}"
+            return Trial(
+                values=dict(values), state="failed", artifacts=artifacts, metrics=metrics, why=why
+            )
+        artifacts[job.name] = job.artifact
+        metrics |= numbers(job.name, task.store.load_any(job.artifact))
+    return Trial(values=dict(values), state="done", artifacts=artifacts, metrics=metrics)
+
+
+def _run_job(job: SubJob, place: Place) -> Ended:
+    ended = Ended("it was never started", retry=True)
+    for _ in range(MAX_ATTEMPTS):
+        ended = place(job)
+        if not ended.retry:
+            break
+    return ended
+
+
+def numbers(job: str, handle: Handle) -> dict[str, float]:
+    """The measured numbers of a result as `JOB.FIELD`."""
+    return {
+        f"{job}.{name}": float(value)
+        for name, value in handle
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]
+
+
+def note(task: SweepTask, trial: Trial) -> int:
+    """Writes a finished trial down; returns how many there are."""
+    name = f"{derive_seed(0, canonical_json(trial.values)):016x}.json"
+    text = json.dumps({"time": time.time(), "trial": trial.model_dump(mode="json")})
+    task.notes.write(name, text.encode())
+    return len(task.notes.names(""))
+
+
+def noted(task: SweepTask) -> list[Trial]:
+    """Trials that finished in this or an earlier attempt, in the order in which they did."""
+    found = [json.loads(task.notes.read(name)) for name in task.notes.names("")]
+    return [Trial.model_validate(one["trial"]) for one in sorted(found, key=lambda n: n["time"])]

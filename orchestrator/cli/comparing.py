@@ -1,0 +1,87 @@
+"""The verb that puts results side by side."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import Json, Storage, open_store
+
+if TYPE_CHECKING:
+    from jobs.storage.store import Store
+    from orchestrator.pipeline import Pipeline
+
+PIPELINES = (".yaml", ".yml")
+
+
+class Form(StrEnum):
+    """How a table is written."""
+
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+
+
+def compare(
+    things: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="RUN, RUN/JOB, RUN/GROUP or a pipeline FILE; else the latest run.",
+            show_default=False,
+        ),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="Print the table for a paper or a program.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw FID against parameters into this file (.png).")
+    ] = None,
+) -> None:
+    """Compare measured models: seeds pooled, Pareto front marked, costs counted."""
+    from jobs.base.errors import UserError
+    from orchestrator.comparison.collect import collect
+    from orchestrator.comparison.lineage import Lineage
+    from orchestrator.comparison.pool import compare as compare_results
+    from orchestrator.comparison.table import as_csv, as_latex, as_markdown, table
+    from orchestrator.comparison.table import as_json as plain
+
+    if as_json and form:
+        raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
+    store, pipelines = _open(things or [], storage)
+    comparison = compare_results(collect(store, things or [], pipelines), Lineage(store))
+    if plot is not None:
+        from orchestrator.comparison.plot import save_plot
+
+        save_plot(comparison, plot)
+    writers = {Form.md: as_markdown, Form.csv: as_csv, Form.latex: as_latex}
+    if as_json:
+        typer.echo(json.dumps(plain(comparison), indent=1))
+    elif form:
+        typer.echo(writers[form](*table(comparison, protocol=True)), nl=False)
+    else:
+        from orchestrator.cli.tables import print_table
+        from orchestrator.comparison.table import notes
+
+        print_table(*table(comparison))
+        typer.echo("\n".join(notes(comparison)))
+
+
+def _open(things: list[str], storage: str | None) -> "tuple[Store, dict[str, Pipeline]]":
+    """The store, and the pipelines among the things named: all of one store."""
+    from jobs.base.errors import UserError
+    from jobs.storage.store import Store
+    from orchestrator.cli.options import load
+    from orchestrator.pipeline import resolve
+
+    files = [thing for thing in things if thing.endswith(PIPELINES) or Path(thing).is_file()]
+    pipelines = {file: resolve(load(Path(file), None, storage)) for file in files}
+    stores = {str(Store(pipeline.storage).uri) for pipeline in pipelines.values()}
+    if len(stores) > 1:
+        raise UserError(
+            "compare", f"these files have different stores: {', '.join(sorted(stores))}"
+        )
+    return (Store(stores.pop()) if stores else open_store(storage)), pipelines

@@ -1,0 +1,161 @@
+import pytest
+
+from jobs.base.artifacts import SweepReport
+from jobs.base.facts import Facts, FieldError
+from jobs.evaluation import quality
+from jobs.kinds.sweep import Sweep
+from jobs.kinds.train_features import TrainFeatures
+from jobs.search import tune
+from jobs.search.trial import note, run_trial
+from models.spec import ImageShape
+
+PLAIN = ImageShape(channels=1, size=4)
+SMALL = {"kind": "classifier", "channels": 4, "channel_multipliers": [1], "features": 3}
+NETWORK = {"kind": "song_unet", "channels": "${width}", "channel_multipliers": [1], "blocks": 1,
+           "attention_resolutions": [], "middle_attention": False}  # fmt: skip
+JOBS = {
+    "quality": {"kind": "evaluate", "model": "student", "data": "d", "features": "f",
+                "samples": 20, "solver": {"kind": "euler", "steps": "${steps}"}},
+    "student": {"kind": "train_flow", "data": "d", "network": NETWORK, "steps": 2,
+                "batch_size": 4, "workers": 1},
+}  # fmt: skip
+SPACE = {"width": {"choice": [4, 8]}, "steps": {"choice": [1, 2]}}
+FACTS = {"inputs.0": Facts(PLAIN, 20, made="Dataset"), "inputs.1": Facts(PLAIN, made="FeatureNet")}
+
+
+def spec(**changes) -> Sweep:
+    fields = {"space": SPACE, "jobs": JOBS, "minimize": "quality.fid", "seed": 0}
+    return Sweep.model_validate(fields | changes)
+
+
+@pytest.fixture
+def trials_here(monkeypatch) -> list[dict]:
+    """Runs what Tune would, one trial after another; the list gets the values of each."""
+    tried: list[dict] = []
+
+    def fit(task, values, goals, space, options):
+        for number in space["number"]["grid_search"]:
+            chosen = values({"number": number})
+            tried.append(dict(chosen))
+            note(task, run_trial(task, chosen, lambda job: task.runner.run(job, "cpu", 1)))
+
+    monkeypatch.setattr(tune, "_fit", fit)
+    return tried
+
+
+@pytest.fixture
+def inputs(run_job, make_dataset, monkeypatch):
+    monkeypatch.setattr(quality, "LATENCY_BUDGET_MS", 5.0)
+    data = make_dataset(count=20, classes=2)
+    training = TrainFeatures(data="d", network=SMALL, steps=2, batch_size=4, seed=0)
+    return {"inputs.0": data, "inputs.1": run_job(training, data=data)}
+
+
+def test_it_needs_the_jobs_that_its_trials_name():
+    made = spec()
+    assert made.outside == ("d", "f")
+    assert [ref.job for ref in made.inputs] == ["d", "f"]
+    assert Sweep.model_validate(made.model_dump(mode="json")) == made
+    choice = {"width": {"choice": [4]}, "steps": {"choice": [1]}, "data": {"choice": ["a", "b"]}}
+    jobs = {**JOBS, "student": {**JOBS["student"], "data": "${data}"}}
+    assert spec(space=choice, jobs=jobs).outside == ("d", "f", "a", "b")
+
+
+def test_names_are_found_again_when_the_jobs_change():
+    saved = spec().model_dump(mode="json")
+    saved["inputs"] = ["group.seed=1.d", "f"]  # what the pipeline made of the names
+    assert Sweep.model_validate(saved).inputs[0].job == "group.seed=1.d"
+    saved["jobs"]["student"]["data"] = "other"
+    assert Sweep.model_validate(saved).outside == ("d", "f", "other")
+    assert Sweep.model_validate(saved).inputs[2].job == "other"
+
+
+def test_a_name_for_several_jobs_is_refused():
+    with pytest.raises(FieldError, match="means several jobs"):
+        spec().expect({**FACTS, "inputs.2": Facts()})
+
+
+def test_every_trial_runs_and_the_best_is_chosen(run_job, store, inputs, trials_here):
+    report: SweepReport = run_job(spec(), **inputs)
+    assert trials_here == [{"width": w, "steps": s} for w in (4, 8) for s in (1, 2)]
+    assert {trial.state for trial in report.trials} == {"done"}
+    fids = [trial.metrics["quality.fid"] for trial in report.trials]
+    assert fids[report.chosen] == min(fids)
+    assert report.front == (report.chosen,)
+    first, second = report.trials[:2]
+    assert first.artifacts["student"] == second.artifacts["student"]  # made once for both
+    assert store.state(second.artifacts["quality"]) == "done"
+
+
+def test_what_the_store_has_costs_nothing(run_job, inputs, trials_here, recorder):
+    run_job(spec(), **inputs)
+    made = len(recorder.events)
+    again = run_job(spec(minimize=None, pareto=["quality.fid", "quality.latency_ms"]), **inputs)
+    assert len(recorder.events) == made
+    assert again.chosen is None
+    assert again.front
+
+
+def test_sizes_beyond_the_limits_are_not_trained(run_job, inputs, trials_here):
+    report = run_job(spec(subject_to={"quality.parameters": {"max": 5000}}), **inputs)
+    assert [trial.state for trial in report.trials] == ["done", "done", "filtered", "filtered"]
+    assert report.trials[2].artifacts == {}
+    assert "quality.parameters is" in report.trials[2].why
+
+
+def test_limits_that_nothing_meets_say_how_close_it_comes(attempt, inputs, trials_here):
+    outcome = attempt(spec(subject_to={"quality.parameters": {"max": 10}}), **inputs)
+    assert outcome.failure == "UserError"
+    assert "the nearest is width 4, steps 1: quality.parameters is" in outcome.what
+    assert trials_here == []
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(run_job, inputs, trials_here, recorder):
+    jobs = {**JOBS, "quality": {**JOBS["quality"], "samples": "${samples}"}}
+    space = {**SPACE, "samples": {"choice": [20, 3]}}
+    report = run_job(spec(jobs=jobs, space=space), **inputs)
+    assert [trial.state for trial in report.trials] == ["done", "failed"] * 4
+    assert report.trials[1].why.startswith("quality: 3 samples are too few")
+    assert "student" in report.trials[1].artifacts
+    assert any("failed" in one["message"] for one in recorder.said("warning"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"minimize": "quality.fd"}, "minimize", "which has no 'fd'"),
+        ({"minimize": "qualty.fid"}, "minimize", "there is no job 'qualty'"),
+        ({"minimize": None}, "minimize", "say what to look for"),
+        ({"subject_to": {"student.fid": {"max": 1}}}, "subject_to", "which has no 'fid'"),
+        ({"space": {**SPACE, "more": {"choice": [1]}}}, "space.more", "no job uses more"),
+        ({"space": {"width": {"choice": [4]}}}, "jobs", "the space has no 'steps'"),
+        ({"space": {**SPACE, "steps": {"uniform": [1, 2]}}}, "space.steps", "a grid needs values"),
+        ({"jobs": {**JOBS, "x": {"kind": "nope"}}}, "jobs", "there is no job kind 'nope'"),
+        ({"jobs": {**JOBS, "x": 5}}, "jobs.x", "must be a mapping with 'kind'"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(changes, field, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        spec(**changes)
+    error = caught.value.errors()[0]["ctx"]["error"]
+    assert isinstance(error, FieldError)
+    assert error.field == field
+
+
+@pytest.mark.parametrize(
+    ("job", "change", "field", "words"),
+    [
+        ("student", {"steps": -1}, "jobs", "greater than or equal to 1"),
+        ("student", {"data": "f"}, "jobs.student.data", "but 'f' makes a FeatureNet"),
+        ("quality", {"model": "d"}, "jobs.quality.model", "but 'd' makes a Dataset"),
+        ("quality", {"solver": None, "seed": "${steps}"}, "jobs.quality.solver", "needs a solver"),
+        ("student", {"data": "quality"}, "jobs", "need each other in a circle"),
+    ],
+)  # fmt: skip
+def test_trials_are_checked_before_anything_runs(job, change, field, words):
+    made = spec(jobs={**JOBS, job: {**JOBS[job], **change}}, space=SPACE)
+    facts = {"d": FACTS["inputs.0"], "f": FACTS["inputs.1"]}
+    inputs = {f"inputs.{at}": facts[name] for at, name in enumerate(made.outside)}
+    with pytest.raises(FieldError, match=words) as caught:
+        made.expect(inputs)
+    assert caught.value.field == field

@@ -1,0 +1,55 @@
+import pytest
+
+from jobs.base.artifacts import Dataset
+from jobs.base.subgraph import trial_specs
+from jobs.search.sizes import beyond, distance, sizes_known
+from jobs.search.spec import Limit
+from models.metrics.cost import count_macs, count_parameters
+from models.networks.registry import parse_network
+from models.spec import ImageShape
+
+IMAGE = ImageShape(channels=1, size=8)
+NETWORK = {"kind": "song_unet", "channels": 8, "channel_multipliers": [1], "blocks": 1}
+TEMPLATES = {
+    "student": {"kind": "train_flow", "data": "data", "network": NETWORK, "steps": 1},
+    "one_step": {"kind": "distill", "pairs": "pairs", "start": "student", "steps": 1,
+                 "two_step_weight": 0},
+    "quality": {"kind": "evaluate", "model": "one_step", "data": "data", "features": "features"},
+    "flow": {"kind": "evaluate", "model": "student", "data": "data", "features": "features",
+             "solver": {"kind": "euler", "steps": 5}},
+    "outside": {"kind": "evaluate", "model": "teacher", "data": "data", "features": "features"},
+}  # fmt: skip
+HANDLES = {"data": Dataset(image=IMAGE, count=5, flip_valid=False)}
+LIMIT = Limit(max=100)
+
+
+def sizes(*names: str) -> dict[str, float]:
+    specs = trial_specs(TEMPLATES, {}, 0)
+    return sizes_known(specs, HANDLES, dict.fromkeys(names, LIMIT))
+
+
+def test_sizes_are_those_of_the_network_that_is_measured():
+    network = parse_network(NETWORK)
+    assert sizes("quality.parameters", "quality.macs") == {
+        "quality.parameters": count_parameters(network.build(IMAGE)),
+        "quality.macs": count_macs(network, IMAGE),
+    }
+
+
+def test_latency_counts_every_evaluation():
+    found = sizes("quality.latency_ms", "flow.latency_ms")
+    assert found["flow.latency_ms"] > 2 * found["quality.latency_ms"] > 0
+
+
+def test_what_the_network_does_not_tell_is_left_out():
+    assert sizes("quality.fid", "outside.parameters") == {}
+
+
+def test_how_far_a_size_is_off():
+    limits = {"a": Limit(max=100), "b": Limit(min=10)}
+    assert beyond({"a": 99.0, "b": 11.0}, limits) == ""
+    assert (
+        beyond({"a": 1234.0, "b": 5.0}, limits)
+        == "a is 1,234, not at most 100, b is 5, not at least 10"
+    )
+    assert distance({"a": 150.0, "b": 5.0}, limits) == pytest.approx(0.5 + 0.5)
