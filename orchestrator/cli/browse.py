@@ -1,4 +1,4 @@
-"""The verbs that look into a storage: status, show, logs."""
+"""The verbs that look into a storage: status, show."""
 
 import json
 import time
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import Json, Storage, open_store
+from orchestrator.cli.options import Json, Run, Storage, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jobs.storage.store import Store
+    from orchestrator.events import LogRead
     from orchestrator.status import RunStatus
 
-Run = Annotated[str | None, typer.Argument(help="Run id or its beginning.", show_default=False)]
 Thing = Annotated[
     str | None,
     typer.Argument(help="RUN, RUN/JOB or the beginning of an artifact id; else the latest run."),
@@ -21,18 +23,34 @@ Thing = Annotated[
 
 def status(run: Run = None, storage: Storage = None, as_json: Json = False) -> None:
     """List the runs of a storage, or the jobs of one run."""
-    from orchestrator.runs import find_run, read_status, run_ids
+    from orchestrator.runs import find_run, read_run, run_ids
 
     store = open_store(storage)
+    names = run_ids(store.blobs) if run is None else [find_run(store.blobs, run)]
+    found = [read_run(store.blobs, name) for name in names]
     if run is None:
-        found = [read_status(store.blobs, name) for name in run_ids(store.blobs)]
-        _print_runs(found, as_json)
-        return
-    state = read_status(store.blobs, find_run(store.blobs, run))
-    if as_json:
+        _print_runs([state for state, _ in found], as_json)
+    elif as_json:
+        state = found[0][0]
         typer.echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
     else:
-        _print_jobs(state)
+        _print_jobs(found[0][0])
+    refuse_damaged(log for _, log in found)
+
+
+def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
+    """Ends the program with the names of damaged files after what could be read was shown.
+
+    Raises:
+        DamagedArtifact: a line of an event log is not what was written.
+    """
+    from jobs.base.errors import DamagedArtifact
+
+    damaged = [what for log in logs_read for what in log.damaged]
+    if damaged:
+        raise DamagedArtifact(
+            "", "; ".join(damaged), "what is shown is from the rest; results are not affected"
+        )
 
 
 def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
@@ -161,21 +179,3 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     known = [*runs[-20:], *store.find("")[-20:]]
     fix = nearest(thing, known) if known else "slimctl submit FILE"
     raise UserError(store.uri, f"there is no run and no artifact '{thing}'", fix)
-
-
-def logs(run: Run = None, storage: Storage = None) -> None:
-    """Print what the jobs of a run said."""
-    from orchestrator.cli.live import describe
-    from orchestrator.events import read_events
-    from orchestrator.runs import find_run
-    from orchestrator.status import RunStatus, apply
-
-    store = open_store(storage)
-    name = find_run(store.blobs, run)
-    state = RunStatus(run=name)
-    for event in read_events(store.blobs, name):
-        apply(state, event)
-        line = describe(event, state) if event.name != "progress" else ""
-        if line:
-            stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-            typer.echo(f"{stamp} {line}")

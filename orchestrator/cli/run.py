@@ -6,8 +6,10 @@ import sys
 
 import typer
 
+from orchestrator.cli.control import interrupted, tell_result
 from orchestrator.cli.options import (
     Address,
+    Detach,
     File,
     Json,
     Overrides,
@@ -59,14 +61,11 @@ def submit(
     overrides: Overrides = None,
     storage: Storage = None,
     address: Address = None,
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
-    from jobs.storage.store import Store
     from orchestrator.cli.live import open_view
-    from orchestrator.cli.tables import print_quality
-    from orchestrator.results import quality_reports, run_json
-    from orchestrator.submission import check_result
     from orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
@@ -75,25 +74,13 @@ def submit(
     try:
         with mistakes_as_json(as_json), view:
             result = submit_pipeline(
-                pipeline, address=address, listener=view.event, on_plan=view.plan
+                pipeline,
+                address=address,
+                detach=detach,
+                listener=view.event,
+                on_plan=view.plan,
             )
     except KeyboardInterrupt:
-        typer.echo(_interrupted(view.run, file, address), err=True)
+        typer.echo(interrupted(view.run, address), err=True)
         sys.exit(130)
-    store = Store(result.plan.storage)
-    if not result.started_ray:
-        typer.echo(f"nothing to do: the store has every result (run {result.run})", err=True)
-    if as_json:
-        typer.echo(json.dumps(run_json(store, result.status)))
-    else:
-        print_quality(quality_reports(store, result.status))
-    check_result(result)
-
-
-def _interrupted(run: str, file: File, address: str | None) -> str:
-    if address is None:
-        return (
-            f"interrupted: run {run or '(not started)'} stopped; finished jobs and checkpoints are "
-            f"kept\n  continue: slimctl submit {file}"
-        )
-    return f"interrupted: run {run} goes on at {address}\n  look: slimctl status {run}"
+    tell_result(result, detach=detach, as_json=as_json)
