@@ -6,7 +6,6 @@ A storage that stumbles delays nothing: what could not be written is kept and wr
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from jobs.storage.store import Store
@@ -37,7 +36,8 @@ class RunRecord:
         self._log = EventLog(self._blobs, run)
         self._status = fold(run, self._log.events)
         self._tracker: Any = None
-        self._tracked = 0
+        self._durable = self._tracked = 0
+        """Number of events that the storage has, and that the tracker was given."""
         self._flushed_s = self._leased_s = 0.0
         self.superseded = False
         """Whether another supervisor took the run over."""
@@ -82,7 +82,8 @@ class RunRecord:
             if now - self._flushed_s >= FLUSH_S:
                 self._flushed_s = now
                 asked = is_to_cancel(self._blobs, self._run)
-                self._track(self._flush())
+                self._flush()
+                self._track()
             if now - self._leased_s >= LEASE_EVERY_S:
                 self.superseded = self.superseded or self._log.is_fenced()
                 write_lease(self._blobs, self._run)
@@ -91,27 +92,21 @@ class RunRecord:
 
     def end(self) -> None:
         """Makes everything durable, here and in MLflow; waits for a storage that is away."""
-        fresh: list[Event] = []
         deadline = time.monotonic() + FINAL_FLUSH_S
-        while True:
-            try:
-                fresh += self._flush()
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                self._flush()
                 break
-            except OSError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(FLUSH_S)
-        self._finish_tracking(fresh)
+            time.sleep(FLUSH_S)
+        self._finish_tracking()
         with contextlib.suppress(OSError):
             end_lease(self._blobs, self._run)
 
-    def _flush(self) -> list[Event]:
-        """Makes all events durable; returns those that the tracker has not had yet."""
+    def _flush(self) -> None:
+        """Makes all events durable."""
         with self._lock:
             self._log.flush()
-            fresh = self._log.events[self._tracked :]
-            self._tracked = len(self._log.events)
-        return fresh
+            self._durable = len(self._log.events)
 
     def start_tracking(self) -> None:
         """Starts MLflow's copy, if the plan has a place for it."""
@@ -127,17 +122,19 @@ class RunRecord:
             .remote(self._run, self._plan.model_dump(mode="json"))
         )
 
-    def _track(self, fresh: Sequence[Event]) -> None:
+    def _track(self) -> None:
         """Hands new events, which are in the store, to the tracker without waiting for it."""
+        fresh = self._log.events[self._tracked : self._durable]
         if fresh and self._tracker is not None:
+            self._tracked = self._durable
             self._tracker.push.remote([event.model_dump() for event in fresh])
 
-    def _finish_tracking(self, fresh: Sequence[Event]) -> None:
+    def _finish_tracking(self) -> None:
         if self._tracker is None:
             return
         import ray
 
-        self._track(fresh)
+        self._track()
         try:
             problem = ray.get(self._tracker.finish.remote(), timeout=TRACKING_GRACE_S)
         except ray.exceptions.RayError as error:

@@ -15,10 +15,12 @@ ROOT = Path(__file__).parents[3]
 COMMANDS = {
     "check": {"file", "--set", "--storage", "--json"},
     "plan": {"file", "--set", "--storage", "--json"},
-    "submit": {"file", "--set", "--storage", "--address", "--json"},
+    "submit": {"file", "--set", "--storage", "--address", "--detach", "--json"},
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
-    "logs": {"[run]", "--storage"},
+    "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
+    "cancel": {"[run]", "--storage", "--address"},
+    "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
     "sample": {
         "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
     },
