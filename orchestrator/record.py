@@ -26,11 +26,13 @@ class RunRecord:
     Args:
         run: run id.
         plan: the run's plan.
+        comes_back: whether its writer is started again if it dies.
     """
 
-    def __init__(self, run: str, plan: RunPlan) -> None:
+    def __init__(self, run: str, plan: RunPlan, *, comes_back: bool = False) -> None:
         self._run = run
         self._plan = plan
+        self._comes_back = comes_back
         self._blobs = Store(plan.storage).blobs
         self._lock = threading.Lock()
         self._log = EventLog(self._blobs, run)
@@ -44,7 +46,7 @@ class RunRecord:
 
     def begin(self) -> None:
         """Takes the run over from whoever supervised it before."""
-        write_lease(self._blobs, self._run)
+        write_lease(self._blobs, self._run, comes_back=self._comes_back)
         self._log.take_over()
 
     def add(self, event: str, job: str = "", /, **details: Any) -> None:
@@ -86,7 +88,7 @@ class RunRecord:
                 self._track()
             if now - self._leased_s >= LEASE_EVERY_S:
                 self.superseded = self.superseded or self._log.is_fenced()
-                write_lease(self._blobs, self._run)
+                write_lease(self._blobs, self._run, comes_back=self._comes_back)
                 self._leased_s = now
         return asked
 

@@ -16,6 +16,8 @@ from orchestrator.status import RunStatus, fold
 
 LEASE_EVERY_S = 5.0
 LEASE_VALID_S = 30.0
+RETURN_S = 15.0
+"""How long a supervisor that died on a cluster is expected back, since its last sign of life."""
 SUM_MARK = "# sha256 "
 
 
@@ -55,9 +57,15 @@ def read_pipeline(blobs: Blobs, run: str) -> str:
     return text
 
 
-def write_lease(blobs: Blobs, run: str) -> None:
-    """Says that the supervisor of the run is alive, and that it is this process."""
-    lease = {"time": time.time(), "host": host_name(), "pid": os.getpid()}
+def write_lease(blobs: Blobs, run: str, *, comes_back: bool = False) -> None:
+    """Says that the supervisor of the run is alive, and that it is this process.
+
+    Args:
+        blobs: the storage.
+        run: run id.
+        comes_back: whether somebody starts it again if its process dies.
+    """
+    lease = {"time": time.time(), "host": host_name(), "pid": os.getpid(), "back": comes_back}
     blobs.write(f"runs/{run}/lease.json", seal(lease))
 
 
@@ -69,14 +77,17 @@ def end_lease(blobs: Blobs, run: str) -> None:
 def is_alive(blobs: Blobs, run: str) -> bool:
     """Whether the supervisor of the run has given a sign of life within 30 s.
 
-    One that ran on this machine is dead as soon as its process is.
+    One that ran on this machine is dead as soon as its process is, unless it comes back.
     """
     try:
         lease = unseal(blobs.read(f"runs/{run}/lease.json"))
-        fresh = time.time() - float(lease["time"]) < LEASE_VALID_S
-        return fresh and not process_is_gone(lease["host"], lease["pid"])
+        age = time.time() - float(lease["time"])
+        valid = LEASE_VALID_S
+        if process_is_gone(lease["host"], lease["pid"]):
+            valid = RETURN_S if lease["back"] else 0.0
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
+    return age < valid
 
 
 def ask_to_cancel(blobs: Blobs, run: str) -> None:

@@ -68,7 +68,7 @@ class Supervisor:
         self._twins = twins(request.plan)
         self._cluster = request.cluster
         self._needs: dict[str, Needs] = {}
-        self._record = RunRecord(request.run, request.plan)
+        self._record = RunRecord(request.run, request.plan, comes_back=request.detached)
         self._launcher = Launcher(request.run, request.cluster)
         self._launched: dict[Any, Launched] = {}
         self._waiting: list[tuple[float, str]] = []

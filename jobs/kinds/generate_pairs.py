@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, PairSet
+from jobs.base.artifacts import Flow, Handle, PairSet
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
@@ -14,6 +14,9 @@ from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jobs.pairs.spec import PairRecipe
+    from jobs.storage.store import Store
 
 
 class GeneratePairs(SeededJobSpec):
@@ -43,14 +46,11 @@ class GeneratePairs(SeededJobSpec):
 
     def run(self, context: JobContext) -> PairSet:
         from jobs.pairs.generate import generate
-        from jobs.pairs.spec import PairRecipe
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
         self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
-        series = context.artifact_id.rpartition("-")[0]
-        seed = self.seed or 0
-        recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
+        recipe = self._recipe(context.artifact_id, flow)
         needs = self.needs(context.cluster)
         actors = int(needs.cpus + needs.gpus)
         records = generate(context, recipe, self.count, actors)
@@ -59,7 +59,7 @@ class GeneratePairs(SeededJobSpec):
             image=flow.image,
             count=self.count,
             shard_size=self.shard_size,
-            seed=seed,
+            seed=recipe.seed,
             generator_version=GENERATOR_VERSION,
             nfe=sum(record.nfe_sum for record in records) / made,
             label_counts=flow.label_counts,
@@ -67,6 +67,22 @@ class GeneratePairs(SeededJobSpec):
             t_start=flow.t_start,
             shards=tuple(record.file for record in records),
         )
+
+    def _recipe(self, artifact_id: str, flow: Flow) -> "PairRecipe":
+        from jobs.pairs.spec import PairRecipe
+
+        series = artifact_id.rpartition("-")[0]
+        return PairRecipe(series, flow, self.solver, self.seed or 0, self.shard_size, self._batch())
+
+    def recheck(
+        self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
+    ) -> list[str]:
+        from jobs.pairs.recheck import recheck_pairs
+
+        flow = inputs[self.flow.job]
+        if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):
+            return [f"{handle.id} is not a pair set made by a flow"]
+        return recheck_pairs(store, handle, self._recipe(handle.id, flow), count)
 
     def needs(self, cluster: Cluster) -> Needs:
         """Every device it can use; the pool starts on those that are free and grows."""

@@ -38,6 +38,10 @@ class Blobs(ABC):
         """Size in bytes; None if there is no such blob."""
 
     @abstractmethod
+    def modified(self, name: str) -> float | None:
+        """Unix time of the last write, s; None if there is no such blob or it is not known."""
+
+    @abstractmethod
     def names(self, prefix: str = "") -> list[str]:
         """Names of all blobs below the folder `prefix`, sorted."""
 
@@ -127,6 +131,10 @@ class LocalBlobs(Blobs):
         path = self._path(name)
         return path.stat().st_size if path.is_file() else None
 
+    def modified(self, name: str) -> float | None:
+        path = self._path(name)
+        return path.stat().st_mtime if path.exists() else None
+
     def names(self, prefix: str = "") -> list[str]:
         # os.walk passes over a folder that another process removes meanwhile; rglob raises.
         return sorted(
@@ -208,6 +216,10 @@ class RemoteBlobs(Blobs):
         info = self._fs.get_file_info([self._path(name)])[0]
         return int(info.size) if info.type == self._file_type.File else None
 
+    def modified(self, name: str) -> float | None:
+        info = self._fs.get_file_info([self._path(name)])[0]
+        return info.mtime.timestamp() if info.mtime is not None else None
+
     def _infos(self, prefix: str, *, recursive: bool) -> list[Any]:
         selector = self._selector(self._path(prefix), recursive=recursive, allow_not_found=True)
         return list(self._fs.get_file_info(selector))
@@ -260,6 +272,9 @@ class PrefixedBlobs(Blobs):
 
     def size(self, name: str) -> int | None:
         return self._base.size(self._full(name))
+
+    def modified(self, name: str) -> float | None:
+        return self._base.modified(self._full(name))
 
     def names(self, prefix: str = "") -> list[str]:
         return [name[len(self._prefix) + 1 :] for name in self._base.names(self._full(prefix))]

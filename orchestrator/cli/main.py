@@ -8,7 +8,7 @@ import sys
 import typer
 
 from jobs.base.errors import SlimError, UserError
-from orchestrator.cli import browse, control, listing, logs, run, sampling
+from orchestrator.cli import browse, control, listing, logs, run, sampling, upkeep
 
 app = typer.Typer(
     name="slimctl",
@@ -27,6 +27,9 @@ for verb in (
     logs.logs,
     control.cancel,
     control.resume,
+    upkeep.verify,
+    upkeep.gc,
+    upkeep.doctor,
     sampling.sample,
     listing.kinds,
     listing.presets,

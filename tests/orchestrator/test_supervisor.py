@@ -349,8 +349,8 @@ def test_a_storage_that_stumbles_does_not_end_the_run(world, monkeypatch):
     stumbles = iter([None, OSError("busy"), None, OSError("busy")])
     write_lease = record.write_lease
 
-    def stumble(*arguments):
-        write_lease(*arguments)
+    def stumble(*arguments, **options):
+        write_lease(*arguments, **options)
         if (error := next(stumbles, None)) is not None:
             raise error
 

@@ -163,6 +163,6 @@ def test_a_flipped_bit_of_the_pointer_resumes_from_no_wrong_step(folder, place, 
 
 def test_the_pointer_is_what_people_can_read(folder):
     save_checkpoint(folder, at(5))
-    (entry,) = json.loads(folder.read(POINTER))
+    (entry,) = json.loads(folder.read(POINTER))["checkpoints"]
     assert entry["file"] == checkpoint_name(5)
     assert (entry["step"], entry["seconds"]) == (5, 2.5)

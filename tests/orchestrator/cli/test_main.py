@@ -21,6 +21,9 @@ COMMANDS = {
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
     "cancel": {"[run]", "--storage", "--address"},
     "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
+    "verify": {"[artifact]", "--pairs", "--storage", "--json"},
+    "gc": {"--delete", "--storage", "--json"},
+    "doctor": {"--storage", "--address", "--tracking", "--json"},
     "sample": {
         "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
     },
