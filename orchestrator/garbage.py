@@ -46,13 +46,15 @@ def find_garbage(store: Store, young_s: float = YOUNG_S) -> list[Garbage]:
 def referenced(store: Store) -> set[str]:
     """Artifacts that a run names, and all that those were made from.
 
-    A run whose log is damaged may have named anything, so then every artifact counts.
+    A run that has not begun to write, or whose log is damaged, may name anything: then every
+    artifact counts.
     """
     stack: list[str] = []
     for run in run_ids(store.blobs):
         status, log = read_run(store.blobs, run)
         stack += [job.artifact for job in status.jobs.values()]
-        if log.damaged:
+        begins = not log.events and _newest(store, f"runs/{run}") > time.time() - YOUNG_S
+        if log.damaged or begins:
             stack += store.blobs.folders("artifacts")
     found: set[str] = set()
     while stack:

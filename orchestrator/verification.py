@@ -23,6 +23,8 @@ class Finding:
     """Whether a part of it was made again."""
     problems: tuple[str, ...]
     """What is damaged; () if nothing is."""
+    blobs: tuple[str, ...] = ()
+    """Names of damaged blobs."""
 
 
 def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
@@ -36,21 +38,21 @@ def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
     try:
         manifest = store.manifest(artifact_id)
     except DamagedArtifact as error:
-        return Finding(artifact_id, 0, False, (f"artifacts/{artifact_id}: {error.what}",))
+        return Finding(artifact_id, 0, False, (f"artifacts/{artifact_id}/{error.what}",))
     if manifest is None:
         return Finding(artifact_id, 0, False, ("it was never finished",))
-    size, problems = 0, []
+    size, problems, blobs = 0, [], []
     for name, record in store.blobs_of(artifact_id, manifest).items():
         found, digest = _digest(store, name)
         size += found
-        if found != record.size:
-            problems.append(f"{name} has {found} bytes instead of {record.size}")
-        elif digest != record.sha256:
-            problems.append(f"{name} was changed: its checksum differs")
+        if (found, digest) != (record.size, record.sha256):
+            blobs.append(name)
+            changed = f"has {found} bytes instead of {record.size}"
+            problems.append(f"{name} {changed if found != record.size else 'was changed'}")
     rechecked = bool(pairs) and not problems and manifest.type == "PairSet"
     if rechecked:
         problems += _recheck(store, artifact_id, manifest, pairs)
-    return Finding(artifact_id, size, rechecked, tuple(problems))
+    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs))
 
 
 def _digest(store: Store, name: str) -> tuple[int, str]:
@@ -80,6 +82,12 @@ def verify_run(store: Store, run: str) -> Finding:
     except DamagedArtifact as error:
         problems.append(f"{error.where} {error.what}")
     return Finding(f"runs/{run}", 0, False, tuple(problems))
+
+
+def mend(store: Store, finding: Finding) -> None:
+    """Removes damaged blobs, so that the next plan sees that they have to be made again."""
+    for name in finding.blobs:
+        store.blobs.delete(name)
 
 
 def verify_all(store: Store, pairs: int = 0) -> Iterator[Finding]:

@@ -17,6 +17,10 @@ Artifact = Annotated[
 Pairs = Annotated[
     int, typer.Option("--pairs", min=0, help="Random pairs of each pair set to make again.")
 ]
+Mend = Annotated[
+    bool,
+    typer.Option("--mend", help="Remove what is damaged: the next submission makes it again."),
+]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")]
 Tracking = Annotated[
     str | None,
@@ -26,10 +30,15 @@ MARKS = {"ok": "ok", "warn": "look", "bad": "WRONG"}
 
 
 def verify(
-    artifact: Artifact = None, pairs: Pairs = 4, storage: Storage = None, as_json: Json = False
+    artifact: Artifact = None,
+    pairs: Pairs = 4,
+    mend: Mend = False,
+    storage: Storage = None,
+    as_json: Json = False,
 ) -> None:
-    """Read every byte of the store again, and make some pairs again; removes nothing."""
+    """Read every byte of the store again, and make some pairs again."""
     from jobs.base.errors import DamagedArtifact, UserError
+    from orchestrator.verification import mend as mend_damage
     from orchestrator.verification import verify_all, verify_artifact
 
     store = open_store(storage)
@@ -43,6 +52,8 @@ def verify(
     found = []
     for finding in looked:
         found.append(finding)
+        if mend:
+            mend_damage(store, finding)
         if not as_json:
             told = (
                 "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
@@ -55,7 +66,9 @@ def verify(
         raise DamagedArtifact(
             store.uri,
             "\n".join([f"{len(damaged)} problem(s)", *(f"  {problem}" for problem in damaged)]),
-            "submit the pipeline again: what is damaged is made again",
+            "submit the pipeline again: what was damaged is made again"
+            if mend
+            else "slimctl verify --mend, then submit the pipeline again",
         )
 
 

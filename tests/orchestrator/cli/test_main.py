@@ -21,7 +21,7 @@ COMMANDS = {
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
     "cancel": {"[run]", "--storage", "--address"},
     "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
-    "verify": {"[artifact]", "--pairs", "--storage", "--json"},
+    "verify": {"[artifact]", "--pairs", "--mend", "--storage", "--json"},
     "gc": {"--delete", "--storage", "--json"},
     "doctor": {"--storage", "--address", "--tracking", "--json"},
     "sample": {
