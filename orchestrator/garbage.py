@@ -40,7 +40,7 @@ def find_garbage(store: Store, young_s: float = YOUNG_S) -> list[Garbage]:
         *_leftovers(store),
     ]
     old = time.time() - young_s
-    return [garbage for garbage in found if _newest(store, garbage.name) < old]
+    return [each for each in found if _newest(store, each.name) < old]
 
 
 def referenced(store: Store) -> set[str]:

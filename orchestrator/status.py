@@ -110,6 +110,7 @@ def _apply_run(status: RunStatus, event: Event) -> None:
             if known is None or known.artifact != fields["artifact"]:
                 status.jobs[name] = JobStatus.model_validate(fields)
     elif event.name == "run_resumed":
+        status.state, status.ended = "running", None
         for name in details["jobs"]:
             status.jobs[name] = _to_do_again(status.jobs[name])
     elif event.name == "run_ended":

@@ -3,6 +3,7 @@
 A local write goes to a temporary name and is renamed; an object store's put is atomic by itself.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from jobs.base.errors import DamagedArtifact, UserError
 
@@ -155,7 +157,8 @@ class LocalBlobs(Blobs):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
     def put_file(self, path: Path, name: str) -> None:
         target = self._path(name)
@@ -205,8 +208,13 @@ class RemoteBlobs(Blobs):
         return f"{self._root}/{check_name(name)}" if name else self._root
 
     def read(self, name: str) -> bytes:
-        with self._fs.open_input_file(self._path(name)) as file:
-            return bytes(file.read())
+        try:
+            with self._fs.open_input_file(self._path(name)) as file:
+                return bytes(file.read())
+        except OSError as error:
+            if self.exists(name):
+                raise
+            raise FileNotFoundError(f"{self.uri}/{name}") from error  # also if it went meanwhile
 
     def write(self, name: str, data: bytes) -> None:
         with self._fs.open_output_stream(self._path(name)) as file:
@@ -292,6 +300,24 @@ class PrefixedBlobs(Blobs):
         return self._base.local(self._full(name), fresh=fresh)
 
 
+def check_secretless(uri: str, what: str) -> None:
+    """Refuses a URI with a password in it: it would be kept with every run.
+
+    Raises:
+        UserError: it has one; the text does not repeat it.
+    """
+    parts = urlsplit(uri)
+    query = parse_qs(parts.query).keys()
+    if "@" in parts.netloc or any(word in name for name in query for word in ("secret", "key")):
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise UserError(
+            f"{what} {host}",
+            "has a user name, password or key in it, which would be kept with every run",
+            "put them into the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3, "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for MLflow",
+        )
+
+
 def open_blobs(uri: str) -> Blobs:
     """Opens a storage: a path, `file://...`, or any URI that pyarrow.fs understands.
 
@@ -302,6 +328,7 @@ def open_blobs(uri: str) -> Blobs:
         return LocalBlobs(uri.removeprefix("file://"))
     if "://" not in uri:
         return LocalBlobs(uri)
+    check_secretless(uri, "storage")
     try:
         return RemoteBlobs(uri)
     except (ValueError, OSError) as error:

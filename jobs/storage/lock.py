@@ -26,6 +26,7 @@ BEAT_S = 5.0
 DEAD_AFTER_S = 30.0
 """A claim that did not change for so long has lost its maker."""
 ASK_EVERY_S = 1.0
+MOST_PATIENCE = 8
 
 
 def host_name() -> str:
@@ -133,19 +134,17 @@ class WorkLock:
 
     def _alive(self, name: str, data: bytes) -> str | None:
         """The owner behind a claim; None if it is dead or an earlier attempt of ours."""
-        seen, since = self._watched.get(name, (b"", 0.0))
-        if seen != data:
-            since = time.monotonic()
-            self._watched[name] = (data, since)
+        known = self._watched.get(name)
+        since = known[1] if known and known[0] == data else time.monotonic()
+        self._watched[name] = (data, since)
         if time.monotonic() - since > DEAD_AFTER_S:
             return None
         try:
             claim: dict[str, Any] = unseal(data)
             gone = process_is_gone(claim["host"], claim["pid"])
-            stale = time.time() - claim["time"] > 2 * DEAD_AFTER_S
         except (ValueError, KeyError, TypeError):
             return "a maker whose claim cannot be read"
-        if gone or stale or claim["owner"] == self._owner:
+        if gone or claim["owner"] == self._owner:
             return None
         return str(claim["owner"])
 
