@@ -13,6 +13,7 @@ from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, parse_pipeline
 from orchestrator.plan import RunPlan
 from orchestrator.planner import make_plan
+from orchestrator.record import INCOMPLETE
 from orchestrator.runs import (
     LEASE_EVERY_S,
     ask_to_cancel,
@@ -66,6 +67,8 @@ def resume(
     pipeline, plan = load_run(store, run)
     status = read_status(store.blobs, run)
     if plan.idle and status.state == "done":
+        if status.message.startswith(INCOMPLETE):
+            _catch_up(run, plan)
         return Submission(run, status, plan, started_ray=False)
     store.check_writable()
     preflight(
@@ -168,11 +171,19 @@ def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> Run
     log.flush()
     end_lease(store.blobs, run)
     _, plan = load_run(store, run)
+    _catch_up(run, plan)
+    return read_status(store.blobs, run)
+
+
+def _catch_up(run: str, plan: RunPlan) -> None:
+    """Tells MLflow what it has not heard of a run that is over."""
     if plan.tracking is not None:
         from orchestrator.tracking import Tracker
 
-        Tracker(run, plan.model_dump(mode="json")).finish()
-    return read_status(store.blobs, run)
+        problem = Tracker(run, plan.model_dump(mode="json")).finish()
+        if problem:
+            fix = f"start the server, then slimctl resume {run}"
+            raise UserError(f"tracking {plan.tracking}", problem, fix)
 
 
 def _end_actors(status: RunStatus, address: str) -> None:

@@ -18,6 +18,7 @@ FLUSH_S = 1.0
 FINAL_FLUSH_S = 60.0
 """How long the last events are offered to a storage that does not take them."""
 TRACKING_GRACE_S = 60.0
+INCOMPLETE = "tracking is incomplete"
 
 
 class RunRecord:
@@ -142,6 +143,7 @@ class RunRecord:
         except ray.exceptions.RayError as error:
             problem = f"{type(error).__name__}"
         if problem:
-            self.add("warning", message=f"tracking is incomplete: {problem}")
+            what = f"{INCOMPLETE}: {problem}; slimctl resume {self._run} completes it"
+            self.add("warning", message=what)
             with contextlib.suppress(OSError):
                 self._flush()

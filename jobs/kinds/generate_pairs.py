@@ -7,6 +7,7 @@ from pydantic import Field
 from jobs.base.artifacts import Flow, Handle, PairSet
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
+from jobs.base.elastic import Range, range_mistake
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
@@ -41,8 +42,9 @@ class GeneratePairs(SeededJobSpec):
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)
     """Pairs solved at once; divides shard_size; null = the whole shard up to 500."""
-    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
-    """Actors; auto = one per GPU, else one per CPU."""
+    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
+    """Actors; auto = one per GPU, else one per CPU; {min, max} = as many of them as the cluster has
+    at the time."""
 
     def run(self, context: JobContext) -> PairSet:
         from jobs.pairs.generate import generate
@@ -52,7 +54,8 @@ class GeneratePairs(SeededJobSpec):
         self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
         recipe = self._recipe(context.artifact_id, flow)
         needs = self.needs(context.cluster)
-        actors = int(needs.cpus + needs.gpus)
+        most = self.actors.max if isinstance(self.actors, Range) else 0
+        actors = most or int(needs.cpus + needs.gpus)
         records = generate(context, recipe, self.count, actors)
         made = len(records) * self.shard_size
         return PairSet(
@@ -88,7 +91,8 @@ class GeneratePairs(SeededJobSpec):
         """Every device it can use; the pool starts on those that are free and grows."""
         shards = -(-self.count // self.shard_size)
         free = cluster.gpus or cluster.cpus
-        wanted = free if self.actors == "auto" else self.actors
+        chosen = self.actors.min if isinstance(self.actors, Range) else self.actors
+        wanted = free if chosen == "auto" else chosen
         actors = max(1, min(wanted, free, shards))
         return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
 
@@ -104,5 +108,7 @@ class GeneratePairs(SeededJobSpec):
                 f"batch_size {self.batch_size} does not divide shard_size {self.shard_size}",
                 "make shard_size a multiple of batch_size",
             )
+        if mistake := range_mistake(self.actors):
+            raise FieldError("actors", mistake, "swap them")
         known = inputs["flow"]
         return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)

@@ -34,10 +34,16 @@ def resume(
     """Continue a run that was interrupted, cancelled or failed, here or on any cluster."""
     from orchestrator.cli.live import open_view
     from orchestrator.control import resume as resume_run
+    from orchestrator.job_server import echo, is_job_server, leave_notice, run_on_job_server
     from orchestrator.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)
+    if is_job_server(address):
+        words = ["resume", name, "--storage", store.uri, *(["--json"] if as_json else [])]
+        made = run_on_job_server(str(address), name, words, {}, detach=detach, tell=echo)
+        typer.echo(leave_notice(made, str(address)) if detach else "", err=True)
+        return
     view = open_view(quiet=bool(os.environ.get("SLIMCTL_QUIET")))
     try:
         with view:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,6 +18,9 @@ from orchestrator.cli.options import (
     load,
     mistakes_as_json,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline import Pipeline
 
 
 def check(
@@ -66,10 +70,14 @@ def submit(
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
     from orchestrator.cli.live import open_view
+    from orchestrator.job_server import is_job_server
     from orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage)
+    if is_job_server(address):
+        hand_over(str(address), pipeline, detach=detach, as_json=as_json)
+        return
     view = open_view(quiet=bool(os.environ.get("SLIMCTL_QUIET")))
     try:
         with mistakes_as_json(as_json), view:
@@ -84,3 +92,16 @@ def submit(
         typer.echo(interrupted(view.run, address), err=True)
         sys.exit(130)
     tell_result(result, detach=detach, as_json=as_json)
+
+
+def hand_over(address: str, pipeline: "Pipeline", *, detach: bool, as_json: bool) -> None:
+    """Lets the head of a cluster run a pipeline; this machine may then leave."""
+    from orchestrator.job_server import echo, leave_notice, run_on_job_server
+    from orchestrator.pipeline import to_yaml
+
+    words = ["submit", "pipeline.yaml", *(["--json"] if as_json else [])]
+    files = {"pipeline.yaml": to_yaml(pipeline)}
+    submission = run_on_job_server(address, pipeline.name, words, files, detach=detach, tell=echo)
+    if detach:
+        typer.echo(leave_notice(submission, address), err=True)
+        typer.echo(submission)
