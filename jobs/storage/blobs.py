@@ -163,6 +163,8 @@ class LocalBlobs(Blobs):
     def put_file(self, path: Path, name: str) -> None:
         target = self._path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # its name must not outlive a power cut that its bytes do not
         try:
             path.replace(target)
         except OSError:  # another file system: copy beside the target, then rename
