@@ -20,13 +20,13 @@ SLIMCTL = [sys.executable, "-m", "orchestrator"]
 
 
 @contextlib.contextmanager
-def cluster_of(*cpus: int, first: int = 2) -> Iterator[RayCluster]:
-    """Raylets on loopback addresses 127.0.0.<first>, ..., the first of them the head."""
+def cluster_of(*cpus: int, first: int = 2, **head: object) -> Iterator[RayCluster]:
+    """Raylets on loopback addresses 127.0.0.<first>, ...; the first is the head, with options."""
     cluster = RayCluster()
     try:
         for at, count in enumerate(cpus):
             address = f"127.0.0.{first + at}"
-            more = {"include_dashboard": False} if at == 0 else {}
+            more = {"include_dashboard": False, **head} if at == 0 else {}
             cluster.add_node(num_cpus=count, node_ip_address=address, **more)
         yield cluster
     finally:
