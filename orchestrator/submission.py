@@ -218,6 +218,9 @@ def check_result(submission: Submission) -> None:
     """
     run, status = f"run {submission.run}", submission.status
     failed = {n: job for n, job in submission.status.jobs.items() if job.state == "failed"}
+    if status.ended is None:
+        fix = f"slimctl logs {submission.run} -f"
+        raise JobFailed(run, "was taken over by another supervisor", fix)
     if not failed and status.state == "cancelled":
         raise JobFailed(
             run, "was cancelled", f"slimctl resume {submission.run}: finished work is kept"

@@ -326,6 +326,8 @@ def open_blobs(uri: str) -> Blobs:
     Raises:
         UserError: nothing can open that URI.
     """
+    if not all(_fits(part) for part in uri.split("/")):
+        raise UserError("", f"{uri!r} cannot be the name of a storage", "use a shorter, plain path")
     if uri.startswith("file://"):
         return LocalBlobs(uri.removeprefix("file://"))
     if "://" not in uri:

@@ -246,7 +246,7 @@ def submission(state: str = "failed", message: str = "", **failures: str) -> Sub
         )
         for name, failure in failures.items()
     }  # fmt: skip
-    status = RunStatus(run="run-1", state=state, message=message, jobs=jobs)
+    status = RunStatus(run="run-1", state=state, ended=1.0, message=message, jobs=jobs)
     plan = RunPlan(name="x", storage="/s", tracking=None, jobs=())
     return Submission("run-1", status, plan, started_ray=True)
 
@@ -289,6 +289,14 @@ def test_a_run_that_failed_without_a_failed_job_is_our_bug():
 def test_a_cancelled_run_is_not_a_success():
     with pytest.raises(JobFailed, match="was cancelled"):
         check_result(submission("cancelled"))
+
+
+def test_a_run_that_another_supervisor_took_over_is_not_over():
+    taken = submission("running")
+    taken.status.ended = None
+    with pytest.raises(JobFailed, match="taken over") as caught:
+        check_result(taken)
+    assert caught.value.fix == "slimctl logs run-1 -f"
 
 
 def test_a_run_that_is_done_ends_well():

@@ -1,11 +1,14 @@
 import pytest
 from pydantic import ValidationError
 
+from jobs.base.artifacts import Flow
 from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
 from jobs.base.elastic import Range, range_mistake
 from jobs.base.facts import Facts, FieldError
 from jobs.kinds.anneal_reflow import AnnealReflow
 from jobs.kinds.generate_pairs import GeneratePairs
+from jobs.pairs.generate import describe_shard
 from models.networks.song_unet.spec import SongUNetSpec
 from models.spec import ImageShape
 
@@ -52,3 +55,26 @@ def test_a_range_that_is_the_wrong_way_round():
     pairs = GeneratePairs(flow="f", count=10, actors={"min": 3, "max": 2})
     with pytest.raises(FieldError, match="min 3 is larger than max 2"):
         pairs.expect({"flow": Facts(ImageShape(channels=1, size=8))})
+
+
+def test_as_many_pair_actors_start_as_the_range_allows(monkeypatch):
+    """Those that find no place yet join when they do."""
+    asked = []
+
+    def generate(context, recipe, count, actors):
+        asked.append(actors)
+        raise InterruptedError
+
+    monkeypatch.setattr("jobs.pairs.generate.generate", generate)
+    flow = Flow(id="f", source="data", image=ImageShape(channels=1, size=8))
+    for actors in ({"min": 1, "max": 7}, 2, "auto"):
+        spec = GeneratePairs(flow="f", count=100_000, actors=actors)
+        context = JobContext("p", "generate_pairs-ab-100000", None, {"f": flow}, None, Cluster(3))
+        with pytest.raises(InterruptedError):
+            spec.run(context)
+    assert asked == [7, 2, 3]
+
+
+def test_a_shard_is_named_with_its_pairs():
+    recipe = GeneratePairs(flow="f", count=10, shard_size=50)._recipe("generate_pairs-ab-10", None)
+    assert describe_shard(recipe, 3) == "shard 3 (pairs 150 to 199)"

@@ -305,3 +305,9 @@ def test_a_uri_with_a_secret_is_refused_without_repeating_it(uri):
 def test_a_bucket_that_is_not_there_is_an_error_of_the_system(s3_environment):
     with pytest.raises(OSError, match="does not exist"):
         open_blobs("s3://nowhere/x").write("a", b"")
+
+
+@pytest.mark.parametrize("uri", ["a\0b", "x" * 300, "/tmp/\ud800", "s3://bucket/a\0"])
+def test_a_name_that_no_storage_can_have_is_the_users_error(uri):
+    with pytest.raises(UserError, match="cannot be the name of a storage"):
+        open_blobs(uri)
