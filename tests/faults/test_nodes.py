@@ -85,8 +85,8 @@ def blind_node(tmp_path):
 
     yield start
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        os.killpg(process.pid, signal.SIGTERM)  # it ends its raylet with itself
+        process.wait(30)
 
 
 def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, blind_node):
