@@ -17,6 +17,8 @@ from jobs.storage.sealed import seal, unseal
 from models.spec import Spec
 
 POINTER = "latest.json"
+COPY = "latest.copy.json"
+"""The pointer again: one damaged file must not cost a whole training."""
 KEEP = 2
 
 
@@ -83,13 +85,17 @@ def load_checkpoint(folder: Blobs) -> Checkpoint | None:
 
 
 def _write_pointer(folder: Blobs, entries: Sequence[_Entry]) -> None:
-    folder.write(POINTER, seal({"checkpoints": [entry.model_dump() for entry in entries]}))
+    data = seal({"checkpoints": [entry.model_dump() for entry in entries]})
+    folder.write(POINTER, data)
+    folder.write(COPY, data)
 
 
 def _entries(folder: Blobs) -> list[_Entry]:
     """What the pointer lists, newest first, but for lines that contradict themselves."""
-    try:
-        entries = _ENTRIES.validate_python(unseal(folder.read(POINTER))["checkpoints"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return []
-    return [entry for entry in entries if entry.file == checkpoint_name(entry.step)]
+    for name in (POINTER, COPY):
+        try:
+            entries = _ENTRIES.validate_python(unseal(folder.read(name))["checkpoints"])
+        except (FileNotFoundError, ValueError, KeyError):
+            continue
+        return [entry for entry in entries if entry.file == checkpoint_name(entry.step)]
+    return []

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from here import run_here
+from here import SMALL, run_here
 
+from jobs.storage.store import Store
 from orchestrator.cli.main import main
 
 CODES = {0, 2, 3, 4}
@@ -119,3 +120,30 @@ def test_what_nobody_verified_is_met_where_it_is_used(whole, tmp_path, damage):
             assert set(run_here(storage).values()) == {""}, name
         assert result_bytes(storage) == expected, name
         shutil.rmtree(storage)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints_cost_at_most_their_own_steps(whole, tmp_path, monkeypatch, damage):
+    """Work that was broken off at its end, one of its files damaged: continued or made again."""
+    expected = result_bytes(whole)
+    text = SMALL.replace("    workers: 1", "    workers: 1\n    checkpoint_s: 1e-9")
+    commit = Store.commit
+
+    def refuse(self, artifact_id, *arguments):
+        if artifact_id.startswith("anneal_reflow"):
+            raise OSError(5, "Input/output error")
+        return commit(self, artifact_id, *arguments)
+
+    half = tmp_path / "half"
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", refuse)
+        assert run_here(half, text)["student"] == "OSError"
+    work = [name for name in files_of(half) if name.startswith("work/")]
+    assert len(work) == 4
+    for at, name in enumerate(work):
+        storage = tmp_path / str(at)
+        shutil.copytree(half, storage)
+        (storage / name).write_bytes(DAMAGES[damage]((half / name).read_bytes()))
+        assert set(run_here(storage, text).values()) == {""}, name
+        assert result_bytes(storage) == expected, name
+        assert [left for left in files_of(storage) if left.startswith("work/")] == []
