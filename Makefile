@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test gate unit slow bench clean
+.PHONY: help install demo test gate unit faults slow bench clean
 
 help:
 	@echo "make install   environment in .venv, from pinned versions"
 	@echo "make demo      train and measure a one-step generator on real digits (under 6 minutes on 2 cores)"
 	@echo "make test      gate (ruff, mypy, import-linter) and tests"
+	@echo "make faults    kills every part of a run on clusters of several nodes (about 20 minutes)"
 	@echo "make slow      the tests that take minutes"
 	@echo "make bench     what each of SlimFlow's ideas brings, 3 seeds (about 20 minutes)"
 
@@ -33,7 +34,10 @@ gate:
 	$(BIN)/lint-imports
 
 unit:
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
+
+faults: install
+	$(BIN)/pytest -m faults tests/faults
 
 slow: install
 	$(BIN)/pytest -m slow

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from jobs.base.cluster import Cluster
@@ -20,6 +21,7 @@ from jobs.base.refs import iter_refs
 from jobs.base.registry import kind_of, parse_job
 from jobs.base.spec import JobSpec
 from jobs.base.subgraph import SubJob
+from jobs.storage.lock import WorkLock
 from jobs.storage.store import Store
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -42,6 +44,8 @@ class JobRequest:
     reporter: Reporter
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Content of outside files when the key was made."""
+    run: str = ""
+    """Run that asks."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,32 @@ def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOu
 
 def _run(request: JobRequest, device: str, threads: int) -> float:
     store = Store(request.storage)
-    manifest = store.manifest(request.artifact_id) if _is_done(store, request) else None
-    if manifest is not None:
-        return manifest.device_s
-    spec = parse_job(request.kind, request.fields)
-    _check_unchanged(request, spec)
+    if not _is_done(store, request):
+        spec = parse_job(request.kind, request.fields)
+        _check_unchanged(request, spec)
+        name, owner = work_name(request.artifact_id), f"{request.run}/{request.job}"
+        lock = WorkLock(store.blobs, name, owner)
+        with lock.held(lambda: _is_done(store, request), partial(_say_who, request)) as needed:
+            if needed:
+                return _make(request, spec, store, lock, device, threads)
+    store.work(request.artifact_id).delete("")  # of an attempt that died after its commit
+    manifest = store.manifest(request.artifact_id)
+    assert manifest is not None
+    return manifest.device_s
+
+
+def work_name(artifact_id: str) -> str:
+    """What no two may make at once: the result, or the series that it is the beginning of."""
+    return "-".join(artifact_id.split("-")[:2])
+
+
+def _say_who(request: JobRequest, owner: str) -> None:
+    request.reporter.send(request.job, "log", message=f"waits: {owner} is making it")
+
+
+def _make(
+    request: JobRequest, spec: JobSpec, store: Store, lock: WorkLock, device: str, threads: int
+) -> float:
     folder = store.stage()
     context = JobContext(
         job=request.job,
@@ -132,6 +157,8 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
         wall_s = time.perf_counter() - started
         device_s = wall_s if context.device_s is None else context.device_s
         engine = {"device": device, "threads": threads, "host_cpus": os.cpu_count()}
+        if lock.lost:
+            raise WorkLost(f"job '{request.job}'", "another attempt took its place")
         store.commit(
             request.artifact_id,
             handle,

@@ -67,7 +67,7 @@ def _join(ray: Any, address: str) -> None:
         raise UserError(
             f"--address {address}",
             "is not the address of a Ray cluster",
-            "use auto, or host:port as `ray start --head` prints it",
+            "use auto, host:port as `ray start --head` prints it, or http://host:8265",
         )
     root = Path(__file__).parent.parent
     try:

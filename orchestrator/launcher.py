@@ -11,7 +11,7 @@ from typing import Any
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.spec import Placement
 from jobs.execution import JobRequest
-from orchestrator.workers import NAMESPACE, JobActor
+from orchestrator.workers import NAMESPACE, JobActor, job_actor_name
 
 IDLE_S = 5.0
 
@@ -80,12 +80,21 @@ class Launcher:
             self._idle.remove(idle)
             self._kill(idle.actor)
 
-    def close(self) -> None:
-        """Ends all actors of the run."""
+    def resize(self, cluster: Cluster) -> None:
+        """Takes note of what the cluster has now."""
+        self._cluster = cluster
+
+    def close(self, *, keep_own: bool = False) -> None:
+        """Ends all actors of the run.
+
+        Args:
+            keep_own: leave long work alone: another supervisor has taken it over.
+        """
         for idle in self._idle:
             self._kill(idle.actor)
         for launched in self._busy.values():
-            self._kill(launched.actor)
+            if launched.shared or not keep_own:
+                self._kill(launched.actor)
         self._idle, self._busy = [], {}
 
     def _shared(self, needs: Needs) -> Any:
@@ -104,7 +113,7 @@ class Launcher:
         import ray
 
         options = {"num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE}
-        name = f"job-{request.artifact_id}"
+        name = job_actor_name(request.artifact_id)
         return ray.remote(JobActor).options(name=name, get_if_exists=True, **options).remote()
 
     def _make_room(self, needs: Needs) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from jobs.base.registry import kind_of
+from jobs.storage.blobs import check_secretless
 from jobs.storage.store import Store
 from orchestrator.graph import Graph, identities
 from orchestrator.pipeline import Pipeline
@@ -39,6 +40,8 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
                 reason=reason,
             )
         )
+    if pipeline.tracking:
+        check_secretless(pipeline.tracking, "tracking")
     tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
     return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
 

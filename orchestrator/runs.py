@@ -1,48 +1,108 @@
 """The record of each run in the storage: its pipeline, its events, and a lease while it lives."""
 
-import json
+import hashlib
+import os
 import secrets
 import time
 from datetime import UTC, datetime
 
-from jobs.base.errors import UserError
+from jobs.base.errors import DamagedArtifact, UserError
 from jobs.base.registry import nearest
 from jobs.storage.blobs import Blobs
-from orchestrator.events import read_events
+from jobs.storage.lock import host_name, process_is_gone
+from jobs.storage.sealed import seal, unseal
+from orchestrator.events import LogRead, read_log
 from orchestrator.status import RunStatus, fold
 
 LEASE_EVERY_S = 5.0
 LEASE_VALID_S = 30.0
+RETURN_S = 15.0
+"""How long a supervisor that died on a cluster is expected back, since its last sign of life."""
+SUM_MARK = "# sha256 "
 
 
 def new_run_id(name: str) -> str:
-    """`<pipeline>-<UTC date>-<time>-<four hex digits>`."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{name}-{stamp}-{secrets.token_hex(2)}"
+    """`<pipeline>-<UTC date>-<time>-<eight hex digits>`: ids sort by the time they were made.
+
+    The first five digits are the fraction of the second, the others are random.
+    """
+    now = datetime.now(UTC)
+    fraction = now.microsecond * 2**20 // 1_000_000
+    return f"{name}-{now:%Y%m%d-%H%M%S}-{fraction:05x}{secrets.randbits(12):03x}"
 
 
 def save_pipeline(blobs: Blobs, run: str, text: str) -> None:
-    """Keeps the resolved pipeline with the run."""
-    blobs.write(f"runs/{run}/pipeline.yaml", text.encode())
+    """Keeps the resolved pipeline with the run; its last line is a checksum."""
+    mark = f"{SUM_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    blobs.write(f"runs/{run}/pipeline.yaml", (text + mark).encode())
 
 
 def read_pipeline(blobs: Blobs, run: str) -> str:
-    """The resolved pipeline of a run as YAML."""
-    return blobs.read(f"runs/{run}/pipeline.yaml").decode()
+    """The resolved pipeline of a run as YAML.
+
+    Raises:
+        DamagedArtifact: it is not there, or not what was written.
+    """
+    name = f"runs/{run}/pipeline.yaml"
+    try:
+        text, mark, digest = blobs.read(name).decode().rpartition(SUM_MARK)
+    except (FileNotFoundError, UnicodeDecodeError):
+        text = mark = digest = ""
+    if not mark or hashlib.sha256(text.encode()).hexdigest() != digest.rstrip("\n"):
+        raise DamagedArtifact(
+            name,
+            "is missing or not what was written",
+            "submit the pipeline file again: finished work is kept",
+        )
+    return text
 
 
-def write_lease(blobs: Blobs, run: str) -> None:
-    """Says that the supervisor of the run is alive."""
-    blobs.write(f"runs/{run}/lease.json", json.dumps({"time": time.time()}).encode())
+def write_lease(blobs: Blobs, run: str, *, comes_back: bool = False) -> None:
+    """Says that the supervisor of the run is alive, and that it is this process.
+
+    Args:
+        blobs: the storage.
+        run: run id.
+        comes_back: whether somebody starts it again if its process dies.
+    """
+    lease = {"time": time.time(), "host": host_name(), "pid": os.getpid(), "back": comes_back}
+    blobs.write(f"runs/{run}/lease.json", seal(lease))
+
+
+def end_lease(blobs: Blobs, run: str) -> None:
+    """Says that no supervisor is."""
+    blobs.delete(f"runs/{run}/lease.json")
 
 
 def is_alive(blobs: Blobs, run: str) -> bool:
-    """Whether the supervisor of the run has given a sign of life within 30 s."""
+    """Whether the supervisor of the run has given a sign of life within 30 s.
+
+    One that ran on this machine is dead as soon as its process is, unless it comes back.
+    """
     try:
-        lease = json.loads(blobs.read(f"runs/{run}/lease.json"))
-        return time.time() - float(lease["time"]) < LEASE_VALID_S
+        lease = unseal(blobs.read(f"runs/{run}/lease.json"))
+        age = time.time() - float(lease["time"])
+        valid = LEASE_VALID_S
+        if process_is_gone(lease["host"], lease["pid"]):
+            valid = RETURN_S if lease["back"] else 0.0
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
+    return age < valid
+
+
+def ask_to_cancel(blobs: Blobs, run: str) -> None:
+    """Leaves word for the supervisor, wherever it is."""
+    blobs.write(f"runs/{run}/cancel.json", seal({"time": time.time()}))
+
+
+def is_to_cancel(blobs: Blobs, run: str) -> bool:
+    """Whether somebody asked for the run to stop."""
+    return blobs.exists(f"runs/{run}/cancel.json")
+
+
+def forget_cancel(blobs: Blobs, run: str) -> None:
+    """Lets a cancelled run go on."""
+    blobs.delete(f"runs/{run}/cancel.json")
 
 
 def run_ids(blobs: Blobs) -> list[str]:
@@ -50,12 +110,18 @@ def run_ids(blobs: Blobs) -> list[str]:
     return sorted(blobs.folders("runs"), key=lambda run: run.rsplit("-", 3)[-3:])
 
 
-def read_status(blobs: Blobs, run: str) -> RunStatus:
-    """The state of a run from its events; a run whose supervisor is gone is `interrupted`."""
-    status = fold(run, read_events(blobs, run))
+def read_run(blobs: Blobs, run: str) -> tuple[RunStatus, LogRead]:
+    """The state of a run and the log it is from; one whose supervisor is gone is `interrupted`."""
+    log = read_log(blobs, run)
+    status = fold(run, log.events)
     if status.state == "running" and not is_alive(blobs, run):
         status.state = "interrupted"
-    return status
+    return status, log
+
+
+def read_status(blobs: Blobs, run: str) -> RunStatus:
+    """The state of a run from its events; a run whose supervisor is gone is `interrupted`."""
+    return read_run(blobs, run)[0]
 
 
 def find_run(blobs: Blobs, name: str | None) -> str:

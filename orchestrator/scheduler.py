@@ -7,7 +7,7 @@ that a step costs the same however many jobs there are.
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.base.cluster import Cluster, Needs
 
@@ -74,6 +74,20 @@ class Scheduler:
             fits = not self._running or (needs.cpus <= cpus and needs.gpus <= gpus)
             heads += queue[:1] if fits else []
         return min(heads)[-1] if heads else None
+
+    def resize(self, cluster: Cluster, needs: Mapping[str, Needs]) -> None:
+        """Shares out another cluster from now on; running jobs keep what they have.
+
+        Args:
+            cluster: what there is.
+            needs: what each job needs of it.
+        """
+        self._cluster = cluster
+        for name in self._nodes.keys() - self._running:
+            self._nodes[name] = replace(self._nodes[name], needs=needs[name])
+        ready, self._ready, self._queues = self._ready, set(), {}
+        for name in ready:
+            self._enqueue(name)
 
     def start(self, name: str) -> None:
         """Gives a ready job its devices."""

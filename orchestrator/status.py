@@ -106,11 +106,22 @@ def _apply_run(status: RunStatus, event: Event) -> None:
         status.name, status.started = details["name"], status.started or event.time
         status.state, status.ended, status.message = "running", None, ""
         for name, fields in details["jobs"].items():
-            status.jobs.setdefault(name, JobStatus.model_validate(fields))
+            known = status.jobs.get(name)
+            if known is None or known.artifact != fields["artifact"]:
+                status.jobs[name] = JobStatus.model_validate(fields)
+    elif event.name == "run_resumed":
+        status.state, status.ended = "running", None
+        for name in details["jobs"]:
+            status.jobs[name] = _to_do_again(status.jobs[name])
     elif event.name == "run_ended":
         status.state, status.ended = details["state"], event.time
     elif event.name in ("warning", "log"):
         status.message = details["message"]
+
+
+def _to_do_again(job: JobStatus) -> JobStatus:
+    kept = {"kind", "key", "artifact", "after", "done", "total"}
+    return JobStatus.model_validate(job.model_dump(include=kept))
 
 
 def _apply_job(job: JobStatus, event: Event) -> None:

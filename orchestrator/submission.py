@@ -4,16 +4,18 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
 from jobs.storage.store import Store
 from orchestrator.cluster import connect
+from orchestrator.cluster_storage import check_shared
 from orchestrator.events import Event, EventLog
 from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, resolve, to_yaml
 from orchestrator.plan import RunPlan, as_event
 from orchestrator.planner import make_plan
-from orchestrator.runs import new_run_id, read_status, run_ids, save_pipeline
+from orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from orchestrator.status import RunStatus, fold
 from orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
 from orchestrator.workers import NAMESPACE
@@ -38,6 +40,7 @@ def submit(
     pipeline: Pipeline,
     *,
     address: str | None = None,
+    detach: bool = False,
     listener: Listener | None = None,
     on_plan: Callable[[RunPlan, str], None] | None = None,
 ) -> Submission:
@@ -46,12 +49,14 @@ def submit(
     Args:
         pipeline: what to run.
         address: None = a private Ray on this machine; `auto` or `host:port` = a running cluster.
+        detach: return as soon as the run is on record; needs a cluster.
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
 
     Raises:
         UserError: the pipeline, its input, the storage or the address cannot be used.
     """
+    check_detach(address, detach=detach)
     resolved = resolve(pipeline)
     graph = Graph.of(resolved)
     store = Store(resolved.storage)
@@ -67,13 +72,46 @@ def submit(
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:
         on_plan(plan, run)
+    return start(run, plan, address=address, detach=detach, listener=listener)
+
+
+def check_detach(address: str | None, *, detach: bool) -> None:
+    """Refuses to leave a run on a Ray that ends with this program.
+
+    Raises:
+        UserError: there is no address.
+    """
+    if detach and address is None:
+        raise UserError(
+            "--detach",
+            "needs a running cluster: a private Ray ends with this program",
+            "add --address auto or host:port (`ray start --head` starts one)",
+        )
+
+
+def start(
+    run: str,
+    plan: RunPlan,
+    *,
+    address: str | None,
+    detach: bool,
+    listener: Listener | None,
+    resumption: str = "",
+) -> Submission:
+    """Starts the supervisor of a run that is on record, and follows it unless told to detach."""
+    local = address is None
+    store = Store(plan.storage)
     with connect(address) as cluster:
-        local = address is None
+        if not local:
+            check_shared(store)
+        request = RunRequest(run, plan, cluster, resumption, detached=not local)
         try:
-            status = _follow(RunRequest(run, plan, cluster), listener, local=local)
+            supervisor = _supervise(request)
+            follow = accept if detach else follow_run
+            status = follow(supervisor, request, listener)
         except KeyboardInterrupt:
             if local:  # the private Ray ends with us, so the run is not alive any more
-                store.blobs.delete(f"runs/{run}/lease.json")
+                end_lease(store.blobs, run)
             raise
     return Submission(run, status, plan, started_ray=True)
 
@@ -97,22 +135,39 @@ def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> RunStatus:
     return fold(run, log.events)
 
 
-def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> RunStatus:
+def _supervise(request: RunRequest) -> Any:
+    """The supervisor of a run: the one that is there, or a new one. It comes back if it dies."""
     import ray
 
-    # A supervisor on a cluster outlives this process and comes back after a crash of its own.
-    options = {"lifetime": None if local else "detached", "max_restarts": 0 if local else -1}
-    supervisor = (
+    lifetime = "detached" if request.detached else None
+    return (
         ray.remote(Supervisor)
         .options(
             name=supervisor_name(request.run),
             namespace=NAMESPACE,
+            get_if_exists=True,
             num_cpus=0,
             max_concurrency=32,
-            **options,
+            max_restarts=-1,
+            lifetime=lifetime,
         )
         .remote(request)
     )
+
+
+def accept(supervisor: Any, request: RunRequest, listener: Listener | None) -> RunStatus:
+    """Waits until a run is on record, so that it survives whatever dies next."""
+    import ray
+
+    del listener
+    ray.get(supervisor.accepted.remote())
+    return cast("RunStatus", ray.get(supervisor.status.remote()))
+
+
+def follow_run(supervisor: Any, request: RunRequest, listener: Listener | None) -> RunStatus:
+    """Passes the events of a run on until it is over."""
+    import ray
+
     seen = 0
     status: RunStatus | None = None
     while status is None:
@@ -125,11 +180,7 @@ def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> R
             time.sleep(POLL_S)
             continue
         except ray.exceptions.RayActorError as error:
-            raise SlimError(
-                f"run {request.run}",
-                f"its supervisor died: {error}",
-                "submit again: finished work is kept",
-            ) from error
+            return _last_words(request, error)
         seen += len(fresh)
         if listener:
             for event in fresh:
@@ -138,6 +189,22 @@ def _follow(request: RunRequest, listener: Listener | None, *, local: bool) -> R
             time.sleep(POLL_S)
     ray.kill(supervisor)
     return status
+
+
+def _last_words(request: RunRequest, error: Exception) -> RunStatus:
+    """How a run ended whose supervisor left before it was asked.
+
+    Raises:
+        SlimError: it did not end.
+    """
+    stored = read_status(Store(request.plan.storage).blobs, request.run)
+    if stored.ended is not None:
+        return stored
+    raise SlimError(
+        f"run {request.run}",
+        f"its supervisor died: {error}",
+        f"slimctl resume {request.run}: finished work is kept",
+    ) from error
 
 
 def check_result(submission: Submission) -> None:
@@ -151,8 +218,13 @@ def check_result(submission: Submission) -> None:
     """
     run, status = f"run {submission.run}", submission.status
     failed = {n: job for n, job in submission.status.jobs.items() if job.state == "failed"}
+    if status.ended is None:
+        fix = f"slimctl logs {submission.run} -f"
+        raise JobFailed(run, "was taken over by another supervisor", fix)
     if not failed and status.state == "cancelled":
-        raise JobFailed(run, "was cancelled", "submit again: finished work is kept")
+        raise JobFailed(
+            run, "was cancelled", f"slimctl resume {submission.run}: finished work is kept"
+        )
     if not failed and status.state != "done":
         raise SlimError(run, f"ended as {status.state}: {status.message or 'it does not say why'}")
     if not failed:

@@ -4,10 +4,9 @@ It holds nothing that is not in the store: a restarted supervisor finds what is 
 finds running jobs by the name of their actors, and goes on.
 """
 
-import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +14,22 @@ from jobs.base.cluster import Cluster, Needs
 from jobs.base.registry import load_kind, parse_job
 from jobs.execution import JobOutcome, JobRequest
 from jobs.storage.store import Store
-from orchestrator.events import Event, EventLog
+from orchestrator.cluster import describe_cluster
+from orchestrator.events import Event
 from orchestrator.launcher import Launched, Launcher
 from orchestrator.plan import PlannedJob, RunPlan, as_event, twins
-from orchestrator.runs import LEASE_EVERY_S, write_lease
+from orchestrator.record import RunRecord
 from orchestrator.scheduler import Node, Scheduler
-from orchestrator.status import RunStatus, apply, fold
-from orchestrator.workers import RayReporter
+from orchestrator.status import RunStatus
+from orchestrator.workers import NAMESPACE, RayReporter
 
 POLL_S = 0.1
-FLUSH_S = 1.0
 PROGRESS_S = 1.0
+CLUSTER_EVERY_S = 5.0
+LINGER_S = 20.0
+"""How long a supervisor whose run is over waits for somebody to ask how it ended."""
 MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
-TRACKING_GRACE_S = 60.0
 
 
 def _first_line(error: Exception) -> str:
@@ -47,6 +48,10 @@ class RunRequest:
     run: str
     plan: RunPlan
     cluster: Cluster
+    resumption: str = ""
+    """Names the wish to try again what failed or was cancelled; a restart does not repeat it."""
+    detached: bool = False
+    """Whether it outlives the program that asked, and so must end by itself."""
 
 
 class Supervisor:
@@ -61,19 +66,19 @@ class Supervisor:
         self._store = Store(request.plan.storage)
         self._jobs = {job.name: job for job in request.plan.jobs}
         self._twins = twins(request.plan)
+        self._cluster = request.cluster
         self._needs: dict[str, Needs] = {}
-        self._lock = threading.Lock()
-        self._log = EventLog(self._store.blobs, request.run)
-        self._status = fold(request.run, self._log.events)
+        self._record = RunRecord(request.run, request.plan, comes_back=request.detached)
         self._launcher = Launcher(request.run, request.cluster)
         self._launched: dict[Any, Launched] = {}
         self._waiting: list[tuple[float, str]] = []
         self._attempts: dict[str, int] = {}
+        self._losses: dict[str, tuple[int, int]] = {}
+        """How often in a row a job was lost, and how far it was then."""
         self._progress_s: dict[str, float] = {}
+        self._looked_s = time.monotonic()
         self._cancel = threading.Event()
-        self._tracker: Any = None
-        self._tracked = 0
-        self._flushed_s = self._leased_s = 0.0
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._drive, daemon=True)
         self._thread.start()
 
@@ -90,8 +95,18 @@ class Supervisor:
 
     def events_since(self, number: int) -> list[Event]:
         """Events from `number` on."""
-        with self._lock:
-            return self._log.events[number:]
+        return self._record.events_since(number)
+
+    def status(self) -> RunStatus:
+        """The state of the run now."""
+        return self._record.status()
+
+    def accepted(self) -> bool:
+        """Answers once the run is on record, so that it survives whatever dies next."""
+        while not self._begun.wait(POLL_S):
+            if self.is_over():
+                return False
+        return True
 
     def is_over(self) -> bool:
         """Whether the run has ended and everything is written."""
@@ -107,6 +122,10 @@ class Supervisor:
         try:
             self._begin()
             while not self._scheduler.over and not self._cancel.is_set():
+                if self._record.superseded:
+                    self._launcher.close(keep_own=True)
+                    self._leave()
+                    return
                 self._launch_startable()
                 self._collect()
                 self._housekeep()
@@ -114,21 +133,39 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  (the user must hear of it)
             self._add("warning", message=f"supervisor: {type(error).__name__}: {error}")
             self._add("run_ended", state="failed")
-        finally:
-            self._launcher.close()
-            self._finish_tracking(self._flush())
+        self._launcher.close()
+        self._record.end()
+        if self._request.detached:
+            timer = threading.Timer(LINGER_S, self._leave)
+            timer.daemon = True
+            timer.start()
+
+    def _leave(self) -> None:
+        """Ends this actor for good: nobody needs it any more."""
+        if self._request.detached:
+            import ray
+
+            ray.kill(ray.get_actor(supervisor_name(self._request.run), namespace=NAMESPACE))
 
     def _begin(self) -> None:
-        plan = self._request.plan
-        write_lease(self._store.blobs, self._request.run)
-        for job in plan.jobs:
-            self._needs[job.name] = parse_job(job.kind, job.fields).needs(self._request.cluster)
+        self._record.begin()
+        plan, wish = self._request.plan, self._request.resumption
+        self._needs = self._needs_on(self._cluster)
         nodes = [Node(job.name, self._waits_for(job), self._needs[job.name]) for job in plan.jobs]
-        self._scheduler = Scheduler(nodes, self._request.cluster)
+        self._scheduler = Scheduler(nodes, self._cluster)
         self._add("run_started", **as_event(plan))
-        self._start_tracking()
+        if wish and not self._record.has_event("run_resumed", wish=wish):
+            again = [job.name for job in plan.jobs if job.action != "reuse"]
+            self._add("run_resumed", wish=wish, jobs=again)
+        self._record.keep()
+        self._begun.set()
+        self._record.start_tracking()
         for job in plan.jobs:
             self._take_up(job)
+
+    def _needs_on(self, cluster: Cluster) -> dict[str, Needs]:
+        jobs = self._request.plan.jobs
+        return {job.name: parse_job(job.kind, job.fields).needs(cluster) for job in jobs}
 
     def _waits_for(self, job: PlannedJob) -> list[str]:
         """Its inputs, and the job that makes the same result, if there is one."""
@@ -137,7 +174,8 @@ class Supervisor:
 
     def _take_up(self, job: PlannedJob) -> None:
         """Starts from what the store had, and what came of the job before a restart."""
-        state = self._status.jobs[job.name].state
+        known = self._record.job(job.name)
+        state, self._attempts[job.name] = known.state, known.attempt
         if state in ("done", "reused"):
             self._scheduler.finish(job.name)
         elif job.action == "reuse":
@@ -149,6 +187,7 @@ class Supervisor:
         now = time.monotonic()
         for due, name in [item for item in self._waiting if item[0] <= now]:
             self._waiting.remove((due, name))
+            self._follow_cluster()  # what was lost may have been a node
             self._scheduler.requeue(name)
         while (ready := self._scheduler.next_startable()) is not None:
             if ready in self._twins:
@@ -178,9 +217,10 @@ class Supervisor:
             job.artifact,
             job.inputs,
             self._request.plan.storage,
-            self._request.cluster,
+            self._cluster,
             RayReporter(supervisor_name(self._request.run)),
             job.fingerprint,
+            self._request.run,
         )
 
     def _collect(self) -> None:
@@ -196,11 +236,23 @@ class Supervisor:
                 outcome: JobOutcome = ray.get(future)
             except ray.exceptions.RayError as error:
                 self._launcher.release(launched, alive=False)
-                self._retry(launched.job, f"its worker died: {_first_line(error)}")
+                self._lost(launched.job, error)
             else:
                 # What made a job fail, such as a broken GPU context, may live on in its process.
                 self._launcher.release(launched, alive=outcome.failure is None)
                 self._settle(launched.job, outcome)
+
+    def _lost(self, name: str, error: Exception) -> None:
+        """The actor of a job died: perhaps with its result written, ended by another run."""
+        try:
+            made = self._store.state(self._jobs[name].artifact) == "done"
+        except OSError:
+            made = False
+        if made:
+            self._scheduler.finish(name)
+            self._add("job_done", name, wall_s=0.0, device_s=0.0)
+        else:
+            self._retry(name, f"its worker died: {_first_line(error)}")
 
     def _settle(self, name: str, outcome: JobOutcome) -> None:
         if outcome.failure is None:
@@ -212,15 +264,18 @@ class Supervisor:
             self._fail(name, outcome)
 
     def _retry(self, name: str, what: str) -> None:
-        """Puts a job back in line after a pause that doubles; lost work is always retried."""
-        attempt = self._attempts[name]
-        if attempt >= MAX_ATTEMPTS:
+        """Puts a job back in line after a pause that doubles while it does not get any further."""
+        done = self._record.job(name).done
+        losses, before = self._losses.get(name, (0, 0))
+        losses = losses + 1 if done <= before else 1
+        self._losses[name] = losses, done
+        if losses >= MAX_ATTEMPTS:
             outcome = JobOutcome(self._jobs[name].artifact, "WorkLost", f"job '{name}'", what)
             self._fail(name, outcome)
             return
-        pause = min(MAX_BACKOFF_S, 2.0 ** (attempt - 1))
+        pause = min(MAX_BACKOFF_S, 2.0 ** (losses - 1))
         self._scheduler.pause(name)
-        self._add("retry", name, what=what, attempt=attempt, pause_s=pause)
+        self._add("retry", name, what=what, attempt=self._attempts[name], pause_s=pause)
         self._waiting.append((time.monotonic() + pause, name))
 
     def _fail(self, name: str, outcome: JobOutcome) -> None:
@@ -237,80 +292,39 @@ class Supervisor:
 
     def _block_users(self, name: str) -> None:
         for other in self._scheduler.fail(name):
-            if self._status.jobs[other].state != "blocked":
+            if self._record.job(other).state != "blocked":
                 same = self._twins.get(other) == name
                 why = "asks for the same result as" if same else "needs"
                 self._add("job_blocked", other, what=f"{why} '{name}', which failed")
 
     def _end(self) -> None:
+        jobs = self.status().jobs
         if self._cancel.is_set():
-            for name, job in self._status.jobs.items():
+            for name, job in jobs.items():
                 if job.state in ("waiting", "running"):
                     self._add("job_cancelled", name)
             self._add("run_ended", state="cancelled")
             return
-        failed = any(job.state in ("failed", "blocked") for job in self._status.jobs.values())
+        failed = any(job.state in ("failed", "blocked") for job in jobs.values())
         self._add("run_ended", state="failed" if failed else "done")
 
-    # Records
-
     def _add(self, event: str, job: str = "", /, **details: Any) -> None:
-        with self._lock:
-            apply(self._status, self._log.add(event, job, **details))
+        self._record.add(event, job, **details)
 
     def _housekeep(self) -> None:
         now = time.monotonic()
-        with contextlib.suppress(OSError):  # a storage that stumbles is written to a second later
-            if now - self._flushed_s >= FLUSH_S:
-                self._flushed_s = now
-                self._launcher.retire()
-                self._track(self._flush())
-            if now - self._leased_s >= LEASE_EVERY_S:
-                write_lease(self._store.blobs, self._request.run)
-                self._leased_s = now
+        self._launcher.retire()
+        if self._record.keep():
+            self._cancel.set()
+        if now - self._looked_s >= CLUSTER_EVERY_S:
+            self._looked_s = now
+            self._follow_cluster()
 
-    def _flush(self) -> list[Event]:
-        """Makes all events durable; returns those that the tracker has not had yet."""
-        with self._lock:
-            self._log.flush()
-            fresh = self._log.events[self._tracked :]
-            self._tracked = len(self._log.events)
-        return fresh
-
-    def _start_tracking(self) -> None:
-        plan = self._request.plan
-        if plan.tracking is None:
-            return
-        import ray
-
-        from orchestrator.tracking import Tracker
-
-        self._tracker = (
-            ray.remote(Tracker)
-            .options(num_cpus=0, max_restarts=3)
-            .remote(self._request.run, plan.model_dump(mode="json"))
-        )
-
-    def _track(self, fresh: Sequence[Event]) -> None:
-        """Hands new events, which are in the store, to the tracker without waiting for it."""
-        if fresh and self._tracker is not None:
-            self._tracker.push.remote([event.model_dump() for event in fresh])
-
-    def _finish_tracking(self, fresh: Sequence[Event]) -> None:
-        if self._tracker is None:
-            return
-        import ray
-
-        self._track(fresh)
-        try:
-            problem = ray.get(self._tracker.finish.remote(), timeout=TRACKING_GRACE_S)
-        except ray.exceptions.RayError as error:
-            problem = f"{type(error).__name__}"
-        if problem:
-            self._add("warning", message=f"tracking is incomplete: {problem}")
-            self._flush()
-
-    def status(self) -> RunStatus:
-        """The state of the run now."""
-        with self._lock:
-            return self._status.model_copy(deep=True)
+    def _follow_cluster(self) -> None:
+        """Shares out what the cluster has now: nodes come and go."""
+        cluster = describe_cluster()
+        if cluster != self._cluster and cluster.cpus + cluster.gpus > 0:
+            self._cluster = cluster
+            self._needs = self._needs_on(cluster)
+            self._scheduler.resize(cluster, self._needs)
+            self._launcher.resize(cluster)

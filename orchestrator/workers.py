@@ -1,11 +1,18 @@
 """The actors that run jobs, and how a job anywhere reaches the supervisor of its run."""
 
+import time
 from typing import Any
 
 from jobs.base.context import Reporter
 from jobs.execution import JobOutcome, JobRequest, execute
 
 NAMESPACE = "slimctl"
+LOOK_UP_EVERY_S = 5.0
+
+
+def job_actor_name(artifact_id: str) -> str:
+    """Name of the actor that makes a result: a second run that wants it waits for the first."""
+    return f"job-{artifact_id}"
 
 
 class RayReporter(Reporter):
@@ -18,6 +25,7 @@ class RayReporter(Reporter):
     def __init__(self, supervisor: str) -> None:
         self._supervisor = supervisor
         self._handle: Any = None
+        self._found_s = 0.0
 
     def __reduce__(self) -> tuple[type["RayReporter"], tuple[str]]:
         return RayReporter, (self._supervisor,)
@@ -27,7 +35,9 @@ class RayReporter(Reporter):
         import ray
 
         try:
-            if self._handle is None:
+            now = time.monotonic()
+            if self._handle is None or now - self._found_s > LOOK_UP_EVERY_S:
+                self._found_s = now  # a resumed run has a new supervisor of the same name
                 self._handle = ray.get_actor(self._supervisor, namespace=NAMESPACE)
             self._handle.report.remote(job, event, details)
         except (ValueError, ray.exceptions.RayError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jobs.base.context import JobContext
+    from jobs.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,22 @@ class JobSpec(Spec):
             UserError: that input cannot be used.
         """
         return None
+
+    def recheck(
+        self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
+    ) -> list[str]:
+        """Makes a random part of a finished result again and compares.
+
+        Args:
+            store: where it is.
+            handle: the result.
+            inputs: job name -> handle.
+            count: how much of it, such as pairs.
+
+        Returns:
+            What differs, one sentence each; nothing where a kind cannot be checked so.
+        """
+        return []
 
 
 class SeededJobSpec(JobSpec):

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, PairSet
+from jobs.base.artifacts import Flow, Handle, PairSet
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
+from jobs.base.elastic import Range, range_mistake
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.solvers import check_solver
@@ -18,6 +19,9 @@ from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jobs.pairs.spec import PairRecipe
+    from jobs.storage.store import Store
 
 
 class GeneratePairs(SeededJobSpec):
@@ -42,28 +46,27 @@ class GeneratePairs(SeededJobSpec):
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)
     """Pairs solved at once; divides shard_size; null = the whole shard up to 500."""
-    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
-    """Actors; auto = one per GPU, else one per CPU."""
+    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
+    """Actors; auto = one per GPU, else one per CPU; {min, max} = as many of them as the cluster has
+    at the time."""
 
     def run(self, context: JobContext) -> PairSet:
         from jobs.pairs.generate import generate
-        from jobs.pairs.spec import PairRecipe
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
         self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid, flow=flow)})
-        series = context.artifact_id.rpartition("-")[0]
-        seed = self.seed or 0
-        recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
+        recipe = self._recipe(context.artifact_id, flow)
         needs = self.needs(context.cluster)
-        actors = int(needs.cpus + needs.gpus)
+        most = self.actors.max if isinstance(self.actors, Range) else 0
+        actors = most or int(needs.cpus + needs.gpus)
         records = generate(context, recipe, self.count, actors)
         made = len(records) * self.shard_size
         return PairSet(
             image=flow.image,
             count=self.count,
             shard_size=self.shard_size,
-            seed=seed,
+            seed=recipe.seed,
             generator_version=GENERATOR_VERSION,
             nfe=sum(record.nfe_sum for record in records) / made,
             label_counts=flow.label_counts,
@@ -72,11 +75,28 @@ class GeneratePairs(SeededJobSpec):
             shards=tuple(record.file for record in records),
         )
 
+    def _recipe(self, artifact_id: str, flow: Flow) -> "PairRecipe":
+        from jobs.pairs.spec import PairRecipe
+
+        series = artifact_id.rpartition("-")[0]
+        return PairRecipe(series, flow, self.solver, self.seed or 0, self.shard_size, self._batch())
+
+    def recheck(
+        self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
+    ) -> list[str]:
+        from jobs.pairs.recheck import recheck_pairs
+
+        flow = inputs[self.flow.job]
+        if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):
+            return [f"{handle.id} is not a pair set made by a flow"]
+        return recheck_pairs(store, handle, self._recipe(handle.id, flow), count)
+
     def needs(self, cluster: Cluster) -> Needs:
         """Every device it can use; the pool starts on those that are free and grows."""
         shards = -(-self.count // self.shard_size)
         free = cluster.gpus or cluster.cpus
-        wanted = free if self.actors == "auto" else self.actors
+        chosen = self.actors.min if isinstance(self.actors, Range) else self.actors
+        wanted = free if chosen == "auto" else chosen
         actors = max(1, min(wanted, free, shards))
         return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
 
@@ -92,6 +112,8 @@ class GeneratePairs(SeededJobSpec):
                 f"batch_size {self.batch_size} does not divide shard_size {self.shard_size}",
                 "make shard_size a multiple of batch_size",
             )
+        if mistake := range_mistake(self.actors):
+            raise FieldError("actors", mistake, "swap them")
         known = inputs["flow"]
         check_solver(self.solver, known.flow, self.flow.job)
         if isinstance(self.solver, RK45Spec) and self.solver.norm == "batch":

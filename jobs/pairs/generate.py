@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
         handles = _start_actors(context, recipe, size)
         progress = _Progress(context, records, recipe.shard_size, count)
         try:
-            Pool[int](handles, context.job).run(missing, progress)
+            Pool[int](handles, context.job, partial(describe_shard, recipe)).run(missing, progress)
         finally:
             for handle in handles:
                 ray.kill(handle)
@@ -98,6 +99,12 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
     context.device_s = sum(record.seconds for record in done)
     context.engine["devices"] = sorted({record.device for record in done})
     return done
+
+
+def describe_shard(recipe: PairRecipe, shard: int) -> str:
+    """A shard with the index of its pairs."""
+    first = shard * recipe.shard_size
+    return f"shard {shard} (pairs {first} to {first + recipe.shard_size - 1})"
 
 
 def _start_actors(context: JobContext, recipe: PairRecipe, size: int) -> list[Any]:

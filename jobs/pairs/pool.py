@@ -39,11 +39,15 @@ class Pool(Generic[ItemT]):
         actors: handles of actors with methods `ready()` and `make(item)`, created with
             `max_restarts=-1` and `max_task_retries=0`.
         name: of the job, for errors.
+        describe: an item in words, for errors.
     """
 
-    def __init__(self, actors: list[Any], name: str) -> None:
+    def __init__(
+        self, actors: list[Any], name: str, describe: Callable[[ItemT], str] = str
+    ) -> None:
         self._actors = actors
         self._name = name
+        self._describe = describe
         self._kills: dict[ItemT, int] = defaultdict(int)
         self._load: dict[int, int] = {}
         """Items in flight of each actor that has answered."""
@@ -77,7 +81,7 @@ class Pool(Generic[ItemT]):
                 else:
                     self._land(future, waiting, poison, on_done)
         if poison:
-            listed = ", ".join(str(item) for item in sorted(poison, key=str))
+            listed = ", ".join(sorted(map(self._describe, poison)))
             raise JobFailed(
                 f"job '{self._name}'",
                 f"{len(poison)} item(s) killed their actor {MAX_KILLS} times: {listed}",

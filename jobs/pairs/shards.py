@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from jobs.base.artifacts import PairSet, ShardFile
 from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.spec import PairRecipe
+from jobs.storage.sealed import seal, unseal
 from jobs.storage.store import Store
 from models.flows.flow import Flow
 from models.solvers.base import solve
@@ -43,8 +43,8 @@ def find_shard(store: Store, recipe: PairRecipe, shard: int) -> ShardRecord | No
     """The record of a finished shard whose file has the recorded size; None if there is none."""
     name = shard_name(recipe, shard)
     try:
-        record = ShardRecord.model_validate_json(store.blobs.read(f"{name}.json"))
-    except (FileNotFoundError, ValidationError):
+        record = ShardRecord.model_validate(unseal(store.blobs.read(f"{name}.json")))
+    except (FileNotFoundError, ValueError):
         return None
     intact = record.file.path == f"{name}.safetensors" and (
         store.blobs.size(record.file.path) == record.file.size
@@ -90,7 +90,7 @@ def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
     record = ShardRecord(
         file=file, nfe_sum=solved.nfe_sum, seconds=solved.seconds, device=solved.device
     )
-    store.blobs.write(f"{name}.json", record.model_dump_json().encode())
+    store.blobs.write(f"{name}.json", seal(record.model_dump()))
     return record
 
 

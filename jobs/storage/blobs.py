@@ -3,6 +3,7 @@
 A local write goes to a temporary name and is renamed; an object store's put is atomic by itself.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from jobs.base.errors import DamagedArtifact, UserError
 
@@ -36,6 +38,10 @@ class Blobs(ABC):
     @abstractmethod
     def size(self, name: str) -> int | None:
         """Size in bytes; None if there is no such blob."""
+
+    @abstractmethod
+    def modified(self, name: str) -> float | None:
+        """Unix time of the last write, s; None if there is no such blob or it is not known."""
 
     @abstractmethod
     def names(self, prefix: str = "") -> list[str]:
@@ -127,6 +133,10 @@ class LocalBlobs(Blobs):
         path = self._path(name)
         return path.stat().st_size if path.is_file() else None
 
+    def modified(self, name: str) -> float | None:
+        path = self._path(name)
+        return path.stat().st_mtime if path.exists() else None
+
     def names(self, prefix: str = "") -> list[str]:
         # os.walk passes over a folder that another process removes meanwhile; rglob raises.
         return sorted(
@@ -147,11 +157,14 @@ class LocalBlobs(Blobs):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
     def put_file(self, path: Path, name: str) -> None:
         target = self._path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # its name must not outlive a power cut that its bytes do not
         try:
             path.replace(target)
         except OSError:  # another file system: copy beside the target, then rename
@@ -197,8 +210,13 @@ class RemoteBlobs(Blobs):
         return f"{self._root}/{check_name(name)}" if name else self._root
 
     def read(self, name: str) -> bytes:
-        with self._fs.open_input_file(self._path(name)) as file:
-            return bytes(file.read())
+        try:
+            with self._fs.open_input_file(self._path(name)) as file:
+                return bytes(file.read())
+        except OSError as error:
+            if self.exists(name):
+                raise
+            raise FileNotFoundError(f"{self.uri}/{name}") from error  # also if it went meanwhile
 
     def write(self, name: str, data: bytes) -> None:
         with self._fs.open_output_stream(self._path(name)) as file:
@@ -207,6 +225,10 @@ class RemoteBlobs(Blobs):
     def size(self, name: str) -> int | None:
         info = self._fs.get_file_info([self._path(name)])[0]
         return int(info.size) if info.type == self._file_type.File else None
+
+    def modified(self, name: str) -> float | None:
+        info = self._fs.get_file_info([self._path(name)])[0]
+        return info.mtime.timestamp() if info.mtime is not None else None
 
     def _infos(self, prefix: str, *, recursive: bool) -> list[Any]:
         selector = self._selector(self._path(prefix), recursive=recursive, allow_not_found=True)
@@ -261,6 +283,9 @@ class PrefixedBlobs(Blobs):
     def size(self, name: str) -> int | None:
         return self._base.size(self._full(name))
 
+    def modified(self, name: str) -> float | None:
+        return self._base.modified(self._full(name))
+
     def names(self, prefix: str = "") -> list[str]:
         return [name[len(self._prefix) + 1 :] for name in self._base.names(self._full(prefix))]
 
@@ -277,16 +302,37 @@ class PrefixedBlobs(Blobs):
         return self._base.local(self._full(name), fresh=fresh)
 
 
+def check_secretless(uri: str, what: str) -> None:
+    """Refuses a URI with a password in it: it would be kept with every run.
+
+    Raises:
+        UserError: it has one; the text does not repeat it.
+    """
+    parts = urlsplit(uri)
+    query = parse_qs(parts.query).keys()
+    if "@" in parts.netloc or any(word in name for name in query for word in ("secret", "key")):
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise UserError(
+            f"{what} {host}",
+            "has a user name, password or key in it, which would be kept with every run",
+            "put them into the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3, "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for MLflow",
+        )
+
+
 def open_blobs(uri: str) -> Blobs:
     """Opens a storage: a path, `file://...`, or any URI that pyarrow.fs understands.
 
     Raises:
         UserError: nothing can open that URI.
     """
+    if not all(_fits(part) for part in uri.split("/")):
+        raise UserError("", f"{uri!r} cannot be the name of a storage", "use a shorter, plain path")
     if uri.startswith("file://"):
         return LocalBlobs(uri.removeprefix("file://"))
     if "://" not in uri:
         return LocalBlobs(uri)
+    check_secretless(uri, "storage")
     try:
         return RemoteBlobs(uri)
     except (ValueError, OSError) as error:

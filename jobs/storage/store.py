@@ -56,8 +56,8 @@ class Manifest(Spec):
     """Warnings and choices worth knowing, such as the precision used."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """How it was run: device, threads, precision, workers, versions."""
-    sha256: str | None = None
-    """Checksum of all the other fields; None = it has none."""
+    sha256: str
+    """Checksum of all the other fields."""
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:
@@ -127,7 +127,7 @@ class Store:
         try:
             manifest = Manifest.model_validate_json(text)
             handle = HANDLES[manifest.type].model_validate(manifest.handle)
-            intact = manifest.sha256 in (None, _checksum(json.loads(text)))
+            intact = manifest.sha256 == _checksum(json.loads(text))
         except (ValueError, KeyError) as error:
             raise DamagedArtifact(
                 artifact_id, f"{MANIFEST} is not readable", "submit again: it will be made again"
@@ -141,11 +141,17 @@ class Store:
         return manifest
 
     def _check_sizes(self, artifact_id: str, manifest: Manifest) -> None:
-        for name, record in manifest.files.items():
-            self._check_size(f"artifacts/{artifact_id}/{name}", record.size, artifact_id)
+        for name, record in self.blobs_of(artifact_id, manifest).items():
+            self._check_size(name, record.size, artifact_id)
+
+    def blobs_of(self, artifact_id: str, manifest: Manifest) -> dict[str, FileRecord]:
+        """Every blob that an artifact consists of beside its manifest, shards included."""
+        folder = f"artifacts/{artifact_id}"
+        found = {f"{folder}/{name}": record for name, record in manifest.files.items()}
         if manifest.type == PairSet.__name__:
             for shard in PairSet.model_validate(manifest.handle).shards:
-                self._check_size(shard.path, shard.size, artifact_id)
+                found[shard.path] = FileRecord(size=shard.size, sha256=shard.sha256)
+        return found
 
     def _check_size(self, name: str, size: int, artifact_id: str) -> None:
         found = self.blobs.size(name)
@@ -254,6 +260,7 @@ class Store:
             files=files,
             created=time.time(),
             **manifest,
+            sha256="",
         )
         fields = record.model_dump(mode="json")
         text = json.dumps(fields | {"sha256": _checksum(fields)}, indent=1)

@@ -5,17 +5,20 @@ with their checksums, so that a damaged one falls back to the one before.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.storage.blobs import Blobs
+from jobs.storage.sealed import seal, unseal
 from models.spec import Spec
 
 POINTER = "latest.json"
+COPY = "latest.copy.json"
+"""The pointer again: one damaged file must not cost a whole training."""
 KEEP = 2
 
 
@@ -59,7 +62,7 @@ def save_checkpoint(folder: Blobs, checkpoint: Checkpoint) -> str:
     )
     older = [old for old in _entries(folder) if old.step < checkpoint.step]
     kept = (entry, *older)[:KEEP]
-    folder.write(POINTER, _ENTRIES.dump_json(kept, indent=1))
+    _write_pointer(folder, kept)
     for stale in folder.names():
         if stale.startswith("checkpoint-") and stale not in {item.file for item in kept}:
             folder.delete(stale)
@@ -67,21 +70,32 @@ def save_checkpoint(folder: Blobs, checkpoint: Checkpoint) -> str:
 
 
 def load_checkpoint(folder: Blobs) -> Checkpoint | None:
-    """The newest readable checkpoint; None if there is none."""
-    for entry in _entries(folder):
+    """The newest readable checkpoint; None if there is none. Damaged ones leave the pointer."""
+    entries = _entries(folder)
+    for at, entry in enumerate(entries):
         try:
             data = folder.read(entry.file)
         except FileNotFoundError:
             continue
         if hashlib.sha256(data).hexdigest() == entry.sha256:
+            if at > 0:
+                _write_pointer(folder, entries[at:])
             return Checkpoint(entry.step, entry.seconds, load(data))
     return None
 
 
+def _write_pointer(folder: Blobs, entries: Sequence[_Entry]) -> None:
+    data = seal({"checkpoints": [entry.model_dump() for entry in entries]})
+    folder.write(POINTER, data)
+    folder.write(COPY, data)
+
+
 def _entries(folder: Blobs) -> list[_Entry]:
     """What the pointer lists, newest first, but for lines that contradict themselves."""
-    try:
-        entries = _ENTRIES.validate_json(folder.read(POINTER))
-    except (FileNotFoundError, ValidationError):
-        return []
-    return [entry for entry in entries if entry.file == checkpoint_name(entry.step)]
+    for name in (POINTER, COPY):
+        try:
+            entries = _ENTRIES.validate_python(unseal(folder.read(name))["checkpoints"])
+        except (FileNotFoundError, ValueError, KeyError):
+            continue
+        return [entry for entry in entries if entry.file == checkpoint_name(entry.step)]
+    return []

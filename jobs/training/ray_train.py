@@ -119,7 +119,7 @@ def train_on_ray(
     context.engine |= {
         "device": "cuda" if use_cuda else "cpu",
         "precision": "float32",
-        "workers": workers,
+        "workers": _elastic(spec, workers),
         "threads": threads,
         "torch": torch.__version__,
     }
@@ -148,7 +148,9 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if use_cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=on_gpus, resources_per_worker=resources
+            num_workers=_elastic(task.spec, workers),
+            use_gpu=on_gpus,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:12]}",  # Ray's own snapshot is never resumed from
@@ -162,6 +164,15 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
         raise WorkLost(f"job '{task.job}'", f"Ray Train failed: {error}") from error
     finally:
         folder.delete("ray_train")
+
+
+def _elastic(spec: TrainingSpec, workers: int) -> int | tuple[int, int]:
+    """The number of workers, or the smallest and the largest: Ray Train follows the cluster.
+
+    A change of the number starts the workers again from the last checkpoint.
+    """
+    counts = spec.worker_counts()
+    return (counts[0], counts[-1]) if len(counts) > 1 else workers
 
 
 def _raise_failure(context: JobContext) -> None:

@@ -1,10 +1,12 @@
 """What every job that trains a network lets the user choose."""
 
+import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jobs.base.cluster import Cluster, Needs
+from jobs.base.elastic import Range, range_mistake
 from jobs.base.facts import FieldError
 from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from models.networks.classifier.spec import ClassifierSpec
@@ -52,8 +54,9 @@ class TrainingSpec(SeededJobSpec):
     """Largest norm of the whole gradient; null = no clipping."""
     ema_decay: float = Field(default=0.999999, gt=0, lt=1)
     """Largest decay of the weight average; early on it is (1 + n) / (10 + n)."""
-    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
-    """Ray Train workers; auto = one per GPU, on CPUs one per core up to 8 with 32 samples each."""
+    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
+    """Ray Train workers; auto = one per GPU, on CPUs one per core up to 8 with 32 samples each;
+    {min, max} = as many of them as the cluster has at the time."""
     threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
     """CPU threads of a worker; auto = 1 on CPUs, up to 4 beside a GPU."""
     checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
@@ -67,22 +70,35 @@ class TrainingSpec(SeededJobSpec):
 
     @model_validator(mode="after")
     def _batches_split(self) -> Self:
+        if mistake := range_mistake(self.workers):
+            raise ValueError(f"workers: {mistake}")
         for name, size in self.batches().items():
-            if self.workers != "auto" and size % self.workers:
-                raise ValueError(
-                    f"{name} {size} cannot be split evenly over {self.workers} workers; "
-                    "make it a multiple"
-                )
+            for workers in self.worker_counts():
+                if size % workers:
+                    raise ValueError(
+                        f"{name} {size} cannot be split evenly over {workers} workers; "
+                        f"make it a multiple of {math.lcm(*self.worker_counts())}"
+                    )
         return self
+
+    def worker_counts(self) -> range:
+        """The numbers of workers that the spec names; empty for auto."""
+        if isinstance(self.workers, Range):
+            return range(self.workers.min, self.workers.max + 1)
+        return range(0) if self.workers == "auto" else range(self.workers, self.workers + 1)
 
     def layout(self, cluster: Cluster) -> tuple[int, int]:
         """Workers and CPU threads per worker: fixed functions of the whole cluster and the spec.
+
+        Of a range of workers it is the smallest number: a job starts as soon as those are free.
 
         On CPUs a worker has one thread: workers wait for each other once a step, threads at every
         operation, which on a busy machine costs several times as much (measured: 66 ms a step on
         one thread became 430 ms on two).
         """
-        if self.workers != "auto":
+        if isinstance(self.workers, Range):
+            workers = self.workers.min
+        elif self.workers != "auto":
             workers = self.workers
         else:
             most = cluster.gpus or min(cluster.cpus, self.batch_size // SMALLEST_CPU_SHARE, 8)

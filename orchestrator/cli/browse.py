@@ -1,4 +1,4 @@
-"""The verbs that look into a storage: status, show, logs."""
+"""The verbs that look into a storage: status, show."""
 
 import json
 import time
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from jobs.storage.store import Store
+    from orchestrator.events import LogRead
     from orchestrator.status import JobStatus, RunStatus
 
-Run = Annotated[str | None, typer.Argument(help="Run id or its beginning.", show_default=False)]
 RunOrGroup = Annotated[
     str | None,
     typer.Argument(
@@ -29,21 +29,38 @@ Thing = Annotated[
 
 def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = False) -> None:
     """List the runs of a storage, or the jobs of one run."""
-    from orchestrator.runs import find_run, read_status, run_ids
+    from orchestrator.runs import find_run, read_run, run_ids
 
     store = open_store(storage)
+    name, slash, group = (run or "").partition("/")
+    names = run_ids(store.blobs) if run is None else [find_run(store.blobs, name or None)]
+    found = [read_run(store.blobs, name) for name in names]
     if run is None:
-        found = [read_status(store.blobs, name) for name in run_ids(store.blobs)]
-        _print_runs(found, as_json)
-        return
-    name, slash, group = run.partition("/")
-    state = read_status(store.blobs, find_run(store.blobs, name or None))
-    if slash:
-        state.jobs = _jobs_of_group(state, group)
-    if as_json:
-        typer.echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
+        _print_runs([state for state, _ in found], as_json)
     else:
-        _print_jobs(state, together=not slash)
+        state = found[0][0]
+        if slash:
+            state.jobs = _jobs_of_group(state, group)
+        if as_json:
+            typer.echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
+        else:
+            _print_jobs(state, together=not slash)
+    refuse_damaged(log for _, log in found)
+
+
+def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
+    """Ends the program with the names of damaged files after what could be read was shown.
+
+    Raises:
+        DamagedArtifact: a line of an event log is not what was written.
+    """
+    from jobs.base.errors import DamagedArtifact
+
+    damaged = [what for log in logs_read for what in log.damaged]
+    if damaged:
+        raise DamagedArtifact(
+            "", "; ".join(damaged), "what is shown is from the rest; results are not affected"
+        )
 
 
 def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
@@ -220,21 +237,3 @@ def _job_meant(name: str, jobs: "Iterable[str]") -> str:
         and values <= set(split_iteration(job[len(group) + 1 : -len(member) - 1]))
     ]
     return found[0] if len(found) == 1 else name
-
-
-def logs(run: Run = None, storage: Storage = None) -> None:
-    """Print what the jobs of a run said."""
-    from orchestrator.cli.live import describe
-    from orchestrator.events import read_events
-    from orchestrator.runs import find_run
-    from orchestrator.status import RunStatus, apply
-
-    store = open_store(storage)
-    name = find_run(store.blobs, run)
-    state = RunStatus(run=name)
-    for event in read_events(store.blobs, name):
-        apply(state, event)
-        line = describe(event, state) if event.name != "progress" else ""
-        if line:
-            stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-            typer.echo(f"{stamp} {line}")

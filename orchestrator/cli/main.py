@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from jobs.base.errors import SlimError
-from orchestrator.cli import browse, comparing, listing, run, sampling
+from jobs.base.errors import SlimError, UserError
+from orchestrator.cli import browse, comparing, control, listing, logs, run, sampling, upkeep
 
 app = typer.Typer(
     name="slimctl",
@@ -24,8 +24,13 @@ for verb in (
     run.submit,
     browse.status,
     browse.show,
-    browse.logs,
     comparing.compare,
+    logs.logs,
+    control.cancel,
+    control.resume,
+    upkeep.verify,
+    upkeep.gc,
+    upkeep.doctor,
     sampling.sample,
     listing.kinds,
     listing.presets,
@@ -41,9 +46,14 @@ def main() -> None:
     except SlimError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()
+            sys.exit(0)
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"{place}{error.strerror or error}", err=True)
+        typer.echo("  fix: check that the place exists, may be used and is not full", err=True)
+        sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)

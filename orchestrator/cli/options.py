@@ -33,9 +33,18 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="A running Ray cluster: auto, or host:port. Without it a private Ray is started.",
+        help="A running Ray cluster: auto, host:port, or http://host:8265 of its job server. "
+        "Without it a private Ray is started.",
         show_default=False,
     ),
+]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="Return as soon as the cluster has the run (with --address)."),
+]
+Run = Annotated[
+    str | None,
+    typer.Argument(help="Run id or its beginning; else the latest.", show_default=False),
 ]
 
 DEFAULT_TFLOPS = 40.0

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from orchestrator.cli.control import interrupted, tell_result
 from orchestrator.cli.options import (
     DEFAULT_TFLOPS,
     Address,
+    Detach,
     File,
     Json,
     Overrides,
@@ -92,41 +94,43 @@ def submit(
     overrides: Overrides = None,
     storage: Storage = None,
     address: Address = None,
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
-    from jobs.storage.store import Store
     from orchestrator.cli.live import open_view
-    from orchestrator.cli.tables import print_quality
-    from orchestrator.results import chosen_lines, quality_reports, run_json
-    from orchestrator.submission import check_result
+    from orchestrator.job_server import is_job_server
     from orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage)
+    if is_job_server(address):
+        hand_over(str(address), pipeline, detach=detach, as_json=as_json)
+        return
     view = open_view(quiet=bool(os.environ.get("SLIMCTL_QUIET")))
     try:
         with mistakes_as_json(as_json), view:
             result = submit_pipeline(
-                pipeline, address=address, listener=view.event, on_plan=view.plan
+                pipeline,
+                address=address,
+                detach=detach,
+                listener=view.event,
+                on_plan=view.plan,
             )
     except KeyboardInterrupt:
-        typer.echo(_interrupted(view.run, file, address), err=True)
+        typer.echo(interrupted(view.run, address), err=True)
         sys.exit(130)
-    store = Store(result.plan.storage)
-    if not result.started_ray:
-        typer.echo(f"nothing to do: the store has every result (run {result.run})", err=True)
-    if as_json:
-        typer.echo(json.dumps(run_json(store, result.status)))
-    else:
-        print_quality(quality_reports(store, result.status), chosen_lines(store, result.status))
-    check_result(result)
+    tell_result(result, detach=detach, as_json=as_json)
 
 
-def _interrupted(run: str, file: File, address: str | None) -> str:
-    if address is None:
-        return (
-            f"interrupted: run {run or '(not started)'} stopped; finished jobs and checkpoints are "
-            f"kept\n  continue: slimctl submit {file}"
-        )
-    return f"interrupted: run {run} goes on at {address}\n  look: slimctl status {run}"
+def hand_over(address: str, pipeline: "Pipeline", *, detach: bool, as_json: bool) -> None:
+    """Lets the head of a cluster run a pipeline; this machine may then leave."""
+    from orchestrator.job_server import echo, leave_notice, run_on_job_server
+    from orchestrator.pipeline import to_yaml
+
+    words = ["submit", "pipeline.yaml", *(["--json"] if as_json else [])]
+    files = {"pipeline.yaml": to_yaml(pipeline)}
+    submission = run_on_job_server(address, pipeline.name, words, files, detach=detach, tell=echo)
+    if detach:
+        typer.echo(leave_notice(submission, address), err=True)
+        typer.echo(submission)

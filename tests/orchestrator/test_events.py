@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jobs.storage.blobs import Blobs, LocalBlobs
 from orchestrator import events
-from orchestrator.events import Event, EventLog, events_folder, read_events
+from orchestrator.events import Event, EventLog, events_folder, read_events, read_log
 
 TEXT = st.text() | st.sampled_from(["\u2028", "\x85", "\r\n", "\ud800", "\0"])
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
@@ -29,6 +29,10 @@ class MemoryBlobs(LocalBlobs):
 
     def read(self, name: str) -> bytes:
         return self.held[name]
+
+    def folders(self, prefix: str = "") -> list[str]:
+        inside = (name.removeprefix(f"{prefix}/") for name in self.names(f"{prefix}/"))
+        return sorted({name.partition("/")[0] for name in inside if "/" in name})
 
     def write(self, name: str, data: bytes) -> None:
         self.held[name] = data
@@ -69,21 +73,23 @@ def test_what_is_read_back_is_what_was_added(added, flushes, limit):
     one_line = max(
         (len(line) for data in blobs.held.values() for line in data.splitlines()), default=0
     )
-    assert all(len(data) <= max(limit, one_line + 1) for data in blobs.held.values())
+    header = 120
+    assert all(len(data) <= max(limit, one_line + 1) + header for data in blobs.held.values())
 
 
 def test_a_full_segment_is_never_written_again(monkeypatch):
-    monkeypatch.setattr(events, "SEGMENT_BYTES", 400)
+    monkeypatch.setattr(events, "SEGMENT_BYTES", 700)
     blobs = MemoryBlobs()
     log = log_of(blobs, 0)
     for number in range(40):
         log.add("log", "data", message=f"line {number}")
         log.flush()
     names = list(dict.fromkeys(blobs.writes))
-    assert names == [f"{events_folder('run')}/{number:06d}.jsonl" for number in range(len(names))]
+    folder = f"{events_folder('run')}/{log.claim}"
+    assert names == [f"{folder}/{number:06d}.jsonl" for number in range(len(names))]
     assert len(names) > 5
     assert blobs.writes == sorted(blobs.writes)
-    assert all(len(data) <= 400 for data in blobs.held.values())
+    assert all(len(data) <= 700 + 120 for data in blobs.held.values())
 
 
 def test_nothing_is_written_when_nothing_was_added():
@@ -107,38 +113,76 @@ def test_a_restarted_writer_leaves_earlier_segments_alone(tmp_path):
     assert [event.number for event in back(blobs)] == [0, 1, 2, 3, 4]
 
 
-def test_a_restarted_writer_does_not_count_files(tmp_path):
-    """A segment that is gone, or a stray file, must not lead it to overwrite the last one."""
+def test_a_segment_that_is_gone_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "SEGMENT_BYTES", 300)
     blobs = LocalBlobs(tmp_path)
-    for _ in range(3):
-        log_of(blobs, 1)
-    blobs.delete(f"{events_folder('run')}/000000.jsonl")
+    log = log_of(blobs, 6)
     blobs.write(f"{events_folder('run')}/notes.txt", b"stray")
-    log_of(blobs, 1)
-    assert [event.number for event in back(blobs)] == [1, 2, 3]
-    assert blobs.exists(f"{events_folder('run')}/000003.jsonl")
+    names = [name for name in blobs.names() if name.endswith("jsonl")]
+    assert len(names) > 2
+    assert read_log(blobs, "run").damaged == []
+    blobs.delete(names[1])
+    (damage,) = read_log(blobs, "run").damaged
+    assert "before 000002.jsonl is missing" in damage
+    assert EventLog(blobs, "run").claim > log.claim
 
 
 @pytest.mark.parametrize(
     "torn", [b"", b'{"number": 1, "ti', b"\xff\xfe", b"[]", b"null", b'{"number": 1}']
 )
-def test_lines_that_are_no_events_are_passed_over(tmp_path, torn):
+def test_lines_that_are_no_events_are_passed_over_and_told(tmp_path, torn):
     blobs = LocalBlobs(tmp_path)
     log_of(blobs, 3)
     (name,) = blobs.names()
-    first, _, last = blobs.read(name).splitlines()
-    blobs.write(name, b"\n".join([first, torn, last]))
+    head, first, _, last, end = blobs.read(name).split(b"\n")
+    blobs.write(name, b"\n".join([head, first, torn, last, end]))
     assert [event.number for event in back(blobs)] == [0, 2]
+    assert read_log(blobs, "run").damaged == [f"{name}: 1 line(s) of it are not what was written"]
     log = EventLog(blobs, "run")
     assert log.add("log", message="x").number == 3, "numbers are never given twice"
 
 
-def test_a_torn_end_is_passed_over(tmp_path):
+@pytest.mark.parametrize("kept", [0, 1, 50, -1, -9, -200])
+def test_a_torn_end_is_passed_over_and_told(tmp_path, kept):
     blobs = LocalBlobs(tmp_path)
     log_of(blobs, 3)
     (name,) = blobs.names()
-    blobs.write(name, blobs.read(name)[:-9])
-    assert [event.number for event in back(blobs)] == [0, 1]
+    blobs.write(name, blobs.read(name)[:kept])
+    assert [event.number for event in back(blobs)] == list(range(len(back(blobs))))
+    assert len(read_log(blobs, "run").damaged) == 1
+
+
+def test_no_changed_byte_is_believed(tmp_path):
+    """Whatever byte of a segment changes, what is read was written, or the file is named."""
+    blobs = LocalBlobs(tmp_path)
+    log = log_of(blobs, 2)
+    (name,) = blobs.names()
+    data = blobs.read(name)
+    for at in range(len(data)):
+        blobs.write(name, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        found = read_log(blobs, "run")
+        assert found.damaged, at
+        assert all(event in log.events for event in found.events)
+
+
+def test_the_later_writer_is_read(tmp_path):
+    """What an old writer says after a new one took over is not."""
+    blobs = LocalBlobs(tmp_path)
+    old = log_of(blobs, 3)
+    assert not old.is_fenced()
+    new = EventLog(blobs, "run")
+    new.take_over()
+    assert old.is_fenced()
+    assert not new.is_fenced()
+    old.add("log", "data", message="old")
+    old.flush()
+    assert [event.details["message"] for event in back(blobs)][3:] == ["old"]
+    new.add("log", "data", message="new")
+    new.flush()
+    old.add("log", "data", message="old again")
+    old.flush()
+    assert [event.details["message"] for event in back(blobs)][3:] == ["new"]
+    assert [event.number for event in back(blobs)] == [0, 1, 2, 3]
 
 
 def test_a_flush_is_all_or_nothing(tmp_path, monkeypatch):
@@ -183,7 +227,8 @@ def test_each_line_is_one_json_object(tmp_path):
     log_of(blobs, 3)
     (name,) = blobs.names()
     lines = blobs.read(name).decode("ascii").splitlines()
-    assert [json.loads(line)["details"]["message"] for line in lines] == [
+    assert json.loads(lines[0])["lines"] == 3
+    assert [json.loads(line)["details"]["message"] for line in lines[1:]] == [
         "line 0",
         "line 1",
         "line 2",

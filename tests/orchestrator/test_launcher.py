@@ -164,3 +164,20 @@ def test_an_actor_that_is_dead_already_is_no_trouble(bench):
     with pytest.raises(RayActorError):
         bench.ray.kill(launched.actor)
     bench.launcher.release(launched, alive=False)
+
+
+def test_a_supervisor_that_is_superseded_leaves_long_work_to_its_successor(bench):
+    own = bench.launch(own=True, artifact="train_flow-1")
+    shared = bench.launch()
+    bench.launcher.close(keep_own=True)
+    assert bench.ray.killed == [shared.actor]
+    assert own.actor in bench.alive
+
+
+def test_workers_give_way_on_the_cluster_as_it_is_now(bench):
+    first, second = bench.launch(), bench.launch()
+    bench.launcher.release(first, alive=True)
+    bench.launcher.release(second, alive=True)
+    bench.launcher.resize(Cluster(cpus=8, gpus=1))
+    third = bench.launch(Needs(cpus=2, gpus=0))
+    assert bench.alive == [first.actor, second.actor, third.actor]

@@ -221,3 +221,18 @@ def test_ten_thousand_jobs_take_seconds(shape):
             done += 1
     assert done == 10_000
     assert time.process_time() - started < 3.0
+
+
+def test_a_cluster_that_grows_is_used_and_one_that_shrinks_is_not_waited_for():
+    nodes = [Node(name, [], Needs(2, 0)) for name in "abc"]
+    scheduler = Scheduler(nodes, Cluster(cpus=2))
+    assert start_all(scheduler) == ["a"]
+    scheduler.resize(Cluster(cpus=4), {name: Needs(2, 0) for name in "abc"})
+    assert start_all(scheduler) == ["b"]
+    scheduler.resize(Cluster(cpus=1), {name: Needs(1, 0) for name in "abc"})
+    assert start_all(scheduler) == []
+    scheduler.finish("a")
+    scheduler.finish("b")
+    assert start_all(scheduler) == ["c"]
+    scheduler.finish("c")
+    assert scheduler.over

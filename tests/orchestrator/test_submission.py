@@ -31,11 +31,14 @@ class FakeSupervisor:
 
     trouble: tuple[Exception, ...] = ()
     ending = "done"
+    mute = False
 
     def __init__(self, request: RunRequest) -> None:
         self.blobs = Store(request.plan.storage).blobs
         self.run = request.run
         self.troubles = list(self.trouble)
+        if self.mute:
+            return
         write_lease(self.blobs, request.run)
         log = EventLog(self.blobs, request.run)
         jobs = {
@@ -49,6 +52,9 @@ class FakeSupervisor:
         log.flush()
         self.events = log.events
         self.told = 0
+
+    def accepted(self) -> bool:
+        return True
 
     def is_over(self) -> bool:
         if self.troubles:
@@ -78,6 +84,8 @@ def ray(monkeypatch) -> FakeRay:
         yield Cluster(cpus=2)
 
     monkeypatch.setattr(module, "connect", connect)
+    fake.checked = []
+    monkeypatch.setattr(module, "check_shared", lambda store: fake.checked.append(store.uri))
     return fake
 
 
@@ -115,7 +123,7 @@ def test_a_run_is_followed_to_its_end(ray, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("address", "lifetime", "restarts"), [(None, None, 0), ("auto", "detached", -1)]
+    ("address", "lifetime", "restarts"), [(None, None, -1), ("auto", "detached", -1)]
 )
 def test_only_on_a_cluster_the_supervisor_outlives_the_program(
     ray, tmp_path, address, lifetime, restarts
@@ -135,10 +143,30 @@ def test_a_supervisor_that_is_away_for_a_while_is_waited_for(ray, tmp_path, monk
 
 def test_a_supervisor_that_died_is_our_bug(ray, tmp_path, monkeypatch):
     monkeypatch.setattr(FakeSupervisor, "trouble", (RayActorError("killed"),))
+    monkeypatch.setattr(FakeSupervisor, "mute", True)
     with pytest.raises(SlimError, match="its supervisor died: killed") as caught:
         submit(pipeline_in(tmp_path))
     assert caught.value.exit_code == 1
     assert "finished work is kept" in caught.value.fix
+
+
+def test_a_supervisor_that_left_after_its_run_was_over_is_no_trouble(ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeSupervisor, "trouble", (RayActorError("it left"),))
+    assert submit(pipeline_in(tmp_path), address="auto").status.state == "done"
+
+
+def test_a_detached_run_is_left_alone_once_it_is_on_record(ray, tmp_path):
+    made = submit(pipeline_in(tmp_path), address="auto", detach=True)
+    assert made.run == run_ids(Store(str(tmp_path)).blobs)[0]
+    assert ray.killed == []
+    assert ray.checked == [str(tmp_path)]
+
+
+def test_a_private_ray_cannot_be_detached_from(ray, tmp_path):
+    with pytest.raises(UserError, match="ends with this program") as caught:
+        submit(pipeline_in(tmp_path), detach=True)
+    assert "--address" in caught.value.fix
+    assert run_ids(Store(str(tmp_path)).blobs) == []
 
 
 def test_nothing_to_do_does_not_start_ray(ray, tmp_path):
@@ -191,7 +219,7 @@ def test_an_interrupted_private_run_is_not_alive(ray, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     for address, alive in ((None, False), ("auto", True)):
-        monkeypatch.setattr(module, "_follow", interrupted)
+        monkeypatch.setattr(module, "follow_run", interrupted)
         named: list[str] = []
 
         def remember(plan: RunPlan, run: str, named: list[str] = named) -> None:
@@ -218,7 +246,7 @@ def submission(state: str = "failed", message: str = "", **failures: str) -> Sub
         )
         for name, failure in failures.items()
     }  # fmt: skip
-    status = RunStatus(run="run-1", state=state, message=message, jobs=jobs)
+    status = RunStatus(run="run-1", state=state, ended=1.0, message=message, jobs=jobs)
     plan = RunPlan(name="x", storage="/s", tracking=None, jobs=())
     return Submission("run-1", status, plan, started_ray=True)
 
@@ -261,6 +289,14 @@ def test_a_run_that_failed_without_a_failed_job_is_our_bug():
 def test_a_cancelled_run_is_not_a_success():
     with pytest.raises(JobFailed, match="was cancelled"):
         check_result(submission("cancelled"))
+
+
+def test_a_run_that_another_supervisor_took_over_is_not_over():
+    taken = submission("running")
+    taken.status.ended = None
+    with pytest.raises(JobFailed, match="taken over") as caught:
+        check_result(taken)
+    assert caught.value.fix == "slimctl logs run-1 -f"
 
 
 def test_a_run_that_is_done_ends_well():

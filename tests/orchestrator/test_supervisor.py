@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 from fake_ray import Clock, FakeRay, Future, RayActorError, RayError
 
+from jobs.base.artifacts import Dataset
 from jobs.base.cluster import Cluster, Needs
 from jobs.execution import JobOutcome, JobRequest
+from jobs.storage.blobs import LocalBlobs
 from jobs.storage.store import Store
-from orchestrator import events, supervisor
+from models.spec import ImageShape
+from orchestrator import events, record, supervisor
 from orchestrator.events import Event, read_events
 from orchestrator.launcher import Launched
 from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.runs import is_alive, read_status
+from orchestrator.runs import ask_to_cancel, is_alive, read_status
 from orchestrator.status import RunStatus
 from orchestrator.supervisor import MAX_ATTEMPTS, RunRequest, Supervisor
 
@@ -39,6 +42,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
         self.storage = storage
         self.clock = Clock()
+        self.cluster = Cluster(cpus=8)
         self.script: dict[str, list[JobOutcome | Exception]] = {}
         self.held: Callable[[str], bool] = lambda name: False
         self.launched: list[str] = []
@@ -46,10 +50,14 @@ class World:
         self.running: set[str] = set()
         self.most_running = 0
         self.closed = False
+        self.kept_own = False
+        self.resumption = ""
         self.trackers: list[FakeTracker] = []
         self.tracking_problem: str | Exception = ""
         monkeypatch.setitem(sys.modules, "ray", FakeRay(self.clock, self.make))
         monkeypatch.setattr(supervisor, "time", self.clock)
+        monkeypatch.setattr(record, "time", self.clock)
+        monkeypatch.setattr(supervisor, "describe_cluster", lambda: self.cluster)
         monkeypatch.setattr(supervisor, "Launcher", lambda run, cluster: self)
 
     def make(self, cls: type, *arguments: Any) -> Any:
@@ -59,7 +67,8 @@ class World:
 
     def start(self, *jobs: PlannedJob, cpus: int = 8, tracking: str | None = None) -> Supervisor:
         plan = RunPlan(name="digits", storage=self.storage, tracking=tracking, jobs=jobs)
-        return Supervisor(RunRequest(RUN, plan, Cluster(cpus=cpus)))
+        self.cluster = Cluster(cpus=cpus)
+        return Supervisor(RunRequest(RUN, plan, self.cluster, self.resumption))
 
     def run(self, *jobs: PlannedJob, **options: Any) -> RunStatus:
         """Runs jobs to the end; returns the status that the store holds."""
@@ -92,8 +101,11 @@ class World:
     def retire(self) -> None:
         """Nothing is idle here."""
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, *, keep_own: bool = False) -> None:
+        self.closed, self.kept_own = True, keep_own
+
+    def resize(self, cluster: Cluster) -> None:
+        """Nothing is placed here."""
 
 
 class FakeTracker:
@@ -295,9 +307,10 @@ def test_a_supervisor_that_comes_back_goes_on(world):
     wait_until(
         lambda: set(states(dead.status()).values()) >= {"done", "failed", "blocked", "running"}
     )
-    dead._flush()
-    dead._scheduler = _Over()
+    dead._record._flush()
     dead._end = lambda: None  # it dies without a word
+    dead._record.end = lambda: None
+    dead._scheduler = _Over()
     dead._thread.join(10)
     assert read_status(Store(world.storage).blobs, RUN).jobs["d"].state == "running"
     world.launched.clear()
@@ -331,17 +344,17 @@ def test_a_crash_of_the_supervisor_is_told(world, monkeypatch):
 
 
 def test_a_storage_that_stumbles_does_not_end_the_run(world, monkeypatch):
-    monkeypatch.setattr(supervisor, "FLUSH_S", 0.0)
-    monkeypatch.setattr(supervisor, "LEASE_EVERY_S", 0.0)
+    monkeypatch.setattr(record, "FLUSH_S", 0.0)
+    monkeypatch.setattr(record, "LEASE_EVERY_S", 0.0)
     stumbles = iter([None, OSError("busy"), None, OSError("busy")])
-    write_lease = supervisor.write_lease
+    write_lease = record.write_lease
 
-    def stumble(*arguments):
-        write_lease(*arguments)
+    def stumble(*arguments, **options):
+        write_lease(*arguments, **options)
         if (error := next(stumbles, None)) is not None:
             raise error
 
-    monkeypatch.setattr(supervisor, "write_lease", stumble)
+    monkeypatch.setattr(record, "write_lease", stumble)
     world.script["a"] = [FLAKY]
     assert world.run(job("a"), job("b", "a")).state == "done"
     assert next(stumbles, "used up") == "used up"
@@ -351,7 +364,7 @@ def test_progress_once_a_second_is_kept_and_the_last(world):
     world.held = lambda name: True
     driven = world.start(job("a"))
     wait_until(lambda: bool(world.running))
-    with driven._lock:
+    with driven._record._lock:
         world.clock.now = 5000.0
     for done in range(1, 11):
         driven.report("a", "progress", {"done": done, "total": 10, "metrics": {}})
@@ -398,3 +411,103 @@ def test_thousands_of_jobs_take_little(world):
     status = world.run(*jobs)
     assert status.counts() == {"done": 3001}
     assert time.process_time() - started < 6.0
+
+
+def test_a_node_that_is_lost_is_not_counted_on(world):
+    """After a loss the jobs are shared out over what the cluster has then."""
+    world.script["a"] = [LOST]
+    world.held = lambda name: False
+    driven = world.start(job("a"), job("b"), job("c"), cpus=3)
+    world.cluster = Cluster(cpus=1)
+    driven._thread.join(10)
+    assert driven.status().state == "done"
+    assert driven._cluster == Cluster(cpus=1)
+
+
+def test_losses_in_a_row_count_only_while_nothing_is_gained(world):
+    """A run of days may lose its machine a hundred times, if it gets further each time."""
+    world.script["a"] = [LOST] * 30
+    done = iter(range(10, 1000, 10))
+
+    def held(name: str) -> bool:
+        world.driven.report("a", "progress", {"done": next(done), "total": 10, "metrics": {}})
+        return False
+
+    world.held = lambda name: True
+    world.driven = world.start(job("a"))
+    world.held = held
+    world.driven._thread.join(20)
+    assert world.driven.status().state == "done"
+    assert len(world.launched) == 31
+
+
+def test_work_of_a_dead_actor_that_is_finished_is_not_done_again(world):
+    """Another run may have ended the actor after it had written the result."""
+    world.script["a"] = [LOST]
+    store = Store(world.storage)
+    handle = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
+    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
+    store.commit("made-a", handle, store.stage(), manifest)
+    status = world.run(job("a"), job("b", "a"))
+    assert states(status) == {"a": "done", "b": "done"}
+    assert world.launched == ["a", "b"]
+
+
+def test_a_resumed_run_tries_again_what_failed_and_only_once(world):
+    world.script["b"] = [WRONG]
+    graph = [job("a"), job("b", "a"), job("c", "b")]
+    assert world.run(*graph).state == "failed"
+    world.launched.clear()
+    world.resumption = "wish"
+    left = [job("a", action="reuse"), *graph[1:]]
+    status = world.run(*left)
+    assert states(status) == {"a": "done", "b": "done", "c": "done"}
+    assert world.launched == ["b", "c"]
+    world.launched.clear()
+    assert world.run(*left).state == "done"  # a restart by Ray
+    assert world.launched == []
+    assert len(world.told("run_resumed")) == 1
+
+
+def test_a_cancel_that_is_left_in_the_storage_is_heard(world):
+    world.held = lambda name: True
+    driven = world.start(job("a"))
+    wait_until(lambda: bool(world.running))
+    ask_to_cancel(Store(world.storage).blobs, RUN)
+    driven._thread.join(10)
+    assert read_status(Store(world.storage).blobs, RUN).state == "cancelled"
+    assert world.closed
+    assert not world.kept_own
+
+
+def test_an_old_supervisor_is_fenced_off(world, monkeypatch):
+    """What it says after another took over is not read, and it leaves running work alone."""
+    monkeypatch.setattr(record, "LEASE_EVERY_S", 0.0)
+    world.held = lambda name: True
+    old = world.start(job("a"))
+    wait_until(lambda: bool(world.running))
+    newer = events.EventLog(Store(world.storage).blobs, RUN)
+    newer.take_over()
+    newer.add("log", "a", message="from the new one")
+    newer.flush()
+    old.report("a", "log", {"message": "from the old one"})
+    old._thread.join(10)
+    assert old.is_over()
+    assert world.kept_own
+    said = [event.details["message"] for event in world.told("log")]
+    assert said == ["from the new one"]
+    assert world.told("run_ended") == []
+
+
+def test_a_storage_that_is_full_at_the_end_is_waited_for(world, monkeypatch):
+    write = LocalBlobs.write
+    refusals = iter(range(5))
+
+    def full(blobs, name, data):
+        if b"run_ended" in data and next(refusals, None) is not None:
+            raise OSError(28, "No space left on device")
+        write(blobs, name, data)
+
+    monkeypatch.setattr(LocalBlobs, "write", full)
+    assert world.run(job("a")).state == "done"
+    assert next(refusals, None) is None

@@ -1,5 +1,6 @@
 import pickle
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,7 @@ def test_a_supervisor_that_died_is_looked_up_anew(ray, monkeypatch):
 
     broken = SimpleNamespace(report=SimpleNamespace(remote=dead))
     monkeypatch.setattr(reporter, "_handle", broken)
+    monkeypatch.setattr(reporter, "_found_s", time.monotonic())
     reporter.send("data", "log", message="lost")
     reporter.send("data", "log", message="heard")
     assert ray.supervisor.target.heard == [("data", "log", {"message": "heard"})]

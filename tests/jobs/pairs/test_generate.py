@@ -54,7 +54,7 @@ def test_an_actor_makes_a_damaged_shard_again(store, recipe, actor):
 class Pool:
     """The pool's interface, with the actors in this process."""
 
-    def __init__(self, actors, name):
+    def __init__(self, actors, name, describe):
         self.actors = actors
 
     def run(self, items, on_done):

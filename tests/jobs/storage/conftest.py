@@ -1,9 +1,11 @@
 """A storage that behaves like an object store, on a folder."""
 
+import secrets
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
+from s3 import BUCKET, s3_server
 
 from jobs.storage.blobs import RemoteBlobs
 
@@ -36,4 +38,19 @@ def remote(tmp_path):
     assert isinstance(blobs._fs, fs.LocalFileSystem)
     blobs._fs = ObjectStore(blobs._fs)
     blobs._cache = tmp_path / "copies"
+    return blobs
+
+
+@pytest.fixture(scope="package")
+def s3_environment():
+    """A real S3 protocol on loopback."""
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3(s3_environment, tmp_path):
+    """A fresh folder of an S3 bucket."""
+    blobs = RemoteBlobs(f"s3://{BUCKET}/{secrets.token_hex(8)}")
+    blobs._cache = tmp_path / "copies of s3"
     return blobs

@@ -25,10 +25,10 @@ LEAVING = [
 ]
 
 
-@pytest.fixture(params=["local", "remote", "below local", "below remote"])
+@pytest.fixture(params=["local", "remote", "s3", "below local", "below remote", "below s3"])
 def blobs(request, tmp_path):
     where = request.param.split()[-1]
-    found = request.getfixturevalue("remote") if where == "remote" else LocalBlobs(tmp_path / "l")
+    found = LocalBlobs(tmp_path / "l") if where == "local" else request.getfixturevalue(where)
     return found.below("some/folder") if "below" in request.param else found
 
 
@@ -283,4 +283,31 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
 @pytest.mark.parametrize("uri", ["nonsense://x", "://", "s3:///x y", "http://x/y"])
 def test_a_uri_that_nothing_opens_is_the_users_error(uri):
     with pytest.raises(UserError, match="cannot open storage"):
+        open_blobs(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://me:canary@bucket/x",
+        "s3://canary@bucket",
+        "s3://bucket/x?secret_key=canary",
+        "s3://bucket/x?access_key=canary&region=eu",
+    ],
+)
+def test_a_uri_with_a_secret_is_refused_without_repeating_it(uri):
+    with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as caught:
+        open_blobs(uri)
+    assert "canary" not in str(caught.value)
+    assert "s3://bucket" in caught.value.where
+
+
+def test_a_bucket_that_is_not_there_is_an_error_of_the_system(s3_environment):
+    with pytest.raises(OSError, match="does not exist"):
+        open_blobs("s3://nowhere/x").write("a", b"")
+
+
+@pytest.mark.parametrize("uri", ["a\0b", "x" * 300, "/tmp/\ud800", "s3://bucket/a\0"])
+def test_a_name_that_no_storage_can_have_is_the_users_error(uri):
+    with pytest.raises(UserError, match="cannot be the name of a storage"):
         open_blobs(uri)

@@ -311,3 +311,26 @@ def test_every_handle_type_can_be_committed(store):
     finished = put(store, "train_features-1", net)
     assert store.load("train_features-1", FeatureNet) == finished
     assert isinstance(store.manifest("train_features-1"), Manifest)
+
+
+def test_a_store_on_s3_is_the_same(s3, tmp_path):
+    """Committed, loaded, found, damaged and told as in a folder."""
+    store = Store(s3.uri)
+    store.blobs = s3
+    store.check_writable()
+    handle = put(store, data=b"0123456789", **{"deep/more": b"x"})
+    assert store.state(handle.id) == "done"
+    assert store.load(handle.id, Dataset) == handle
+    assert store.file(handle, "deep/more").read_bytes() == b"x"
+    assert store.find("load") == [handle.id]
+    assert store.blobs.modified(f"artifacts/{handle.id}/data") is not None
+    store.blobs.write(f"artifacts/{handle.id}/data", b"012345678x")
+    fresh = Store(s3.uri)
+    fresh.blobs = s3
+    with pytest.raises(DamagedArtifact, match="was not what it was"):
+        fresh.file(handle, "data")
+    assert fresh.state(handle.id) == "damaged"
+    store.blobs.write(f"artifacts/{handle.id}/{MANIFEST}", b"{")
+    assert store.state(handle.id) == "damaged"
+    store.blobs.delete(f"artifacts/{handle.id}/{MANIFEST}")
+    assert store.state(handle.id) == "absent"

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.training.checkpoint import (
+    COPY,
     POINTER,
     Checkpoint,
     checkpoint_name,
@@ -137,9 +138,11 @@ POINTERS = [
 
 
 @pytest.mark.parametrize("pointer", POINTERS)
-def test_a_damaged_pointer_is_no_checkpoint(folder, pointer):
+def test_a_damaged_pointer_has_a_copy_and_without_it_there_is_no_checkpoint(folder, pointer):
     save_checkpoint(folder, at(5))
     folder.write(POINTER, pointer)
+    assert load_checkpoint(folder).step == 5
+    folder.write(COPY, pointer)
     assert load_checkpoint(folder) is None
     save_checkpoint(folder, at(6))
     assert load_checkpoint(folder).step == 6
@@ -163,6 +166,6 @@ def test_a_flipped_bit_of_the_pointer_resumes_from_no_wrong_step(folder, place, 
 
 def test_the_pointer_is_what_people_can_read(folder):
     save_checkpoint(folder, at(5))
-    (entry,) = json.loads(folder.read(POINTER))
+    (entry,) = json.loads(folder.read(POINTER))["checkpoints"]
     assert entry["file"] == checkpoint_name(5)
     assert (entry["step"], entry["seconds"]) == (5, 2.5)

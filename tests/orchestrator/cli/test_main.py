@@ -15,11 +15,16 @@ ROOT = Path(__file__).parents[3]
 COMMANDS = {
     "check": {"file", "--set", "--storage", "--json"},
     "plan": {"file", "--set", "--storage", "--tflops", "--json"},
-    "submit": {"file", "--set", "--storage", "--address", "--json"},
+    "submit": {"file", "--set", "--storage", "--address", "--detach", "--json"},
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
-    "logs": {"[run]", "--storage"},
     "compare": {"[things]", "--storage", "--json", "--format", "--plot"},
+    "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
+    "cancel": {"[run]", "--storage", "--address"},
+    "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
+    "verify": {"[artifact]", "--pairs", "--mend", "--storage", "--json"},
+    "gc": {"--delete", "--storage", "--json"},
+    "doctor": {"--storage", "--address", "--tracking", "--json"},
     "sample": {
         "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
     },

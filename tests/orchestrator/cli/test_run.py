@@ -57,10 +57,10 @@ def ends(monkeypatch, tmp_path) -> Callable[..., None]:
 
     def prepare(state: str, **fields: object) -> None:
         job = JobStatus(kind="load_dataset", key="k", artifact="a", state=state, **fields)
-        status = RunStatus(run="run-1", state=state, jobs={"data": job})
+        status = RunStatus(run="run-1", state=state, ended=1.0, jobs={"data": job})
         plan = RunPlan(name="digits", storage=str(tmp_path), tracking=None, jobs=())
 
-        def submit(pipeline, *, address, listener, on_plan):
+        def submit(pipeline, *, address, detach, listener, on_plan):
             on_plan(plan, "run-1")
             listener(Event(number=0, time=0.0, name="run_ended", details={"state": state}))
             return Submission("run-1", status, plan, started_ray=True)
@@ -264,12 +264,12 @@ def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, c
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ([], ["stopped", "finished jobs and checkpoints are kept", "slimctl submit"]),
-        (["--address", "auto"], ["goes on at auto", "slimctl status run-1"]),
+        ([], ["stopped", "finished jobs and checkpoints are kept", "slimctl resume run-1"]),
+        (["--address", "auto"], ["goes on at auto", "slimctl logs run-1 -f"]),
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatch, address, words):
-    def submit(pipeline, *, address, listener, on_plan):
+    def submit(pipeline, *, address, detach, listener, on_plan):
         on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
         raise KeyboardInterrupt
 
@@ -286,3 +286,35 @@ def test_the_program_is_quiet_when_told(slimctl, pipeline_file, ends, monkeypatc
     ended = slimctl("submit", pipeline_file)
     assert ended.code == 4
     assert ended.err.startswith("run run-1: was cancelled")
+
+
+@pytest.mark.parametrize("verb", ["check", "plan", "submit"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "../x"), ("name", "/etc/x"), ("name", "x" * 300), ("name", '"x\\0"'),
+        ("  ../d", "{kind: load_dataset, source: digits}"),
+        ("  /etc/d", "{kind: load_dataset, source: digits}"),
+        ("  " + "d" * 300, "{kind: load_dataset, source: digits}"),
+        ('  "d\\0"', "{kind: load_dataset, source: digits}"),
+    ],
+)  # fmt: skip
+def test_no_name_leaves_the_storage(slimctl, tmp_path, verb, key, value):
+    file = tmp_path / "hostile.yaml"
+    name = "" if key == "name" else "name: x\n"
+    jobs = "jobs:\n" if key != "name" else "jobs: {d: {kind: load_dataset, source: digits}}\n"
+    file.write_text(f"{name}{jobs}{key}: {value}\n")
+    ended = slimctl(verb, file)
+    assert ended.code == 2
+    assert "1 to 64 letters" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_password_in_a_uri_is_refused_and_not_repeated(slimctl, pipeline_file, tmp_path):
+    pipeline_file.write_text(f"tracking: http://me:canary@host/\n{pipeline_file.read_text()}")
+    ended = slimctl("submit", pipeline_file)
+    assert ended.code == 2
+    assert "MLFLOW_TRACKING_PASSWORD" in ended.err
+    assert "canary" not in ended.err + ended.out
+    assert not (tmp_path / "store").exists()

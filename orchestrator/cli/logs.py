@@ -1,0 +1,63 @@
+"""The verb that prints what jobs said, and follows a run from anywhere that sees its storage."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import Run, Storage, open_store
+
+if TYPE_CHECKING:
+    from orchestrator.events import Event
+
+POLL_S = 1.0
+FINAL_STATES = ("done", "failed", "cancelled")
+
+Job = Annotated[str | None, typer.Argument(help="Only this job.", show_default=False)]
+Follow = Annotated[
+    bool, typer.Option("-f", "--follow", help="Go on until the run is over; ^C leaves it alone.")
+]
+
+
+def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
+    """Print what the jobs of a run said."""
+    from orchestrator.cli.browse import refuse_damaged
+    from orchestrator.runs import find_run, read_run
+
+    store = open_store(storage)
+    name = find_run(store.blobs, run)
+    told = 0
+    while True:
+        state, log = read_run(store.blobs, name)
+        if job is not None:
+            _check_job(name, job, list(state.jobs))
+        told = _print_from(told, name, log.events, job)
+        if not follow or state.state != "running":
+            break
+        time.sleep(POLL_S)
+    if follow and state.state not in FINAL_STATES:
+        typer.echo(f"run {name}: {state.state}\n  continue: slimctl resume {name}", err=True)
+    refuse_damaged([log])
+
+
+def _check_job(run: str, job: str, jobs: list[str]) -> None:
+    from jobs.base.errors import UserError
+    from jobs.base.registry import nearest
+
+    if job not in jobs:
+        raise UserError(f"run {run}", f"has no job '{job}'", nearest(job, jobs))
+
+
+def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> int:
+    """Prints the events from number `told` on; returns the number of the next one."""
+    from orchestrator.cli.live import describe
+    from orchestrator.status import RunStatus, apply
+
+    state = RunStatus(run=run)
+    for event in events:
+        apply(state, event)
+        line = describe(event, state) if event.name != "progress" else ""
+        if line and event.number >= told and job in (None, event.job):
+            stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+            typer.echo(f"{stamp} {line}")
+    return events[-1].number + 1 if events else told

@@ -1,0 +1,113 @@
+"""The verbs that look after a storage and a cluster: verify, gc, doctor."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import DEFAULT_STORAGE, Address, Json, Storage, open_store
+
+Artifact = Annotated[
+    str | None,
+    typer.Argument(help="Beginning of an artifact id; else everything.", show_default=False),
+]
+Pairs = Annotated[
+    int, typer.Option("--pairs", min=0, help="Random pairs of each pair set to make again.")
+]
+Mend = Annotated[
+    bool,
+    typer.Option("--mend", help="Remove what is damaged: the next submission makes it again."),
+]
+Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")]
+Tracking = Annotated[
+    str | None,
+    typer.Option("--tracking", help="MLflow URI to look at.", show_default=False),
+]
+MARKS = {"ok": "ok", "warn": "look", "bad": "WRONG"}
+
+
+def verify(
+    artifact: Artifact = None,
+    pairs: Pairs = 4,
+    mend: Mend = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of the store again, and make some pairs again."""
+    from jobs.base.errors import DamagedArtifact, UserError
+    from orchestrator.verification import mend as mend_damage
+    from orchestrator.verification import verify_all, verify_artifact
+
+    store = open_store(storage)
+    if artifact is None:
+        looked = verify_all(store, pairs)
+    else:
+        known = store.find(artifact)
+        if not known:
+            raise UserError(store.uri, f"there is no artifact '{artifact}'", "slimctl verify")
+        looked = (verify_artifact(store, name, pairs) for name in known)
+    found = []
+    for finding in looked:
+        found.append(finding)
+        if mend:
+            mend_damage(store, finding)
+        if not as_json:
+            told = (
+                "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
+            )
+            typer.echo(f"{finding.name}: {told}")
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    damaged = [problem for finding in found for problem in finding.problems]
+    if damaged:
+        raise DamagedArtifact(
+            store.uri,
+            "\n".join([f"{len(damaged)} problem(s)", *(f"  {problem}" for problem in damaged)]),
+            "submit the pipeline again: what was damaged is made again"
+            if mend
+            else "slimctl verify --mend, then submit the pipeline again",
+        )
+
+
+def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -> None:
+    """List what no run and no artifact refers to; delete it if told so."""
+    from orchestrator.garbage import delete_garbage, find_garbage
+
+    store = open_store(storage)
+    found = find_garbage(store)
+    if delete:
+        delete_garbage(store, found)
+    if as_json:
+        typer.echo(json.dumps([asdict(garbage) for garbage in found], indent=1))
+        return
+    for garbage in found:
+        typer.echo(f"{garbage.name}: {garbage.bytes:,} bytes, {garbage.why}")
+    total = f"{sum(garbage.bytes for garbage in found):,} bytes in {len(found)} places"
+    hint = "deleted" if delete else "nothing is deleted without --delete" if found else "clean"
+    typer.echo(f"{total}: {hint}", err=True)
+
+
+def doctor(
+    storage: Storage = None,
+    address: Address = None,
+    tracking: Tracking = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong or missing here and on a cluster, and how to mend it."""
+    from orchestrator.diagnosis import diagnose
+
+    place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE
+    checks = []
+    for check in diagnose(place, tracking, address):
+        checks.append(check)
+        if not as_json:
+            typer.echo(f"{MARKS[check.state].ljust(5)}  {check.name}: {check.what}")
+            if check.fix:
+                typer.echo(f"       fix: {check.fix}")
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    if any(check.state == "bad" for check in checks):
+        sys.exit(2)

@@ -1,0 +1,196 @@
+"""Stopping a run and taking it up again, on the same cluster or any other."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+
+from jobs.base.errors import UserError
+from jobs.storage.store import Store
+from orchestrator.cluster import connect
+from orchestrator.events import EventLog
+from orchestrator.graph import Graph, preflight
+from orchestrator.pipeline import Pipeline, parse_pipeline
+from orchestrator.plan import RunPlan
+from orchestrator.planner import make_plan
+from orchestrator.record import INCOMPLETE
+from orchestrator.runs import (
+    LEASE_EVERY_S,
+    ask_to_cancel,
+    end_lease,
+    forget_cancel,
+    is_alive,
+    read_pipeline,
+    read_status,
+)
+from orchestrator.status import RunStatus
+from orchestrator.submission import Listener, Submission, check_detach, start
+from orchestrator.workers import NAMESPACE, job_actor_name
+
+POLL_S = 0.25
+CANCEL_S = 30.0
+"""How long a living supervisor is given to answer."""
+BREATH_S = 3 * LEASE_EVERY_S
+"""A supervisor that does not renew its lease for so long is taken for dead."""
+
+
+def load_run(store: Store, run: str) -> tuple[Pipeline, RunPlan]:
+    """The resolved pipeline of a run and what is left to do of it.
+
+    Raises:
+        DamagedArtifact: the run's pipeline is not what was written.
+        UserError: it cannot be run here, such as where its input files are not.
+    """
+    text = read_pipeline(store.blobs, run)
+    pipeline = parse_pipeline(text, f"runs/{run}/pipeline.yaml", storage=store.uri).pipeline
+    return pipeline, make_plan(pipeline, Graph.of(pipeline), store)
+
+
+def resume(
+    store: Store,
+    run: str,
+    *,
+    address: str | None = None,
+    detach: bool = False,
+    listener: Listener | None = None,
+    on_plan: Callable[[RunPlan, str], None] | None = None,
+) -> Submission:
+    """Continues a run that was interrupted, cancelled or failed; finished work is kept.
+
+    A run that is alive on the cluster at `address` is followed instead.
+
+    Raises:
+        UserError: it is alive somewhere else, or cannot be run here.
+        DamagedArtifact: its pipeline is not what was written.
+    """
+    check_detach(address, detach=detach)
+    pipeline, plan = load_run(store, run)
+    status = read_status(store.blobs, run)
+    if plan.idle and status.state == "done":
+        if status.message.startswith(INCOMPLETE):
+            _catch_up(run, plan)
+        return Submission(run, status, plan, started_ray=False)
+    store.check_writable()
+    preflight(
+        pipeline, Graph.of(pipeline), [job.name for job in plan.jobs if job.action != "reuse"]
+    )
+    if address is None or not _is_supervised_at(address, run):
+        _wait_for_its_last_breath(store, run)
+        forget_cancel(store.blobs, run)
+    if on_plan:
+        on_plan(plan, run)
+    return start(
+        run,
+        plan,
+        address=address,
+        detach=detach,
+        listener=listener,
+        resumption=secrets.token_hex(8),
+    )
+
+
+def _is_supervised_at(address: str, run: str) -> bool:
+    """Whether the supervisor of a run that is not over lives on that cluster."""
+    from orchestrator.supervisor import supervisor_name
+
+    with connect(address):
+        import ray
+
+        try:
+            actor = ray.get_actor(supervisor_name(run), namespace=NAMESPACE)
+            if not ray.get(actor.is_over.remote(), timeout=CANCEL_S):
+                return True
+            ray.kill(actor)
+        except (ValueError, ray.exceptions.RayError):
+            return False
+    return False
+
+
+def _wait_for_its_last_breath(store: Store, run: str) -> None:
+    """Waits until the run's supervisor is certainly dead.
+
+    Raises:
+        UserError: it is alive.
+    """
+    if not is_alive(store.blobs, run):
+        return
+    lease = f"runs/{run}/lease.json"
+    first = store.blobs.read(lease)
+    deadline = time.monotonic() + BREATH_S
+    while time.monotonic() < deadline and is_alive(store.blobs, run):
+        with contextlib.suppress(FileNotFoundError):
+            if store.blobs.read(lease) != first:
+                raise UserError(
+                    f"run {run}",
+                    "is alive already",
+                    f"look at it with `slimctl logs {run} -f`, or `slimctl cancel {run}` first",
+                )
+        time.sleep(POLL_S)
+
+
+def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
+    """Stops a run: frees its devices, keeps its checkpoints, tells MLflow.
+
+    Args:
+        store: where the run is.
+        run: run id.
+        address: cluster on which a run without a supervisor may have left actors.
+
+    Raises:
+        UserError: it is over already, or its supervisor does not answer.
+    """
+    status = read_status(store.blobs, run)
+    if status.state in ("done", "failed", "cancelled"):
+        raise UserError(f"run {run}", f"is {status.state} already: there is nothing to cancel")
+    ask_to_cancel(store.blobs, run)
+    deadline = time.monotonic() + CANCEL_S
+    while time.monotonic() < deadline and is_alive(store.blobs, run):
+        status = read_status(store.blobs, run)
+        if status.ended is not None:
+            return status
+        time.sleep(POLL_S)
+    status = read_status(store.blobs, run)
+    if status.ended is not None:
+        return status
+    if is_alive(store.blobs, run):
+        raise UserError(
+            f"run {run}", "its supervisor has not answered yet", "it will stop as soon as it does"
+        )
+    return _bury(store, run, status, address)
+
+
+def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> RunStatus:
+    """Writes the end of a run that has no supervisor, and ends what it left on a cluster."""
+    if address is not None:
+        _end_actors(status, address)
+    log = EventLog(store.blobs, run)
+    for name, job in status.jobs.items():
+        if job.state in ("waiting", "running"):
+            log.add("job_cancelled", name)
+    log.add("run_ended", state="cancelled")
+    log.flush()
+    end_lease(store.blobs, run)
+    _, plan = load_run(store, run)
+    _catch_up(run, plan)
+    return read_status(store.blobs, run)
+
+
+def _catch_up(run: str, plan: RunPlan) -> None:
+    """Tells MLflow what it has not heard of a run that is over."""
+    if plan.tracking is not None:
+        from orchestrator.tracking import Tracker
+
+        problem = Tracker(run, plan.model_dump(mode="json")).finish()
+        if problem:
+            fix = f"start the server, then slimctl resume {run}"
+            raise UserError(f"tracking {plan.tracking}", problem, fix)
+
+
+def _end_actors(status: RunStatus, address: str) -> None:
+    with connect(address):
+        import ray
+
+        for job in status.jobs.values():
+            if job.state == "running":
+                with contextlib.suppress(ValueError, ray.exceptions.RayError):
+                    ray.kill(ray.get_actor(job_actor_name(job.artifact), namespace=NAMESPACE))

@@ -1,0 +1,98 @@
+"""Reading everything again: does the store hold what was written?"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base.errors import DamagedArtifact, SlimError
+from jobs.base.registry import parse_job
+from jobs.storage.store import Manifest, Store
+from orchestrator.runs import read_pipeline, read_run, run_ids
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one artifact or run."""
+
+    name: str
+    """Artifact id, or `runs/<run>`."""
+    bytes: int
+    """Bytes read."""
+    rechecked: bool
+    """Whether a part of it was made again."""
+    problems: tuple[str, ...]
+    """What is damaged; () if nothing is."""
+    blobs: tuple[str, ...] = ()
+    """Names of damaged blobs."""
+
+
+def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
+    """Reads every byte of an artifact; removes nothing.
+
+    Args:
+        store: where it is.
+        artifact_id: of a finished artifact.
+        pairs: random pairs of a pair set to make again.
+    """
+    try:
+        manifest = store.manifest(artifact_id)
+    except DamagedArtifact as error:
+        return Finding(artifact_id, 0, False, (f"artifacts/{artifact_id}/{error.what}",))
+    if manifest is None:
+        return Finding(artifact_id, 0, False, ("it was never finished",))
+    size, problems, blobs = 0, [], []
+    for name, record in store.blobs_of(artifact_id, manifest).items():
+        found, digest = _digest(store, name)
+        size += found
+        if (found, digest) != (record.size, record.sha256):
+            blobs.append(name)
+            changed = f"has {found} bytes instead of {record.size}"
+            problems.append(f"{name} {changed if found != record.size else 'was changed'}")
+    rechecked = bool(pairs) and not problems and manifest.type == "PairSet"
+    if rechecked:
+        problems += _recheck(store, artifact_id, manifest, pairs)
+    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs))
+
+
+def _digest(store: Store, name: str) -> tuple[int, str]:
+    """Size and sha256 of a blob as the storage has it now, (0, "") if it has none."""
+    try:
+        path: Path = store.blobs.local(name, fresh=True)
+        with path.open("rb") as file:
+            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return 0, ""
+
+
+def _recheck(store: Store, artifact_id: str, manifest: Manifest, count: int) -> list[str]:
+    try:
+        spec = parse_job(manifest.kind, manifest.spec)
+        inputs = {job: store.load_any(found) for job, found in manifest.inputs.items()}
+        return spec.recheck(store, store.load_any(artifact_id), inputs, count)
+    except SlimError as error:
+        return [f"could not be made again: {error.where}: {error.what}"]
+
+
+def verify_run(store: Store, run: str) -> Finding:
+    """Reads the record of a run: its pipeline and its events."""
+    problems = list(read_run(store.blobs, run)[1].damaged)
+    try:
+        read_pipeline(store.blobs, run)
+    except DamagedArtifact as error:
+        problems.append(f"{error.where} {error.what}")
+    return Finding(f"runs/{run}", 0, False, tuple(problems))
+
+
+def mend(store: Store, finding: Finding) -> None:
+    """Removes damaged blobs, so that the next plan sees that they have to be made again."""
+    for name in finding.blobs:
+        store.blobs.delete(name)
+
+
+def verify_all(store: Store, pairs: int = 0) -> Iterator[Finding]:
+    """Everything that was finished, and the record of every run."""
+    for artifact_id in store.find(""):
+        yield verify_artifact(store, artifact_id, pairs)
+    for run in run_ids(store.blobs):
+        yield verify_run(store, run)

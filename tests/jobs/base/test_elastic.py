@@ -1,0 +1,80 @@
+import pytest
+from pydantic import ValidationError
+
+from jobs.base.artifacts import Flow
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
+from jobs.base.elastic import Range, range_mistake
+from jobs.base.facts import Facts, FieldError
+from jobs.kinds.anneal_reflow import AnnealReflow
+from jobs.kinds.generate_pairs import GeneratePairs
+from jobs.pairs.generate import describe_shard
+from models.networks.song_unet.spec import SongUNetSpec
+from models.spec import ImageShape
+
+FEW = {"min": 1, "max": 3}
+
+
+def training(**changes: object) -> AnnealReflow:
+    return AnnealReflow(pairs="p", network=SongUNetSpec(channels=8), steps=3, **changes)
+
+
+def test_a_range_starts_with_its_smallest_number():
+    spec = training(workers=FEW, batch_size=12)
+    assert spec.workers == Range(min=1, max=3)
+    assert spec.layout(Cluster(cpus=8))[0] == 1
+    assert spec.needs(Cluster(cpus=8)).cpus == 1
+    assert list(spec.worker_counts()) == [1, 2, 3]
+    assert list(training(workers=2).worker_counts()) == [2]
+    assert list(training().worker_counts()) == []
+
+
+def test_a_batch_is_split_evenly_whatever_the_number():
+    with pytest.raises(ValidationError, match="over 3 workers; make it a multiple of 6"):
+        training(workers=FEW, batch_size=128)
+
+
+def test_pair_actors_start_with_the_smallest_number_too():
+    pairs = GeneratePairs(flow="f", count=10_000, actors={"min": 2, "max": 6})
+    assert pairs.needs(Cluster(cpus=8)).cpus == 2
+    assert pairs.needs(Cluster(cpus=1)).cpus == 1
+    assert pairs.needs(Cluster(cpus=1, gpus=8)).gpus == 2
+
+
+@pytest.mark.parametrize("wrong", [{"min": 0, "max": 3}, {"min": 1}, {"min": 1, "max": 2, "x": 3}])
+def test_a_range_has_two_positive_ends(wrong):
+    with pytest.raises(ValidationError):
+        training(workers=wrong)
+
+
+def test_a_range_that_is_the_wrong_way_round():
+    assert range_mistake(Range(min=3, max=2)) == "min 3 is larger than max 2"
+    assert range_mistake(3) == range_mistake("auto") == range_mistake(Range(min=2, max=2)) == ""
+    with pytest.raises(ValidationError, match="min 3 is larger than max 2"):
+        training(workers={"min": 3, "max": 2})
+    pairs = GeneratePairs(flow="f", count=10, actors={"min": 3, "max": 2})
+    with pytest.raises(FieldError, match="min 3 is larger than max 2"):
+        pairs.expect({"flow": Facts(ImageShape(channels=1, size=8))})
+
+
+def test_as_many_pair_actors_start_as_the_range_allows(monkeypatch):
+    """Those that find no place yet join when they do."""
+    asked = []
+
+    def generate(context, recipe, count, actors):
+        asked.append(actors)
+        raise InterruptedError
+
+    monkeypatch.setattr("jobs.pairs.generate.generate", generate)
+    flow = Flow(id="f", source="data", image=ImageShape(channels=1, size=8))
+    for actors in ({"min": 1, "max": 7}, 2, "auto"):
+        spec = GeneratePairs(flow="f", count=100_000, actors=actors)
+        context = JobContext("p", "generate_pairs-ab-100000", None, {"f": flow}, None, Cluster(3))
+        with pytest.raises(InterruptedError):
+            spec.run(context)
+    assert asked == [7, 2, 3]
+
+
+def test_a_shard_is_named_with_its_pairs():
+    recipe = GeneratePairs(flow="f", count=10, shard_size=50)._recipe("generate_pairs-ab-10", None)
+    assert describe_shard(recipe, 3) == "shard 3 (pairs 150 to 199)"

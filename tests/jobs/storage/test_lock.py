@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jobs.storage import lock as lock_module
+from jobs.storage.lock import WorkLock, process_is_gone
+from jobs.storage.sealed import seal
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(lock_module, "ASK_EVERY_S", 0.01)
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.02)
+
+
+def never() -> bool:
+    return False
+
+
+def silent(holder: str) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(params=["local", "remote", "s3"])
+def blobs(request, store):
+    return store.blobs if request.param == "local" else request.getfixturevalue(request.param)
+
+
+def test_one_at_a_time(blobs):
+    """Four makers, each adding one to a number in two steps."""
+    number, inside, most = 0, 0, 0
+
+    def make(owner: str) -> None:
+        nonlocal number, inside, most
+        with WorkLock(blobs, "flow-ab", owner).held(never, silent) as needed:
+            assert needed
+            inside += 1
+            most = max(most, inside)
+            before = number
+            time.sleep(0.01)
+            number = before + 1
+            inside -= 1
+
+    threads = [threading.Thread(target=make, args=(f"run/{at}",)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (number, most) == (4, 1)
+    assert blobs.names("locks") == []
+
+
+def test_who_has_it_is_told_once_and_what_is_made_is_not_made_again(blobs):
+    told: list[str] = []
+    made = threading.Event()
+    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent):
+        second = WorkLock(blobs, "flow-ab", "run-2/a")
+        ended: list[bool] = []
+
+        def wait() -> None:
+            with second.held(made.is_set, told.append) as needed:
+                ended.append(needed)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        assert thread.is_alive()
+        made.set()
+        thread.join(5)
+    assert (ended, told) == ([False], ["run-1/a"])
+
+
+def test_other_work_is_not_waited_for(blobs):
+    with (
+        WorkLock(blobs, "flow-ab", "x").held(never, silent),
+        WorkLock(blobs, "flow-abc", "y").held(never, silent) as needed,
+    ):
+        assert needed
+
+
+def test_an_earlier_attempt_is_taken_over_and_learns_of_it(blobs):
+    first = WorkLock(blobs, "flow-ab", "run-1/a")
+    with (
+        first.held(never, silent),
+        WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed,
+    ):
+        assert needed
+        deadline = time.monotonic() + 5
+        while not first.lost and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert first.lost
+
+
+def claim_of(pid: int, **changes: object) -> bytes:
+    claim = {"owner": "run-0/a", "host": lock_module.host_name(), "pid": pid, "time": 0.0}
+    return seal({**claim, **changes})
+
+
+def test_a_dead_maker_is_not_waited_for(blobs):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    blobs.write("locks/flow-ab.0.json", claim_of(dead.pid))
+    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
+        assert needed
+        assert not blobs.exists("locks/flow-ab.0.json")
+
+
+@pytest.mark.parametrize("claim", [claim_of(1, host="elsewhere"), b"", b"torn"])
+def test_a_claim_that_is_not_renewed_runs_out(blobs, monkeypatch, claim):
+    """Whatever the clocks of the two machines say."""
+    monkeypatch.setattr(lock_module, "DEAD_AFTER_S", 0.3)
+    blobs.write("locks/flow-ab.0.json", claim)
+    started = time.monotonic()
+    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
+        assert needed
+        assert time.monotonic() - started >= 0.3
+
+
+def test_whether_a_process_is_gone():
+    here = lock_module.host_name()
+    assert not process_is_gone(here, os.getpid())
+    assert not process_is_gone("elsewhere", 2**22 - 1)
+    assert process_is_gone(here, 2**22 - 1)
