@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from jobs.base.artifacts import QualityReport
 from jobs.base.spec import JobSpec
@@ -28,6 +29,7 @@ from orchestrator.cli.live import open_view
 CONFIG = Path(__file__).parent.parent / "configs" / "slimflow.yaml"
 SHARED = ("data", "features", "teacher", "pairs")
 
+WHOLE = "slimflow"
 ROWS = {
     "annealed_1": "annealing reflow, 1 step",
     "annealed_2": "annealing reflow, 2 steps",
@@ -45,11 +47,14 @@ class Row:
     """A variant's measurements over the seeds."""
 
     name: str
+    fids: tuple[float, ...]
+    """One per seed."""
     fid: tuple[float, float, float]
-    """Mean and 95 % interval."""
+    """Mean and its 95 % interval."""
+    above: tuple[float, float, float]
+    """FID minus that of the whole method with the same seed: mean and its 95 % interval."""
     precision: float
     recall: float
-    fids: tuple[float, ...]
 
 
 def variants(base: Mapping[str, JobSpec], seed: int) -> dict[str, JobSpec]:
@@ -95,9 +100,9 @@ def _changed(spec: JobSpec, **changes: object) -> JobSpec:
 def build(seeds: Sequence[int], storage: str) -> Pipeline:
     """The whole benchmark as one pipeline."""
     base = load_pipeline(CONFIG).pipeline
-    jobs: dict[str, JobSpec] = {name: base.jobs[name] for name in SHARED}
+    jobs: dict[str, JobSpec] = {name: base.specs[name] for name in SHARED}
     for seed in seeds:
-        made = variants(base.jobs, seed)
+        made = variants(base.specs, seed)
         for name, spec in made.items():
             own = {
                 field: f"{value.job}-{seed}"
@@ -110,21 +115,27 @@ def build(seeds: Sequence[int], storage: str) -> Pipeline:
 
 def summarise(store: Store, artifacts: Mapping[str, str], seeds: Sequence[int]) -> list[Row]:
     """One row per variant."""
+    reports = {
+        name: [store.load(artifacts[f"{name}_q-{seed}"], QualityReport) for seed in seeds]
+        for name in ROWS
+    }
     rows = []
-    for name in ROWS:
-        reports = [store.load(artifacts[f"{name}_q-{seed}"], QualityReport) for seed in seeds]
-        fids = tuple(report.fid for report in reports)
-        interval = mean_interval(fids) if len(fids) > 1 else None
-        rows.append(
-            Row(
-                name,
-                (interval.mean, interval.low, interval.high) if interval else (fids[0],) * 3,
-                sum(report.precision for report in reports) / len(reports),
-                sum(report.recall for report in reports) / len(reports),
-                fids,
-            )
-        )
+    for name, measured in reports.items():
+        fids = tuple(report.fid for report in measured)
+        pairs = zip(measured, reports[WHOLE], strict=True)
+        above = [report.fid - whole.fid for report, whole in pairs]
+        precision = fmean(report.precision for report in measured)
+        recall = fmean(report.recall for report in measured)
+        rows.append(Row(name, fids, _interval(fids), _interval(above), precision, recall))
     return rows
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval; of one value only the value."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    found = mean_interval(values)
+    return found.mean, found.low, found.high
 
 
 def main() -> None:
@@ -143,11 +154,13 @@ def main() -> None:
     if options.json:
         print(json.dumps([row.__dict__ for row in rows], indent=1))
         return
-    print("| variant | FID, mean [95 %] | precision | recall |\n|---|---|---|---|")
+    head = "FID, mean [95 %] | above SlimFlow at the same seed [95 %] | precision | recall"
+    print(f"| variant | {head} |\n|---|---|---|---|---|")
     for row in rows:
         mean, low, high = row.fid
+        above = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row.above) if row.name != WHOLE else ""
         print(
-            f"| {ROWS[row.name]} | {mean:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {ROWS[row.name]} | {mean:.2f} [{low:.2f}, {high:.2f}] | {above} "
             f"| {row.precision:.3f} | {row.recall:.3f} |"
         )
 

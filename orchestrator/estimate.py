@@ -81,7 +81,7 @@ def estimate(
     work: dict[str, Work] = {}
     for name in graph.order:
         inputs = {field: facts[source] for field, source in graph.edges[name]}
-        found = pipeline.jobs[name].work(inputs)
+        found = pipeline.specs[name].work(inputs)
         if found is not None:
             work[name] = found
     due = frozenset(job.name for job in plan.jobs if job.action != "reuse")

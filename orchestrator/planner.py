@@ -22,7 +22,7 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
     planned: list[PlannedJob] = []
     actions: dict[str, Action] = {}
     for name in graph.order:
-        spec = pipeline.jobs[name]
+        spec = pipeline.specs[name]
         identity = ids[name]
         action, reason = _decide(store, identity.id, [actions[i] for i in graph.inputs(name)])
         actions[name] = action
@@ -60,7 +60,7 @@ def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store
         if action == "blocked":
             blocked.add(name)
         reason = "a file is missing" if name in missing else "after its inputs" if inputs else ""
-        spec = pipeline.jobs[name]
+        spec = pipeline.specs[name]
         jobs.append(
             PlannedJob(
                 name=name,

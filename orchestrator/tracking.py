@@ -26,6 +26,8 @@ RUN_TAG = "slimctl.run"
 JOB_TAG = "slimctl.job"
 EVENTS_TAG = "slimctl.events"
 PARENT_TAG = "mlflow.parentRunId"
+TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
+"""Has `mlflow ui` open the experiment in its pages for training, not for language models."""
 MAX_PARAM = 500
 RETRY_S = 15.0
 GRACE_S = 40.0
@@ -110,7 +112,9 @@ class Tracker:
         if found is None:
             local = "://" not in self._store.uri
             place = Path(self._store.uri, "mlartifacts").as_uri() if local else None
-            self._experiment = self._client.create_experiment(self._plan.name, place)
+            self._experiment = self._client.create_experiment(
+                self._plan.name, place, tags=TRAINING_PAGES
+            )
         else:
             self._experiment = found.experiment_id
         self._end_dead_runs()
@@ -128,7 +132,11 @@ class Tracker:
         if parents:
             return parents[0].info.run_id, int(parents[0].data.tags.get(EVENTS_TAG, 0))
         tags = {RUN_TAG: self._run}
-        created = self._client.create_run(self._experiment, tags=tags, run_name=self._run)
+        first = next(iter(read_events(self._store.blobs, self._run)), None)
+        start = None if first is None else _milliseconds(first)
+        created = self._client.create_run(
+            self._experiment, start_time=start, tags=tags, run_name=self._run
+        )
         return created.info.run_id, 0
 
     def _end_dead_runs(self) -> None:
@@ -148,7 +156,7 @@ class Tracker:
                 self._job_event(event)
             elif event.name == "run_ended":
                 state = MLFLOW_STATUS.get(event.details["state"], "KILLED")
-                self._client.set_terminated(self._parent, state)
+                self._end(self._parent, state, event)
         if fresh:
             self._seen = fresh[-1].number + 1
             self._client.set_tag(self._parent, EVENTS_TAG, self._seen)
@@ -157,30 +165,36 @@ class Tracker:
         curves: dict[str, list[Any]] = {}
         for event in events:
             if event.name == "progress":
+                self._child(event)
                 curves.setdefault(event.job, []).extend(_points(event))
+            elif event.name == "job_started":
+                self._child(event)
         for job, points in curves.items():
+            child = self._children[job]
             for first in range(0, len(points), 1000):
-                self._client.log_batch(self._child(job), metrics=points[first : first + 1000])
+                self._client.log_batch(child, metrics=points[first : first + 1000])
 
     def _job_event(self, event: Event) -> None:
         if event.name == "warning":
-            self._client.set_tag(
-                self._child(event.job), "slimctl.warning", event.details["message"]
-            )
+            self._client.set_tag(self._child(event), "slimctl.warning", event.details["message"])
         if event.name in ("job_done", "job_reused"):
-            child = self._child(event.job)
+            child = self._child(event)
             self._client.set_tag(child, "slimctl.state", event.name.removeprefix("job_"))
             self._log_result(child, self._jobs[event.job])
-            self._client.set_terminated(child, "FINISHED")
+            self._end(child, "FINISHED", event)
         elif event.name == "job_failed":
-            child = self._child(event.job)
+            child = self._child(event)
             self._client.set_tag(child, "slimctl.error", event.details["what"][:5000])
-            self._client.set_terminated(child, "FAILED")
+            self._end(child, "FAILED", event)
         elif event.name == "job_cancelled" and event.job in self._children:
-            self._client.set_terminated(self._children[event.job], "KILLED")
+            self._end(self._children[event.job], "KILLED", event)
 
-    def _child(self, name: str) -> str:
-        """The child run of a job, made when first needed."""
+    def _end(self, run: str, state: str, event: Event) -> None:
+        self._client.set_terminated(run, state, end_time=_milliseconds(event))
+
+    def _child(self, event: Event) -> str:
+        """The child run of an event's job, made when the job is first heard of."""
+        name = event.job
         if name in self._children:
             return self._children[name]
         from mlflow.entities import Param
@@ -193,7 +207,9 @@ class Tracker:
             "slimctl.kind": job.kind,
             "slimctl.artifact": job.artifact,
         }
-        created = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        created = self._client.create_run(
+            self._experiment, start_time=_milliseconds(event), tags=tags, run_name=name
+        )
         self._children[name] = created.info.run_id
         params = [Param(key, value[:MAX_PARAM]) for key, value in flatten(job.fields)]
         self._client.log_batch(created.info.run_id, params=[Param("kind", job.kind), *params][:100])
@@ -224,17 +240,22 @@ def _points(event: Event) -> list[Any]:
     """Metric points of a progress event; a curve never takes the name of a final number."""
     from mlflow.entities import Metric
 
-    step, now = event.details["done"], int(event.time * 1000)
+    step, now = event.details["done"], _milliseconds(event)
     values: Mapping[str, float] = event.details.get("metrics", {})
     return [Metric(f"train/{name}", float(value), now, step) for name, value in values.items()]
 
 
+def _milliseconds(event: Event) -> int:
+    """When it happened, as MLflow counts time: a queue or a dead server may delay the writing."""
+    return round(event.time * 1000)
+
+
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested fields as dotted names and texts."""
+    """Nested fields as dotted names and texts; those that are null are left out."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
-        else:
+        elif value is not None:
             yield f"{prefix}{name}", str(value)
 
 

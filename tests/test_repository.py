@@ -137,7 +137,7 @@ def test_the_cost_is_known_before_the_files_are_there(config, student, parameter
     choice = [f"jobs.student.network.preset={student}"]
     pipeline = resolve(load_pipeline(ROOT / "configs" / config, choice, draft=True).pipeline)
     graph = Graph.of(pipeline)
-    facts, missing = expectations(pipeline.jobs, graph.edges, graph.order)
+    facts, missing = expectations(pipeline.specs, graph.edges, graph.order)
     assert {mistake.path[1] for mistake in missing} == {"data", "features", "one_step"}
     preset = PRESETS[student]
     for name, flop in (
@@ -145,7 +145,7 @@ def test_the_cost_is_known_before_the_files_are_there(config, student, parameter
         ("one_step", (12 + 2) * preset.macs * 400_000 * 128 + 6 * 1_252_786_176 * 400_000 * 256),
         ("one_step_1", 2 * (preset.macs + INCEPTION_MACS) * 150_000),
     ):
-        work = pipeline.jobs[name].work(
+        work = pipeline.specs[name].work(
             {field: facts[source] for field, source in graph.edges[name]}
         )
         assert (work.parameters, work.macs, work.flop) == (parameters, preset.macs, flop)

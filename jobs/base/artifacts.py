@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from models.flows.parameterisation import Parameterisation
 from models.spec import ImageShape, Spec
 
 
@@ -53,17 +54,13 @@ class FeatureNet(Handle):
     file: str = "weights.safetensors"
 
 
-class Flow(Handle):
+class Flow(Handle, Parameterisation):
     """Something with a velocity: a trained network or the closed form of a data set."""
 
     source: Literal["network", "data"]
     image: ImageShape
     network: dict[str, Any] | None = None
     """Spec of the network; None for a closed form."""
-    prediction: Literal["velocity"] = "velocity"
-    """What the network predicts."""
-    t_start: float = 0.0
-    """Flow time at which sampling starts, 0 = pure noise."""
     label_counts: tuple[int, ...] = ()
     """Label marginal to sample from, as counts; () if unconditional."""
     flip_valid: bool = False
@@ -100,18 +97,20 @@ class ShardFile(Spec):
 
 
 class PairSet(Handle):
-    """Pairs (x0, x1) made by a flow; x0 is regenerated from (seed, index), x1 is float16."""
+    """Pairs (x0, x1) made by a flow; x1 is float16, unclipped."""
 
     image: ImageShape
     count: int
     """Number of pairs; the shards may hold more."""
     shard_size: int
+    noise: Literal["drawn", "stored"] = "drawn"
+    """Whether x0 and the label are drawn again from (seed, index), or lie beside x1 (float32)."""
     seed: int
-    """Seed of the noise and the labels."""
+    """Seed of the noise and the labels; 0 where they are stored."""
     generator_version: int
-    """Version of the counter-based generator that made the noise."""
+    """Version of the counter-based generator that made the noise; 0 where it is stored."""
     nfe: float
-    """Mean number of network evaluations per pair."""
+    """Mean number of network evaluations per pair; 0 where pairs were made elsewhere."""
     label_counts: tuple[int, ...] = ()
     flip_valid: bool = False
     t_start: float = 0.0

@@ -6,6 +6,7 @@ take the images or a flip that the data forbids is an error with a line number, 
 
 from dataclasses import dataclass
 
+from models.flows.parameterisation import Parameterisation
 from models.networks.spec import NetworkSpec
 from models.spec import ImageShape
 
@@ -40,6 +41,8 @@ class Facts:
     """Whether a mirrored image is as good as the original."""
     classes_seen: int | None = None
     """Number of classes that have an image."""
+    flow: Parameterisation | None = None
+    """What a flow's network predicts, on which schedule."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
     intake: Intake | None = None

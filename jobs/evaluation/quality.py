@@ -222,7 +222,7 @@ def _straightness(sampler: Sampler, seed: int) -> float:
 
     return straightness(
         velocity,
-        sampler.noise(seed, index),
+        sampler.flow.enter(sampler.noise(seed, index)),
         STRAIGHTNESS_STEPS,
         sampler.flow.t_start,
         STRAIGHTNESS_SAMPLES,

@@ -16,7 +16,7 @@ from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.solvers.base import solve
-from models.solvers.spec import EulerSpec, HeunSpec, SolverSpec
+from models.solvers.spec import RK45Spec, SolverSpec
 from models.spec import ImageShape
 
 
@@ -102,9 +102,10 @@ def open_sampler(
 
 
 def describe_solver(solver: SolverSpec | None) -> str:
-    """The solver in words: `one step`, `euler 50`, `rk45 1e-05`."""
+    """The solver in words: `one step`, `euler 50`, `rk45 1e-05`, `rk45 1e-05 per batch`."""
     if solver is None:
         return "one step"
-    if isinstance(solver, (EulerSpec, HeunSpec)):
-        return f"{solver.kind} {solver.steps}"
-    return f"{solver.kind} {solver.tolerance:g}"
+    if isinstance(solver, RK45Spec):
+        shared = " per batch" if solver.norm == "batch" else ""
+        return f"{solver.kind} {solver.tolerance:g}{shared}"
+    return f"{solver.kind} {solver.steps}"

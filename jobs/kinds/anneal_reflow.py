@@ -9,6 +9,7 @@ from jobs.base.refs import Ref
 from jobs.base.work import Work
 from jobs.training.spec import TrainingSpec, check_network
 from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -70,7 +71,12 @@ class AnnealReflow(TrainingSpec):
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None:
             check_network(self.network, known.image)
-        return Facts(image=known.image, flip_valid=known.flip_valid, network=self.network)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            flow=Parameterisation(),
+            network=self.network,
+        )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         return training_work(self.network, inputs["pairs"].image, self.steps * self.batch_size)

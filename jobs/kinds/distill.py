@@ -20,6 +20,7 @@ from jobs.training.distances import (
 )
 from jobs.training.spec import TrainingSpec, check_network
 from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
 from models.networks.size import network_size
@@ -135,6 +136,9 @@ class Distill(TrainingSpec):
                 "its start is the closed form of a data set, which has no weights",
                 "start from a trained flow, or give a network instead",
             )
+        if start is not None and start.denoises:
+            what, fix = _not_a_velocity(start)
+            raise UserError(f"job '{context.job}'", f"its start {what}", fix)
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)
@@ -157,6 +161,11 @@ class Distill(TrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
+        start = inputs["start"].flow if "start" in inputs else None
+        if start is not None and start.denoises:
+            assert self.start is not None
+            what, fix = _not_a_velocity(start)
+            raise FieldError("start", f"'{self.start.job}' {what}", fix)
         made = Facts(known.image, flip_valid=known.flip_valid, network=self._student(inputs))
         require_weights(self.distance, made)
         return made
@@ -180,3 +189,11 @@ class Distill(TrainingSpec):
             assumed = ("the guide is not counted: its network is not known before it runs",)
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * samples
         return Work(made.parameters, made.macs, flop, assumed)
+
+
+def _not_a_velocity(start: Parameterisation) -> tuple[str, str]:
+    """What keeps a network from becoming a one-step student, and what to do."""
+    return (
+        f"predicts {start.prediction}, but a one-step student adds a velocity to the noise",
+        "start from a flow of train_flow or anneal_reflow, or give a network instead",
+    )

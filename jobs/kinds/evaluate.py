@@ -10,6 +10,7 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, Intake, MissingFile
 from jobs.base.refs import Ref
+from jobs.base.solvers import check_solver
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
 from jobs.base.work import FORWARD, Work
 from models.networks.size import network_size
@@ -64,7 +65,11 @@ class Evaluate(SeededJobSpec):
         features = context.input(self.features)
         self.expect(
             {
-                "model": Facts(model.image, made=type(model).__name__),
+                "model": Facts(
+                    model.image,
+                    flow=model if isinstance(model, Flow) else None,
+                    made=type(model).__name__,
+                ),
                 "data": Facts(data.image, data.count),
                 "features": Facts(
                     features.image,
@@ -84,6 +89,8 @@ class Evaluate(SeededJobSpec):
         made = inputs["model"].made
         if made and (made == Flow.__name__) == (self.solver is None):
             raise FieldError("solver", *self._solver_problem(made == Flow.__name__))
+        if self.solver is not None:
+            check_solver(self.solver, inputs["model"].flow, self.model.job)
         data = inputs["data"]
         for field in ("model", "features"):
             image = inputs[field].image

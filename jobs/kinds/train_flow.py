@@ -9,6 +9,7 @@ from jobs.base.refs import Ref
 from jobs.base.work import Work
 from jobs.training.spec import TrainingSpec, check_network
 from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -63,7 +64,12 @@ class TrainFlow(TrainingSpec):
         image = model_image(known, self.conditional, self.data.job)
         if image is not None:
             check_network(self.network, image)
-        return Facts(image=image, flip_valid=known.flip_valid, network=self.network)
+        return Facts(
+            image=image,
+            flip_valid=known.flip_valid,
+            flow=Parameterisation(),
+            network=self.network,
+        )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image = self.expect(inputs).image

@@ -9,7 +9,7 @@ from jobs.storage.tensors import load_dataset_tensors, to_float
 from jobs.storage.weights import load_weights
 from models.flows.analytic import AnalyticFlow
 from models.flows.flow import Flow as RunnableFlow
-from models.flows.flow import NetworkFlow
+from models.flows.make import make_flow
 from models.networks.registry import parse_network
 
 
@@ -42,4 +42,4 @@ def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
             t_start=handle.t_start,
         )
         return flow.to(device)
-    return NetworkFlow(open_network(store, handle, device), handle.image, handle.t_start)
+    return make_flow(open_network(store, handle, device), handle.image, handle).to(device)

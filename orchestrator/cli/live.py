@@ -3,18 +3,19 @@
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from orchestrator.cli.collapse import Row, collapsed, counted
 from orchestrator.events import Event
 from orchestrator.plan import RunPlan
 from orchestrator.status import JobStatus, RunStatus, apply
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
 PLAIN_PROGRESS_S = 10.0
 MARKS = {
@@ -26,6 +27,10 @@ MARKS = {
     "blocked": ("∅", "yellow"),
     "cancelled": ("∅", "yellow"),
 }
+URGENCY = ("running", "failed", "blocked", "cancelled", "waiting", "done", "reused")
+"""States in the order in which their jobs are kept where the terminal has too few lines."""
+WIDE = 100
+"""Columns from which a terminal has room for the kinds and for bars."""
 
 
 class View(ABC):
@@ -98,6 +103,7 @@ class LiveView(View):
         from rich.live import Live
 
         super().__init__()
+        self._console = console
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
         self._started = False
 
@@ -107,24 +113,66 @@ class LiveView(View):
             self._started = True
         if event.name in ("warning", "retry", "job_failed"):
             line = describe(event, self.status)
-            self._live.console.print(line)
+            self._console.print(line)
 
     def close(self) -> None:
         if self._started:
             self._live.stop()
 
-    def _render(self) -> "Table":
+    def _render(self) -> "Group":
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         now = time.time()
+        width, height = self._console.size
+        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, height - 2)
         table = Table(box=None, padding=(0, 1), show_header=False)
-        for name, job in self.status.jobs.items():
-            mark, style = MARKS[job.state]
-            table.add_row(mark, name, job.kind, *_cells(job, now), style=style)
-        return table
+        for row in rows:
+            jobs = [self.status.jobs[name] for name in row.jobs]
+            shown = _leading(jobs)
+            mark, style = MARKS[shown.state]
+            kind = [shown.kind] if width >= WIDE else []
+            bar_width = 16 if width >= WIDE else 0
+            told = _cells_together(jobs, now, bar_width) if row.together else ()
+            cells = [mark, row.name, *kind, *(told or _cells(shown, now, bar_width))]
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells), style=style)
+        return Group(table, Text(rest, style="dim")) if rest else Group(table)
 
 
-def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
+def _leading(jobs: Sequence[JobStatus]) -> JobStatus:
+    """The job whose state says most about all: one that runs, failed, waits, or else is done."""
+    return min(jobs, key=lambda job: URGENCY.index(job.state))
+
+
+def _fitting(
+    rows: Sequence[Row], jobs: Mapping[str, JobStatus], lines: int
+) -> tuple[Sequence[Row], str]:
+    """The rows that `lines` have room for, in order, and a line that counts the other jobs."""
+    if len(rows) <= lines:
+        return rows, ""
+
+    def urgency(row: Row) -> int:
+        return min(URGENCY.index(jobs[name].state) for name in row.jobs)
+
+    kept = {row.name for row in sorted(rows, key=urgency)[: max(1, lines - 1)]}
+    rest = [jobs[name].state for row in rows if row.name not in kept for name in row.jobs]
+    counts = ", ".join(f"{rest.count(state)} {state}" for state in URGENCY if state in rest)
+    return [row for row in rows if row.name in kept], f"and {counts}"
+
+
+def _cells_together(
+    jobs: Sequence[JobStatus], now: float, bar_width: int
+) -> tuple[str, str, str, str]:
+    """How many jobs of a group are over, what the others do, and their time in all."""
+    over = sum(job.state in ("done", "reused") for job in jobs)
+    rest = [job.state for job in jobs if job.state not in ("done", "reused")]
+    took = sum(job.seconds(now) for job in jobs)
+    done = f"{_bar(over / len(jobs), bar_width)} {over}/{len(jobs)}".lstrip()
+    return (done, "", counted(rest) if rest else "", clock(took) if took else "")
+
+
+def _cells(job: JobStatus, now: float, bar_width: int) -> tuple[str, str, str, str]:
     """Progress, rate, measured numbers and time of a job."""
     seconds = job.seconds(now)
     time_text = clock(seconds) if job.state in ("running", "done", "failed") else ""
@@ -133,12 +181,13 @@ def _cells(job: JobStatus, now: float) -> tuple[str, str, str, str]:
     rate, eta = job.rate(), job.eta_s()
     if eta is not None:
         time_text += f", {clock(eta)} left"
-    bar = _bar(job.done / job.total)
+    bar = _bar(job.done / job.total, bar_width)
+    done = f"{bar} {job.done:,}/{job.total:,}".lstrip()
     rate_text = f"{rate:,.0f}/s" if rate and rate >= 10 else f"{rate:.2g}/s" if rate else ""
-    return (f"{bar} {job.done:,}/{job.total:,}", rate_text, numbers(job.metrics), time_text)
+    return (done, rate_text, numbers(job.metrics), time_text)
 
 
-def _bar(share: float, width: int = 16) -> str:
+def _bar(share: float, width: int) -> str:
     filled = round(width * min(1.0, share))
     return "━" * filled + "─" * (width - filled)
 

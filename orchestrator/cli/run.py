@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,6 +19,9 @@ from orchestrator.cli.options import (
     mistakes_as_json,
 )
 
+if TYPE_CHECKING:
+    from orchestrator.pipeline import Pipeline
+
 
 def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
@@ -31,9 +35,20 @@ def check(
         resolved = resolve(pipeline)
         preflight(resolved, Graph.of(resolved))
     if as_json:
-        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
+        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.specs)}))
     else:
-        typer.echo(f"{file}: {len(pipeline.jobs)} jobs, no mistakes")
+        typer.echo(f"{file}: {_size(pipeline)}, no mistakes")
+
+
+def _size(pipeline: "Pipeline") -> str:
+    """`25 jobs, 18 of them in the group students (6 iterations of 3)`."""
+    made = pipeline.made
+    groups = [
+        f"{name} ({len(made.iterations[name])} iterations of {len(group.jobs)})"
+        for name, group in made.groups.items()
+    ]
+    inside = f", {len(made.origins)} of them in groups: {', '.join(groups)}" if groups else ""
+    return f"{len(pipeline.specs)} jobs{inside}"
 
 
 def plan(
@@ -50,12 +65,11 @@ def plan(
     from orchestrator.graph import Graph, expectations, preflight
     from orchestrator.pipeline import resolve
     from orchestrator.planner import draft_plan, make_plan
-    from orchestrator.problems import raise_problems
 
     with mistakes_as_json(as_json):
         pipeline = resolve(load(file, overrides, storage, draft=not as_json))
         graph, store = Graph.of(pipeline), Store(pipeline.storage)
-        facts, missing = expectations(pipeline.jobs, graph.edges, graph.order)
+        facts, missing = expectations(pipeline.specs, graph.edges, graph.order)
         if missing:
             made = draft_plan(pipeline, graph, {str(one.path[1]) for one in missing}, store)
         else:
@@ -67,7 +81,7 @@ def plan(
         typer.echo(json.dumps(plan_json(made, found), indent=1))
     else:
         print_plan(made, found)
-    raise_problems(one.at(pipeline.places) for one in missing)
+    pipeline.tell(missing)
 
 
 def submit(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from jobs.base.artifacts import QualityReport
+from orchestrator.cli.collapse import collapsed, counted
 from orchestrator.estimate import Estimate
 from orchestrator.plan import RunPlan
 from orchestrator.results import COLUMNS, protocol_notes, quality_rows, short_count
@@ -50,10 +51,13 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
 
 def print_plan(plan: RunPlan, found: Estimate) -> None:
     """The table of a plan: what is done for each job, what it costs, and what that rests on."""
-    rows = [
-        (job.name, job.kind, job.action, job.reason, *_cost(found, job.name), job.artifact)
-        for job in plan.jobs
-    ]
+    jobs = {job.name: job for job in plan.jobs}
+    rows = []
+    for row in collapsed(jobs):
+        mine = [jobs[name] for name in row.jobs]
+        action, reason = counted(job.action for job in mine), counted(job.reason for job in mine)
+        artifact = "" if row.together else mine[0].artifact
+        rows.append((row.name, mine[0].kind, action, reason, *_cost(found, row.jobs), artifact))
     head = ("job", "kind", "action", "why", *COST, "artifact")
     print_table(head, rows)
     typer.echo(
@@ -64,16 +68,18 @@ def print_plan(plan: RunPlan, found: Estimate) -> None:
         typer.echo(f"assumed: {line}")
 
 
-def _cost(found: Estimate, job: str) -> tuple[str, ...]:
-    work = found.work.get(job)
-    if work is None:
+def _cost(found: Estimate, jobs: Sequence[str]) -> tuple[str, ...]:
+    """Size of the jobs' network, and what they cost together; `-` where it is not known."""
+    works = [found.work[job] for job in jobs if job in found.work]
+    if len(works) < len(jobs):
         return ("-", "-", "-", "-")
-    pflop, hours = found.pflop(job), found.gpu_hours(job)
-    return f"{work.parameters:,}", short_count(work.macs), _short(pflop), _short(hours)
+    sizes = {(f"{work.parameters:,}", short_count(work.macs)) for work in works}
+    pflop = sum(found.pflop(job) or 0.0 for job in jobs)
+    hours = sum(found.gpu_hours(job) or 0.0 for job in jobs)
+    parameters, macs = sizes.pop() if len(sizes) == 1 else ("various", "various")
+    return parameters, macs, _short(pflop), _short(hours)
 
 
-def _short(number: float | None) -> str:
+def _short(number: float) -> str:
     """Three digits, without an exponent where there is a choice."""
-    if number is None:
-        return "-"
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -68,7 +68,7 @@ CASES = {
             "f.yaml:4: job 'quality' needs a Flow or a Generator as model, but 'data' makes "
             "a Dataset\n"
             "  fix: add a job that makes a Flow or a Generator (kind: analytic_flow or "
-            "anneal_reflow or distill or train_flow)\n"
+            "anneal_reflow or distill or import_teacher or train_flow)\n"
             "f.yaml:4: job 'quality' needs a FeatureNet as features, but 'data' makes a Dataset\n"
             "  fix: add a job that makes a FeatureNet (kind: "
             "import_features or inception_features or train_features)"

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.cli import live
 from orchestrator.cli.live import LiveView, PlainView, clock, describe, numbers, open_view
@@ -125,3 +126,58 @@ def test_a_terminal_gets_a_table_whatever_jobs_say(message, monkeypatch):
     assert "20/s" in shown
     assert "loss 0.5" in shown
     assert "✗" in shown
+
+
+def drawn(jobs: dict[str, str], told: list[Told], width: int, height: int) -> list[str]:
+    """The lines that a terminal of that size shows; jobs are given as name -> kind."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    view = LiveView(console)
+    made = {name: {"kind": kind, "key": "k", "artifact": name} for name, kind in jobs.items()}
+    view.status = fold("run", events(("run_started", "", {"name": "x", "jobs": made}), *told))
+    with console.capture() as capture:
+        console.print(view._render())
+    return Text.from_ansi(capture.get()).plain.splitlines()
+
+
+def test_a_narrow_terminal_gives_every_job_one_line(monkeypatch):
+    monkeypatch.setattr(live.time, "time", lambda: 230.0)
+    jobs = {"a_teacher_of_size_32": "train_flow", "one_step": "distill"}
+    numbers = {"done": 12_350, "total": 100_000, "metrics": {"loss": 0.123456}}
+    told = [("job_started", name, {"attempt": 1}) for name in jobs]
+    told += [("progress", name, numbers | {"done": done}) for done in (50, 12_350) for name in jobs]
+    for width in (60, 80, 120):
+        lines = drawn(jobs, told, width, 24)
+        assert len(lines) == 2, width
+        assert all(len(line.rstrip()) <= width for line in lines)
+    assert "distill" in lines[1]
+    assert "12,350/100,000" in drawn(jobs, told, 80, 24)[1]
+
+
+def test_where_the_lines_are_few_what_runs_and_fails_is_kept():
+    jobs = {f"job-{number:02d}": "distill" for number in range(30)}
+    told = [("job_reused", f"job-{number:02d}", {}) for number in range(20)]
+    told += [("job_started", "job-25", {"attempt": 1}), ("job_failed", "job-03", {"what": "no"})]
+    lines = drawn(jobs, told, 80, 10)
+    assert len(lines) == 8
+    assert [line.split()[1] for line in lines[:2]] == ["job-03", "job-20"]
+    assert any("▶ job-25" in " ".join(line.split()) for line in lines)
+    assert lines[-1] == "and 4 waiting, 19 reused"
+
+
+def test_the_jobs_of_a_large_group_share_a_line():
+    names = [f"g.seed={seed}.student" for seed in range(6)]
+    jobs = {name: {"kind": "anneal_reflow", "key": "k", "artifact": "a"} for name in names}
+    out = io.StringIO()
+    view = LiveView(Console(file=out, width=120))
+    for event in events(
+        ("run_started", "", {"name": "x", "jobs": jobs}),
+        ("job_reused", names[0], {}),
+        ("job_done", names[1], {}),
+        ("job_started", names[2], {"attempt": 1}),
+    ):
+        view.event(event)
+    view.close()
+    (line,) = [line for line in out.getvalue().splitlines() if "g.student x 6" in line][-1:]
+    assert line.startswith(" ▶")
+    assert "2/6" in line
+    assert "1 running, 3 waiting" in line
