@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.base.artifacts import Dataset, Flow
 from jobs.base.facts import Facts
+from jobs.base.spec import JobSpec
 from jobs.base.work import Work
 from orchestrator.graph import Graph
 from orchestrator.pipeline import Pipeline
@@ -25,11 +27,13 @@ class Estimate:
         work: of each job whose work is known, the finished ones too.
         due: jobs that the plan runs.
         tflops: assumed rate of a GPU.
+        unknown: jobs that cost something that is not known before they run.
     """
 
     work: Mapping[str, Work]
     due: frozenset[str]
     tflops: float
+    unknown: tuple[str, ...] = ()
 
     def pflop(self, job: str) -> float | None:
         """1e15 operations of a job; None if they are not known."""
@@ -59,7 +63,17 @@ class Estimate:
         for job, work in self.work.items():
             for line in work.assumed:
                 said.setdefault(line, []).append(job)
+        if self.unknown:
+            said["not counted, as their networks or images are not known yet"] = [*self.unknown]
         return [f"{line} ({', '.join(jobs)})" for line, jobs in said.items()]
+
+
+def is_open(known: Facts) -> bool:
+    """Whether outside input has to be read to know what later jobs cost."""
+    is_flow = known.made == Flow.__name__
+    return (is_flow and known.network is None) or (
+        known.made == Dataset.__name__ and known.image is None
+    )
 
 
 def estimate(
@@ -79,13 +93,17 @@ def estimate(
         tflops: assumed rate of a GPU, 1e12 operations per second, > 0.
     """
     work: dict[str, Work] = {}
+    unknown: list[str] = []
     for name in graph.order:
         inputs = {field: facts[source] for field, source in graph.edges[name]}
-        found = pipeline.specs[name].work(inputs)
+        spec = pipeline.specs[name]
+        found = spec.work(inputs)
         if found is not None:
             work[name] = found
+        elif type(spec).work is not JobSpec.work:
+            unknown.append(name)
     due = frozenset(job.name for job in plan.jobs if job.action != "reuse")
-    return Estimate(work, due, tflops)
+    return Estimate(work, due, tflops, tuple(unknown))
 
 
 def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.base.spec import BY_CONTENT, JobSpec
 from models.flows.parameterisation import Prediction, Schedule
+from models.spec import ImageShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.spec import ImageShape
     from models.teachers.teacher_file import TeacherFile
 
 
@@ -106,7 +106,7 @@ class ImportTeacher(JobSpec):
             raise FieldError("path", what, "give size")
         return read
 
-    def _label_counts(self, image: "ImageShape") -> tuple[int, ...]:
+    def _label_counts(self, image: ImageShape) -> tuple[int, ...]:
         """How often each class is sampled.
 
         Raises:
@@ -138,10 +138,16 @@ class ImportTeacher(JobSpec):
         try:
             require_path(Path(self.path))
         except FileNotFoundError as error:
-            told = _field_error(error)
-            known = Facts(flip_valid=self.flip_valid)
-            raise MissingFile(told.field, told.what, told.fix, known) from error
-        return Facts(flip_valid=self.flip_valid)
+            wrong = _field_error(error)
+            raise MissingFile(wrong.field, wrong.what, wrong.fix, self._stated()) from error
+        return self._stated()
+
+    def _stated(self) -> Facts:
+        """What the fields alone tell of the teacher."""
+        if not self.size or not self.image_channels or self.classes is None:
+            return Facts(flip_valid=self.flip_valid)
+        image = ImageShape(channels=self.image_channels, size=self.size, classes=self.classes)
+        return Facts(image, flip_valid=self.flip_valid)
 
     def preflight(self) -> Facts:
         read = self._read()

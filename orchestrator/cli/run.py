@@ -24,9 +24,6 @@ from orchestrator.cli.options import (
 if TYPE_CHECKING:
     from orchestrator.pipeline import Pipeline
 
-WITH_IMAGES = ("Dataset", "Flow", "PairSet")
-"""Results whose images the estimate of a plan needs; a file may have to be read for them."""
-
 
 def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
@@ -66,7 +63,7 @@ def plan(
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
     from orchestrator.cli.tables import print_plan
-    from orchestrator.estimate import estimate, plan_json
+    from orchestrator.estimate import estimate, is_open, plan_json
     from orchestrator.graph import Graph, expectations, preflight
     from orchestrator.pipeline import resolve
     from orchestrator.planner import draft_plan, make_plan
@@ -79,8 +76,8 @@ def plan(
             made = draft_plan(pipeline, graph, {str(one.path[1]) for one in missing}, store)
         else:
             made = make_plan(pipeline, graph, store)
-            if any(known.image is None and known.made in WITH_IMAGES for known in facts.values()):
-                facts = preflight(pipeline, graph)
+            unread = [name for name, known in facts.items() if is_open(known)]
+            facts = preflight(pipeline, graph, unread) if unread else facts
     found = estimate(pipeline, graph, facts, made, tflops)
     if as_json:
         typer.echo(json.dumps(plan_json(made, found), indent=1))

@@ -51,3 +51,20 @@ def test_what_is_there_costs_nothing_again():
     assert partly.gpu_hours("b") == pytest.approx(5e3 / 3600)
     assert partly.gpu_hours("c") is None
     assert partly.total_pflop == 5.0
+
+
+def test_what_is_not_known_is_told(tmp_path):
+    text = """\
+name: a
+jobs:
+  data: {kind: load_dataset, source: digits}
+  oracle: {kind: analytic_flow, data: data}
+  pairs: {kind: generate_pairs, flow: oracle, count: 10}
+"""
+    pipeline = resolve(parse_pipeline(text, "a.yaml", storage=str(tmp_path)).pipeline)
+    graph = Graph.of(pipeline)
+    plan = make_plan(pipeline, graph, Store(str(tmp_path)))
+    found = estimate(pipeline, graph, known_facts(pipeline, graph), plan, tflops=2.0)
+    assert found.assumptions() == [
+        "not counted, as their networks or images are not known yet (pairs)"
+    ]
