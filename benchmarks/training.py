@@ -17,32 +17,14 @@ from torch import Tensor, nn
 from benchmarks.measure import Case, Machine, Rates, in_turn, measure_rates, report, this_machine
 from benchmarks.networks import engines, forward_floor, parser, start_official
 from benchmarks.official import Official, random_inputs
+from benchmarks.teacher import FlowOnImages, LoopSettings
 from jobs.storage.blobs import LocalBlobs
-from jobs.training.draws import Draws
 from jobs.training.loop import Trainer
-from jobs.training.objective import Objective, Share
-from jobs.training.spec import TrainingSpec
+from jobs.training.objective import Share
 from models.engine import Engine
-from models.flows.losses import flow_matching_loss
-from models.flows.spec import UniformTime
 from models.networks.presets import PRESETS, Preset
-from models.spec import ImageShape
 
 STEPS = 10**9
-
-
-class OnOneBatch(Objective):
-    """Flow matching on one batch of images in memory, with fresh noise and times each step."""
-
-    def __init__(self, images: Tensor, image: ImageShape) -> None:
-        self._images, self._image = images, image
-
-    def prepare(self, share: Share) -> None:
-        self._draws = Draws(0, share, self._image)
-
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        t = self._draws.times(step, UniformTime())
-        return flow_matching_loss(network, self._draws.noise(step), self._images, t).mean()
 
 
 class Stepper:
@@ -53,8 +35,8 @@ class Stepper:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="slimctl-benchmark-")
         share = Share(0, len(images), len(images), machine.device)
-        settings = _Settings(steps=STEPS, batch_size=len(images))
-        objective = OnOneBatch(images, preset.image)
+        settings = LoopSettings(steps=STEPS, batch_size=len(images))
+        objective = FlowOnImages(images, preset.image)
         folder = LocalBlobs(Path(self._folder.name))
         self._trainer = Trainer(
             settings, network, objective, share, folder, lambda step, metrics: None, engine=engine
@@ -64,13 +46,6 @@ class Stepper:
     def step(self) -> None:
         """One optimizer step."""
         next(self._steps)
-
-
-class _Settings(TrainingSpec):
-    """The settings of the loop without a job around them."""
-
-    def run(self, context: object) -> object:  # type: ignore[override]
-        raise NotImplementedError
 
 
 def step_floor(preset: Preset, batch: int, rates: Rates, dtype: str) -> float:

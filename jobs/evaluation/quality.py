@@ -6,8 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport, StepGrid
 from jobs.base.context import JobContext
+from jobs.base.refs import Ref
+from jobs.base.solver import fitted_solver
 from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler
 from jobs.evaluation.sheet import save_sheet
 from jobs.storage.store import Store
@@ -39,7 +41,7 @@ class EvaluationSettings(Protocol):
     @property
     def seed(self) -> int | None: ...
     @property
-    def solver(self) -> SolverSpec | None: ...
+    def solver(self) -> SolverSpec | Ref[StepGrid] | None: ...
     @property
     def samples(self) -> int: ...
     @property
@@ -91,7 +93,8 @@ def measure(
     torch.set_num_threads(context.threads)
     device = torch.device(context.device)
     seed = spec.seed or 0
-    sampler = open_sampler(context.store, model, spec.solver, device)
+    solver = None if spec.solver is None else fitted_solver(context, spec.solver)
+    sampler = open_sampler(context.store, model, solver, device)
     extract = open_features(context.store, features, device)
     real, _ = load_dataset_tensors(context.store, data)
     images, nfe = _draw(context, sampler, spec, seed)
@@ -108,7 +111,7 @@ def measure(
     return QualityReport(
         model=model.id,
         model_type="Flow" if isinstance(model, Flow) else "Generator",
-        solver=describe_solver(spec.solver),
+        solver=describe_solver(solver),
         fid=frechet_distance(statistics, GaussianStatistics.from_features(own_features)),
         fid_real=_floor(statistics, real_features, len(images)),
         kid=kid.value,

@@ -16,7 +16,7 @@ from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.solvers.base import solve
-from models.solvers.spec import EulerSpec, HeunSpec, SolverSpec
+from models.solvers.spec import EulerSpec, GridSpec, HeunSpec, SolverSpec
 from models.spec import ImageShape
 
 
@@ -106,4 +106,6 @@ def describe_solver(solver: SolverSpec | None) -> str:
         return "one step"
     if isinstance(solver, (EulerSpec, HeunSpec)):
         return f"{solver.kind} {solver.steps}"
+    if isinstance(solver, GridSpec):
+        return f"{solver.kind} {len(solver.times)}"
     return f"{solver.kind} {solver.tolerance:g}"

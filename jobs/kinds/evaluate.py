@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport, StepGrid
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
@@ -34,8 +34,8 @@ class Evaluate(SeededJobSpec):
     """Real images to compare with."""
     features: Ref[FeatureNet]
     """Feature network of the Fréchet and kernel distances."""
-    solver: SolverSpec | None = None
-    """How a flow is sampled; must be null for a generator."""
+    solver: SolverSpec | Ref[StepGrid] | None = None
+    """How a flow is sampled, or the job that fitted a solver; must be null for a generator."""
     samples: int = Field(default=5000, ge=2)
     """Number of samples."""
     batch_size: int = Field(default=500, ge=1)

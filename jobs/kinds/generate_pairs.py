@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, PairSet
+from jobs.base.artifacts import Flow, PairSet, StepGrid
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
+from models.precision import Precision
 from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ class GeneratePairs(SeededJobSpec):
     """The teacher."""
     count: Annotated[int, Field(ge=1), GROWS]
     """Number of pairs."""
-    solver: SolverSpec = RK45Spec(kind="rk45", tolerance=1e-4)
-    """How the flow equation is solved."""
+    solver: SolverSpec | Ref[StepGrid] = RK45Spec(kind="rk45", tolerance=1e-4)
+    """How the flow equation is solved, or the job that fitted a solver to this flow."""
+    precision: Precision = "float32"
+    """Of the network's products; bfloat16 is faster and moves a pair by about 8-bit rounding."""
     shard_size: int = Field(default=1000, ge=1)
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -42,6 +45,7 @@ class GeneratePairs(SeededJobSpec):
     """Actors; auto = one per GPU, else one per CPU."""
 
     def run(self, context: JobContext) -> PairSet:
+        from jobs.base.solver import fitted_solver
         from jobs.pairs.generate import generate
         from jobs.pairs.spec import PairRecipe
         from models.counter_random import GENERATOR_VERSION
@@ -50,7 +54,10 @@ class GeneratePairs(SeededJobSpec):
         self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
         series = context.artifact_id.rpartition("-")[0]
         seed = self.seed or 0
-        recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
+        solver = fitted_solver(context, self.solver)
+        recipe = PairRecipe(
+            series, flow, solver, seed, self.shard_size, self._batch(), self.precision
+        )
         needs = self.needs(context.cluster)
         actors = int(needs.cpus + needs.gpus)
         records = generate(context, recipe, self.count, actors)

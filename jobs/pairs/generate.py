@@ -49,7 +49,9 @@ class PairActor:
 
     def _flow(self) -> Flow:
         if self._opened is None:
-            self._opened = open_flow(self._store, self._recipe.flow, self._device)
+            self._opened = open_flow(
+                self._store, self._recipe.flow, self._device, self._recipe.precision
+            )
         return self._opened
 
     def make(self, shard: int) -> ShardRecord:
@@ -93,7 +95,11 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
         finally:
             for handle in handles:
                 ray.kill(handle)
-        context.engine |= {"actors": size, "precision": "float32", "torch": torch.__version__}
+        context.engine |= {
+            "actors": size,
+            "precision": recipe.precision,
+            "torch": torch.__version__,
+        }
     done = [record for record in records.values() if record is not None]
     context.device_s = sum(record.seconds for record in done)
     context.engine["devices"] = sorted({record.device for record in done})
