@@ -1,7 +1,7 @@
 """Which solver integrates a flow, without importing torch."""
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,7 +49,7 @@ class GridSpec(Spec):
     next evaluation is made at; the last row makes the end."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "GridSpec":
         if any(low >= high for low, high in pairwise(self.times)):
             raise ValueError(f"times {list(self.times)} must increase")
         lengths = [len(row) for row in self.weights]
