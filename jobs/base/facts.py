@@ -43,6 +43,8 @@ class Facts:
     """Number of classes that have an image."""
     flow: Parameterisation | None = None
     """What a flow's network predicts, on which schedule."""
+    nfe: float | None = None
+    """Evaluations per sample of a solver."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
     intake: Intake | None = None

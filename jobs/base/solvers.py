@@ -1,11 +1,30 @@
 """Which solvers go with which flows, as far as it is known before anything runs."""
 
-from jobs.base.facts import FieldError
+from collections.abc import Mapping
+
+from jobs.base.artifacts import StepGrid
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
 from models.flows.parameterisation import Parameterisation
+from models.solvers.expected import expected_nfe
 from models.solvers.spec import EDMHeunSpec, SolverSpec
 
 
-def check_solver(solver: SolverSpec, flow: Parameterisation | None, job: str) -> None:
+def asked_nfe(
+    solver: SolverSpec | Ref[StepGrid], inputs: Mapping[str, Facts]
+) -> tuple[float | None, str | None]:
+    """Evaluations per sample of a solver or of a job that fits one, and what was assumed for it.
+
+    Args:
+        solver: what the field `solver` of a job holds.
+        inputs: facts of the job's inputs, by field name.
+    """
+    return (inputs["solver"].nfe, None) if isinstance(solver, Ref) else expected_nfe(solver)
+
+
+def check_solver(
+    solver: SolverSpec | Ref[StepGrid], flow: Parameterisation | None, job: str
+) -> None:
     """Checks that a flow can be followed by a solver.
 
     Args:

@@ -15,9 +15,12 @@ from jobs.base.artifacts import (
     Flow,
     Generator,
     QualityReport,
+    StepGrid,
 )
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
+from jobs.base.refs import Ref
+from jobs.base.solver import fitted_solver
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.reference import measure_real, nearest_candidates
 from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler
@@ -45,7 +48,7 @@ class EvaluationSettings(Protocol):
     @property
     def seed(self) -> int | None: ...
     @property
-    def solver(self) -> SolverSpec | None: ...
+    def solver(self) -> SolverSpec | Ref[StepGrid] | None: ...
     @property
     def samples(self) -> int: ...
     @property
@@ -94,7 +97,8 @@ def measure(
     device = torch.device(context.device)
     store, seed = context.store, spec.seed or 0
     reference = _outside_reference(spec, features)
-    sampler = open_sampler(store, model, spec.solver, device)
+    solver = None if spec.solver is None else fitted_solver(context, spec.solver)
+    sampler = open_sampler(store, model, solver, device)
     extract = open_features(store, features, device, context.threads)
     real = measure_real(store, data, features, extract, spec.samples, spec.manifold_samples)
     drawn = _draw(context, sampler, spec, extract, seed)
@@ -110,7 +114,7 @@ def measure(
     return QualityReport(
         model=model.id,
         model_type="Flow" if isinstance(model, Flow) else "Generator",
-        solver=describe_solver(spec.solver),
+        solver=describe_solver(solver),
         fid=min(fids),
         fids=fids,
         protocol=_protocol(spec, data, features),

@@ -16,7 +16,7 @@ from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.solvers.base import solve
-from models.solvers.spec import RK45Spec, SolverSpec
+from models.solvers.spec import GridSpec, RK45Spec, SolverSpec
 from models.spec import ImageShape
 
 
@@ -108,4 +108,6 @@ def describe_solver(solver: SolverSpec | None) -> str:
     if isinstance(solver, RK45Spec):
         shared = " per batch" if solver.norm == "batch" else ""
         return f"{solver.kind} {solver.tolerance:g}{shared}"
+    if isinstance(solver, GridSpec):
+        return f"{solver.kind} {len(solver.times)}"
     return f"{solver.kind} {solver.steps}"

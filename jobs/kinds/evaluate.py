@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport, StepGrid
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, Intake, MissingFile
 from jobs.base.refs import Ref
-from jobs.base.solvers import check_solver
+from jobs.base.solvers import asked_nfe, check_solver
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
 from jobs.base.work import FORWARD, Work
 from models.networks.size import network_size
-from models.solvers.expected import expected_nfe
 from models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ class Evaluate(SeededJobSpec):
     """Real images to compare with."""
     features: Ref[FeatureNet]
     """Feature network of the Fréchet and kernel distances."""
-    solver: SolverSpec | None = None
-    """How a flow is sampled; must be null for a generator."""
+    solver: SolverSpec | Ref[StepGrid] | None = None
+    """How a flow is sampled, or the job that fitted a solver; must be null for a generator."""
     samples: int = Field(default=5000, ge=2)
     """Samples of a draw; papers' FIDs are of 50 000."""
     draws: int = Field(default=1, ge=1, le=100)
@@ -111,7 +110,9 @@ class Evaluate(SeededJobSpec):
         if model.network is None or model.image is None:
             return None
         size = network_size(model.network, model.image)
-        nfe, assumed = (1.0, None) if self.solver is None else expected_nfe(self.solver)
+        nfe, assumed = (1.0, None) if self.solver is None else asked_nfe(self.solver, inputs)
+        if nfe is None:
+            return None
         samples = self.samples * self.draws
         flop = FORWARD * size.macs * nfe * samples
         notes = [assumed] if assumed else []

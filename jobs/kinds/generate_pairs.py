@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, Handle, PairSet
+from jobs.base.artifacts import Flow, Handle, PairSet, StepGrid
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.elastic import Range, range_mistake
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
-from jobs.base.solvers import check_solver
+from jobs.base.solvers import asked_nfe, check_solver
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
 from jobs.base.work import FORWARD, Work
 from models.networks.size import network_size
-from models.solvers.expected import expected_nfe
+from models.precision import Precision
 from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ class GeneratePairs(SeededJobSpec):
     """The teacher."""
     count: Annotated[int, Field(ge=1), GROWS]
     """Number of pairs."""
-    solver: SolverSpec = RK45Spec(kind="rk45", tolerance=1e-4)
-    """How the flow equation is solved."""
+    solver: SolverSpec | Ref[StepGrid] = RK45Spec(kind="rk45", tolerance=1e-4)
+    """How the flow equation is solved, or the job that fitted a solver to this flow."""
+    precision: Precision = "float32"
+    """Of the network's products; bfloat16 is faster and moves a pair by about 8-bit rounding."""
     shard_size: int = Field(default=1000, ge=1)
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -51,12 +53,13 @@ class GeneratePairs(SeededJobSpec):
     at the time."""
 
     def run(self, context: JobContext) -> PairSet:
+        from jobs.base.solver import fitted_solver
         from jobs.pairs.generate import generate
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
         self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid, flow=flow)})
-        recipe = self._recipe(context.artifact_id, flow)
+        recipe = self._recipe(context.artifact_id, flow, fitted_solver(context, self.solver))
         needs = self.needs(context.cluster)
         most = self.actors.max if isinstance(self.actors, Range) else 0
         actors = most or int(needs.cpus + needs.gpus)
@@ -75,11 +78,18 @@ class GeneratePairs(SeededJobSpec):
             shards=tuple(record.file for record in records),
         )
 
-    def _recipe(self, artifact_id: str, flow: Flow) -> "PairRecipe":
+    def _recipe(self, artifact_id: str, flow: Flow, solver: SolverSpec) -> "PairRecipe":
         from jobs.pairs.spec import PairRecipe
 
-        series = artifact_id.rpartition("-")[0]
-        return PairRecipe(series, flow, self.solver, self.seed or 0, self.shard_size, self._batch())
+        return PairRecipe(
+            series=artifact_id.rpartition("-")[0],
+            flow=flow,
+            solver=solver,
+            seed=self.seed or 0,
+            shard_size=self.shard_size,
+            batch_size=self._batch(),
+            precision=self.precision,
+        )
 
     def recheck(
         self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
@@ -89,7 +99,11 @@ class GeneratePairs(SeededJobSpec):
         flow = inputs[self.flow.job]
         if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):
             return [f"{handle.id} is not a pair set made by a flow"]
-        return recheck_pairs(store, handle, self._recipe(handle.id, flow), count)
+        fitted = inputs[self.solver.job] if isinstance(self.solver, Ref) else None
+        solver = fitted.solver if isinstance(fitted, StepGrid) else self.solver
+        if isinstance(solver, Ref):
+            return [f"{handle.id} was made by a solver that is not there"]
+        return recheck_pairs(store, handle, self._recipe(handle.id, flow, solver), count)
 
     def needs(self, cluster: Cluster) -> Needs:
         """Every device it can use; the pool starts on those that are free and grows."""
@@ -129,6 +143,8 @@ class GeneratePairs(SeededJobSpec):
         if known.network is None or known.image is None:
             return None
         size = network_size(known.network, known.image)
-        nfe, assumed = expected_nfe(self.solver)
+        nfe, assumed = asked_nfe(self.solver, inputs)
+        if nfe is None:
+            return None
         flop = FORWARD * size.macs * nfe * self.count
         return Work(size.parameters, size.macs, flop, (assumed,) if assumed else ())

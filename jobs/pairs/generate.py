@@ -3,12 +3,13 @@
 import os
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 
 from jobs.base.context import JobContext
-from jobs.pairs.pool import Pool
+from jobs.pairs.pool import IN_FLIGHT, Pool
 from jobs.pairs.shards import (
     ShardRecord,
     find_shard,
@@ -23,7 +24,10 @@ from models.flows.flow import Flow
 
 
 class PairActor:
-    """Makes whole shards of one series.
+    """Makes whole shards of one series, one at a time; the one before is written meanwhile.
+
+    Its calls run in two threads (`IN_FLIGHT`): while one writes, the other may solve, and a third
+    shard is not begun before the first is written.
 
     Args:
         store: where shards go and the flow is.
@@ -38,6 +42,8 @@ class PairActor:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._place = describe_device(self._device)
         self._opened: Flow | None = None
+        self._threads = threads
+        self._solving = Lock()
 
     def ready(self) -> bool:
         """Answers once the flow is loaded; here and not in the constructor, whose errors Ray hides.
@@ -46,11 +52,14 @@ class PairActor:
             UserError: the weights do not fit the network.
             DamagedArtifact: a file is not what its manifest says.
         """
-        return self._flow().image == self._recipe.flow.image
+        with self._solving:
+            return self._flow().image == self._recipe.flow.image
 
     def _flow(self) -> Flow:
         if self._opened is None:
-            self._opened = open_flow(self._store, self._recipe.flow, self._device)
+            self._opened = open_flow(
+                self._store, self._recipe.flow, self._device, self._recipe.precision
+            )
         return self._opened
 
     def make(self, shard: int) -> ShardRecord:
@@ -58,7 +67,9 @@ class PairActor:
         found = find_shard(self._store, self._recipe, shard)
         if found is not None:
             return found
-        solved = solve_shard(self._flow(), self._recipe, shard, self._device)
+        with self._solving:
+            torch.set_num_threads(self._threads)
+            solved = solve_shard(self._flow(), self._recipe, shard, self._device)
         name = shard_name(self._recipe, shard)
         return write_shard(self._store, name, replace(solved, device=self._place))
 
@@ -94,7 +105,11 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
         finally:
             for handle in handles:
                 ray.kill(handle)
-        context.engine |= {"actors": size, "precision": "float32", "torch": torch.__version__}
+        context.engine |= {
+            "actors": size,
+            "precision": recipe.precision,
+            "torch": torch.__version__,
+        }
     done = [record for record in records.values() if record is not None]
     context.device_s = sum(record.seconds for record in done)
     context.engine["devices"] = sorted({record.device for record in done})
@@ -113,7 +128,8 @@ def _start_actors(context: JobContext, recipe: PairRecipe, size: int) -> list[An
     on_gpus = context.cluster.gpus > 0
     options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
     threads = min(4, os.cpu_count() or 1) if on_gpus else 1
-    cls = ray.remote(PairActor).options(max_restarts=-1, max_task_retries=0, **options)
+    options |= {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": IN_FLIGHT}
+    cls = ray.remote(PairActor).options(**options)
     return [cls.remote(context.store, recipe, threads) for _ in range(size)]
 
 

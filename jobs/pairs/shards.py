@@ -114,9 +114,14 @@ def read_noise(store: Store, pairs: PairSet) -> tuple[Tensor, Tensor | None]:
 
 
 def _read(store: Store, pairs: PairSet, name: str) -> Tensor:
-    """One kind of tensor of all shards, without reading the others."""
-    parts = []
-    for shard in pairs.shards:
+    """One kind of tensor of all shards, without reading the others or holding two copies."""
+    made: Tensor | None = None
+    for number, shard in enumerate(pairs.shards):
         with safe_open(store.shard(shard), "pt") as file:
-            parts.append(file.get_tensor(name))
-    return torch.cat(parts)[: pairs.count]
+            part = file.get_tensor(name)
+        if made is None:
+            made = torch.empty((pairs.count, *part.shape[1:]), dtype=part.dtype)
+        rows = made[number * pairs.shard_size : (number + 1) * pairs.shard_size]
+        rows.copy_(part[: len(rows)])
+    assert made is not None, "a pair set has a shard"
+    return made

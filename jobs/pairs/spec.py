@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jobs.base.artifacts import Flow
+from models.precision import Precision
 from models.solvers.spec import SolverSpec
 
 
@@ -17,6 +18,7 @@ class PairRecipe:
         seed: of noise and labels.
         shard_size: pairs per shard file.
         batch_size: pairs solved at once; divides shard_size.
+        precision: of the network's products.
     """
 
     series: str
@@ -25,3 +27,4 @@ class PairRecipe:
     seed: int
     shard_size: int
     batch_size: int
+    precision: Precision = "float32"

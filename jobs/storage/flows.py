@@ -7,10 +7,12 @@ from jobs.base.artifacts import Flow, Generator
 from jobs.storage.store import Store
 from jobs.storage.tensors import load_dataset_tensors, to_float
 from jobs.storage.weights import load_weights
+from models.engine import choose_engine
 from models.flows.analytic import AnalyticFlow
 from models.flows.flow import Flow as RunnableFlow
 from models.flows.make import make_flow
 from models.networks.registry import parse_network
+from models.precision import Precision
 
 
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
@@ -22,11 +24,20 @@ def open_network(store: Store, handle: Flow | Generator, device: torch.device) -
     """
     network = parse_network(handle.network).build(handle.image)
     load_weights(network, store, handle)
-    return network.to(device).eval().requires_grad_(requires_grad=False)
+    network.eval().requires_grad_(requires_grad=False)
+    return choose_engine(device, "sampling").place(network, device)
 
 
-def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
+def open_flow(
+    store: Store, handle: Flow, device: torch.device, precision: Precision = "float32"
+) -> RunnableFlow:
     """The flow of a handle, frozen, on a device.
+
+    Args:
+        store: where its weights or its data are.
+        handle: the flow.
+        device: where to compute.
+        precision: of a network's products and convolutions; a closed form has its own.
 
     Raises:
         UserError: the weights do not fit the network.
@@ -42,4 +53,7 @@ def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
             t_start=handle.t_start,
         )
         return flow.to(device)
-    return make_flow(open_network(store, handle, device), handle.image, handle).to(device)
+    network = open_network(store, handle, device)
+    if precision != "float32":
+        network = choose_engine(device, "sampling", precision).runner(network)
+    return make_flow(network, handle.image, handle).to(device)

@@ -6,7 +6,7 @@ Adam's moments and the step. It does not wait for the device between two points 
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from jobs.training.checkpoint import (
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
 from models.ema import PowerEMA
+from models.engine import Engine, adam
 
 Progress = Callable[[int, Mapping[str, float]], None]
 
@@ -41,6 +42,7 @@ class Trainer:
         progress: called with (step, metrics) at each point of the loss curve.
         rank: 0 writes checkpoints.
         world: number of workers.
+        engine: how the network is computed.
     """
 
     spec: TrainingSpec
@@ -51,6 +53,7 @@ class Trainer:
     progress: Progress
     rank: int = 0
     world: int = 1
+    engine: Engine = field(default_factory=Engine)
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -60,13 +63,13 @@ class Trainer:
     optimizer: torch.optim.Adam = field(init=False)
 
     def __post_init__(self) -> None:
-        device_type = self.share.device.type
-        self.optimizer = torch.optim.Adam(
+        self.network = self.engine.place(self.network, self.share.device)
+        self.optimizer = adam(
             self.network.parameters(),
-            lr=self.spec.learning_rate,
-            betas=self.spec.adam_betas,
-            eps=self.spec.adam_epsilon,
-            fused=device_type in ("cpu", "cuda"),
+            self.share.device,
+            self.spec.learning_rate,
+            self.spec.adam_betas,
+            self.spec.adam_epsilon,
         )
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
 
@@ -76,14 +79,10 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss or the weights are NaN or infinite.
         """
-        self.objective.prepare(self.share)
-        self._restore()
-        model = self._distribute()
-        self.network.train()
         losses: list[Tensor] = []
         started = saved_at = time.perf_counter()
-        while self.step < self.spec.steps:
-            losses.append(self._advance(model))
+        for loss in self.steps():
+            losses.append(loss)
             if self.step % self.spec.log_every == 0 or self.step == self.spec.steps:
                 self._log(losses)
                 losses = []
@@ -92,6 +91,19 @@ class Trainer:
                 self._save(now - started, losses)
                 saved_at = now
         self._save(time.perf_counter() - started, losses)
+
+    def steps(self) -> Iterator[Tensor]:
+        """Takes one optimizer step a turn, from the newest checkpoint to the last step.
+
+        Yields:
+            The step's loss, 0-dim, still on the device.
+        """
+        self.objective.prepare(self.share)
+        self._restore()
+        model = self._distribute()
+        self.network.train()
+        while self.step < self.spec.steps:
+            yield self._advance(model)
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
@@ -123,10 +135,11 @@ class Trainer:
             torch.default_generator.manual_seed(seed)
 
     def _distribute(self) -> nn.Module:
+        runner = self.engine.runner(self.network)
         if self.world == 1:
-            return self.network
+            return runner
         devices = [self.share.device] if self.share.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.network, device_ids=devices)
+        return nn.parallel.DistributedDataParallel(runner, device_ids=devices)
 
     def _log(self, losses: list[Tensor]) -> None:
         stacked = torch.stack(losses)
@@ -184,9 +197,13 @@ class Trainer:
             parts[part][rest] = value
         self.network.load_state_dict(parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
+        weights = list(self.network.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["adam"].items():
             index, _, moment = name.partition(".")
+            weight = weights[int(index)]
+            if value.shape == weight.shape:  # in the weight's memory format: fused Adam needs it
+                value = torch.empty_like(weight, requires_grad=False).copy_(value)
             moments.setdefault(int(index), {})[moment] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -1,8 +1,12 @@
 """The pairs of a set, gathered by index on the training device.
 
-x0 is regenerated from (seed, index). Where all of it fits in memory beside x1 it is made once,
-since drawing it again every step would only cost time. Of pairs made elsewhere it is stored.
+x1 is kept on the device where it fits there; a larger set stays on disk and the next step's part of
+it is read while this one computes. x0 is regenerated from (seed, index). Where all of it fits in
+memory beside x1 it is made once, since drawing it again every step would only cost time. Of pairs
+made elsewhere it is stored.
 """
+
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -10,6 +14,7 @@ from torch import Tensor
 from jobs.base.artifacts import PairSet
 from jobs.base.errors import UserError
 from jobs.pairs.draw import pair_labels, pair_noise
+from jobs.pairs.shard_rows import ShardRows
 from jobs.pairs.shards import read_noise, read_pairs
 from jobs.storage.store import Store
 from models.counter_random import GENERATOR_VERSION
@@ -17,6 +22,11 @@ from models.counter_random import GENERATOR_VERSION
 CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""
 CHUNK = 4096
+CPU_BYTES = 2**30
+"""x1 up to this size is kept in memory on a CPU."""
+CUDA_SHARE = 0.25
+"""Share of a GPU's free memory up to which x1 is kept there; untested on CUDA."""
+_READER = ThreadPoolExecutor(1, thread_name_prefix="pairs")
 
 
 class PairSource:
@@ -34,7 +44,11 @@ class PairSource:
 
     def __init__(self, store: Store, pairs: PairSet, device: torch.device) -> None:
         self._pairs = pairs
+        self._device = device
         self._x0: Tensor | None = None
+        self._x1: Tensor | None = None
+        self._rows: ShardRows | None = None
+        self._ahead: tuple[Tensor, Future[Tensor]] | None = None
         if pairs.noise == "stored":
             x0, label = read_noise(store, pairs)
             self._x0 = x0.to(device)
@@ -48,10 +62,13 @@ class PairSource:
                 f"this program, with version {GENERATOR_VERSION}, cannot draw again",
                 "generate the pairs again, or train with the program that made them",
             )
-        self._x1 = read_pairs(store, pairs).to(device)
+        if fits(pairs, device):
+            self._x1 = read_pairs(store, pairs).to(device)
+        else:
+            self._rows = ShardRows(store, pairs)
         index = torch.arange(pairs.count, device=device)
         self._label = pair_labels(pairs.seed, index, pairs.label_counts)
-        if 4 * self._x1.numel() <= CACHE_BYTES:
+        if 4 * numbers(pairs) <= CACHE_BYTES:
             chunks = [
                 pair_noise(pairs.seed, part, pairs.image) for part in torch.split(index, CHUNK)
             ]
@@ -64,4 +81,34 @@ class PairSource:
         else:
             x0 = self._x0[index]
         label = None if self._label is None else self._label[index]
-        return x0, self._x1[index].float(), label
+        return x0, self._images(index).float(), label
+
+    def read_ahead(self, index: Tensor) -> None:
+        """Begins to read the pairs that the next `batch` will ask for, if they are on disk."""
+        if self._rows is not None:
+            wanted = index.cpu()
+            self._ahead = wanted, _READER.submit(self._rows.read, wanted)
+
+    def _images(self, index: Tensor) -> Tensor:
+        if self._x1 is not None:
+            return self._x1[index]
+        assert self._rows is not None
+        wanted, ahead = index.cpu(), self._ahead
+        if ahead is not None and torch.equal(ahead[0], wanted):
+            rows = ahead[1].result()
+        else:
+            rows = self._rows.read(wanted)
+        return rows.to(self._device, non_blocking=True)
+
+
+def numbers(pairs: PairSet) -> int:
+    """Pixels times channels of all images of a set."""
+    return pairs.count * pairs.image.channels * pairs.image.size**2
+
+
+def fits(pairs: PairSet, device: torch.device) -> bool:
+    """Whether x1 of a set is kept in the device's memory."""
+    limit = float(CPU_BYTES)
+    if device.type == "cuda":
+        limit = CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
+    return 2 * numbers(pairs) <= limit

@@ -31,6 +31,7 @@ from jobs.base.seeds import derive_seed
 from jobs.storage.store import Store
 from jobs.storage.weights import load_weights
 from jobs.training.checkpoint import load_checkpoint
+from jobs.training.engine import recorded_engine, settle_engine
 from jobs.training.loop import Trainer
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
@@ -118,7 +119,7 @@ def train_on_ray(
         raise WorkLost(context.job, "the training ended without its final checkpoint")
     context.engine |= {
         "device": "cuda" if use_cuda else "cpu",
-        "precision": "float32",
+        **recorded_engine(context.work).model_dump(),
         "workers": _elastic(spec, workers),
         "threads": threads,
         "torch": torch.__version__,
@@ -233,16 +234,19 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = task.spec.batch_size // world
     share = Share(rank * count, count, task.spec.batch_size, device)
-    network = initial_network(task).to(device)
+    network = initial_network(task)
+    folder = task.store.work(task.artifact_id)
+    engine = settle_engine(folder, task.spec, network.to(device), task.network, task.image, share)
     trainer = Trainer(
         task.spec,
         network,
         task.objective,
         share,
-        task.store.work(task.artifact_id),
+        folder,
         _Throttled(task) if rank == 0 else _silent,
         rank,
         world,
+        engine,
     )
     trainer.run()
 

@@ -11,6 +11,7 @@ from jobs.base.facts import FieldError
 from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from models.networks.classifier.spec import ClassifierSpec
 from models.networks.spec import NetworkSpec
+from models.precision import Precision
 from models.spec import ImageShape
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -54,6 +55,9 @@ class TrainingSpec(SeededJobSpec):
     """Largest norm of the whole gradient; null = no clipping."""
     ema_decay: float = Field(default=0.999999, gt=0, lt=1)
     """Largest decay of the weight average; early on it is (1 + n) / (10 + n)."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Of products and convolutions in training, all else being float32; auto = bfloat16 where the
+    device has it."""
     workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
     """Ray Train workers; auto = one per GPU, on CPUs one per core up to 8 with 32 samples each;
     {min, max} = as many of them as the cluster has at the time."""

@@ -11,17 +11,18 @@ from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
 from models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
 from models.solvers.euler import euler
+from models.solvers.grid import grid
 from models.solvers.heun import heun
 from models.solvers.rk45 import rk45
 from models.solvers.solution import Solution
-from models.solvers.spec import EDMHeunSpec, EulerSpec, HeunSpec, RK45Spec
+from models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
 
 __all__ = ["Solution", "even_times", "solve"]
 
 
 @torch.no_grad()
 def solve(
-    spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec,
+    spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec | GridSpec,
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None = None,
@@ -58,6 +59,13 @@ def solve(
             raise ValueError("rk45 has no common grid of states: use euler or heun to see them")
         shared = spec.norm == "batch"
         return rk45(flow, x0, label, start, t_end, spec.tolerance, spec.max_evaluations, shared)
+    if isinstance(spec, GridSpec):
+        if abs(start - spec.times[0]) > 1e-9 or t_end != 1.0:
+            raise ValueError(
+                f"the grid goes from t = {spec.times[0]:g} to 1, not from {start:g} to {t_end:g}: "
+                "fit one to this flow"
+            )
+        return grid(flow, x0, label, spec.times, spec.weights, keep_states)
     times = even_times(start, t_end, spec.steps)
     if isinstance(spec, HeunSpec):
         return heun(flow, x0, label, times, spec.last_step, keep_states)

@@ -17,6 +17,8 @@ def expected_nfe(solver: SolverSpec) -> tuple[float, str | None]:
         return nfe, f"rk45 at {solver.tolerance:g} takes {nfe:.0f} evaluations a sample"
     if solver.kind == "heun":
         return 2.0 * solver.steps - (solver.last_step == "euler"), None
+    if solver.kind == "grid":
+        return float(len(solver.times)), None
     if solver.kind == "edm_heun":
         return 2.0 * solver.steps - 1, None
     return float(solver.steps), None

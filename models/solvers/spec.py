@@ -1,5 +1,6 @@
 """Which solver integrates a flow, without importing torch."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -66,5 +67,30 @@ class EDMHeunSpec(Spec):
         return self
 
 
-SolverSpec = Annotated[EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec, Field(discriminator="kind")]
+class GridSpec(Spec):
+    """A solver of fixed times and weights, such as `fit_step_grid` makes."""
+
+    kind: Literal["grid"] = "grid"
+    times: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1, max_length=1000)
+    """Times of the evaluations, increasing, the first being the flow's t_start."""
+    weights: tuple[tuple[float, ...], ...] = Field(repr=False)
+    """Row i (from 1) has i numbers: the weights of the first i velocities in the point that the
+    next evaluation is made at; the last row makes the end."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GridSpec":
+        if any(low >= high for low, high in pairwise(self.times)):
+            raise ValueError(f"times {list(self.times)} must increase")
+        lengths = [len(row) for row in self.weights]
+        if lengths != list(range(1, len(self.times) + 1)):
+            raise ValueError(
+                f"weights have rows of {lengths} numbers; {len(self.times)} times need rows of "
+                f"1 to {len(self.times)}"
+            )
+        return self
+
+
+SolverSpec = Annotated[
+    EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec | GridSpec, Field(discriminator="kind")
+]
 """How a flow is integrated."""

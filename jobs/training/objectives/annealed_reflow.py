@@ -42,8 +42,8 @@ class AnnealedReflow(Objective):
         self._draws = Draws(self.seed, share, self.pairs.image)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
-        index = self._draws.samples(step, self.pairs.count)
-        x0, x1, label = self._source.batch(index)
+        x0, x1, label = self._source.batch(self._draws.samples(step, self.pairs.count))
+        self._source.read_ahead(self._draws.samples(step + 1, self.pairs.count))
         if self.flip:
             flips = self._draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)

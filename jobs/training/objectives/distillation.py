@@ -88,6 +88,7 @@ class Distillation(Objective):
 
     def _pairs_of(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         x0, x1, label = self._source.batch(self._draws.samples(step, self.pairs.count))
+        self._source.read_ahead(self._draws.samples(step + 1, self.pairs.count))
         if self.flip:
             flips = self._draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)

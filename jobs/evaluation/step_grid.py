@@ -1,0 +1,79 @@
+"""Fitting a step grid on samples of its own, and measuring it on others."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from jobs.base.artifacts import Flow, StepGrid
+from jobs.base.context import JobContext
+from jobs.storage.flows import open_flow
+from models import counter_random
+from models.counter_random import Stream
+from models.solvers.base import solve
+from models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
+
+
+class FitSettings(Protocol):
+    """What the fit reads of its job's spec."""
+
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def evaluations(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def held_out(self) -> int: ...
+    @property
+    def tolerance(self) -> float: ...
+    @property
+    def rounds(self) -> int: ...
+
+
+@torch.no_grad()
+def fit_step_grid(context: JobContext, spec: FitSettings, handle: Flow) -> StepGrid:
+    """Fits to `samples` trajectories and measures on `held_out` others.
+
+    Raises:
+        FloatingPointError: the flow cannot be followed to the tolerance.
+    """
+    torch.set_num_threads(context.threads)
+    device = torch.device(context.device)
+    flow = open_flow(context.store, handle, device)
+
+    def start(first: int, count: int) -> tuple[Tensor, Tensor | None]:
+        index = torch.arange(first, first + count, device=device)
+        shape = (handle.image.channels, handle.image.size, handle.image.size)
+        x0 = counter_random.normal(spec.seed or 0, Stream.SAMPLE_NOISE, index, shape)
+        if not handle.label_counts:
+            return x0, None
+        counts = handle.label_counts
+        return x0, counter_random.categorical(spec.seed or 0, Stream.SAMPLE_LABEL, index, counts)
+
+    x0, label = start(0, spec.samples)
+    exact = follow(flow, x0, label, spec.tolerance)
+    context.progress(1, 3)
+    solver = fit_grid(flow, exact, spec.evaluations, spec.rounds).solver
+    context.progress(2, 3)
+    x0, label = start(spec.samples, spec.held_out)
+    held_out = follow(flow, x0, label, spec.tolerance)
+    errors = end_errors(solve(solver, flow, x0, label).x1, held_out.points[-1])
+    median, p90, p99 = errors.quantile(errors.new_tensor([0.5, 0.9, 0.99])).tolist()
+    share = float((errors <= ROUNDING_RMS).double().mean())
+    context.log(
+        f"{len(solver.times)} evaluations: error {median:.2g} (median), {p90:.2g} (90 %), "
+        f"{share:.1%} within 8-bit rounding; an exact trajectory takes {exact.nfe:.0f}"
+    )
+    return StepGrid(
+        image=handle.image,
+        solver=solver,
+        flow=handle.id,
+        nfe=len(solver.times),
+        error_median=median,
+        error_p90=p90,
+        error_p99=p99,
+        share_within_rounding=share,
+        samples=spec.held_out,
+        exact_nfe=exact.nfe,
+    )

@@ -1,0 +1,57 @@
+"""A fitted solver: fixed times, and for each of them how the velocities so far are weighted."""
+
+from collections.abc import Sequence
+
+import torch
+
+from models.flows.flow import Flow
+from models.shapes import Float, Int, Tensor
+from models.solvers.solution import Solution, check_finite
+
+
+def grid(
+    flow: Flow,
+    x0: Float[Tensor, "b c h w"],
+    label: Int[Tensor, " b"] | None,
+    times: Sequence[float],
+    weights: Sequence[Sequence[float]],
+    keep_states: bool = False,
+) -> Solution:
+    """Evaluates u_i = v(x_i, t_i) at x_i = x0 + sum_{j < i} w_ij u_j; the end is x_n.
+
+    Every explicit Runge-Kutta and multistep method on fixed times is of this form.
+
+    Args:
+        flow: the velocity.
+        x0: points at times[0].
+        label: classes of a conditional flow.
+        times: t_0 < ... < t_{n-1}, one evaluation each.
+        weights: rows 1..n of w; row i has i entries.
+        keep_states: return the points x_0 .. x_n.
+
+    Raises:
+        FloatingPointError: a sample is not finite at the end.
+
+    Source: Shaul et al., Bespoke non-stationary solvers (arXiv 2403.01329), whose weight of x0 is 1
+    here, so that a zero velocity is integrated exactly.
+    """
+    x, states = x0, [x0]
+    velocities: list[Tensor] = []
+    for t, row in zip(times, weights, strict=True):
+        velocities.append(flow.velocity(x, torch.full_like(x[:, 0, 0, 0], t), label))
+        x = combine(x0, row, velocities)
+        if keep_states:
+            states.append(x)
+    check_finite(x, 1.0)
+    nfe = torch.full((len(x),), len(times), device=x.device)
+    return Solution(x, nfe, (*times, 1.0), tuple(states)) if keep_states else Solution(x, nfe)
+
+
+def combine(
+    x0: Float[Tensor, "b c h w"], row: Sequence[float], velocities: Sequence[Tensor]
+) -> Float[Tensor, "b c h w"]:
+    """x0 + sum_j row_j u_j, added in order."""
+    x = x0.clone()
+    for weight, velocity in zip(row, velocities, strict=True):
+        x.add_(velocity, alpha=weight)
+    return x
