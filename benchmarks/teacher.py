@@ -33,7 +33,7 @@ IMAGE = ImageShape(channels=3, size=16)
 NETWORK = SongUNetSpec(channels=32, channel_multipliers=(1, 2), blocks=1)
 COUNT = 4096
 BATCH = 32
-FASTEST = 30.0
+FASTEST = 60.0
 """Largest angle, rad, that a feature of time kept for the teacher turns by from t = 0 to 1."""
 
 

@@ -13,9 +13,11 @@ from jobs.base.artifacts import (
     PairSet,
     QualityReport,
     ShardFile,
+    StepGrid,
     SweepReport,
     Trial,
 )
+from models.solvers.spec import GridSpec
 from models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32, classes=2)
@@ -44,6 +46,19 @@ EXAMPLES = [
         generator_version=1,
         nfe=35.25,
         shards=(ShardFile(path="pairs/p/0", size=3, sha256="ab"),) * 2,
+    ),
+    StepGrid(
+        id="s",
+        image=IMAGE,
+        solver=GridSpec(times=(0.0, 0.5), weights=((0.5,), (0.25, 0.75))),
+        flow="b",
+        nfe=2,
+        error_median=1e-3,
+        error_p90=2e-3,
+        error_p99=3e-3,
+        share_within_rounding=0.95,
+        samples=64,
+        exact_nfe=50.5,
     ),
     SweepReport(
         id="w",
