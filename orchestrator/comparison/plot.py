@@ -27,15 +27,15 @@ def save_plot(comparison: Comparison, file: Path) -> None:
         colour = "C0" if row.front else "0.6"
         axes.errorbar(size, fid.mean, yerr=fid.half, fmt="o", color=colour, capsize=3)
         if row.front or len(comparison.rows) <= MOST_NAMES:
-            axes.annotate(
-                row.name, (size, fid.mean), xytext=(5, 5), textcoords="offset points", fontsize=7
-            )
+            at = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(row.name, (size, fid.mean), fontsize=7, **at)
     front = sorted(
         (row.numbers["parameters"].mean, row.numbers["fid"].mean)
         for row in comparison.rows
         if row.front
     )
-    axes.step(*zip(*front, strict=True), where="post", color="C0", linewidth=1)
+    axes.step(*zip(*front, strict=True), where="post", color="C0", linewidth=1, alpha=0.6)
+    axes.margins(x=0.15)
     axes.set(xscale="log", xlabel="parameters", ylabel="FID", ylim=(0, None))
     axes.set_title(f"FID: {protocol_text(comparison.protocol)}", fontsize=8)
     axes.grid(alpha=0.3)

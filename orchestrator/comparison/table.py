@@ -71,7 +71,7 @@ def _measured(row: Row) -> list[str]:
         f"{numbers['parameters'].mean:,.0f}",
         short_count(numbers["macs"].mean),
         f"{nfe:g}" if nfe < 100 else f"{nfe:.0f}",
-        _number(numbers["fid"], 2),
+        _number(numbers["fid"], 2 if numbers["fid"].mean >= 1 else 3),
         _number(numbers["kid"], 3),
         _number(numbers["precision"], 3),
         _number(numbers["recall"], 3),

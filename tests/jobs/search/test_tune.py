@@ -1,0 +1,59 @@
+"""What stands around Ray Tune; the search itself runs in the tests on Ray."""
+
+import asyncio
+
+import pytest
+
+from jobs.base.artifacts import Trial
+from jobs.search.spec import Dimension
+from jobs.search.tune import PENALTY, Gate, _decoded, _encoded, _goal
+
+SPACE = {
+    "net": Dimension(choice=({"c": 8}, {"c": 16})),
+    "rate": Dimension(loguniform=(1e-4, 1e-2)),
+    "depth": Dimension(randint=(1, 3)),
+}
+
+
+def test_suggestions_and_values_are_two_ways_to_say_the_same():
+    values = {"net": {"c": 16}, "rate": 0.003, "depth": 2}
+    assert _encoded(SPACE, values) == {"net": 1, "rate": 0.003, "depth": 2}
+    assert _decoded(SPACE, _encoded(SPACE, values)) == values
+
+
+def test_a_trial_that_did_not_end_well_is_a_bad_one():
+    assert _goal(Trial(values={}, state="done", metrics={"q.fid": 2.0}), "q.fid") == 2.0
+    assert _goal(Trial(values={}, state="failed", metrics={"q.fid": 2.0}), "q.fid") == PENALTY
+    assert _goal(Trial(values={}, state="filtered"), "q.fid") == PENALTY
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (("a", 1, 0), ("b", 1, 0), True),
+        (("a", 2, 0), ("b", 1, 0), False),
+        (("a", 1, 0), ("a", 1, 0), False),
+        (("a", 0, 1), ("b", 0, 1), False),
+        (("a", 0, 1), ("b", 2, 0), True),
+    ],
+)
+def test_the_gate_lets_in_what_there_is_room_for(first, second, together):
+    async def both() -> list[str]:
+        gate = Gate(cpus=2, gpus=1)
+        order: list[str] = []
+        await gate.enter(*first)
+
+        async def late() -> None:
+            await gate.enter(*second)
+            order.append("second in")
+            await gate.leave(*second)
+
+        waiting = asyncio.create_task(late())
+        await asyncio.sleep(0.01)
+        order.append("first out")
+        await gate.leave(*first)
+        await waiting
+        return order
+
+    expected = ["second in", "first out"]
+    assert asyncio.run(both()) == (expected if together else expected[::-1])

@@ -1,0 +1,89 @@
+"""Sweeps on a real Ray: Tune asks, the trials' jobs run, the store remembers."""
+
+import pytest
+import ray
+
+from jobs.base.artifacts import SweepReport
+from jobs.storage.store import Store
+from orchestrator import submit
+from orchestrator.pipeline import parse_pipeline
+from orchestrator.workers import NAMESPACE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+TEXT = """\
+name: sweep
+jobs:
+  data: {kind: load_dataset, source: digits, max_images: 200}
+  features: {kind: train_features, data: data, steps: 10, network: {channels: 8, features: 4}}
+  widths:
+    kind: sweep
+    space:
+      bandwidth: {choice: [0.05, 0.5, 0.9]}
+      steps: {choice: [1, 2]}
+    jobs:
+      flow: {kind: analytic_flow, data: data, bandwidth: "${bandwidth}"}
+      quality:
+        {kind: evaluate, model: flow, data: data, features: features, samples: 50,
+         solver: {kind: euler, steps: "${steps}"}}
+    minimize: quality.fid
+    parallel: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> str:
+    """A private Ray with two CPUs, and one storage for all tests."""
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, namespace=NAMESPACE,
+        log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    yield str(tmp_path_factory.mktemp("store"))
+    ray.shutdown()
+
+
+def swept(storage: str, *overrides: str) -> tuple[SweepReport, str]:
+    """The report of the sweep, and the state of its job."""
+    result = submit(parse_pipeline(TEXT, "f.yaml", overrides, storage).pipeline)
+    job = result.status.jobs["widths"]
+    assert job.state in ("done", "reused"), job.message
+    return Store(storage).load(job.artifact, SweepReport), job.artifact
+
+
+def created(storage: str, report: SweepReport) -> dict[str, float]:
+    """When each artifact of the trials was made."""
+    store = Store(storage)
+    ids = {one for trial in report.trials for one in trial.artifacts.values()}
+    return {one: store.manifest(one).created for one in ids}
+
+
+def test_a_grid_is_tried_and_made_once(storage):
+    report, artifact = swept(storage)
+    assert [trial.values for trial in report.trials] == [
+        {"bandwidth": width, "steps": steps} for width in (0.05, 0.5, 0.9) for steps in (1, 2)
+    ]
+    assert {trial.state for trial in report.trials} == {"done"}
+    fids = [trial.metrics["quality.fid"] for trial in report.trials]
+    assert fids[report.chosen] == min(fids)
+    before = created(storage, report)
+    assert len(before) == 3 + 6
+    store = Store(storage)
+    store.blobs.delete(f"artifacts/{artifact}")  # as if it had been killed before its end
+    again, _ = swept(storage)
+    assert again == report
+    assert created(storage, again) == before
+
+
+def test_optuna_searches_a_range_for_two_objectives(storage):
+    report, _ = swept(
+        storage,
+        "jobs.widths.space.bandwidth={loguniform: [0.05, 0.9]}",
+        "jobs.widths.space.steps={randint: [1, 3]}",
+        "jobs.widths.search={kind: optuna, trials: 4}",
+        "jobs.widths.minimize=",
+        "jobs.widths.pareto=[quality.fid, quality.nfe]",
+    )
+    assert len(report.trials) == 4
+    assert all(0.05 <= trial.values["bandwidth"] <= 0.9 for trial in report.trials)
+    assert {trial.values["steps"] for trial in report.trials} <= {1, 2, 3}
+    assert report.chosen is None
+    assert 1 <= len(report.front) <= 4
