@@ -40,7 +40,7 @@ def find_garbage(store: Store, young_s: float = YOUNG_S) -> list[Garbage]:
         *_leftovers(store),
     ]
     old = time.time() - young_s
-    return [each for each in found if _newest(store, each.name) < old]
+    return [each for each in found if _newest(store, each.name) < old and _holds(store, each.name)]
 
 
 def referenced(store: Store) -> set[str]:
@@ -120,6 +120,11 @@ def _leftovers(store: Store) -> Iterator[Garbage]:
 def _all_of(store: Store, name: str, why: str) -> Garbage:
     names = store.blobs.names(name) or [name]
     return Garbage(name, sum(store.blobs.size(each) or 0 for each in names), why)
+
+
+def _holds(store: Store, name: str) -> bool:
+    """Whether anything is there: an object store shows the names of folders that were emptied."""
+    return bool(store.blobs.names(name)) or store.blobs.exists(name)
 
 
 def _newest(store: Store, name: str) -> float:
