@@ -21,6 +21,8 @@ class Facts:
     """Whether a mirrored image is as good as the original."""
     classes_seen: int | None = None
     """Number of classes that have an image."""
+    problem: str | None = None
+    """What a step policy decides about: `three_body` or `flow`."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
 

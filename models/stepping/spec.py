@@ -142,12 +142,17 @@ class DoubleDqnSpec(Spec):
     """AdamW's (amsgrad) at the start; it falls to a tenth by a half cosine."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount of later rewards; 1 = an episode's sum counts."""
+    lookahead: int = Field(default=1, ge=1)
+    """Decisions whose rewards are summed before the worth of what follows is added."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the network that the target takes over at each optimizer step."""
     epsilon: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
-        1.0, 0.05,
+        1.0, 0.1,
     )  # fmt: skip
     """Share of random decisions, at the start and after `exploration`."""
+    epsilon_spread: float = Field(default=3.0, ge=0)
+    """How much less the last of the episodes side by side explores than the first: the power of
+    epsilon rises from 1 to 1 + spread. 0 = all alike."""
     exploration: float = Field(default=0.3, gt=0, le=1)
     """Share of the decisions over which epsilon falls linearly."""
     validate_every: int = Field(default=20_000, ge=1)
