@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, PairSet
+from jobs.base.artifacts import Flow, PairSet, StepPolicy
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
@@ -32,8 +32,8 @@ class GeneratePairs(SeededJobSpec):
     """The teacher."""
     count: Annotated[int, Field(ge=1), GROWS]
     """Number of pairs."""
-    solver: SolverSpec = RK45Spec(kind="rk45", tolerance=1e-4)
-    """How the flow equation is solved."""
+    solver: SolverSpec | Ref[StepPolicy] = RK45Spec(kind="rk45", tolerance=1e-4)
+    """How the flow equation is solved; or the job that trained a policy to choose its steps."""
     shard_size: int = Field(default=1000, ge=1)
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -47,10 +47,16 @@ class GeneratePairs(SeededJobSpec):
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
-        self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
+        solver = context.input(self.solver) if isinstance(self.solver, Ref) else self.solver
+        known = {"flow": Facts(flow.image, flip_valid=flow.flip_valid)}
+        if isinstance(solver, StepPolicy):
+            known["solver"] = Facts(solver.image, problem=solver.problem_kind)
+            if solver.flow != flow.id:
+                context.warn(f"policy {solver.id} was trained on another flow, {solver.flow}")
+        self.expect(known)
         series = context.artifact_id.rpartition("-")[0]
         seed = self.seed or 0
-        recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
+        recipe = PairRecipe(series, flow, solver, seed, self.shard_size, self._batch())
         needs = self.needs(context.cluster)
         actors = int(needs.cpus + needs.gpus)
         records = generate(context, recipe, self.count, actors)
@@ -89,4 +95,21 @@ class GeneratePairs(SeededJobSpec):
                 "make shard_size a multiple of batch_size",
             )
         known = inputs["flow"]
+        if isinstance(self.solver, Ref) and "solver" in inputs:
+            self._check_policy(self.solver.job, inputs["solver"], known)
         return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+
+    def _check_policy(self, job: str, policy: Facts, flow: Facts) -> None:
+        if policy.problem == "three_body":
+            raise FieldError(
+                "solver",
+                f"the policy '{job}' was trained on three-body systems, not on a flow",
+                "name a train_step_policy job with problem: {kind: flow}",
+            )
+        if policy.image and flow.image and policy.image != flow.image:
+            raise FieldError(
+                "solver",
+                f"the policy '{job}' was trained on images of another shape: {policy.image}, not "
+                f"{flow.image}",
+                f"train a policy on '{self.flow.job}'",
+            )

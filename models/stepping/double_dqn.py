@@ -104,11 +104,12 @@ class DoubleDqn:
         before = counters.decisions
         seen = self.environment.observe()
         choice = self._explore(seen)
+        potential = self.environment.potential()
         outcome = self.environment.step(choice)
+        shaping = self.spec.gamma * self.environment.potential() - potential
+        paid = outcome.reward + shaping
         seen_next = self.environment.observe()
-        self._lookahead.push(
-            self._replay, seen, choice, outcome.reward, seen_next, outcome.ended
-        )
+        self._lookahead.push(self._replay, seen, choice, paid, seen_next, outcome.ended)
         for number, reward in enumerate(outcome.reward.tolist()):
             counters.running[number] += reward
             if outcome.ended[number]:

@@ -6,7 +6,7 @@ generator of its own, whose state is saved with it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,9 @@ Integers: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 Observation: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+Choose: TypeAlias = Callable[[Observation], Integers]
+"""A policy: observations (N, d) -> action numbers (N,)."""
 
 SMALLEST = 1e-16
 """Errors below this count as this: double precision tells no smaller ones."""
@@ -60,6 +63,14 @@ class Environment(ABC):
     @abstractmethod
     def restart(self) -> None:
         """Begins new episodes in place of those that have ended, from the private generator."""
+
+    def potential(self) -> Floats:
+        """A guess of the return still to come, (N,); 0 where an episode has ended.
+
+        The learner adds its change to the rewards, which leaves the best policy as it is (Ng,
+        Harada and Russell, ICML 1999) and takes out of the worth of a state what is known of it.
+        """
+        return np.zeros(len(self))
 
     @abstractmethod
     def cost(self) -> Floats:

@@ -5,7 +5,6 @@ sample is a function of that sample alone.
 """
 
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
 from models.solvers.solution import Solution, check_finite
 from models.stepping.bogacki_shampine import FlowPoint, begin, local_error, rms, third_order
-from models.stepping.environment import Floats, Integers, Observation
+from models.stepping.environment import Choose, Floats, Integers, Observation
 from models.stepping.spec import FlowProblem
 
 OBSERVATION_SIZE = 7
@@ -61,9 +60,12 @@ class FlowWalk:
         return self.point.t >= 1.0
 
     def observe(self, tolerance: float) -> Observation:
-        """What a policy sees, (B, 7): t, log10 of the last step, of its error and of the summed
-        errors over the tolerance, evaluations / 30, log10 of the relative change of the velocity
-        over the last step and of 1 - t; scaled to be of order 1."""
+        """What a policy sees, (B, 7), scaled to be of order 1.
+
+        t, log10 of the last step, of its error and of the summed errors over the tolerance,
+        evaluations / 30, log10 of the relative change of the velocity over the last step and of
+        1 - t.
+        """
         left = (1.0 - self.point.t).clamp(min=1e-3)
         columns = (
             self.point.t,
@@ -112,12 +114,6 @@ class FlowWalk:
         self.nfe[rows] += 1
 
 
-class Chooser(Protocol):
-    """A policy: observations (B, 7) -> action numbers (B,)."""
-
-    def __call__(self, seen: Observation) -> Integers: ...
-
-
 def step_sizes(actions: Floats, choice: Integers, walk: FlowWalk) -> Tensor:
     """Step sizes of the chosen actions, on the walk's device."""
     return torch.from_numpy(actions[choice]).to(walk.nfe.device)
@@ -126,7 +122,7 @@ def step_sizes(actions: Floats, choice: Integers, walk: FlowWalk) -> Tensor:
 @torch.no_grad()
 def solve_with_policy(
     problem: FlowProblem,
-    choose: Chooser,
+    choose: Choose,
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None = None,

@@ -10,7 +10,6 @@ from torch import nn
 from models.shapes import Float, Tensor
 from models.stepping.environment import Integers, Observation
 
-
 ADVANTAGE_SCALE = 0.1
 """How much smaller the differences between actions are than the worth of a state: one decision of
 hundreds changes a return by a thousandth of it, and is learned sooner at a scale of its own."""

@@ -2,14 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
-from models.stepping.environment import Environment, Floats, Integers, Observation
-
-Choose: TypeAlias = Callable[[Observation], Integers]
-"""Observations (N, d) -> action numbers (N,)."""
+from models.stepping.environment import Choose, Environment, Floats, Integers, Observation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a policy decides and is paid for, and how it learns, without importing torch or numpy."""
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,7 +53,7 @@ class _Problem(Spec):
     """Where steps are chosen."""
 
     @model_validator(mode="after")
-    def _actions_rise(self) -> Self:
+    def _actions_rise(self) -> "_Problem":
         actions: tuple[float, ...] = getattr(self, "actions", ())
         for before, after in pairwise(actions):
             if after <= before:

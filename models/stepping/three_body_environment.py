@@ -26,6 +26,8 @@ TEST_SEEDS = range(200)
 VALIDATION_SEEDS = range(5000, 5100)
 FIRST_TRAINING_SEED = 10_000
 LAST_TRAINING_SEED = 2**31
+EXPECTED_EVALUATIONS = 20.0
+"""Evaluations of an interval to come that a learner starts from: those of mu = 0.01."""
 FAILURE = -2.0
 """Reward on top for an episode whose energy error has become too large."""
 
@@ -127,6 +129,20 @@ class ThreeBodyEnvironment(Environment):
         self._last_mu[rows] = np.sqrt(self.actions[0] * self.actions[-1])
         self.ended[rows] = False
 
+    def potential(self) -> Floats:
+        """What the evaluations to come will cost, if an interval takes 20.
+
+        Early in an episode an evaluation costs much of the logarithm and saves nearly as much of
+        what is still to come; with this guess a learner sees the difference.
+        """
+        reward = self.problem.reward
+        if isinstance(reward, PaperReward):
+            return np.zeros(len(self))
+        cost = self._motion.evaluations + self._horizon
+        ahead = EXPECTED_EVALUATIONS * (self._horizon - self._motion.interval)
+        guess = -reward.cost_weight * np.log10((cost + ahead) / cost)
+        return np.where(self.ended, 0.0, guess)
+
     def _judged(self, motion: Motion) -> Floats:
         """What ends an episode: the drift, in the paper's process |dE/E|."""
         return motion.error() if isinstance(self.problem.reward, PaperReward) else motion.drift
@@ -139,7 +155,7 @@ class ThreeBodyEnvironment(Environment):
         return self._motion.error()
 
     def places(self) -> Floats:
-        """x and y of each body, au: (2, 3, N)."""
+        """Positions of each body, au: (2, 3, N)."""
         return self._motion.phase[:2].copy()
 
     def closest(self) -> Floats:
