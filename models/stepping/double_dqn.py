@@ -1,7 +1,8 @@
 """Double deep Q-learning on a vectorised environment.
 
 The learner's state is tensors and plain data, nothing else, and a learner that is restored goes on
-bit for bit as if it had never stopped.
+bit for bit as if it had never stopped. The policy is that of an average of the weights over the
+last tenth of the steps: single networks mix actions whose worths differ by less than their noise.
 
 Source: van Hasselt et al., arXiv 1509.06461; Huber loss, AdamW with amsgrad and the target average
 as in arXiv 2502.12809.
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.ema import PowerEMA
 from models.stepping.environment import Environment, Floats, Integers, Observation
 from models.stepping.q_network import GreedyPolicy, initial_network
 from models.stepping.replay import Lookahead, Replay
@@ -73,10 +75,11 @@ class DoubleDqn:
         self.counters = Counters(running=[0.0] * len(environment))
         self._judge = judge
         self._generator = np.random.default_rng(seed)
-        shape = (environment.observation_size, spec.hidden, len(environment.actions))
-        self.network = initial_network(*shape, seed)
-        self._target = initial_network(*shape, seed)
-        self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+        sizes = (environment.observation_size, spec.hidden, len(environment.actions))
+        self.network = initial_network(*sizes, seed, spec.advantage_scale)
+        self._target = initial_network(*sizes, seed, spec.advantage_scale)
+        self._average = PowerEMA(self.network)
+        self._best = {name: value.clone() for name, value in self._average.average.items()}
         self._optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=spec.learning_rate, amsgrad=True, foreach=True
         )
@@ -96,7 +99,7 @@ class DoubleDqn:
 
     def best_weights(self) -> dict[str, Tensor]:
         """Weights of the best network so far; of the newest where there is no judge."""
-        return dict(self._target.state_dict() if self._judge is None else self._best)
+        return dict(self._average.average if self._judge is None else self._best)
 
     def round(self) -> float | None:
         """One round of decisions and the updates after it; returns the mean loss, if any."""
@@ -145,9 +148,9 @@ class DoubleDqn:
         return np.asarray((first + (last - first) * min(1.0, share)) ** power)
 
     def learning_rate(self) -> float:
-        """A half cosine from the spec's to a tenth of it."""
+        """A half cosine from the spec's to a hundredth of it."""
         share = min(1.0, self.counters.decisions / self.spec.decisions)
-        return self.spec.learning_rate * (0.1 + 0.45 * (1.0 + math.cos(math.pi * share)))
+        return self.spec.learning_rate * (0.01 + 0.495 * (1.0 + math.cos(math.pi * share)))
 
     def _update(self) -> float:
         """One step towards R + gamma^n Q_target(s', argmax_a Q(s', a)); returns the loss."""
@@ -157,7 +160,7 @@ class DoubleDqn:
             ahead = self._target(batch.seen_next).gather(1, best).squeeze(1)
             goal = batch.reward + batch.discount * ahead
         worth = self.network(batch.seen).gather(1, batch.choice[:, None]).squeeze(1)
-        loss = functional.smooth_l1_loss(worth, goal)
+        loss = functional.huber_loss(worth, goal, delta=self.spec.huber_delta)
         self._optimizer.param_groups[0]["lr"] = self.learning_rate()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -167,6 +170,7 @@ class DoubleDqn:
             pairs = zip(self._target.parameters(), self.network.parameters(), strict=True)
             for target, weight in pairs:
                 target.lerp_(weight, self.spec.target_rate)
+        self._average.update()
         self.counters.updates += 1
         return float(loss.detach())
 
@@ -174,13 +178,13 @@ class DoubleDqn:
         """Keeps the network if it is the best on the validation episodes so far."""
         if self._judge is None:
             return
-        found = self._judge(GreedyPolicy(self._target.state_dict()))
+        found = self._judge(GreedyPolicy(self._average.average))
         counters = self.counters
         recent = sum(counters.recent) / len(counters.recent) if counters.recent else math.nan
         counters.curve.append((counters.decisions, recent, found))
         if counters.best_return is None or found > counters.best_return:
             counters.best_return, counters.best_at = found, counters.decisions
-            state = self._target.state_dict()
+            state = self._average.average
             self._best = {name: value.clone() for name, value in state.items()}
 
     def state(self) -> LearnerState:
@@ -189,6 +193,7 @@ class DoubleDqn:
         for prefix, held in (
             ("network", self.network.state_dict()),
             ("target", self._target.state_dict()),
+            ("average", self._average.average),
             ("best", self._best),
         ):
             tensors |= {f"{prefix}.{name}": value.clone() for name, value in held.items()}
@@ -203,6 +208,7 @@ class DoubleDqn:
             tensors |= {f"{prefix}.{name}": torch.tensor(value) for name, value in arrays.items()}
         notes = {
             "counters": vars(self.counters) | {"curve": [list(row) for row in self.counters.curve]},
+            "averaged": self._average.updates,
             "generator": dict(self._generator.bit_generator.state),
             "environment": dict(self.environment.generator_state()),
         }
@@ -222,6 +228,7 @@ class DoubleDqn:
         self.network.load_state_dict(under("network"))
         self._target.load_state_dict(under("target"))
         self._best = {name: value.clone() for name, value in under("best").items()}
+        self._average.load(under("average"), state.notes["averaged"])
         for number, weight in enumerate(self.network.parameters()):
             moments = {name: value.clone() for name, value in under(f"moment.{number}").items()}
             if moments:

@@ -10,21 +10,24 @@ from torch import nn
 from models.shapes import Float, Tensor
 from models.stepping.environment import Integers, Observation
 
-ADVANTAGE_SCALE = 0.1
-"""How much smaller the differences between actions are than the worth of a state: one decision of
-hundreds changes a return by a thousandth of it, and is learned sooner at a scale of its own."""
-
 
 class QNetwork(nn.Module):
-    """Worth of each action: Q(s, a) = V(s) + 0.1 (A(s, a) - mean over a of A(s, a)).
+    """Worth of each action: Q(s, a) = V(s) + scale (A(s, a) - mean over a of A(s, a)).
 
     Linear layers with ReLU between them, the last of 1 + n numbers: V and A.
 
     Source: Wang et al., arXiv 1511.06581, equation 9, without the scale.
     """
 
-    def __init__(self, observation_size: int, hidden: tuple[int, ...], actions: int) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        hidden: tuple[int, ...],
+        actions: int,
+        advantage_scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        self._scale = advantage_scale
         widths = (observation_size, *hidden, 1 + actions)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
@@ -34,7 +37,7 @@ class QNetwork(nn.Module):
     def forward(self, seen: Float[Tensor, "b d"]) -> Float[Tensor, "b n"]:
         value, advantage = self.layers(seen).split((1, self._actions()), dim=1)
         centred = advantage - advantage.mean(dim=1, keepdim=True)
-        worth: Tensor = value + ADVANTAGE_SCALE * centred
+        worth: Tensor = value + self._scale * centred
         return worth
 
     def _actions(self) -> int:
@@ -70,10 +73,15 @@ class GreedyPolicy:
 
 
 def initial_network(
-    observation_size: int, hidden: tuple[int, ...], actions: int, seed: int
+    observation_size: int,
+    hidden: tuple[int, ...],
+    actions: int,
+    seed: int,
+    advantage_scale: float = 1.0,
 ) -> QNetwork:
     """A network with random weights that are a function of the seed; no global state is touched."""
-    network = QNetwork(observation_size, hidden, actions)
+    with torch.random.fork_rng(devices=[]):  # torch's own first weights are not used
+        network = QNetwork(observation_size, hidden, actions, advantage_scale)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in network.named_parameters():

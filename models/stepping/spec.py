@@ -126,6 +126,9 @@ class DoubleDqnSpec(Spec):
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (128, 128)
     """Widths of the Q-network's hidden layers."""
+    advantage_scale: float = Field(default=0.1, gt=0)
+    """How much smaller the differences between actions are than the worth of a state: one decision
+    of hundreds changes a return by little, and is learned sooner at a scale of its own."""
     environments: int = Field(default=64, ge=1)
     """Episodes side by side."""
     decisions: int = Field(default=300_000, ge=1)
@@ -140,6 +143,10 @@ class DoubleDqnSpec(Spec):
     """Decisions before the first optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """AdamW's (amsgrad) at the start; it falls to a tenth by a half cosine."""
+    huber_delta: float = Field(default=10.0, gt=0)
+    """Error of a worth from which the loss grows linearly. Below it a worth is a mean; rewards are
+    skewed (a rare encounter costs as much as all else), and 1, the paper's, learns nearer to their
+    median: by 1 too high in a corridor with slips whose worths are known."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount of later rewards; 1 = an episode's sum counts."""
     lookahead: int = Field(default=1, ge=1)
