@@ -1,5 +1,7 @@
 """From a handle to something that chooses: step policies of the store."""
 
+from functools import partial
+
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
@@ -8,6 +10,7 @@ from jobs.base.errors import UserError
 from jobs.storage.store import Store
 from models.stepping.q_network import GreedyPolicy
 from models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
+from models.stepping.three_body_environment import three_body_guess
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 
@@ -24,14 +27,14 @@ def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> 
         DamagedArtifact: the file is not what its manifest says.
     """
     prefix = f"{handle.chosen if number is None else number}."
-    weights = load_file(store.file(handle, handle.file))
-    return GreedyPolicy(
-        {
-            name.removeprefix(prefix): value
-            for name, value in weights.items()
-            if name.startswith(prefix)
-        }
-    )
+    every = load_file(store.file(handle, handle.file))
+    weights = {
+        name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
+    }
+    problem = problem_of(handle)
+    if isinstance(problem, ThreeBodyProblem):
+        return GreedyPolicy(weights, partial(three_body_guess, problem))
+    return GreedyPolicy(weights)
 
 
 def problem_of(handle: StepPolicy) -> ThreeBodyProblem | FlowProblem:

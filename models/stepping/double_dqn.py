@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from models.ema import PowerEMA
 from models.stepping.environment import Environment, Floats, Integers, Observation
-from models.stepping.q_network import GreedyPolicy, initial_network
+from models.stepping.q_network import GreedyPolicy, action_basis, initial_network
 from models.stepping.replay import Lookahead, Replay
 from models.stepping.spec import DoubleDqnSpec
 
@@ -75,7 +75,8 @@ class DoubleDqn:
         self.counters = Counters(running=[0.0] * len(environment))
         self._judge = judge
         self._generator = np.random.default_rng(seed)
-        sizes = (environment.observation_size, spec.hidden, len(environment.actions))
+        basis = action_basis(environment.actions, spec.action_terms)
+        sizes = (environment.observation_size, spec.hidden, basis)
         self.network = initial_network(*sizes, seed, spec.advantage_scale)
         self._target = initial_network(*sizes, seed, spec.advantage_scale)
         self._average = PowerEMA(self.network)
@@ -95,7 +96,7 @@ class DoubleDqn:
 
     def policy(self) -> GreedyPolicy:
         """The policy of the best network so far."""
-        return GreedyPolicy(self.best_weights())
+        return GreedyPolicy(self.best_weights(), self.environment.guess)
 
     def best_weights(self) -> dict[str, Tensor]:
         """Weights of the best network so far; of the newest where there is no judge."""
@@ -129,11 +130,14 @@ class DoubleDqn:
         return loss
 
     def _explore(self, seen: Observation) -> Integers:
-        """The best action, or with probability epsilon any."""
-        best = GreedyPolicy(self._target.state_dict())(seen)
-        random = self._generator.integers(0, len(self.environment.actions), len(seen))
+        """The best action, or with probability epsilon one beside it or any."""
+        best = GreedyPolicy(self._target.state_dict(), self.environment.guess)(seen)
+        count = len(self.environment.actions)
+        anything = self._generator.integers(0, count, len(seen))
+        beside = np.clip(best + self._generator.choice((-1, 1), len(seen)), 0, count - 1)
+        near = self._generator.random(len(seen)) < self.spec.near
         dice = self._generator.random(len(seen))
-        return np.where(dice < self.epsilon(), random, best)
+        return np.where(dice < self.epsilon(), np.where(near, beside, anything), best)
 
     def epsilon(self) -> Floats:
         """Share of random decisions now, of each episode that runs beside the others.
@@ -156,10 +160,12 @@ class DoubleDqn:
         """One step towards R + gamma^n Q_target(s', argmax_a Q(s', a)); returns the loss."""
         batch = self._replay.draw(self.spec.batch_size, self._generator)
         with torch.no_grad():
-            best = self.network(batch.seen_next).argmax(dim=1, keepdim=True)
-            ahead = self._target(batch.seen_next).gather(1, best).squeeze(1)
+            guess = self._guess(batch.seen_next)
+            best = (self.network(batch.seen_next) + guess).argmax(dim=1, keepdim=True)
+            ahead = (self._target(batch.seen_next) + guess).gather(1, best).squeeze(1)
             goal = batch.reward + batch.discount * ahead
-        worth = self.network(batch.seen).gather(1, batch.choice[:, None]).squeeze(1)
+            guess = self._guess(batch.seen)
+        worth = (self.network(batch.seen) + guess).gather(1, batch.choice[:, None]).squeeze(1)
         loss = functional.huber_loss(worth, goal, delta=self.spec.huber_delta)
         self._optimizer.param_groups[0]["lr"] = self.learning_rate()
         self._optimizer.zero_grad(set_to_none=True)
@@ -174,11 +180,14 @@ class DoubleDqn:
         self.counters.updates += 1
         return float(loss.detach())
 
+    def _guess(self, seen: Tensor) -> Tensor:
+        return torch.from_numpy(self.environment.guess(seen.numpy())).float()
+
     def _validate(self) -> None:
         """Keeps the network if it is the best on the validation episodes so far."""
         if self._judge is None:
             return
-        found = self._judge(GreedyPolicy(self._average.average))
+        found = self._judge(GreedyPolicy(self._average.average, self.environment.guess))
         counters = self.counters
         recent = sum(counters.recent) / len(counters.recent) if counters.recent else math.nan
         counters.curve.append((counters.decisions, recent, found))

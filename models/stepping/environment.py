@@ -22,6 +22,9 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 Choose: TypeAlias = Callable[[Observation], Integers]
 """A policy: observations (N, d) -> action numbers (N,)."""
 
+Guess: TypeAlias = Callable[[Observation], Floats]
+"""What each action is believed to bring before anything is learned: (N, d) -> (N, n)."""
+
 SMALLEST = 1e-16
 """Errors below this count as this: double precision tells no smaller ones."""
 
@@ -63,6 +66,13 @@ class Environment(ABC):
     @abstractmethod
     def restart(self) -> None:
         """Begins new episodes in place of those that have ended, from the private generator."""
+
+    def guess(self, seen: Observation) -> Floats:
+        """A guess of what each action brings, from what is seen alone: (N, n).
+
+        A network learns the difference to it, so it need not be right; 0 = nothing is known.
+        """
+        return np.zeros((len(seen), len(self.actions)))
 
     def potential(self) -> Floats:
         """A guess of the return still to come, (N,); 0 where an episode has ended.

@@ -126,6 +126,9 @@ class DoubleDqnSpec(Spec):
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (128, 128)
     """Widths of the Q-network's hidden layers."""
+    action_terms: int = Field(default=100, ge=1)
+    """Smooth functions of the step size that differences of worth are made of; one fewer than
+    there are actions, or more = any differences."""
     advantage_scale: float = Field(default=0.1, gt=0)
     """How much smaller the differences between actions are than the worth of a state: one decision
     of hundreds changes a return by little, and is learned sooner at a scale of its own."""
@@ -160,6 +163,9 @@ class DoubleDqnSpec(Spec):
     epsilon_spread: float = Field(default=3.0, ge=0)
     """How much less the last of the episodes side by side explores than the first: the power of
     epsilon rises from 1 to 1 + spread. 0 = all alike."""
+    near: float = Field(default=0.75, ge=0, le=1)
+    """Share of the random decisions that take the action just below or above the best one; the
+    others take any."""
     exploration: float = Field(default=0.3, gt=0, le=1)
     """Share of the decisions over which epsilon falls linearly."""
     validate_every: int = Field(default=20_000, ge=1)

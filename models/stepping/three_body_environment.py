@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from models.stepping.advance import Method, advance
-from models.stepping.bodies import initial_bodies
+from models.stepping.bodies import INTERVAL, initial_bodies
 from models.stepping.environment import (
     Arrays,
     Environment,
@@ -19,6 +19,7 @@ from models.stepping.environment import (
     logarithm,
 )
 from models.stepping.forces import closest_pair, forces
+from models.stepping.integrators import evaluations_per_step
 from models.stepping.motion import Motion
 from models.stepping.spec import PaperReward, TelescopingReward, ThreeBodyProblem
 
@@ -129,6 +130,9 @@ class ThreeBodyEnvironment(Environment):
         self._last_mu[rows] = np.sqrt(self.actions[0] * self.actions[-1])
         self.ended[rows] = False
 
+    def guess(self, seen: Observation) -> Floats:
+        return three_body_guess(self.problem, seen)
+
     def potential(self) -> Floats:
         """What the evaluations to come will cost, if an interval takes 20.
 
@@ -176,6 +180,28 @@ class ThreeBodyEnvironment(Environment):
         self._horizon, self._last_mu = arrays["horizon"].copy(), arrays["last_mu"].copy()
         self.ended = arrays["ended"].astype(np.bool_)
         self._generator.bit_generator.state = dict(generator)
+
+
+def three_body_guess(problem: ThreeBodyProblem, seen: Observation) -> Floats:
+    """What the evaluations of the next interval cost with each mu, if T_c stays as it is: (N, n).
+
+    One opening and INTERVAL / (mu T_c) steps, against the 20 of the potential. Without it the worth
+    of an action is dominated by the rare losses of the large steps, and that a small step costs
+    more, a thousandth of a return, is learned last.
+    """
+    if isinstance(problem.reward, PaperReward) or problem.state == "paper":
+        return np.zeros((len(seen), len(problem.actions)))
+    columns = seen.astype(np.float64).T
+    left = 10.0 ** (2.0 * columns[1])
+    horizon = left / np.maximum(1.0 - columns[0], 1e-3)
+    cost = (horizon * 10.0 ** columns[5])[:, None]
+    scale = 1.0 if problem.control == "fixed" else 10.0 ** columns[6][:, None]
+    steps = INTERVAL / (np.array(problem.actions) * scale)
+    ahead = EXPECTED_EVALUATIONS * left[:, None]
+    share = (1.0 + steps * evaluations_per_step(problem.integrator) - EXPECTED_EVALUATIONS) / (
+        cost + ahead
+    )
+    return np.asarray(-problem.reward.cost_weight * np.log10(1.0 + np.maximum(share, -0.9)))
 
 
 def _draw_seeds(generator: np.random.Generator, count: int) -> list[int]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import typer
 
-from jobs.base.artifacts import QualityReport
-from orchestrator.results import COLUMNS, quality_rows
+from jobs.base.artifacts import QualityReport, StepReport
+from orchestrator.results import COLUMNS, STEP_COLUMNS, quality_rows, step_rows
 
 NUMERIC = frozenset("-0123456789")
 
@@ -41,3 +41,18 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
+
+
+def print_steps(reports: dict[str, StepReport]) -> None:
+    """A table for each report on step policies; nothing if there is none."""
+    for name, report in reports.items():
+        typer.echo(f"\n{name}: {report.episodes} test episodes")
+        print_table(STEP_COLUMNS, step_rows(report.rows))
+        if report.transfer:
+            typer.echo("\nother integrators, without retraining")
+            print_table(STEP_COLUMNS, step_rows(report.transfer))
+        typer.echo(
+            f"policies return {report.policy_return:.3f}, the best fixed steps "
+            f"({report.best_fixed}) {report.best_fixed_return:.3f}; bad is an error above "
+            f"{report.bad_error:g}"
+        )

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load, save
 
 from models.stepping.double_dqn import DoubleDqn, LearnerState
-from models.stepping.q_network import GreedyPolicy, initial_network
+from models.stepping.q_network import GreedyPolicy, action_basis, initial_network
 from models.stepping.replay import Lookahead, Replay
 from models.stepping.rollout import play
-from models.stepping.spec import DoubleDqnSpec, ThreeBodyProblem
+from models.stepping.spec import TIME_GRID, DoubleDqnSpec, ThreeBodyProblem
 from models.stepping.three_body_environment import VALIDATION_SEEDS, ThreeBodyEnvironment
 
 GAMMA = 0.9
@@ -22,7 +22,7 @@ def small(**changes) -> DoubleDqnSpec:
         "hidden": (32,), "environments": 8, "decisions": 3000, "updates": 2, "batch_size": 32,
         "replay": 3000, "warmup": 100, "learning_rate": 3e-3, "gamma": GAMMA, "target_rate": 0.02,
         "epsilon": (1.0, 1.0), "epsilon_spread": 0.0, "validate_every": 1000,
-        "advantage_scale": 1.0,
+        "advantage_scale": 1.0, "near": 0.0,
     }  # fmt: skip
     return DoubleDqnSpec.model_validate(fields | changes)
 
@@ -138,6 +138,17 @@ def test_lookahead_sums_rewards_and_stops_at_the_end():
     assert held["seen_next"][:, 0].tolist() == [3.0, 4.0, 5.0, 5.0, 5.0]
 
 
+@pytest.mark.parametrize("terms", [1, 2, 4, 9, 50])
+def test_the_basis_of_actions(terms):
+    basis = action_basis(np.array(TIME_GRID), terms)
+    assert basis.shape == (10, min(terms, 9))
+    assert basis.T @ basis == pytest.approx(10 * np.eye(basis.shape[1]), abs=1e-9)
+    assert basis.mean(axis=0) == pytest.approx(np.zeros(basis.shape[1]), abs=1e-12)
+    cost = 1.0 / np.array(TIME_GRID)
+    left = cost - cost.mean() - basis @ (basis.T @ cost) / 10
+    assert np.abs(left).max() < 1e-9
+
+
 def test_the_ring_forgets_the_oldest():
     replay = Replay(5, 1)
     for number in range(4):
@@ -150,7 +161,8 @@ def test_the_ring_forgets_the_oldest():
 
 
 def test_a_policy_does_not_depend_on_the_batch():
-    network = initial_network(7, (64, 64), 10, seed=3)
+    basis = action_basis(np.array(TIME_GRID), 4)
+    network = initial_network(7, (64, 64), basis, seed=3)
     policy = GreedyPolicy(network.state_dict())
     seen = np.random.default_rng(0).normal(size=(500, 7)).astype(np.float32)
     together = policy(seen)
