@@ -10,7 +10,7 @@ from jobs.stepping.rows import step_row
 from jobs.storage.policies import open_policy
 from models.stepping.environment import Choose, Floats, Integers
 from models.stepping.names import INTEGRATORS, IntegratorName, StepControl
-from models.stepping.rollout import Episodes, always, play
+from models.stepping.rollout import Episodes, always, holding, play
 from models.stepping.spec import ThreeBodyProblem
 from models.stepping.three_body_environment import TEST_SEEDS, ThreeBodyEnvironment
 
@@ -26,11 +26,11 @@ class Watched:
     """What a policy did on the test systems."""
 
     closest: list[Floats] = field(default_factory=list)
-    """Distance of the two closest bodies before each decision, (N,)."""
+    """Distance of the two closest bodies before each interval, (N,)."""
     places: list[Floats] = field(default_factory=list)
-    """x, y of each body before each decision, (2, 3, N)."""
+    """x, y of each body before each interval, (2, 3, N)."""
     choices: Integers | None = None
-    """Action number at each decision, (decisions, N)."""
+    """Action number in each interval, (intervals, N)."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,9 @@ class _Table:
         self, problem: ThreeBodyProblem, name: str, choose: Choose, watched: Watched | None,
         learned: bool,
     ) -> None:  # fmt: skip
-        environment = ThreeBodyEnvironment(problem, self._seeds, self._horizon)
-        played = _play(environment, choose, watched)
+        every = problem.model_copy(update={"hold": 1})  # so that every interval can be watched
+        environment = ThreeBodyEnvironment(every, self._seeds, self._horizon)
+        played = _play(environment, holding(choose, problem.hold), watched)
         group = f"{problem.integrator}, {problem.control}"
         self.rows.append(
             step_row(name, group, played.cost, played.error, BAD_ERROR, played.returns, learned)

@@ -25,8 +25,8 @@ Choose: TypeAlias = Callable[[Observation], Integers]
 Guess: TypeAlias = Callable[[Observation], Floats]
 """What each action is believed to bring before anything is learned: (N, d) -> (N, n)."""
 
-SMALLEST = 1e-16
-"""Errors below this count as this: double precision tells no smaller ones."""
+SMALLEST = 1e-13
+"""Errors below this count as this: what is smaller is round-off."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Environment(ABC):
 
 
 def logarithm(values: Floats) -> Floats:
-    """log10 of errors, those below 1e-16 taken as 1e-16 and infinite ones as 1."""
+    """log10 of errors, those below 1e-13 taken as 1e-13 and infinite ones as 1."""
     kept = np.where(np.isfinite(values), values, 1.0)
     return np.asarray(np.log10(np.clip(kept, SMALLEST, None)))
 

@@ -50,3 +50,17 @@ def always(action: int) -> Choose:
         return np.full(len(seen), action, dtype=np.int64)
 
     return choose
+
+
+def holding(choose: Choose, rounds: int) -> Choose:
+    """The policy that decides every `rounds` rounds and repeats itself in between."""
+    last: list[Integers] = []
+
+    def repeat(seen: Observation) -> Integers:
+        if len(last) % rounds == 0:
+            last.append(choose(seen))
+        else:
+            last.append(last[-1])
+        return last[-1]
+
+    return repeat

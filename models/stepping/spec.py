@@ -88,6 +88,9 @@ class ThreeBodyProblem(_Problem):
         100, 200, 300,
     )  # fmt: skip
     """Lengths of the training episodes, intervals of 0.1 yr; each episode draws one."""
+    hold: int = Field(default=10, ge=1)
+    """Intervals of 0.1 yr that a decision holds for; 1 is the paper's. Changing mu in the middle of
+    an encounter spoils what Hermite's errors before and after it cancel."""
     largest_drift: float = Field(default=0.1, gt=0)
     """Energy error |dE/E| that ends an episode."""
     max_substeps: int = Field(default=1_000_000, ge=1)
@@ -168,7 +171,7 @@ class DoubleDqnSpec(Spec):
     others take any."""
     exploration: float = Field(default=0.3, gt=0, le=1)
     """Share of the decisions over which epsilon falls linearly."""
-    validate_every: int = Field(default=20_000, ge=1)
+    validate_every: int = Field(default=4_000, ge=1)
     """Decisions between two looks at the validation episodes; the best network is kept."""
 
 

@@ -1,4 +1,4 @@
-"""The three-body problem as a decision process: every 0.1 yr, each system gets a step parameter."""
+"""The three-body problem as a decision process: each system gets a step parameter now and then."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,23 +102,28 @@ class ThreeBodyEnvironment(Environment):
         return np.stack(columns, axis=1)
 
     def step(self, choice: Integers) -> Outcome:
-        rows = np.flatnonzero(~self.ended)
-        mu = self.actions[choice[rows]]
+        reward = np.zeros(len(self))
+        for _ in range(self.problem.hold):
+            rows = np.flatnonzero(~self.ended)
+            if len(rows):
+                reward[rows] += self._interval(rows, self.actions[choice[rows]])
+        return Outcome(reward, self.ended.copy())
+
+    def _interval(self, rows: Integers, mu: Floats) -> Floats:
+        """Integrates systems over one interval and returns their rewards."""
         moving = self._motion.rows(rows)
         cost, drift = moving.evaluations + self._horizon[rows], moving.drift.copy()
         advance(moving, mu, 1, self._method)
         self._motion.put(rows, moving)
         self._last_mu[rows] = mu
-        reward = np.zeros(len(self))
         if isinstance(self.problem.reward, PaperReward):
-            reward[rows] = _paper_reward(self.problem.reward, moving, mu)
+            reward = _paper_reward(self.problem.reward, moving, mu)
         else:
             ahead = moving.evaluations + self._horizon[rows]
-            reward[rows] = _telescoping(self.problem.reward, cost, ahead, drift, moving.drift)
+            reward = _telescoping(self.problem.reward, cost, ahead, drift, moving.drift)
         failed = self._judged(moving) > self.problem.largest_drift
-        reward[rows[failed]] += FAILURE
         self.ended[rows] = failed | (moving.interval >= self._horizon[rows])
-        return Outcome(reward, self.ended.copy())
+        return np.asarray(reward + FAILURE * failed)
 
     def restart(self) -> None:
         rows = np.flatnonzero(self.ended)
@@ -183,11 +188,11 @@ class ThreeBodyEnvironment(Environment):
 
 
 def three_body_guess(problem: ThreeBodyProblem, seen: Observation) -> Floats:
-    """What the evaluations of the next interval cost with each mu, if T_c stays as it is: (N, n).
+    """What the evaluations until the next decision cost with each mu, T_c staying as it is: (N, n).
 
-    One opening and INTERVAL / (mu T_c) steps, against the 20 of the potential. Without it the worth
-    of an action is dominated by the rare losses of the large steps, and that a small step costs
-    more, a thousandth of a return, is learned last.
+    An interval takes one opening and INTERVAL / (mu T_c) steps, against the 20 of the potential.
+    Without it the worth of an action is dominated by the rare losses of the large steps, and that a
+    small step costs more, a hundredth of a return, is learned last.
     """
     if isinstance(problem.reward, PaperReward) or problem.state == "paper":
         return np.zeros((len(seen), len(problem.actions)))
@@ -197,10 +202,9 @@ def three_body_guess(problem: ThreeBodyProblem, seen: Observation) -> Floats:
     cost = (horizon * 10.0 ** columns[5])[:, None]
     scale = 1.0 if problem.control == "fixed" else 10.0 ** columns[6][:, None]
     steps = INTERVAL / (np.array(problem.actions) * scale)
-    ahead = EXPECTED_EVALUATIONS * left[:, None]
-    share = (1.0 + steps * evaluations_per_step(problem.integrator) - EXPECTED_EVALUATIONS) / (
-        cost + ahead
-    )
+    more = 1.0 + steps * evaluations_per_step(problem.integrator) - EXPECTED_EVALUATIONS
+    held = np.minimum(left, problem.hold)
+    share = (held * more.T).T / (cost + EXPECTED_EVALUATIONS * left[:, None])
     return np.asarray(-problem.reward.cost_weight * np.log10(1.0 + np.maximum(share, -0.9)))
 
 

@@ -84,7 +84,7 @@ def test_a_resumed_learner_is_bit_equal(corridor, rounds):
 
 
 def test_three_body_training_resumes_bit_equal():
-    problem = ThreeBodyProblem(horizons=(3, 5), actions=(0.03, 0.1, 0.3))
+    problem = ThreeBodyProblem(horizons=(3, 5), actions=(0.03, 0.1, 0.3), hold=1)
     spec = small(decisions=400, warmup=50, epsilon=(1.0, 0.1))
 
     def begin(seed: int) -> DoubleDqn:
@@ -182,7 +182,7 @@ def test_it_is_as_good_as_stable_baselines3():
     import gymnasium
     from stable_baselines3 import DQN
 
-    problem = ThreeBodyProblem(horizons=(10,), actions=(1e-3, 1e-2, 3e-2, 1e-1))
+    problem = ThreeBodyProblem(horizons=(10,), actions=(1e-3, 1e-2, 3e-2, 1e-1), hold=1)
 
     class OneSystem(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-20.0, 20.0, (9,), np.float32)

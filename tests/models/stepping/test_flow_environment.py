@@ -1,5 +1,6 @@
 """Steps of a flow: the base step's order, costs, batches, and a policy as solver."""
 
+import itertools
 import math
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_the_base_step_is_of_order_three():
     for step in (0.1, 0.05, 0.025):
         walk, exact = walked(Decay(), step)
         errors.append(float(rms(walk.point.x - exact).max()))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert orders == pytest.approx([3.0, 3.0], abs=0.3)
 
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from models.stepping.environment import excess, logarithm
 from models.stepping.motion import Motion
-from models.stepping.rollout import always, play
+from models.stepping.rollout import always, holding, play
 from models.stepping.spec import PAPER_GRID, FlowProblem, PaperReward, ThreeBodyProblem
 from models.stepping.three_body import integrate
 from models.stepping.three_body_environment import (
@@ -16,7 +16,7 @@ from models.stepping.three_body_environment import (
     ThreeBodyEnvironment,
 )
 
-COARSE = ThreeBodyProblem(actions=(0.03, 0.1, 0.3))
+COARSE = ThreeBodyProblem(actions=(0.03, 0.1, 0.3), hold=1)
 
 
 def test_rewards_add_up_to_the_judgement():
@@ -41,6 +41,32 @@ def test_a_fixed_value_is_plain_integration():
     kept = played.error < 0.1
     assert (played.error == error)[kept].all()
     assert (played.cost == evaluations)[kept].all()
+
+
+def test_a_decision_that_holds_is_the_same_one_again_and_again():
+    """Five intervals at a time, the last decision cut short by the end."""
+    held = COARSE.model_copy(update={"hold": 5})
+    generator = np.random.default_rng(0)
+    choices = generator.integers(0, 3, (4, 20))
+    rounds = iter(choices)
+    together = play(ThreeBodyEnvironment(held, range(20), 18), lambda seen: next(rounds))
+    rounds = iter(choices)
+    environment = ThreeBodyEnvironment(COARSE, range(20), 18)
+    apart = play(environment, holding(lambda seen: next(rounds), 5))
+    assert together.choices.shape == (4, 20)
+    assert (together.cost == apart.cost).all()
+    assert together.returns == pytest.approx(apart.returns)
+
+
+@pytest.mark.parametrize("hold", [1, 4])
+def test_the_guess_is_what_steps_cost_while_the_time_scale_stays(hold):
+    problem = ThreeBodyProblem(hold=hold, actions=(0.01, 0.03), horizons=(100,))
+    environment = ThreeBodyEnvironment(problem, range(10), 100)
+    guess = environment.guess(environment.observe())
+    before = environment.potential()
+    reward = environment.step(np.ones(10, dtype=np.int64)).reward
+    assert guess[:, 1] == pytest.approx(reward + environment.potential() - before, abs=2e-3)
+    assert (guess[:, 0] < guess[:, 1]).all()
 
 
 def test_the_potential_takes_nothing_from_a_return():
@@ -103,7 +129,7 @@ def test_what_is_seen_is_of_order_one():
 
 def test_the_papers_state_and_reward():
     problem = ThreeBodyProblem(
-        state="paper", reward=PaperReward(), actions=PAPER_GRID, horizons=(100,)
+        state="paper", reward=PaperReward(), actions=PAPER_GRID, horizons=(100,), hold=1
     )
     environment = ThreeBodyEnvironment(problem, [200], 4)
     seen = environment.observe()
