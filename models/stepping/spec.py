@@ -127,7 +127,7 @@ class DoubleDqnSpec(Spec):
     arXiv 2502.12809.
     """
 
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (128, 128)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     """Widths of the Q-network's hidden layers."""
     action_terms: int = Field(default=100, ge=1)
     """Smooth functions of the step size that differences of worth are made of; one fewer than
@@ -137,9 +137,9 @@ class DoubleDqnSpec(Spec):
     of hundreds changes a return by little, and is learned sooner at a scale of its own."""
     environments: int = Field(default=64, ge=1)
     """Episodes side by side."""
-    decisions: int = Field(default=300_000, ge=1)
+    decisions: int = Field(default=45_000, ge=1)
     """Decisions to learn from, over all episodes."""
-    updates: int = Field(default=8, ge=1)
+    updates: int = Field(default=16, ge=1)
     """Optimizer steps after each round of decisions."""
     batch_size: int = Field(default=256, ge=1)
     """Transitions per optimizer step."""
@@ -160,7 +160,7 @@ class DoubleDqnSpec(Spec):
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the network that the target takes over at each optimizer step."""
     epsilon: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
-        1.0, 0.1,
+        0.5, 0.1,
     )  # fmt: skip
     """Share of random decisions, at the start and after `exploration`."""
     epsilon_spread: float = Field(default=3.0, ge=0)
@@ -169,7 +169,7 @@ class DoubleDqnSpec(Spec):
     near: float = Field(default=0.75, ge=0, le=1)
     """Share of the random decisions that take the action just below or above the best one; the
     others take any."""
-    exploration: float = Field(default=0.3, gt=0, le=1)
+    exploration: float = Field(default=0.2, gt=0, le=1)
     """Share of the decisions over which epsilon falls linearly."""
     validate_every: int = Field(default=4_000, ge=1)
     """Decisions between two looks at the validation episodes; the best network is kept."""
