@@ -1,9 +1,18 @@
 """What a run made, as data and as the table at its end."""
 
+import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from jobs.base.artifacts import FidProtocol, QualityReport, SweepReport
+from jobs.base.artifacts import (
+    FidProtocol,
+    Handle,
+    QualityReport,
+    StepReport,
+    StepRow,
+    SweepReport,
+)
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from orchestrator.status import RunStatus
@@ -11,6 +20,10 @@ from orchestrator.sweeps import trial_jobs, verdict
 
 COLUMNS = (
     "model", "solver", "parameters", "MACs", "NFE", "FID", "KID", "precision", "recall", "latency",
+)  # fmt: skip
+
+STEP_COLUMNS = (
+    "steps", "method", "mean cost", "median error", "p90 error", "bad", "return [95 %]",
 )  # fmt: skip
 
 
@@ -38,13 +51,7 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
 def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]:
     """Reports of the run's finished evaluations: the largest network first, then the most steps."""
     found: dict[str, QualityReport] = {}
-    for name, job in status.jobs.items():
-        if job.state not in ("done", "reused"):
-            continue
-        try:
-            handle = store.load_any(job.artifact)
-        except DamagedArtifact:
-            continue
+    for name, handle in _finished(store, status).items():
         if isinstance(handle, QualityReport):
             found[name] = handle
         if isinstance(handle, SweepReport):
@@ -65,6 +72,46 @@ def chosen_lines(store: Store, status: RunStatus) -> list[str]:
         if job.state in ("done", "reused") and job.kind == "sweep":
             lines.append(f"{name}: {verdict(store.load(job.artifact, SweepReport))}")
     return lines
+
+
+def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:
+    """Reports of the run's step policies, in the order of the jobs."""
+    handles = _finished(store, status).items()
+    return {name: handle for name, handle in handles if isinstance(handle, StepReport)}
+
+
+def _finished(store: Store, status: RunStatus) -> dict[str, Handle]:
+    """Results of the run's finished jobs, but damaged ones."""
+    found: dict[str, Handle] = {}
+    for name, job in status.jobs.items():
+        if job.state in ("done", "reused"):
+            with contextlib.suppress(DamagedArtifact):
+                found[name] = store.load_any(job.artifact)
+    return found
+
+
+def step_rows(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
+    """Rows of the table under `STEP_COLUMNS`."""
+    return [
+        (
+            row.name,
+            row.group,
+            short_count(row.mean_cost) if row.mean_cost >= 1000 else f"{row.mean_cost:.1f}",
+            "lost" if row.error is None else f"{row.error:.1e}",
+            "lost" if row.error_p90 is None else f"{row.error_p90:.1e}",
+            f"{100 * row.bad_share:.1f} %",
+            _return_with_interval(row),
+        )
+        for row in rows
+    ]
+
+
+def _return_with_interval(row: StepRow) -> str:
+    if row.mean_return is None:
+        return ""
+    if row.return_low is None or row.return_high is None:
+        return f"{row.mean_return:.3f}"
+    return f"{row.mean_return:.3f} [{row.return_low:.3f}, {row.return_high:.3f}]"
 
 
 def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.base.artifacts import QualityReport
+from jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from orchestrator.events import Event, read_events
@@ -41,6 +41,10 @@ QUALITY = (
     "fid", "fid_real", "kid", "kid_low", "kid_high", "precision", "recall", "nfe", "samples",
     "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
     "nearest_rms_real",
+)  # fmt: skip
+STEPPING = (
+    "best_return", "policy_return", "best_fixed_return", "policy_cost", "policy_bad_share",
+    "episodes", "decisions",
 )  # fmt: skip
 MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
@@ -228,12 +232,21 @@ class Tracker:
         if manifest is not None:
             numbers |= {"wall_s": manifest.wall_s, "device_s": manifest.device_s}
         now = int(time.time() * 1000)
-        kept = {*QUALITY, "wall_s", "device_s", "accuracy", "count", "nfe", "parameters"}
+        kept = {*QUALITY, *STEPPING, "wall_s", "device_s", "accuracy", "count", "nfe", "parameters"}
         metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
         self._client.log_batch(child, metrics=metrics)
-        if isinstance(handle, QualityReport):
+        for name in pictures_of(handle):
             with contextlib.suppress(DamagedArtifact):
-                self._client.log_artifact(child, str(self._store.file(handle, handle.sheet)))
+                self._client.log_artifact(child, str(self._store.file(handle, name)))
+
+
+def pictures_of(handle: Handle) -> tuple[str, ...]:
+    """Files of a result that are pictures to look at."""
+    if isinstance(handle, QualityReport):
+        return (handle.sheet,)
+    if isinstance(handle, StepPolicy):
+        return (handle.curves,)
+    return handle.pictures if isinstance(handle, StepReport) else ()
 
 
 def _points(event: Event) -> list[Any]:

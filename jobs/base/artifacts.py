@@ -233,6 +233,87 @@ class SweepReport(Handle):
     """Trials that no other one beats in all objectives."""
 
 
+class StepPolicy(Handle):
+    """Policies that choose step sizes, one per training seed."""
+
+    problem: dict[str, Any]
+    """Spec of the problem that it was trained on."""
+    problem_kind: Literal["three_body", "flow"]
+    image: ImageShape | None = None
+    """Shape of the images of its flow; None for three bodies."""
+    flow: str = ""
+    """Artifact id of the flow that it was trained on; "" for three bodies."""
+    hidden: tuple[int, ...]
+    """Widths of the Q-network's hidden layers."""
+    observation_size: int
+    """Numbers that a policy sees."""
+    training_seeds: tuple[int, ...]
+    validation: tuple[float, ...]
+    """Highest mean return of each training seed on the validation episodes."""
+    best_at: tuple[int, ...]
+    """Decisions after which each was reached."""
+    chosen: int
+    """Number of the training seed whose policy is used: the best on the validation episodes."""
+    best_return: float
+    """Its mean return there."""
+    decisions: int
+    """Decisions that each training seed learned from."""
+    file: str = "policy.safetensors"
+    """Weights, named `<number of the training seed>.layers...`."""
+    curves: str = "curves.png"
+
+
+class StepRow(Spec):
+    """One way to choose steps, measured on the test episodes."""
+
+    name: str
+    """In words, such as `mu 0.01`, `policy`, `rk45 1e-3`."""
+    group: str
+    """What it belongs to, such as `hermite, time_scale`."""
+    learned: bool = False
+    """Whether a policy chose the steps."""
+    cost: float
+    """Median evaluations of an episode."""
+    mean_cost: float
+    """Mean evaluations of an episode."""
+    error: float | None
+    """Median error; None = infinite."""
+    error_p90: float | None
+    """90th percentile of the error; None = infinite."""
+    bad_share: float
+    """Share of episodes with a larger error than `StepReport.bad_error`, 0..1."""
+    mean_return: float | None
+    """Mean return of the decision process; None where it has none."""
+    return_low: float | None = None
+    return_high: float | None = None
+    """95 % bootstrap interval of the mean return."""
+
+
+class StepReport(Handle):
+    """Learned steps against fixed and adaptive ones."""
+
+    policy: str
+    """Artifact id of the policy."""
+    problem_kind: Literal["three_body", "flow"]
+    episodes: int
+    """Test episodes, none of them seen in training."""
+    bad_error: float
+    """Error that counts as bad."""
+    rows: tuple[StepRow, ...] = Field(repr=False)
+    """The policy's own problem: every policy, every fixed value, every other method."""
+    transfer: tuple[StepRow, ...] = Field(default=(), repr=False)
+    """Other integrators, without retraining."""
+    policy_return: float
+    """Mean return of the policies of all training seeds."""
+    best_fixed: str
+    """Fixed value with the highest mean return."""
+    best_fixed_return: float
+    policy_cost: float
+    """Mean evaluations of the chosen policy."""
+    policy_bad_share: float
+    pictures: tuple[str, ...] = ()
+
+
 HANDLES: dict[str, type[Handle]] = {
     cls.__name__: cls
     for cls in (
@@ -244,6 +325,8 @@ HANDLES: dict[str, type[Handle]] = {
         StepGrid,
         QualityReport,
         SweepReport,
+        StepPolicy,
+        StepReport,
     )
 }
 """Handle types by the name that a manifest carries."""

@@ -45,6 +45,8 @@ class Facts:
     """What a flow's network predicts, on which schedule."""
     nfe: float | None = None
     """Evaluations per sample of a solver."""
+    problem: str | None = None
+    """What a step policy decides about: `three_body` or `flow`."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
     intake: Intake | None = None

@@ -1,8 +1,8 @@
 """Which solvers go with which flows, as far as it is known before anything runs."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from jobs.base.artifacts import StepGrid
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from models.flows.parameterisation import Parameterisation
@@ -11,7 +11,7 @@ from models.solvers.spec import EDMHeunSpec, SolverSpec
 
 
 def asked_nfe(
-    solver: SolverSpec | Ref[StepGrid], inputs: Mapping[str, Facts]
+    solver: SolverSpec | Ref[Any], inputs: Mapping[str, Facts]
 ) -> tuple[float | None, str | None]:
     """Evaluations per sample of a solver or of a job that fits one, and what was assumed for it.
 
@@ -22,9 +22,7 @@ def asked_nfe(
     return (inputs["solver"].nfe, None) if isinstance(solver, Ref) else expected_nfe(solver)
 
 
-def check_solver(
-    solver: SolverSpec | Ref[StepGrid], flow: Parameterisation | None, job: str
-) -> None:
+def check_solver(solver: SolverSpec | Ref[Any], flow: Parameterisation | None, job: str) -> None:
     """Checks that a flow can be followed by a solver.
 
     Args:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, Handle, PairSet, StepGrid
+from jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.elastic import Range, range_mistake
@@ -40,8 +40,9 @@ class GeneratePairs(SeededJobSpec):
     """The teacher."""
     count: Annotated[int, Field(ge=1), GROWS]
     """Number of pairs."""
-    solver: SolverSpec | Ref[StepGrid] = RK45Spec(kind="rk45", tolerance=1e-4)
-    """How the flow equation is solved, or the job that fitted a solver to this flow."""
+    solver: SolverSpec | Ref[StepGrid | StepPolicy] = RK45Spec(kind="rk45", tolerance=1e-4)
+    """How the flow equation is solved; or the job that fitted a solver to this flow, or trained a
+    policy to choose its steps."""
     precision: Precision = "float32"
     """Of the network's products; bfloat16 is faster and moves a pair by about 8-bit rounding."""
     shard_size: int = Field(default=1000, ge=1)
@@ -53,13 +54,18 @@ class GeneratePairs(SeededJobSpec):
     at the time."""
 
     def run(self, context: JobContext) -> PairSet:
-        from jobs.base.solver import fitted_solver
         from jobs.pairs.generate import generate
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
-        self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid, flow=flow)})
-        recipe = self._recipe(context.artifact_id, flow, fitted_solver(context, self.solver))
+        solver = context.input(self.solver) if isinstance(self.solver, Ref) else self.solver
+        known = {"flow": Facts(flow.image, flip_valid=flow.flip_valid, flow=flow)}
+        if isinstance(solver, StepPolicy):
+            known["solver"] = Facts(solver.image, problem=solver.problem_kind)
+            if solver.flow != flow.id:
+                context.warn(f"policy {solver.id} was trained on another flow, {solver.flow}")
+        self.expect(known)
+        recipe = self._recipe(context.artifact_id, flow, _method(solver))
         needs = self.needs(context.cluster)
         most = self.actors.max if isinstance(self.actors, Range) else 0
         actors = most or int(needs.cpus + needs.gpus)
@@ -78,7 +84,9 @@ class GeneratePairs(SeededJobSpec):
             shards=tuple(record.file for record in records),
         )
 
-    def _recipe(self, artifact_id: str, flow: Flow, solver: SolverSpec) -> "PairRecipe":
+    def _recipe(
+        self, artifact_id: str, flow: Flow, solver: SolverSpec | StepPolicy
+    ) -> "PairRecipe":
         from jobs.pairs.spec import PairRecipe
 
         return PairRecipe(
@@ -99,11 +107,11 @@ class GeneratePairs(SeededJobSpec):
         flow = inputs[self.flow.job]
         if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):
             return [f"{handle.id} is not a pair set made by a flow"]
-        fitted = inputs[self.solver.job] if isinstance(self.solver, Ref) else None
-        solver = fitted.solver if isinstance(fitted, StepGrid) else self.solver
-        if isinstance(solver, Ref):
-            return [f"{handle.id} was made by a solver that is not there"]
-        return recheck_pairs(store, handle, self._recipe(handle.id, flow, solver), count)
+        solver = inputs[self.solver.job] if isinstance(self.solver, Ref) else self.solver
+        if isinstance(solver, Handle) and not isinstance(solver, (StepGrid, StepPolicy)):
+            return [f"{solver.id} is nothing that solves a flow"]
+        recipe = self._recipe(handle.id, flow, _method(solver))
+        return recheck_pairs(store, handle, recipe, count)
 
     def needs(self, cluster: Cluster) -> Needs:
         """Every device it can use; the pool starts on those that are free and grows."""
@@ -130,6 +138,8 @@ class GeneratePairs(SeededJobSpec):
             raise FieldError("actors", mistake, "swap them")
         known = inputs["flow"]
         check_solver(self.solver, known.flow, self.flow.job)
+        if isinstance(self.solver, Ref) and "solver" in inputs:
+            self._check_policy(self.solver.job, inputs["solver"], known)
         if isinstance(self.solver, RK45Spec) and self.solver.norm == "batch":
             raise FieldError(
                 "solver.norm",
@@ -137,6 +147,21 @@ class GeneratePairs(SeededJobSpec):
                 "set norm: sample",
             )
         return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+
+    def _check_policy(self, job: str, policy: Facts, flow: Facts) -> None:
+        if policy.problem == "three_body":
+            raise FieldError(
+                "solver",
+                f"the policy '{job}' was trained on three-body systems, not on a flow",
+                "name a train_step_policy job with problem: {kind: flow}",
+            )
+        if policy.image and flow.image and policy.image != flow.image:
+            raise FieldError(
+                "solver",
+                f"the policy '{job}' was trained on images of another shape: {policy.image}, not "
+                f"{flow.image}",
+                f"train a policy on '{self.flow.job}'",
+            )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         known = inputs["flow"]
@@ -148,3 +173,7 @@ class GeneratePairs(SeededJobSpec):
             return None
         flop = FORWARD * size.macs * nfe * self.count
         return Work(size.parameters, size.macs, flop, (assumed,) if assumed else ())
+
+
+def _method(solver: SolverSpec | StepGrid | StepPolicy) -> SolverSpec | StepPolicy:
+    return solver.solver if isinstance(solver, StepGrid) else solver

@@ -13,6 +13,7 @@ from jobs.pairs.pool import IN_FLIGHT, Pool
 from jobs.pairs.shards import (
     ShardRecord,
     find_shard,
+    open_solve,
     shard_name,
     solve_shard,
     write_shard,
@@ -69,7 +70,9 @@ class PairActor:
             return found
         with self._solving:
             torch.set_num_threads(self._threads)
-            solved = solve_shard(self._flow(), self._recipe, shard, self._device)
+            flow = self._flow()
+            run = open_solve(self._store, self._recipe, flow)
+            solved = solve_shard(flow, self._recipe, shard, self._device, run)
         name = shard_name(self._recipe, shard)
         return write_shard(self._store, name, replace(solved, device=self._place))
 

@@ -6,11 +6,10 @@ import torch
 
 from jobs.base.artifacts import PairSet
 from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shards import read_pairs
+from jobs.pairs.shards import open_solve, read_pairs
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
-from models.solvers.base import solve
 
 LARGEST_DIFFERENCE = 0.02
 """Between two devices or batch sizes, in [-1, 1] pixels: float16 rounds by 0.001 at 2."""
@@ -29,12 +28,10 @@ def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) 
     chosen = sorted(random.SystemRandom().sample(range(pairs.count), min(count, pairs.count)))
     index = torch.tensor(chosen)
     flow = open_flow(store, recipe.flow, torch.device("cpu"))
-    solution = solve(
-        recipe.solver,
-        flow,
+    run = open_solve(store, recipe, flow)
+    solution = run(
         pair_noise(recipe.seed, index, flow.image),
         pair_labels(recipe.seed, index, recipe.flow.label_counts),
-        t_start=recipe.flow.t_start,
     )
     stored = read_pairs(store, pairs)[index].float()
     differences = (solution.x1.cpu() - stored).abs().amax(dim=(1, 2, 3))

@@ -6,21 +6,30 @@ Its record (`.json`) is written after it: a shard without a record does not exis
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from jobs.base.artifacts import PairSet, ShardFile
+from jobs.base.artifacts import PairSet, ShardFile, StepPolicy
 from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.spec import PairRecipe
+from jobs.storage.policies import flow_problem, open_policy
 from jobs.storage.sealed import seal, unseal
 from jobs.storage.store import Store
 from models.flows.flow import Flow
 from models.solvers.base import solve
+from models.solvers.solution import Solution
 from models.spec import Spec
+from models.stepping.flow_walk import solve_with_policy
+
+Solve: TypeAlias = Callable[[Tensor, Tensor | None], Solution]
+"""(x0, label) -> where the flow takes them."""
 
 
 class ShardRecord(Spec):
@@ -63,9 +72,24 @@ class Solved:
     device: str
 
 
+def open_solve(store: Store, recipe: PairRecipe, flow: Flow) -> Solve:
+    """The way a recipe solves its flow: (x0, label) -> solution.
+
+    Raises:
+        UserError: a policy that was not trained on a flow.
+        DamagedArtifact: its file is not what its manifest says.
+    """
+    if isinstance(recipe.solver, StepPolicy):
+        problem, choose = flow_problem(recipe.solver), open_policy(store, recipe.solver)
+        return partial(solve_with_policy, problem, choose, flow)
+    return partial(solve, recipe.solver, flow)
+
+
 @torch.no_grad()
-def solve_shard(flow: Flow, recipe: PairRecipe, shard: int, device: torch.device) -> Solved:
-    """Solves the pairs of one shard."""
+def solve_shard(
+    flow: Flow, recipe: PairRecipe, shard: int, device: torch.device, run: Solve
+) -> Solved:
+    """Solves the pairs of one shard; `run` is what `open_solve` gave."""
     started = time.perf_counter()
     first = shard * recipe.shard_size
     images, nfe = [], 0.0
@@ -73,7 +97,7 @@ def solve_shard(flow: Flow, recipe: PairRecipe, shard: int, device: torch.device
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
         label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
-        solution = solve(recipe.solver, flow, x0, label)
+        solution = run(x0, label)
         images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
     seconds = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobs.base.artifacts import Flow
+from jobs.base.artifacts import Flow, StepPolicy
 from models.precision import Precision
 from models.solvers.spec import SolverSpec
 
@@ -14,7 +14,7 @@ class PairRecipe:
     Args:
         series: id of the series, `<kind>-<key>` without a count.
         flow: the flow that makes them.
-        solver: how its equation is solved.
+        solver: how its equation is solved, or the policy that chooses its steps.
         seed: of noise and labels.
         shard_size: pairs per shard file.
         batch_size: pairs solved at once; divides shard_size.
@@ -23,7 +23,7 @@ class PairRecipe:
 
     series: str
     flow: Flow
-    solver: SolverSpec
+    solver: SolverSpec | StepPolicy
     seed: int
     shard_size: int
     batch_size: int

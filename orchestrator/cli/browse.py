@@ -25,6 +25,8 @@ Thing = Annotated[
     str | None,
     typer.Argument(help="RUN, RUN/JOB or the beginning of an artifact id; else the latest run."),
 ]
+LONG_FIELDS = ("id", "shards", "rows", "transfer")
+"""Fields of a handle that are shown elsewhere or are too long."""
 
 
 def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = False) -> None:
@@ -132,6 +134,9 @@ def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
 
 def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) -> None:
     """Show a run's results, or an artifact: its handle, inputs, settings and files."""
+    from jobs.base.artifacts import StepReport
+    from orchestrator.cli.tables import print_steps
+
     store = open_store(storage)
     run, artifact = find_thing(store, thing)
     if artifact is None:
@@ -144,7 +149,7 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
         return
     typer.echo(f"{artifact}: {manifest.type} made by {manifest.kind} in {manifest.wall_s:.1f} s")
     sections: dict[str, Any] = {
-        "handle": {k: v for k, v in manifest.handle.items() if k not in ("id", "shards")},
+        "handle": {k: v for k, v in manifest.handle.items() if k not in LONG_FIELDS},
         "settings": manifest.spec,
         "inputs": manifest.inputs,
         "engine": manifest.engine,
@@ -154,6 +159,9 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
         if content:
             typer.echo(f"\n{title}")
             _print_mapping(content)
+    handle = store.load_any(artifact)
+    if isinstance(handle, StepReport):
+        print_steps({artifact: handle})
     for note in manifest.notes:
         typer.echo(f"\nnote: {note}")
     if sections.get("files"):
@@ -170,8 +178,8 @@ def _print_mapping(content: dict[str, Any]) -> None:
 
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
-    from orchestrator.cli.tables import print_quality
-    from orchestrator.results import chosen_lines, quality_reports, run_json
+    from orchestrator.cli.tables import print_quality, print_steps
+    from orchestrator.results import chosen_lines, quality_reports, run_json, step_reports
     from orchestrator.runs import read_status
 
     state = read_status(store.blobs, run)
@@ -181,6 +189,7 @@ def _show_run(store: "Store", run: str, as_json: bool) -> None:
     _print_jobs(state)
     typer.echo("")
     print_quality(quality_reports(store, state), chosen_lines(store, state))
+    print_steps(step_reports(store, state))
 
 
 def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:

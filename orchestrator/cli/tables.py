@@ -4,11 +4,18 @@ from collections.abc import Sequence
 
 import typer
 
-from jobs.base.artifacts import QualityReport
+from jobs.base.artifacts import QualityReport, StepReport
 from orchestrator.cli.collapse import collapsed, counted
 from orchestrator.estimate import Estimate
 from orchestrator.plan import RunPlan
-from orchestrator.results import COLUMNS, protocol_notes, quality_rows, short_count
+from orchestrator.results import (
+    COLUMNS,
+    STEP_COLUMNS,
+    protocol_notes,
+    quality_rows,
+    short_count,
+    step_rows,
+)
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 NUMERIC = frozenset("-0123456789")
@@ -90,3 +97,18 @@ def _ends(ordered: list[int]) -> list[int]:
 def _short(number: float) -> str:
     """Three digits, without an exponent where there is a choice."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def print_steps(reports: dict[str, StepReport]) -> None:
+    """A table for each report on step policies; nothing if there is none."""
+    for name, report in reports.items():
+        typer.echo(f"\n{name}: {report.episodes} test episodes")
+        print_table(STEP_COLUMNS, step_rows(report.rows))
+        if report.transfer:
+            typer.echo("\nother integrators, without retraining")
+            print_table(STEP_COLUMNS, step_rows(report.transfer))
+        typer.echo(
+            f"policies return {report.policy_return:.3f}, the best fixed steps "
+            f"({report.best_fixed}) {report.best_fixed_return:.3f}; bad is an error above "
+            f"{report.bad_error:g}"
+        )

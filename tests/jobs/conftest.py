@@ -18,7 +18,7 @@ from jobs.base.refs import iter_refs
 from jobs.base.registry import kind_of
 from jobs.base.spec import JobSpec
 from jobs.execution import JobOutcome, JobRequest, execute
-from jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
+from jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
@@ -156,7 +156,9 @@ def generate_here(store: Store, recipe: PairRecipe, count: int) -> list[Any]:
     for shard in range(-(-count // recipe.shard_size)):
         found = find_shard(store, recipe, shard)
         if found is None:
-            solved = solve_shard(open_flow(store, recipe.flow, CPU), recipe, shard, CPU)
+            flow = open_flow(store, recipe.flow, CPU)
+            run = open_solve(store, recipe, flow)
+            solved = solve_shard(flow, recipe, shard, CPU, run)
             found = write_shard(store, shard_name(recipe, shard), solved)
         records.append(found)
     return records
@@ -214,6 +216,7 @@ def attempt(
 ) -> Callable[..., JobOutcome]:
     """`attempt(spec, data=handle)` executes a job in this process and returns how it ended."""
     from jobs.pairs import generate
+    from jobs.stepping import train
     from jobs.training import ray_train
 
     def fit(task: Any, workers: int, *_: Any) -> None:
@@ -224,6 +227,11 @@ def attempt(
         assert actors >= 1
         return generate_here(context.store, recipe, count)
 
+    def seeds(context: Any, task: Any, actors: int) -> list[Any]:
+        assert actors >= 1
+        return [train.train_seed(task, number) for number in range(task.spec.training_seeds)]
+
+    monkeypatch.setattr(train, "train_policies", seeds)
     monkeypatch.setattr(ray_train, "_fit", fit)
     monkeypatch.setattr(generate, "generate", pool)
 

@@ -11,7 +11,7 @@ from jobs.base.cluster import Cluster
 from jobs.base.context import SilentReporter
 from jobs.execution import JobRequest, execute
 from jobs.pairs import generate as generate_module
-from jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
+from jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
 from jobs.training import ray_train
@@ -55,7 +55,8 @@ def no_ray():
             if found is None:
                 cpu = torch.device("cpu")
                 flow = open_flow(context.store, recipe.flow, cpu)
-                solved = solve_shard(flow, recipe, shard, cpu)
+                run = open_solve(context.store, recipe, flow)
+                solved = solve_shard(flow, recipe, shard, cpu, run)
                 found = write_shard(context.store, shard_name(recipe, shard), solved)
             records.append(found)
         return records

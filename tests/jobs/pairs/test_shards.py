@@ -13,6 +13,7 @@ from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.shards import (
     ShardRecord,
     find_shard,
+    open_solve,
     read_pairs,
     shard_name,
     solve_shard,
@@ -58,7 +59,11 @@ def make_shards(store):
         target = folder or store
         flow = open_flow(store, recipe.flow, CPU)
         for number in numbers:
-            write_shard(target, shard_name(recipe, number), solve_shard(flow, recipe, number, CPU))
+            write_shard(
+                target,
+                shard_name(recipe, number),
+                solve_shard(flow, recipe, number, CPU, open_solve(target, recipe, flow)),
+            )
         return {n: target.blobs.read(f"{shard_name(recipe, n)}.safetensors") for n in numbers}
 
     return make

@@ -1,0 +1,129 @@
+"""Measures step policies on test episodes, against fixed steps and adaptive solvers."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs.base.artifacts import Flow, StepPolicy, StepReport, StepRow
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
+from jobs.base.spec import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class EvaluateStepPolicy(JobSpec):
+    """Cost, error and return of a policy, of every fixed step and of adaptive solvers.
+
+    Three bodies: test systems 0, 1, ..., every value of the action grid, the default 0.03, and the
+    other integrators without retraining. Flow: test noises, every step of the grid, even grids,
+    rk45 and rk23 at tolerances from 1e-1 to 1e-5.
+    """
+
+    policy: Ref[StepPolicy]
+    """What to measure; the policies of all its training seeds are."""
+    flow: Ref[Flow] | None = None
+    """The flow of a flow policy; null for three bodies."""
+    episodes: int = Field(default=200, ge=2, le=5000)
+    """Test systems (at most 200) or noises; training and validation use others."""
+    intervals: int = Field(default=300, ge=1)
+    """Length of a three-body episode, intervals of 0.1 yr."""
+
+    def run(self, context: JobContext) -> StepReport:
+        from jobs.storage.policies import problem_of
+
+        policy = context.input(self.policy)
+        flow = None if self.flow is None else context.input(self.flow)
+        known = {"policy": Facts(policy.image, problem=policy.problem_kind)}
+        self.expect(known if flow is None else {**known, "flow": Facts(flow.image)})
+        problem = problem_of(policy)
+        if flow is None:
+            return self._three_body(context, policy)
+        if flow.id != policy.flow:
+            context.warn(f"the policy was trained on another flow of that shape, {policy.flow}")
+        from jobs.stepping.measure_flow import measure_flow
+        from jobs.stepping.pictures import draw_pareto
+        from models.stepping.spec import FlowProblem
+
+        assert isinstance(problem, FlowProblem)
+        rows = measure_flow(context, policy, problem, flow, self.episodes)
+        draw_pareto(rows, "RMS distance to the exact end", context.folder / "pareto.png")
+        return self._report(policy, rows, (), problem.reward.tolerance, ("pareto.png",))
+
+    def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
+        from jobs.stepping.measure_three_body import BAD_ERROR, measure_three_body
+        from jobs.stepping.pictures import draw_actions, draw_pareto, draw_trajectory
+        from jobs.storage.policies import problem_of
+        from models.stepping.spec import ThreeBodyProblem
+
+        problem = problem_of(policy)
+        assert isinstance(problem, ThreeBodyProblem)
+        found = measure_three_body(context, policy, problem, self.episodes, self.intervals)
+        folder = context.folder
+        draw_pareto(found.rows, "|dE/E| at the end", folder / "pareto.png")
+        draw_trajectory(found.watched, problem.actions, folder / "trajectory.png")
+        draw_actions(found.watched, problem.actions, folder / "actions.png")
+        pictures = ("pareto.png", "trajectory.png", "actions.png")
+        return self._report(policy, found.rows, found.transfer, BAD_ERROR, pictures)
+
+    def _report(
+        self,
+        policy: StepPolicy,
+        rows: "Sequence[StepRow]",
+        transfer: "Sequence[StepRow]",
+        bad_error: float,
+        pictures: tuple[str, ...],
+    ) -> StepReport:
+        learned = [row for row in rows if row.learned]
+        fixed = [row for row in rows if not row.learned]
+        best = max(fixed, key=lambda row: row.mean_return or 0.0)
+        chosen = learned[policy.chosen]
+        return StepReport(
+            policy=policy.id,
+            problem_kind=policy.problem_kind,
+            episodes=self.episodes,
+            bad_error=bad_error,
+            rows=tuple(rows),
+            transfer=tuple(transfer),
+            policy_return=sum(row.mean_return or 0.0 for row in learned) / len(learned),
+            best_fixed=best.name,
+            best_fixed_return=best.mean_return or 0.0,
+            policy_cost=chosen.mean_cost,
+            policy_bad_share=chosen.bad_share,
+            pictures=pictures,
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        policy = inputs["policy"]
+        if policy.problem == "flow" and self.flow is None:
+            raise FieldError(
+                "flow",
+                f"'{self.policy.job}' was trained on a flow, but no flow is named",
+                "add 'flow: ...', the name of a job that makes a Flow",
+            )
+        if policy.problem == "three_body":
+            self._check_three_body()
+        if policy.image and "flow" in inputs and inputs["flow"].image not in (None, policy.image):
+            raise FieldError(
+                "flow",
+                f"'{self.policy.job}' was trained on images of another shape: {policy.image}, "
+                f"not {inputs['flow'].image}",
+                "measure it on the flow that it was trained on",
+            )
+        return Facts()
+
+    def _check_three_body(self) -> None:
+        if self.flow is not None:
+            raise FieldError(
+                "flow",
+                f"'{self.policy.job}' was trained on three bodies, but flow is '{self.flow.job}'",
+                "remove flow, or measure a policy that was trained on a flow",
+            )
+        if self.episodes > 200:
+            raise FieldError(
+                "episodes",
+                f"episodes is {self.episodes}, but there are 200 test systems",
+                "make it 200 or less",
+            )

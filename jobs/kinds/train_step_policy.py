@@ -1,0 +1,93 @@
+"""Trains policies that choose step sizes: of three-body systems, or of a flow."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from jobs.base.artifacts import Flow, StepPolicy
+from jobs.base.cluster import Cluster, Needs
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
+from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from models.stepping.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.spec import ImageShape
+
+
+class TrainStepPolicy(SeededJobSpec):
+    """Double deep Q-learning of step sizes, several training seeds side by side.
+
+    The best policy of the best seed on episodes that training never sees is the one that is used.
+
+    Source: arXiv 2502.12809; the decision process is ours and serves both problems.
+    """
+
+    placement: ClassVar[Placement] = "own"
+
+    problem: Problem = ThreeBodyProblem(kind="three_body")
+    """What is decided: `three_body` or `flow`."""
+    flow: Ref[Flow] | None = None
+    """The flow of a flow problem; null for three bodies."""
+    learner: DoubleDqnSpec = DoubleDqnSpec()
+    """Settings of the learner."""
+    training_seeds: int = Field(default=3, ge=1, le=100)
+    """Policies trained from different random numbers."""
+    checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
+    """Longest training time between two checkpoints, s."""
+
+    def run(self, context: JobContext) -> StepPolicy:
+        from jobs.stepping import train
+        from jobs.stepping.pictures import draw_curves
+        from jobs.storage.weights import save_weights
+
+        flow = None if self.flow is None else context.input(self.flow)
+        self.expect({} if flow is None else {"flow": Facts(flow.image)})
+        task = train.PolicyTask(
+            context.job, context.artifact_id, self, flow, context.store, context.reporter
+        )
+        needs = self.needs(context.cluster)
+        trained = train.train_policies(context, task, int(needs.cpus + needs.gpus))
+        weights = {f"{one.number}.{name}": w for one in trained for name, w in one.weights.items()}
+        save_weights(weights, context.folder / "policy.safetensors")
+        draw_curves([one.curve for one in trained], context.folder / "curves.png")
+        context.device_s = sum(one.seconds for one in trained)
+        best = max(trained, key=lambda one: one.validation)
+        return StepPolicy(
+            problem=self.problem.model_dump(mode="json"),
+            problem_kind=self.problem.kind,
+            image=None if flow is None else flow.image,
+            flow="" if flow is None else flow.id,
+            hidden=self.learner.hidden,
+            observation_size=best.observation_size,
+            training_seeds=tuple(one.seed for one in trained),
+            validation=tuple(one.validation for one in trained),
+            best_at=tuple(one.best_at for one in trained),
+            chosen=best.number,
+            best_return=best.validation,
+            decisions=self.learner.decisions,
+        )
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """A device for each training seed, as far as there are any."""
+        actors = max(1, min(self.training_seeds, cluster.gpus or cluster.cpus))
+        return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        if isinstance(self.problem, FlowProblem) and self.flow is None:
+            raise FieldError(
+                "flow",
+                "problem is flow, but no flow is named",
+                "add 'flow: ...', the name of a job that makes a Flow",
+            )
+        if isinstance(self.problem, ThreeBodyProblem) and self.flow is not None:
+            raise FieldError(
+                "flow",
+                f"problem is three_body, which needs no flow, but flow is '{self.flow.job}'",
+                "remove flow, or set problem: {kind: flow}",
+            )
+        image: ImageShape | None = inputs["flow"].image if "flow" in inputs else None
+        return Facts(image=image, problem=self.problem.kind)

@@ -1,0 +1,1 @@
+"""Training and measuring policies that choose step sizes."""

@@ -1,0 +1,180 @@
+"""The flow equation as a decision process: each sample chooses its next step in time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import counter_random
+from models.counter_random import Stream
+from models.flows.flow import Flow
+from models.shapes import Float, Int, Tensor
+from models.solvers.base import solve
+from models.solvers.spec import RK45Spec
+from models.stepping.bogacki_shampine import rms
+from models.stepping.environment import (
+    Arrays,
+    Environment,
+    Flags,
+    Floats,
+    Integers,
+    Observation,
+    Outcome,
+    excess,
+)
+from models.stepping.flow_walk import EVALUATION_UNIT, OBSERVATION_SIZE, FlowWalk, step_sizes
+from models.stepping.spec import FlowProblem
+
+_PIECE = 256
+"""Samples solved at once."""
+
+
+@dataclass(frozen=True)
+class Noises:
+    """Noises whose ends are known."""
+
+    x0: Float[Tensor, "n c h w"]
+    label: Int[Tensor, " n"] | None
+    x1: Float[Tensor, "n c h w"]
+    """Ends of the exact solution."""
+    nfe: float
+    """Evaluations that the exact solution took, mean."""
+
+
+@torch.no_grad()
+def known_noises(
+    flow: Flow,
+    first: int,
+    count: int,
+    tolerance: float,
+    seed: int = 0,
+    label_counts: tuple[int, ...] = (),
+) -> Noises:
+    """Noises first..first + count - 1 of a seed, and where rk45 takes them.
+
+    Args:
+        flow: in eval mode, on the device to work on.
+        first: number of the first noise; test, validation and training take ranges of their own.
+        count: how many.
+        tolerance: of rk45; its ends count as exact.
+        seed: of the noises.
+        label_counts: label marginal of a conditional flow.
+    """
+    device = next(iter(flow.buffers()), next(iter(flow.parameters()), torch.empty(0))).device
+    index = torch.arange(first, first + count, device=device)
+    shape = (flow.image.channels, flow.image.size, flow.image.size)
+    x0 = counter_random.normal(seed, Stream.SAMPLE_NOISE, index, shape)
+    label = None
+    if flow.image.classes:
+        label = counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, label_counts)
+    spec = RK45Spec(tolerance=tolerance, max_evaluations=5000)
+    parts = [
+        solve(spec, flow, x0[part], None if label is None else label[part])
+        for part in torch.split(torch.arange(count, device=device), _PIECE)
+    ]
+    nfe = float(torch.cat([part.nfe for part in parts]).double().mean())
+    return Noises(x0, label, torch.cat([part.x1 for part in parts]), nfe)
+
+
+class FlowEnvironment(Environment):
+    """Samples of a flow, each at a time of its own; an episode ends at t = 1."""
+
+    def __init__(
+        self,
+        problem: FlowProblem,
+        flow: Flow,
+        noises: Noises,
+        chosen: Integers | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> None:
+        """Begins an episode for each chosen noise.
+
+        Args:
+            problem: step sizes and reward.
+            flow: in eval mode.
+            noises: to draw from.
+            chosen: numbers of the noises to begin with; None = all.
+            generator: draws the noises of `restart`.
+        """
+        self.problem = problem
+        self.actions = np.array(problem.actions)
+        self.observation_size = OBSERVATION_SIZE
+        self._flow, self._noises = flow, noises
+        self._generator = generator or np.random.default_rng(0)
+        self._chosen = np.arange(len(noises.x0)) if chosen is None else chosen.copy()
+        self.ended: Flags = np.zeros(len(self._chosen), dtype=np.bool_)
+        self._walk = self._begin(self._chosen)
+
+    @classmethod
+    def training(
+        cls, problem: FlowProblem, flow: Flow, noises: Noises, count: int, seed: int
+    ) -> "FlowEnvironment":
+        """Endless episodes of `count` samples, noises drawn with replacement."""
+        generator = np.random.default_rng(seed)
+        chosen = generator.integers(0, len(noises.x0), count)
+        return cls(problem, flow, noises, chosen, generator)
+
+    @torch.no_grad()
+    def _begin(self, chosen: Integers) -> FlowWalk:
+        rows = torch.from_numpy(chosen).to(self._noises.x0.device)
+        label = None if self._noises.label is None else self._noises.label[rows]
+        return FlowWalk(self._flow, self._noises.x0[rows], label)
+
+    def observe(self) -> Observation:
+        return self._walk.observe(self.problem.reward.tolerance)
+
+    @torch.no_grad()
+    def step(self, choice: Integers) -> Outcome:
+        before = self._walk.nfe.clone()
+        self._walk.advance(step_sizes(self.actions, choice, self._walk))
+        paid = (self._walk.nfe - before).double().cpu().numpy() / EVALUATION_UNIT
+        reward = -self.problem.reward.cost_weight * paid
+        arrived = self._walk.arrived().cpu().numpy()
+        fresh = arrived & ~self.ended
+        worse = excess(self.error(), self.problem.reward.tolerance)
+        reward[fresh] -= self.problem.reward.error_weight * worse[fresh]
+        self.ended = arrived
+        return Outcome(reward, arrived.copy())
+
+    def restart(self) -> None:
+        rows = np.flatnonzero(self.ended)
+        if len(rows) == 0:
+            return
+        self._chosen[rows] = self._generator.integers(0, len(self._noises.x0), len(rows))
+        fresh, places = self._begin(self._chosen[rows]), torch.from_numpy(rows)
+        for own, new in zip(_held(self._walk).values(), _held(fresh).values(), strict=True):
+            own[places.to(own.device)] = new
+        self.ended[rows] = False
+
+    def cost(self) -> Floats:
+        return np.asarray(self._walk.nfe.double().cpu().numpy())
+
+    def error(self) -> Floats:
+        """RMS distance to the exact end; it means something once a sample has arrived."""
+        rows = torch.from_numpy(self._chosen).to(self._noises.x1.device)
+        return np.asarray(rms(self._walk.point.x - self._noises.x1[rows]).cpu().numpy())
+
+    def arrays(self) -> Arrays:
+        held = {name: value.cpu().numpy().copy() for name, value in _held(self._walk).items()}
+        return held | {"chosen": self._chosen.copy(), "ended": self.ended.copy()}
+
+    def generator_state(self) -> Mapping[str, Any]:
+        return dict(self._generator.bit_generator.state)
+
+    def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
+        self._chosen = arrays["chosen"].copy()
+        self.ended = arrays["ended"].astype(np.bool_)
+        for name, own in _held(self._walk).items():
+            own.copy_(torch.from_numpy(arrays[name]))
+        self._generator.bit_generator.state = dict(generator)
+
+
+def _held(walk: FlowWalk) -> dict[str, Tensor]:
+    """All tensors of a walk, not copied."""
+    named = {
+        "x": walk.point.x, "t": walk.point.t, "velocity": walk.point.velocity, "nfe": walk.nfe,
+        "last_h": walk.last_h, "error": walk.error, "drift": walk.drift, "bend": walk.bend,
+    }  # fmt: skip
+    return named if walk.point.label is None else named | {"label": walk.point.label}
