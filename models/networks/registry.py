@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from models.networks.adm.spec import ADMSpec
+from models.networks.mlp.spec import MLPSpec
 from models.networks.presets import PRESETS
 from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
@@ -33,7 +34,11 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
     Raises:
         ValueError: an installed package adds what is no family, or a kind that is taken.
     """
-    families: dict[str, type[NetworkSpec]] = {"song_unet": SongUNetSpec, "adm": ADMSpec}
+    families: dict[str, type[NetworkSpec]] = {
+        "song_unet": SongUNetSpec,
+        "adm": ADMSpec,
+        "mlp": MLPSpec,
+    }
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in families:
             raise ValueError(f"{_origin(entry)}: there is a network family of that name already")

@@ -16,7 +16,7 @@ from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
 from models.spec import Spec
 
-FAMILIES = ["song_unet", "adm"]
+FAMILIES = ["song_unet", "adm", "mlp"]
 
 
 class Job(Spec):
@@ -118,8 +118,9 @@ def test_schema_lists_families_and_presets():
         *families, preset = Job.model_json_schema(mode=mode)["properties"]["network"]["anyOf"]
         assert [family["properties"]["kind"]["const"] for family in families] == FAMILIES
         for family in families:
-            assert set(family["required"]) >= {"kind", "channels"}
-            assert family["properties"]["blocks"]["minimum"] == 1
+            assert "kind" in family["required"]
+            depth = "layers" if "width" in family["properties"] else "blocks"
+            assert family["properties"][depth]["minimum"] == 1
         assert preset["properties"]["preset"]["enum"] == list(PRESETS)
 
 
