@@ -64,6 +64,10 @@ class Flow(Handle):
     """Whether mirrored samples are as good."""
     parameters: int = 0
     """Weights of the network."""
+    part: int | None = None
+    """Part of the partition that it serves; None = it serves all labels."""
+    partition: str = ""
+    """Artifact id of that partition."""
     dataset: Dataset | None = None
     """Data of a closed form."""
     bandwidth: float = 0.0
@@ -81,7 +85,48 @@ class Generator(Handle):
     label_counts: tuple[int, ...] = ()
     flip_valid: bool = False
     parameters: int
+    part: int | None = None
+    """Part of the partition that it serves; None = it serves all labels."""
+    partition: str = ""
+    """Artifact id of that partition."""
     file: str = "weights.safetensors"
+
+
+class Partition(Handle):
+    """Conditions (labels, or rows of an embedding) in subsets of about equal size."""
+
+    subsets: tuple[tuple[int, ...], ...]
+    """Conditions of each part, rising; together they are all conditions, each once."""
+    label_counts: tuple[int, ...] = ()
+    """Images of each label, where it splits the labels of a data set."""
+    method: str
+    """How they were split."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of conditions."""
+        return sum(map(len, self.subsets))
+
+
+class Fleet(Handle):
+    """Students that each serve a part of the labels, behind one router."""
+
+    image: ImageShape
+    members: tuple[Flow | Generator, ...]
+    """The students by part: all flows, or all generators."""
+    subsets: tuple[tuple[int, ...], ...]
+    """Labels that each student serves."""
+    partition: str
+    """Artifact id of the partition."""
+    label_counts: tuple[int, ...]
+    """Label marginal to sample from, as counts."""
+    flip_valid: bool = False
+    t_start: float = 0.0
+    """Flow time at which sampling starts."""
+    parameters: int
+    """Weights that one sample goes through: those of the largest student."""
+    parameters_total: int
+    """Weights of all students."""
 
 
 class ShardFile(Spec):
@@ -113,12 +158,28 @@ class PairSet(Handle):
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
 
 
+class SubsetQuality(Spec):
+    """Quality of the samples of some labels, against the real images of those labels."""
+
+    labels: tuple[int, ...]
+    samples: int
+    """Samples of these labels; few of them raise every distance."""
+    real: int
+    """Real images of these labels."""
+    fid: float
+    fid_real: float
+    """The same distance for as many draws with replacement from the real images: the floor."""
+    precision: float | None
+    """None where there are too few images for the nearest neighbours asked for."""
+    recall: float | None
+
+
 class QualityReport(Handle):
     """Measured quality and cost of a model."""
 
     model: str
     """Artifact id of the model."""
-    model_type: Literal["Flow", "Generator"]
+    model_type: Literal["Flow", "Generator", "Fleet"]
     solver: str
     """Solver in words, such as `euler 50`."""
     fid: float
@@ -139,11 +200,16 @@ class QualityReport(Handle):
     reference: str
     """Artifact id of the data set."""
     parameters: int
+    """Weights that one sample goes through."""
+    parameters_total: int = 0
+    """Weights that must be kept ready: of a fleet those of all its students."""
     macs: int
     """Conv and linear multiply-adds of one network evaluation at batch 1."""
     latency_ms: float
     """Median time of one sample at batch 1, all evaluations."""
     latency_p90_ms: float
+    routing_us: float | None = None
+    """Median time to find the student of one request, part of the latency; None without a fleet."""
     device: str
     threads: int
     straightness: float | None
@@ -152,10 +218,15 @@ class QualityReport(Handle):
     """Median RMS pixel distance of a sample to its nearest training image, in [-1, 1] units."""
     nearest_rms_real: float
     """The same for each training image to the nearest other one."""
+    parts: tuple[SubsetQuality, ...] = ()
+    """Quality by part, where a partition is known; the joint distances are no mean of these."""
+    classes: tuple[SubsetQuality, ...] = ()
+    """Quality by class of a conditional model."""
     sheet: str = "samples.png"
 
 
 HANDLES: dict[str, type[Handle]] = {
-    cls.__name__: cls for cls in (Dataset, FeatureNet, Flow, Generator, PairSet, QualityReport)
+    cls.__name__: cls
+    for cls in (Dataset, FeatureNet, Flow, Generator, PairSet, Partition, Fleet, QualityReport)
 }
 """Handle types by the name that a manifest carries."""

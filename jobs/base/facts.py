@@ -21,6 +21,14 @@ class Facts:
     """Whether a mirrored image is as good as the original."""
     classes_seen: int | None = None
     """Number of classes that have an image."""
+    label_counts: tuple[int, ...] | None = None
+    """Images of each class."""
+    parts: int | None = None
+    """Number of parts of a partition."""
+    part: int | None = None
+    """Part that a model serves, where it serves one only."""
+    closed_form: bool = False
+    """Whether a flow is the closed form of a data set, without a network."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
 

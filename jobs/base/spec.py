@@ -73,6 +73,10 @@ class JobSpec(Spec):
         """
         return Facts()
 
+    def placed(self) -> Placement:
+        """Where this job runs: where its kind does, unless its fields say otherwise."""
+        return self.placement
+
     def needs(self, cluster: Cluster) -> Needs:
         """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""
         return Needs(cpus=0, gpus=1) if cluster.gpus else Needs(cpus=1, gpus=0)

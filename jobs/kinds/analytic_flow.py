@@ -42,4 +42,4 @@ class AnalyticFlow(JobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
         image = model_image(known, self.conditional, self.data.job)
-        return Facts(image=image, flip_valid=known.flip_valid)
+        return Facts(image=image, flip_valid=known.flip_valid, closed_form=True)

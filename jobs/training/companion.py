@@ -28,7 +28,7 @@ class CompanionTrainer:
     ) -> None:
         self._spec = spec
         self._companion = companion
-        self._network = companion.network.train()
+        self._network = companion.network
         self._optimizer = make_adam(spec, self._network.parameters(), device)
         self._model = self._network
         if world > 1:

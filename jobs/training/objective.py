@@ -39,7 +39,7 @@ class Companion:
     """A network that is trained beside the student's and thrown away at the end.
 
     Args:
-        network: with its first weights, on the device.
+        network: with its first weights, on the device, in the mode that it is to be trained in.
         updates: its optimizer steps before each one of the student's, >= 1.
         rate: its learning rate over the student's, which both follow through warm-up and decay.
     """

@@ -26,13 +26,23 @@ class PairSource:
         store: where the shards are.
         pairs: the set.
         device: where batches are wanted.
+        labels: pairs of other labels are left out; None = all pairs.
+
+    Attributes:
+        count: number of pairs.
 
     Raises:
-        UserError: another version of the generator drew the noise.
+        UserError: another version of the generator drew the noise, or no pair has such a label.
         DamagedArtifact: a shard is not what the set says.
     """
 
-    def __init__(self, store: Store, pairs: PairSet, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pairs: PairSet,
+        device: torch.device,
+        labels: tuple[int, ...] | None = None,
+    ) -> None:
         if pairs.generator_version != GENERATOR_VERSION:
             raise UserError(
                 pairs.id,
@@ -44,6 +54,11 @@ class PairSource:
         self._x1 = read_pairs(store, pairs).to(device)
         index = torch.arange(pairs.count, device=device)
         self._label = pair_labels(pairs.seed, index, pairs.label_counts)
+        self.count = pairs.count
+        self._kept: Tensor | None = None
+        if labels is not None:
+            self._kept = self._of_labels(labels)
+            self.count = len(self._kept)
         self._x0: Tensor | None = None
         if 4 * self._x1.numel() <= CACHE_BYTES:
             chunks = [
@@ -51,8 +66,28 @@ class PairSource:
             ]
             self._x0 = torch.cat(chunks)
 
+    def _of_labels(self, labels: tuple[int, ...]) -> Tensor:
+        """Numbers of the pairs that have one of the labels."""
+        kept = torch.empty(0)
+        if self._label is not None:
+            wanted = torch.tensor(labels, device=self._label.device)
+            kept = torch.isin(self._label, wanted).nonzero().squeeze(1)
+        if len(kept) == 0:
+            raise UserError(
+                self._pairs.id,
+                f"none of its {self._pairs.count} pairs has one of the labels {labels}",
+                "generate more pairs, from a conditional flow",
+            )
+        return kept
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None."""
+        """Pairs `index` of 0..count-1.
+
+        Returns:
+            Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None.
+        """
+        if self._kept is not None:
+            index = self._kept[index]
         if self._x0 is None:
             x0 = pair_noise(self._pairs.seed, index, self._pairs.image)
         else:
