@@ -27,6 +27,8 @@ class Facts:
     """Number of parts of a partition."""
     part: int | None = None
     """Part that a model serves, where it serves one only."""
+    one_step: bool | None = None
+    """Whether a fleet's students make samples in one step, without a solver."""
     closed_form: bool = False
     """Whether a flow is the closed form of a data set, without a network."""
     made: str = ""

@@ -1,6 +1,10 @@
-"""`Ref[PairSet]`: a field that names another job and thereby makes an edge of the graph."""
+"""`Ref[PairSet]`: a field that names another job and thereby makes an edge of the graph.
+
+`tuple[Ref[Generator], ...]` names any number of jobs, such as those of a group.
+"""
 
 import types
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import GetCoreSchemaHandler
@@ -66,7 +70,28 @@ def ref_types(annotation: Any) -> tuple[type, ...]:
     return tuple(found)
 
 
+def takes_many(annotation: Any) -> bool:
+    """Whether a field of this annotation names any number of jobs: `tuple[Ref[Flow], ...]`."""
+    if get_origin(annotation) in (tuple, list, Sequence):
+        return bool(ref_types(annotation))
+    return any(takes_many(part) for part in get_args(annotation))
+
+
 def iter_refs(spec: "BaseModel") -> list[tuple[str, Ref[Any]]]:
-    """The references held by a spec's own fields, as (field name, reference), in field order."""
-    held = ((name, getattr(spec, name)) for name in type(spec).model_fields)
-    return [(name, value) for name, value in held if isinstance(value, Ref)]
+    """The references held by a spec's own fields, as (place, reference), in field order.
+
+    The place is the field's name; in a field that names many jobs `students.0`, `students.1`, ...
+    """
+    return [
+        found for name in type(spec).model_fields for found in refs_in(name, getattr(spec, name))
+    ]
+
+
+def refs_in(place: str, value: Any) -> list[tuple[str, Ref[Any]]]:
+    """The references that a field's value is or holds, as (place, reference)."""
+    if isinstance(value, Ref):
+        return [(place, value)]
+    if isinstance(value, (tuple, list)):
+        items = ((f"{place}.{number}", item) for number, item in enumerate(value))
+        return [(name, item) for name, item in items if isinstance(item, Ref)]
+    return []

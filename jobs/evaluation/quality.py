@@ -1,20 +1,29 @@
 """The measurements behind a quality report."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import (
+    Dataset,
+    FeatureNet,
+    Fleet,
+    Flow,
+    Generator,
+    Partition,
+    QualityReport,
+    SubsetQuality,
+)
 from jobs.base.context import JobContext
-from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler
+from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
+from jobs.evaluation.subsets import real_floor, some_rows, subset_qualities
+from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float, to_uint8
+from jobs.storage.tensors import to_float, to_uint8
 from jobs.storage.weights import load_weights
-from models import counter_random
-from models.counter_random import Stream
 from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
 from models.metrics.frechet import GaussianStatistics, frechet_distance
 from models.metrics.kernel import kernel_distance
@@ -22,14 +31,16 @@ from models.metrics.nearest import memorisation
 from models.metrics.precision_recall import precision_recall
 from models.metrics.straightness import straightness
 from models.networks.classifier.spec import ClassifierSpec
+from models.networks.registry import parse_network
+from models.routing import RoutedFlow
 from models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
-FLOOR_SEED = 0
 LATENCY_BUDGET_MS = 3000.0
+ROUTED_REQUESTS = 1000
 FEATURE_BATCH = 1000
 
 
@@ -78,11 +89,22 @@ def open_features(store: Store, handle: FeatureNet, device: torch.device) -> Fea
 def measure(
     context: JobContext,
     spec: EvaluationSettings,
-    model: Flow | Generator,
+    model: Flow | Generator | Fleet,
     data: Dataset,
     features: FeatureNet,
+    partition: Partition | None = None,
 ) -> QualityReport:
     """Draws samples and measures them against the data.
+
+    A model of some labels only is measured against the images of these labels.
+
+    Args:
+        context: of the job.
+        spec: what to draw.
+        model: the model.
+        data: real images.
+        features: feature network of the distances.
+        partition: split of the labels to report by; None = the fleet's, if it is one.
 
     Raises:
         UserError: model and solver do not go together.
@@ -93,24 +115,28 @@ def measure(
     seed = spec.seed or 0
     sampler = open_sampler(context.store, model, spec.solver, device)
     extract = open_features(context.store, features, device)
-    real, _ = load_dataset_tensors(context.store, data)
-    images, nfe = _draw(context, sampler, spec, seed)
+    conditional = bool(model.label_counts)
+    served = _served(model)
+    real, real_labels = load_part(context.store, data, served, conditional=conditional)
+    images, labels, nfe = _draw(context, sampler, spec, seed)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
     real_features, own_features = extract(real), extract(images)
     statistics = GaussianStatistics.from_features(real_features)
     kid = kernel_distance(real_features, own_features, seed=seed)
     same = min(len(real), len(images))
-    some_real = real_features[_subset(len(real), same)]
+    some_real = real_features[some_rows(len(real), same)]
     manifold = precision_recall(some_real, own_features[:same], spec.neighbours)
     near = memorisation(to_float(images[:NEAREST_SAMPLES]), to_float(real))
     latency = _latency(sampler)
-    network = getattr(sampler.flow, "network", None)
+    parts, classes = _subsets(
+        (real_features, real_labels), (own_features, labels), model, partition, spec.neighbours
+    )
     return QualityReport(
         model=model.id,
-        model_type="Flow" if isinstance(model, Flow) else "Generator",
+        model_type=_type_of(model),
         solver=describe_solver(spec.solver),
         fid=frechet_distance(statistics, GaussianStatistics.from_features(own_features)),
-        fid_real=_floor(statistics, real_features, len(images)),
+        fid_real=real_floor(statistics, real_features, len(images)),
         kid=kid.value,
         kid_low=kid.low,
         kid_high=kid.high,
@@ -120,43 +146,96 @@ def measure(
         samples=len(images),
         features=features.id,
         reference=data.id,
-        parameters=count_parameters(network) if network is not None else 0,
-        macs=count_macs(network, model.image) if network is not None else 0,
+        **_costs(model, sampler),
         latency_ms=latency.median_ms,
         latency_p90_ms=latency.p90_ms,
         device=latency.device,
         threads=latency.threads,
-        straightness=_straightness(sampler, seed) if isinstance(model, Flow) else None,
+        routing_us=_routing_us(sampler),
+        straightness=_straightness(sampler, seed) if takes_solver(model) else None,
         nearest_rms=near.median,
         nearest_rms_real=near.real_median,
+        parts=parts,
+        classes=classes,
     )
+
+
+def _type_of(model: Flow | Generator | Fleet) -> Literal["Flow", "Generator", "Fleet"]:
+    if isinstance(model, Fleet):
+        return "Fleet"
+    return "Flow" if isinstance(model, Flow) else "Generator"
+
+
+def _served(model: Flow | Generator | Fleet) -> tuple[int, ...] | None:
+    """Labels of a student of a part; None = all."""
+    if isinstance(model, Fleet) or model.part is None:
+        return None
+    return tuple(label for label, count in enumerate(model.label_counts) if count)
+
+
+def _subsets(
+    real: tuple[Tensor, Tensor | None],
+    own: tuple[Tensor, Tensor | None],
+    model: Flow | Generator | Fleet,
+    partition: Partition | None,
+    neighbours: int,
+) -> tuple[tuple[SubsetQuality, ...], tuple[SubsetQuality, ...]]:
+    """Quality by part and by class; nothing where the samples or the images have no labels."""
+    (real_features, real_labels), (own_features, own_labels) = real, own
+    if real_labels is None or own_labels is None:
+        return (), ()
+    subsets = partition.subsets if partition else getattr(model, "subsets", ())
+    theirs, ours = (real_features, real_labels), (own_features, own_labels)
+    classes = [(label,) for label in range(model.image.classes)]
+    return (
+        subset_qualities(theirs, ours, subsets, neighbours),
+        subset_qualities(theirs, ours, classes, neighbours),
+    )
+
+
+def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
+    """Weights and multiply-adds: of a fleet those of its largest student, and all its weights."""
+    if isinstance(model, Fleet):
+        networks = [parse_network(each.network) for each in model.members]
+        return {
+            "parameters": model.parameters,
+            "parameters_total": model.parameters_total,
+            "macs": max(count_macs(network, model.image) for network in networks),
+        }
+    network = getattr(sampler.flow, "network", None)
+    if network is None:
+        return {"parameters": 0, "parameters_total": 0, "macs": 0}
+    count = count_parameters(network)
+    macs = count_macs(network, model.image)
+    return {"parameters": count, "parameters_total": count, "macs": macs}
+
+
+def _routing_us(sampler: Sampler) -> float | None:
+    """Median time to find the student of one request; None without a fleet."""
+    flow = sampler.flow
+    if not isinstance(flow, RoutedFlow):
+        return None
+    label = torch.zeros(1, dtype=torch.int64)
+    repeats = ROUTED_REQUESTS
+    return 1e3 * measure_latency(lambda: flow.route(label), "cpu", repeats=repeats).median_ms
 
 
 def _draw(
     context: JobContext, sampler: Sampler, spec: EvaluationSettings, seed: int
-) -> tuple[Tensor, float]:
-    """Samples as uint8 (N, C, H, W) on the CPU, and the mean number of evaluations."""
+) -> tuple[Tensor, Tensor | None, float]:
+    """Samples uint8 (N, C, H, W) and labels (N,) on the CPU, and the mean number of evaluations."""
     images: list[Tensor] = []
+    labels: list[Tensor] = []
     nfe, done = 0, 0
     for batch in sampler.draw(seed, spec.samples, spec.batch_size):
         if not bool(batch.images.isfinite().all()):
             raise FloatingPointError(f"samples {done}.. hold NaN or infinity: weights are broken")
         images.append(to_uint8(batch.images).cpu())
+        labels += [] if batch.labels is None else [batch.labels.cpu()]
         nfe += int(batch.nfe.sum())
         done += len(batch.images)
         context.progress(done, spec.samples)
-    return torch.cat(images), nfe / done
-
-
-def _subset(total: int, count: int) -> Tensor:
-    """`count` of `total` numbers, no two alike: data may be sorted by class, so not the first."""
-    return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
-
-
-def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
-    """Fréchet distance of `count` draws with replacement from the real images, seed 0."""
-    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
-    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))
+    return torch.cat(images), torch.cat(labels) if labels else None, nfe / done
 
 
 def _latency(sampler: Sampler) -> Latency:

@@ -9,7 +9,8 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
-from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
 from models.flows.spec import DistanceSpec, L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Distill(TrainingSpec):
+class Distill(PartTrainingSpec):
     """Flow-guided distillation: pairs, and the guide's two-step samples of fresh noise.
 
     L = pair_weight D(x0 + v(x0, 0), x1) + two_step_weight D(x0 + v(x0, 0), target), where the
@@ -29,6 +30,8 @@ class Distill(TrainingSpec):
 
     pairs: Ref[PairSet]
     """Noise-image pairs of the teacher."""
+    part_pairs: bool = True
+    """Whether a student of a part learns from the pairs of its labels only: they are its data."""
     start: Ref[Flow] | None = None
     """Flow whose network and weights the student starts from; null = random weights."""
     network: AnyNetworkSpec | None = None
@@ -79,6 +82,8 @@ class Distill(TrainingSpec):
         network = parse_network(start.network) if start else self.network
         assert network is not None
         flip = pairs.flip_valid if self.flip is None else self.flip
+        labels = self.labels(context, pairs.image.classes)
+        counts = restricted(pairs.label_counts, labels)
         objective = Distillation(
             store=context.store,
             pairs=pairs,
@@ -90,18 +95,22 @@ class Distill(TrainingSpec):
             two_step_times=self.two_step_times,
             distance=self.distance,
             flip=flip,
+            labels=labels if self.part_pairs else None,
+            label_counts=counts,
         )
         trained = train_on_ray(context, self, network, pairs.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
         result = Generator(
             image=pairs.image,
             network=network.model_dump(mode="json"),
-            label_counts=pairs.label_counts,
+            label_counts=counts,
             flip_valid=pairs.flip_valid,
             parameters=trained.parameters,
+            **self.part_of(context),
         )
         if guide is not None:
-            warn_of_weak_guide(context, pairs, guide, result, trained.weights, self.two_step_times)
+            times = self.two_step_times
+            warn_of_weak_guide(context, pairs, guide, result, trained.weights, times, labels)
         return result
 
     def _check_flows(
@@ -123,6 +132,7 @@ class Distill(TrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
+        self.check_part(inputs, "pairs")
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
@@ -134,4 +144,4 @@ class Distill(TrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
-        return Facts(image=known.image, flip_valid=known.flip_valid)
+        return Facts(image=known.image, flip_valid=known.flip_valid, part=self.part)

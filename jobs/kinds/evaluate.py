@@ -1,10 +1,18 @@
-"""Measures the quality and the cost of a flow (with a solver) or of a one-step generator."""
+"""Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport
+from jobs.base.artifacts import (
+    Dataset,
+    FeatureNet,
+    Fleet,
+    Flow,
+    Generator,
+    Partition,
+    QualityReport,
+)
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
@@ -28,14 +36,16 @@ class Evaluate(SeededJobSpec):
     latency.
     """
 
-    model: Ref[Flow | Generator]
+    model: Ref[Flow | Generator | Fleet]
     """What to measure."""
     data: Ref[Dataset]
     """Real images to compare with."""
     features: Ref[FeatureNet]
     """Feature network of the Fréchet and kernel distances."""
+    partition: Ref[Partition] | None = None
+    """Split of the labels by which quality is reported too; null = the fleet's, if it is one."""
     solver: SolverSpec | None = None
-    """How a flow is sampled; must be null for a generator."""
+    """How a flow, or a fleet of flows, is sampled; must be null for one-step generators."""
     samples: int = Field(default=5000, ge=2)
     """Number of samples."""
     batch_size: int = Field(default=500, ge=1)
@@ -46,17 +56,20 @@ class Evaluate(SeededJobSpec):
 
     def run(self, context: JobContext) -> QualityReport:
         from jobs.evaluation.quality import measure
+        from jobs.evaluation.sampling import takes_solver
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
+        partition = context.input(self.partition) if self.partition else None
+        one_step = not takes_solver(model)
         self.expect(
             {
-                "model": Facts(model.image, made=type(model).__name__),
+                "model": Facts(model.image, made=type(model).__name__, one_step=one_step),
                 "data": Facts(data.image, data.count),
                 "features": Facts(features.image),
             }
         )
-        return measure(context, self, model, data, features)
+        return measure(context, self, model, data, features, partition)
 
     def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
         if is_flow:
@@ -64,9 +77,10 @@ class Evaluate(SeededJobSpec):
         return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        made = inputs["model"].made
-        if made and (made == Flow.__name__) == (self.solver is None):
-            raise FieldError("solver", *self._solver_problem(made == Flow.__name__))
+        model = inputs["model"]
+        one_step = model.one_step if model.made == Fleet.__name__ else model.made != Flow.__name__
+        if model.made and one_step is not None and one_step == (self.solver is not None):
+            raise FieldError("solver", *self._solver_problem(not one_step))
         data = inputs["data"]
         for field in ("model", "features"):
             image = inputs[field].image

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
 from jobs.base.context import JobContext
-from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
 from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
 from models.flows.spec import AdversarialSpec, DistanceSpec, L2Distance, UniformTime
-from models.networks.registry import parse_network
+from models.networks.registry import AnyNetworkSpec, parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +36,11 @@ class MatchDistribution(PartTrainingSpec):
 
     teacher: Ref[Flow]
     """The flow whose distribution is wanted."""
-    start: Ref[Flow | Generator]
-    """What the student starts from: a matched teacher, a reflowed student, or a generator."""
+    start: Ref[Flow | Generator] | None = None
+    """What the student starts from: a matched teacher, a reflowed student, or a generator; null =
+    random weights."""
+    network: AnyNetworkSpec | None = None
+    """Architecture of the student where there is no `start`."""
     data: Ref[Dataset]
     """Real images for the score and for `adversarial`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
@@ -69,7 +72,9 @@ class MatchDistribution(PartTrainingSpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.pairs is None and "pair_batch" in self.model_fields_set and self.pair_batch:
+        if (self.start is None) == (self.network is None):
+            raise ValueError("give either start (a model to begin from) or network, not both")
+        if self.pairs is None and self.pair_batch is not None:
             raise ValueError("pair_batch needs pairs: name the teacher's, or leave it out")
         return self
 
@@ -81,19 +86,21 @@ class MatchDistribution(PartTrainingSpec):
         from jobs.storage.weights import save_weights
         from jobs.training.ray_train import train_on_ray
 
-        teacher, start = context.input(self.teacher), context.input(self.start)
+        teacher = context.input(self.teacher)
+        start = context.input(self.start) if self.start else None
         self.expect(self._known(context))
         labels = self.labels(context, teacher.image.classes)
         objective = self._objective(context, labels)
         self._warn_of_small_critic(context, teacher, objective.fake)
-        network = parse_network(start.network)
+        network = parse_network(start.network) if start else self.network
+        assert network is not None
         trained = train_on_ray(context, self, network, teacher.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
         self._tell(context, trained.scores)
         return Generator(
             image=teacher.image,
             network=network.model_dump(mode="json"),
-            t_start=start.t_start,
+            t_start=objective.t_start,
             label_counts=objective.label_counts,
             flip_valid=teacher.flip_valid,
             parameters=trained.parameters,
@@ -113,7 +120,7 @@ class MatchDistribution(PartTrainingSpec):
         if self.pairs is not None:
             size = self.pair_batch or self.batch_size
             pairs = PairTerm(context.input(self.pairs), self.pair_weight, size, self.distance)
-        t_start = context.input(self.start).t_start
+        t_start = context.input(self.start).t_start if self.start else 0.0
         features = context.input(self.features) if self.features else None
         judge = Judge(
             context.store, data, features, labels, counts, teacher.image, t_start,
@@ -195,7 +202,9 @@ class MatchDistribution(PartTrainingSpec):
                     "use models and pairs of the same image shape and classes",
                 )
         self._check_data(inputs)
-        if inputs["start"].closed_form:
+        if known.image is not None and self.network is not None:
+            check_network(self.network, known.image)
+        if self.start is not None and inputs["start"].closed_form:
             what = f"'{self.start.job}' is the closed form of a data set, which has no weights"
             raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
         fake = self.fake or self.teacher

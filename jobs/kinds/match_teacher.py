@@ -1,4 +1,4 @@
-"""Teaches a smaller network the teacher's velocity: the start of distribution matching (stage 0)."""
+"""Teaches a smaller network the teacher's velocity: stage 0 of distribution matching."""
 
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class MatchTeacher(PartTrainingSpec):
     time: TimeDensity = UniformTime()
     """Density of the flow times trained on."""
     flip: bool | None = None
-    """Whether to mirror every other image; null = where the teacher's mirrored samples are valid."""
+    """Whether to mirror every other image; null = where the teacher declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
         from jobs.storage.weights import save_weights

@@ -128,8 +128,6 @@ class SplitConditions(SeededJobSpec):
 
     def _check_conditions(self, conditions: int, counts: tuple[int, ...]) -> None:
         """Checks the request against the labels that there are."""
-        from models.partition import check_subsets
-
         assert self.data is not None
         if conditions == 0:
             what = f"'{self.data.job}' has no labels, so there is nothing to split"
@@ -139,6 +137,8 @@ class SplitConditions(SeededJobSpec):
             raise FieldError("count", what, f"ask for at most {conditions} parts")
         if self.subsets is None:
             return
+        from models.partition import check_subsets
+
         try:
             check_subsets(self.subsets, conditions)
         except ValueError as error:

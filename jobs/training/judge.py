@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from jobs.base.artifacts import Dataset, FeatureNet
 from jobs.base.seeds import derive_seed
 from jobs.evaluation.quality import Features, open_features
+from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
 from jobs.storage.tensors import to_float, to_uint8
-from jobs.training.part_images import load_part
 from models import counter_random
 from models.counter_random import Stream
 from models.flows.flow import NetworkFlow

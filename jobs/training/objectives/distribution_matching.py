@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from jobs.base.artifacts import Dataset, Flow, PairSet
 from jobs.base.seeds import derive_seed
 from jobs.storage.flows import open_flow
+from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
 from jobs.storage.tensors import to_float
 from jobs.training.draws import Draws, mirror
 from jobs.training.judge import Judge
 from jobs.training.objective import Companion, Objective, Share
 from jobs.training.pair_source import PairSource
-from jobs.training.part_images import load_part
 from models.counter_random import Stream
 from models.critics import Critic, critic_loss, deception_loss
 from models.flows.distance import distance, squared_distance
