@@ -100,9 +100,9 @@ def _changed(spec: JobSpec, **changes: object) -> JobSpec:
 def build(seeds: Sequence[int], storage: str) -> Pipeline:
     """The whole benchmark as one pipeline."""
     base = load_pipeline(CONFIG).pipeline
-    jobs: dict[str, JobSpec] = {name: base.jobs[name] for name in SHARED}
+    jobs: dict[str, JobSpec] = {name: base.specs[name] for name in SHARED}
     for seed in seeds:
-        made = variants(base.jobs, seed)
+        made = variants(base.specs, seed)
         for name, spec in made.items():
             own = {
                 field: f"{value.job}-{seed}"

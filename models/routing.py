@@ -11,7 +11,7 @@ from torch import nn
 
 from models.flows.flow import Flow
 from models.partition import check_subsets
-from models.shapes import Int, Tensor
+from models.shapes import Float, Int, Tensor
 
 
 class RoutedFlow(Flow):
@@ -42,6 +42,10 @@ class RoutedFlow(Flow):
         self._flows = tuple(members)
         member_of = {label: at for at, subset in enumerate(subsets) for label in subset}
         self._member_of = tuple(member_of[label] for label in range(image.classes))
+
+    def enter(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The point at t_start that noise stands for, which is the same for all members."""
+        return self._flows[0].enter(x0)
 
     def route(self, label: Int[Tensor, " b"]) -> list[tuple[int, Tensor | slice]]:
         """Members that a batch needs, and the rows of each.

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, UInt8
 else:
     try:
-        from jaxtyping import Bool, Float, Int
+        from jaxtyping import Bool, Float, Int, UInt8
     except ImportError:
 
         class _Annotation:
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 
-        Bool = Float = Int = _Annotation
+        Bool = Float = Int = UInt8 = _Annotation
 
-__all__ = ["Bool", "Float", "Int", "Tensor"]
+__all__ = ["Bool", "Float", "Int", "Tensor", "UInt8"]

@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.groups import Group
     from orchestrator.pipeline import Pipeline, load_pipeline
     from orchestrator.submission import Submission, submit
 
-__all__ = ["Pipeline", "Submission", "load_pipeline", "submit"]
+__all__ = ["Group", "Pipeline", "Submission", "load_pipeline", "submit"]
 
 _HOMES = {
+    "Group": "orchestrator.groups",
     "Pipeline": "orchestrator.pipeline",
     "load_pipeline": "orchestrator.pipeline",
     "Submission": "orchestrator.submission",

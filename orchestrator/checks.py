@@ -5,52 +5,35 @@ what its fields say; only what is known of results is not followed through it.
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from jobs.base.errors import UserError
-from jobs.base.refs import Ref
 from jobs.base.registry import kind_names, kind_of, load_kind
-from jobs.base.spec import JobSpec, output_type
+from jobs.base.spec import JobSpec, many_ref_fields, output_type
+from orchestrator.expansion import Expansion, expand
 from orchestrator.fields import Subject
 from orchestrator.graph import (
     cycles,
     expectations,
-    links_of,
+    field_path,
     reachable,
     ref_fields,
     topological_order,
     users_in,
 )
-from orchestrator.messages import (
-    NAME_PATTERN,
-    NAME_RULE,
-    explain,
-    name_fix,
-    shown,
-    truth_mistakes,
-)
+from orchestrator.messages import explain, shown, truth_mistakes
 from orchestrator.problems import Mistake, listed
+from orchestrator.references import Link, links_in, with_links
+from orchestrator.telling import told_once
 
 MAX_SEARCHES = 50
 """References for which the jobs that would do are searched: it takes a walk over the graph."""
-
-
-class Link(NamedTuple):
-    """A field that names a job, right or wrong."""
-
-    job: str
-    field: str
-    source: str
-    """The name given."""
-    accepted: tuple[type, ...]
-    """Handle types that the field takes."""
 
 
 @dataclass
@@ -58,12 +41,16 @@ class CheckedJobs:
     """What the check of the jobs found.
 
     Args:
-        specs: jobs whose own fields are right.
+        made: every job by itself.
+        written: specs of jobs whose own fields are right, as written.
+        specs: the same with every reference naming the job that it means.
         kinds: spec class of each job whose kind is known.
         links: every reference.
         mistakes: everything that is wrong.
     """
 
+    made: Expansion
+    written: dict[str, JobSpec] = field(default_factory=dict)
     specs: dict[str, JobSpec] = field(default_factory=dict)
     kinds: dict[str, type[JobSpec]] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
@@ -74,25 +61,22 @@ def check_jobs(jobs: Mapping[str, Any]) -> CheckedJobs:
     """Checks each job, then the references between them, then what is known of their results.
 
     Args:
-        jobs: name -> spec, or plain data with `kind`.
+        jobs: name -> spec or group, or plain data of one.
     """
-    checked = CheckedJobs()
-    for name, value in jobs.items():
-        if not re.fullmatch(NAME_PATTERN, str(name)):
-            what = f"a job's name must be {NAME_RULE}, not {shown(name)}"
-            checked.mistakes.append(Mistake(("jobs", name), what, name_fix(str(name))))
-        _read_job(str(name), value, checked)
-    names = [str(name) for name in jobs]
-    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+    checked = CheckedJobs(expand(jobs))
+    for name, value in checked.made.jobs.items():
+        _read_job(name, value, checked)
+    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.made.jobs}
     for link in checked.links:
-        if link.source in edges and link.source != link.job:
-            edges[link.job].append((link.field, link.source))
-    users = users_in(edges)
-    checked.mistakes += _link_mistakes(checked, names, users)
+        if link.source in edges and link.source != link.job and not link.what:
+            edges[link.job].append((link.place, link.source))
+    checked.mistakes += _link_mistakes(checked, users_in(edges))
     checked.mistakes += _cycle_mistakes(edges)
     wrong = {str(mistake.path[1]) for mistake in checked.mistakes}
+    wrong |= {link.job for link in checked.links if not link.source}
     sound = {name: spec for name, spec in checked.specs.items() if name not in wrong}
     checked.mistakes += expectations(sound, edges, topological_order(edges))[1]
+    checked.mistakes = [*checked.made.mistakes, *told_once(checked.mistakes, checked.made)]
     return checked
 
 
@@ -106,6 +90,9 @@ def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
         checked.mistakes += [mistake] if mistake else []
         return
     fields = {str(key): item for key, item in value.items() if key != "kind"}
+    if "for_each" in fields and "for_each" not in cls.model_fields:
+        del fields["for_each"]
+        checked.mistakes.append(_lone_for_each(name))
     subject = Subject(cls, fields, ("jobs", name), f"job '{name}': ", value["kind"])
     checked.kinds[name] = cls
     try:
@@ -113,29 +100,39 @@ def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
     except ValidationError as error:
         checked.mistakes += explain(error, subject)
         given = {key: fields.get(key) for key in ref_fields(cls)}
-        links = [(key, _named(item)) for key, item in given.items() if _named(item)]
+        checked.links += links_in(name, given, cls, checked.made)
     else:
-        checked.specs[name] = spec
-        links = links_of(spec)
+        _keep(name, spec, checked)
     told = {mistake.path for mistake in checked.mistakes}
     checked.mistakes += [one for one in truth_mistakes(subject) if one.path not in told]
-    checked.links += [Link(name, key, job, ref_fields(cls)[key]) for key, job in links]
+
+
+def _lone_for_each(name: str) -> Mistake:
+    what = f"job '{name}' has a for_each, which belongs to a group of jobs"
+    fix = f"write '{name}: {{for_each: ..., jobs: {{NAME: {{kind: ...}}}}}}'"
+    return Mistake(("jobs", name, "for_each"), what, fix)
+
+
+def _keep(name: str, spec: JobSpec, checked: CheckedJobs) -> None:
+    """Keeps a spec that is right, and what it refers to."""
+    kind = type(spec)
+    links = links_in(
+        name, {key: getattr(spec, key) for key in ref_fields(kind)}, kind, checked.made
+    )
+    checked.written[name] = spec
+    checked.specs[name] = with_links(spec, links)
+    checked.links += links
 
 
 def _add_spec(name: str, spec: JobSpec, checked: CheckedJobs) -> None:
-    cls = type(spec)
     try:
         kind_of(spec)
     except TypeError as error:
         fix = "put it into the entry-point group 'slimctl.kinds' of an installed package"
         checked.mistakes.append(Mistake(("jobs", name), f"job '{name}': {error}", fix))
         return
-    checked.kinds[name], checked.specs[name] = cls, spec
-    checked.links += [Link(name, key, job, ref_fields(cls)[key]) for key, job in links_of(spec)]
-
-
-def _named(value: Any) -> str:
-    return value.job if isinstance(value, Ref) else value if isinstance(value, str) else ""
+    checked.kinds[name] = type(spec)
+    _keep(name, spec, checked)
 
 
 def _kind_class(name: str, value: Any) -> tuple[type[JobSpec] | None, Mistake | None]:
@@ -164,23 +161,32 @@ def _kinds_fix() -> str:
     return f"add 'kind: ...', one of {', '.join(kind_names())}"
 
 
-def _link_mistakes(
-    checked: CheckedJobs, names: list[str], users: Mapping[str, list[str]]
-) -> Iterator[Mistake]:
+def _link_mistakes(checked: CheckedJobs, users: Mapping[str, list[str]]) -> Iterator[Mistake]:
     searches = 0
     for link in checked.links:
-        what = _wrong_link(link, checked, users)
-        if what:
+        what, fix = _wrong_link(link, checked, users), link.fix
+        if what and not fix:
             searches += 1
-            fix = f"name a job that makes {_types(link.accepted)}"
-            if searches <= MAX_SEARCHES:
-                fix = _link_fix(link, checked, names, users)
-            yield Mistake(("jobs", link.job, link.field), what, fix, "value")
+            accepted = _types(_accepted(link, checked))
+            few = searches <= MAX_SEARCHES
+            fix = _link_fix(link, checked, users) if few else f"name a job that makes {accepted}"
+        if what:
+            yield Mistake(field_path(link.job, link.written), what, fix, "value")
+
+
+def _accepted(link: Link, checked: CheckedJobs) -> tuple[type, ...]:
+    """Handle types that the field of a reference takes."""
+    return ref_fields(checked.kinds[link.job])[link.place.partition(".")[0]]
 
 
 def _wrong_link(link: Link, checked: CheckedJobs, known: Iterable[str]) -> str:
     """What is wrong with a reference; "" if nothing is."""
-    job, name, source, accepted = link
+    job, source, accepted = link.job, link.source, _accepted(link, checked)
+    name = link.place.partition(".")[0]
+    if link.what:
+        return f"job '{job}' needs '{source}' as {name}, but {link.what}"
+    if not source:
+        return ""
     if source == job:
         return f"job '{job}' needs its own result as {name}"
     if source not in known:
@@ -194,27 +200,40 @@ def _wrong_link(link: Link, checked: CheckedJobs, known: Iterable[str]) -> str:
     return ""
 
 
-def _link_fix(
-    link: Link, checked: CheckedJobs, names: list[str], users: Mapping[str, list[str]]
-) -> str:
+def _link_fix(link: Link, checked: CheckedJobs, users: Mapping[str, list[str]]) -> str:
     """Jobs that would do: they make the right thing and do not need the job themselves."""
     later = {link.job, *reachable(link.job, users)}
-    fitting = [name for name in names if name not in later and _may_make(link, checked, name)]
+    accepted = _accepted(link, checked)
+    sure: dict[str, str] = {}
+    unsure: dict[str, str] = {}
+    for name in users:
+        cls = checked.kinds.get(name)
+        if name not in later and (cls is None or issubclass(output_of(cls), accepted)):
+            call = _call(name, link, checked)
+            (unsure if cls is None else sure).setdefault(*call)
+    fitting = [name for name in sure.values() if name]
     if link.source not in users:
-        close = difflib.get_close_matches(link.source, fitting, n=1, cutoff=0.5)
+        known = [*fitting, *filter(None, unsure.values())]
+        close = difflib.get_close_matches(link.source, known, n=1, cutoff=0.5)
         if close:
             return f"did you mean '{close[0]}'?"
-    fitting = [name for name in fitting if name in checked.kinds]
     if fitting:
         return f"use {listed(fitting)}"
-    kinds = [name for name in kind_names() if issubclass(output_of(load_kind(name)), link.accepted)]
+    kinds = [name for name in kind_names() if issubclass(output_of(load_kind(name)), accepted)]
     kind = f" (kind: {' or '.join(kinds)})" if kinds else ""
-    return f"add a job that makes {_types(link.accepted)}{kind}"
+    return f"add a job that makes {_types(accepted)}{kind}"
 
 
-def _may_make(link: Link, checked: CheckedJobs, name: str) -> bool:
-    cls = checked.kinds.get(name)
-    return cls is None or issubclass(output_of(cls), link.accepted)
+def _call(name: str, link: Link, checked: CheckedJobs) -> tuple[str, str]:
+    """What a job has in common with those like it, and how `link` would name it; "" = not."""
+    origin, user = checked.made.origins.get(name), checked.made.origins.get(link.job)
+    if origin is None:
+        return name, name
+    if user is not None and origin.group == user.group:
+        beside = origin.iteration == user.iteration
+        return (origin.member, origin.member) if beside else (name, "")
+    many = link.place.partition(".")[0] in many_ref_fields(checked.kinds[link.job])
+    return origin.short, origin.short if many else name
 
 
 def _cycle_mistakes(edges: Mapping[str, list[tuple[str, str]]]) -> Iterator[Mistake]:
@@ -223,7 +242,7 @@ def _cycle_mistakes(edges: Mapping[str, list[tuple[str, str]]]) -> Iterator[Mist
         first = min(range(len(found) - 1), key=lambda number: rank[found[number]])
         circle = [*found[first:-1], *found[: first + 1]]
         fields = [
-            next(field for field, source in edges[job] if source == following)
+            next(field for field, source in edges[job] if source == following).partition(".")[0]
             for job, following in pairwise(circle)
         ]
         what = f"job '{circle[0]}' needs its own result in the end: {' -> '.join(circle)}"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
 from jobs.base.keys import artifact_id, job_key
-from jobs.base.refs import Ref, ref_types
+from jobs.base.refs import ref_types, refs_in
 from jobs.base.spec import BY_CONTENT, JobSpec, output_type
-from orchestrator.problems import Mistake, raise_problems
+from orchestrator.problems import Mistake, Path
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import Pipeline
@@ -53,7 +53,7 @@ class Graph:
     @classmethod
     def of(cls, pipeline: "Pipeline") -> "Graph":
         """The graph of a checked pipeline."""
-        edges = {name: links_of(spec) for name, spec in pipeline.jobs.items()}
+        edges = {name: links_of(spec) for name, spec in pipeline.specs.items()}
         return cls(edges, tuple(topological_order(edges)), users_in(edges))
 
     def inputs(self, job: str) -> tuple[str, ...]:
@@ -81,9 +81,11 @@ def ref_fields(kind: type[JobSpec]) -> Mapping[str, tuple[type, ...]]:
 
 
 def links_of(spec: JobSpec) -> list[tuple[str, str]]:
-    """(field, job) for each reference of a spec."""
-    held = ((name, getattr(spec, name)) for name in ref_fields(type(spec)))
-    return [(name, value.job) for name, value in held if isinstance(value, Ref)]
+    """(field, job) for each reference of a spec; `students.0` in a field that names many."""
+    fields = ref_fields(type(spec))
+    return [
+        (place, ref.job) for name in fields for place, ref in refs_in(name, getattr(spec, name))
+    ]
 
 
 def sources_of(edges: Edges, job: str) -> tuple[str, ...]:
@@ -180,9 +182,15 @@ def expectations(
     return facts, mistakes
 
 
+def field_path(job: str, field: str) -> Path:
+    """Path of a field, dotted for nested ones and with numbers for items of a list."""
+    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
+    return ("jobs", job, *parts)
+
+
 def field_mistake(job: str, error: FieldError) -> Mistake:
     """The mistake behind a FieldError of a job."""
-    path = ("jobs", job, *error.field.split("."))
+    path = field_path(job, error.field)
     what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
     told = what.startswith(error.field.rpartition(".")[2])
     what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
@@ -191,8 +199,8 @@ def field_mistake(job: str, error: FieldError) -> Mistake:
 
 def known_facts(pipeline: "Pipeline", graph: Graph) -> dict[str, Facts]:
     """What is known of each job's result before anything runs."""
-    facts, mistakes = expectations(pipeline.jobs, graph.edges, graph.order)
-    raise_problems(mistake.at(pipeline.places) for mistake in mistakes)
+    facts, mistakes = expectations(pipeline.specs, graph.edges, graph.order)
+    pipeline.tell(mistakes)
     return facts
 
 
@@ -210,7 +218,7 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
     found: dict[str, ArtifactIdentity] = {}
     mistakes: list[Mistake] = []
     for name in graph.order:
-        spec, inputs = pipeline.jobs[name], graph.inputs(name)
+        spec, inputs = pipeline.specs[name], graph.inputs(name)
         try:
             fingerprint = spec.fingerprint()
         except (UserError, OSError) as error:
@@ -220,11 +228,13 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
             ids = {source: found[source].id for source in inputs}
             key = job_key(spec, ids, fingerprint)
             found[name] = ArtifactIdentity(key, artifact_id(spec, key), fingerprint)
-    raise_problems(mistake.at(pipeline.places) for mistake in mistakes)
+    pipeline.tell(mistakes)
     return found
 
 
-def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None) -> None:
+def preflight(
+    pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None
+) -> dict[str, Facts]:
     """Reads outside input before anything starts, and checks the jobs against what it holds.
 
     Args:
@@ -232,13 +242,16 @@ def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = N
         graph: of that pipeline.
         only: jobs that are going to run; None = all.
 
+    Returns:
+        What is then known of each job's result.
+
     Raises:
         PipelineProblems: that input cannot be used, or not by the jobs that need it.
     """
     mistakes: list[Mistake] = []
     read: dict[str, Facts] = {}
-    for name in pipeline.jobs if only is None else only:
-        spec = pipeline.jobs[name]
+    for name in pipeline.specs if only is None else only:
+        spec = pipeline.specs[name]
         try:
             found = spec.preflight()
         except FieldError as error:
@@ -247,8 +260,9 @@ def preflight(pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = N
             mistakes.append(_outside_mistake(name, spec, error))
         else:
             read |= {name: found} if found else {}
-    mistakes += expectations(pipeline.jobs, graph.edges, graph.order, read)[1]
-    raise_problems(mistake.at(pipeline.places) for mistake in mistakes)
+    facts, found_wrong = expectations(pipeline.specs, graph.edges, graph.order, read)
+    pipeline.tell([*mistakes, *found_wrong])
+    return facts
 
 
 def _outside_mistake(job: str, spec: JobSpec, error: UserError | OSError) -> Mistake:

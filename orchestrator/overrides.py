@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from jobs.base.errors import UserError
 from jobs.base.registry import load_kind, nearest
 from orchestrator.document import Document
+from orchestrator.expansion import is_group
 from orchestrator.fields import Subject, fields_at
 from orchestrator.messages import shown
 from orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
@@ -21,6 +22,8 @@ from orchestrator.yaml_tree import Node, parse_yaml
 
 MAX_SHOWN = 80
 """Characters of an override that a message repeats."""
+JOB_PARTS = 2
+GROUP_JOB_PARTS = 4
 
 
 class _RefusedError(Exception):
@@ -94,16 +97,27 @@ def _path(root: Node, parts: Sequence[str]) -> Path:
 
 
 def _check_job(document: Document, path: Path, value: Node) -> None:
-    """Refuses a job that the file lacks, unless the value is all of it."""
-    jobs = document.node(("jobs",))
+    """Refuses a job that the file or a group of it lacks, unless the value is all of it."""
+    end = _job_end(document, path)
+    jobs = document.node(path[: end - 1])
     known = jobs.value if jobs and isinstance(jobs.value, Mapping) else {}
-    if len(path) < 2 or path[0] != "jobs" or path[1] in known:
+    if len(path) < end or path[0] != "jobs" or path[end - 1] in known:
         return
-    is_whole = len(path) == 2 and isinstance(value.value, Mapping)
+    is_whole = len(path) == end and isinstance(value.value, Mapping)
     if not is_whole:
-        new = f"a new job needs a whole mapping: --set 'jobs.{path[1]}={{kind: ...}}'"
-        fix = f"{nearest(str(path[1]), known)}; {new}" if known else new
-        raise _RefusedError(f"there is no job '{path[1]}'", fix)
+        name, where = str(path[end - 1]), dotted(path[:end])
+        new = f"a new job needs a whole mapping: --set '{where}={{kind: ...}}'"
+        fix = f"{nearest(name, known)}; {new}" if known else new
+        group = f" in the group '{path[1]}'" if end > JOB_PARTS else ""
+        raise _RefusedError(f"there is no job '{name}'{group}", fix)
+
+
+def _job_end(document: Document, path: Path) -> int:
+    """Number of parts of the path to a job: `jobs.student`, or `jobs.students.jobs.student`."""
+    node = document.node(path[:JOB_PARTS])
+    here = node.plain() if node is not None and len(path) > JOB_PARTS else None
+    inside = path[JOB_PARTS:][:1] == ("jobs",) and is_group(here)
+    return GROUP_JOB_PARTS if inside and len(path) >= GROUP_JOB_PARTS else JOB_PARTS
 
 
 def _with_parent(document: Document, path: Path, key: str | int, place: Place) -> Document:
@@ -120,16 +134,17 @@ def _with_parent(document: Document, path: Path, key: str | int, place: Place) -
 
 def _default(document: Document, path: Path) -> Any:
     """What the spec has at a path that the file leaves out, as plain data; {} if nothing."""
-    job = document.node(path[:2])
+    end = _job_end(document, path)
+    job = document.node(path[:end])
     kind = job.child("kind") if job is not None and path[0] == "jobs" else None
-    if job is None or kind is None or len(path) < 3:
+    if job is None or kind is None or len(path) <= end:
         return {}
     try:
         model = load_kind(str(kind.value))
     except UserError:
         return {}
     subject = Subject(model, job.plain())
-    info = fields_at(subject, _indexed(document, path)[2:-1]).get(str(path[-1]))
+    info = fields_at(subject, _indexed(document, path)[end:-1]).get(str(path[-1]))
     default = info.get_default(call_default_factory=True) if info else None
     if isinstance(default, BaseModel):
         return default.model_dump(mode="json")

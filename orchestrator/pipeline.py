@@ -5,8 +5,8 @@ file, unreadable images) is still reported with `file:line`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -26,9 +26,11 @@ from pydantic import (
 from jobs.base.registry import kind_of
 from jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
 from models.spec import Spec
-from orchestrator.checks import check_jobs
+from orchestrator.checks import CheckedJobs, check_jobs
 from orchestrator.document import Document, parse_document, read_document
+from orchestrator.expansion import Expansion
 from orchestrator.fields import Subject, types_in
+from orchestrator.groups import Group
 from orchestrator.messages import NAME_PATTERN, explain
 from orchestrator.overrides import apply_overrides, override_place
 from orchestrator.problems import (
@@ -39,6 +41,8 @@ from orchestrator.problems import (
     Places,
     raise_problems,
 )
+from orchestrator.spelling import spelt_out
+from orchestrator.telling import told_once
 from orchestrator.yaml_tree import Node
 from orchestrator.yaml_writer import yaml_text
 
@@ -63,20 +67,48 @@ class Pipeline(Spec):
     """MLflow URI; null = SQLite file in a local storage, off for a remote one."""
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     """Seed of the jobs that name none."""
-    jobs: Mapping[str, SerializeAsAny[JobSpec]]
-    """Job name -> what it does."""
+    jobs: Mapping[str, SerializeAsAny[JobSpec | Group]]
+    """Name -> a job, or a group of jobs, as written."""
 
     _places: Places = PrivateAttr(default_factory=DottedPlaces)
+    _made: Expansion = PrivateAttr(default_factory=Expansion)
 
-    def model_post_init(self, context: Any) -> None:
-        """Keeps the places that the pipeline was validated with."""
-        if isinstance(context, Places):
-            self._places = context
+    @property
+    def specs(self) -> Mapping[str, JobSpec]:
+        """Every job by itself, those of groups too: name -> spec."""
+        return self._made.jobs
+
+    @property
+    def made(self) -> Expansion:
+        """Every job by itself, and where it is from."""
+        return self._made
 
     @property
     def places(self) -> Places:
         """Where each path of the pipeline was written."""
         return self._places
+
+    def tell(self, mistakes: Iterable[Mistake]) -> None:
+        """Raises what is wrong with the jobs, at the places where they were written.
+
+        Raises:
+            PipelineProblems: there are mistakes.
+        """
+        raise_problems(mistake.at(self._places) for mistake in told_once(mistakes, self._made))
+
+    def with_jobs(
+        self, jobs: Mapping[str, JobSpec | Group], specs: Mapping[str, JobSpec]
+    ) -> "Pipeline":
+        """A copy with other settings of the same jobs.
+
+        Args:
+            jobs: as written.
+            specs: every job by itself.
+        """
+        copy = self.model_copy(update={"jobs": jobs})
+        groups = {name: job for name, job in jobs.items() if isinstance(job, Group)}
+        copy._made = replace(self._made, jobs=dict(specs), groups=groups)  # noqa: SLF001
+        return copy
 
     @model_validator(mode="wrap")
     @classmethod
@@ -86,32 +118,41 @@ class Pipeline(Spec):
         if isinstance(data, cls):
             return data
         places = info.context if isinstance(info.context, Places) else DottedPlaces()
-        data, mistakes = _with_specs(data)
+        data, checked = _with_specs(data)
+        mistakes = checked.mistakes
         try:
             pipeline = handler(data)
         except ValidationError as error:
             given = data if isinstance(data, Mapping) else {}
             mistakes = [*explain(error, Subject(cls, given)), *mistakes]
         raise_problems(mistake.at(places) for mistake in mistakes)
+        pipeline._places = places  # noqa: SLF001  (of this class)
+        pipeline._made = replace(checked.made, jobs=dict(checked.specs))  # noqa: SLF001
         return pipeline
 
     @field_serializer("jobs")
-    def _with_kinds(self, jobs: Mapping[str, JobSpec]) -> dict[str, Any]:
-        return {
-            name: {"kind": kind_of(spec), **spec.model_dump(mode="json")}
-            for name, spec in jobs.items()
-        }
+    def _with_kinds(self, jobs: Mapping[str, JobSpec | Group]) -> dict[str, Any]:
+        return {name: _as_data(job) for name, job in jobs.items()}
 
 
-def _with_specs(data: Any) -> tuple[Any, list[Mistake]]:
+def _as_data(job: JobSpec | Group) -> dict[str, Any]:
+    data = job.model_dump(mode="json")
+    return data if isinstance(job, Group) else {"kind": kind_of(job), **data}
+
+
+def _with_specs(data: Any) -> tuple[Any, CheckedJobs]:
     """The fields of a pipeline with those jobs that are right as specs, and what is wrong."""
     jobs = data.get("jobs", ...) if isinstance(data, Mapping) else ...
     if isinstance(jobs, Mapping) and jobs:
         checked = check_jobs(jobs)
-        return {**data, "jobs": checked.specs}, checked.mistakes
+        right = {**checked.written, **checked.made.groups}
+        written = {str(name): right[str(name)] for name in jobs if str(name) in right}
+        return {**data, "jobs": written}, checked
+    empty = CheckedJobs(Expansion())
     if jobs is None or jobs == {}:
-        return {**data, "jobs": {}}, [NO_JOBS]
-    return data, []
+        empty.mistakes.append(NO_JOBS)
+        return {**data, "jobs": {}}, empty
+    return data, empty
 
 
 @dataclass(frozen=True)
@@ -180,10 +221,16 @@ def resolve(pipeline: Pipeline) -> Pipeline:
 
     A job that draws and names no seed gets the pipeline's. Fields that hold a path become
     absolute if something is there, `~` being the home folder; other values of such fields stay,
-    and so do words that the field names in a `Literal`.
+    and so do words that the field names in a `Literal`. Groups stay groups.
     """
-    jobs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.jobs.items()}
-    return pipeline.model_copy(update={"jobs": jobs})
+    specs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.specs.items()}
+    jobs = {
+        name: spelt_out(name, job, specs, pipeline.made)
+        if isinstance(job, Group)
+        else _resolved(job, pipeline.seed)
+        for name, job in pipeline.jobs.items()
+    }
+    return pipeline.with_jobs(jobs, specs)
 
 
 def _resolved(spec: JobSpec, seed: int) -> JobSpec:

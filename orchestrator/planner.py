@@ -21,7 +21,7 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
     planned: list[PlannedJob] = []
     actions: dict[str, Action] = {}
     for name in graph.order:
-        spec = pipeline.jobs[name]
+        spec = pipeline.specs[name]
         identity = ids[name]
         action, reason = _decide(store, identity.id, [actions[i] for i in graph.inputs(name)])
         actions[name] = action

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from jobs.base.artifacts import QualityReport
+from jobs.base.artifacts import FidProtocol, QualityReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from orchestrator.status import RunStatus
@@ -66,6 +66,24 @@ def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:
         )
         for name, report in reports.items()
     ]
+
+
+def protocol_notes(reports: dict[str, QualityReport]) -> list[str]:
+    """What the table's FIDs are, where that is not plain: of several draws, or not comparable."""
+    notes = [
+        f"{name}: lowest FID of {len(report.fids)} draws; mean {report.fid_mean:.2f}"
+        for name, report in reports.items()
+        if len(report.fids) > 1
+    ]
+    groups: dict[FidProtocol | None, list[str]] = {}
+    for name, report in reports.items():
+        groups.setdefault(report.protocol, []).append(name)
+    if len(groups) > 1:
+        kinds = "; ".join(", ".join(names) for names in groups.values())
+        notes.append(
+            f"FIDs compare only within a group (unlike features, reference or samples): {kinds}"
+        )
+    return notes
 
 
 def short_count(number: float) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 BLOCK_LEVELS = 3
-"""Levels of mappings with one key per line: the pipeline, its jobs, their fields."""
+"""Levels of mappings with one key per line: the pipeline, its jobs, their fields; and where a group
+has jobs, those and their fields."""
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _NOT_TEXT = {"null", "true", "false", ".inf", ".nan"}
@@ -18,15 +19,16 @@ _NOT_TEXT = {"null", "true", "false", ".inf", ".nan"}
 
 def yaml_text(data: Mapping[str, Any]) -> str:
     """A mapping as a YAML document."""
-    return "".join(f"{line}\n" for line in _lines(data, 0))
+    return "".join(f"{line}\n" for line in _lines(data, 0, BLOCK_LEVELS))
 
 
-def _lines(data: Mapping[str, Any], level: int) -> Iterator[str]:
+def _lines(data: Mapping[str, Any], level: int, blocks: int) -> Iterator[str]:
     indent = "  " * level
     for key, value in data.items():
-        if isinstance(value, Mapping) and value and level + 1 < BLOCK_LEVELS:
+        more = level + BLOCK_LEVELS if key == "jobs" else blocks
+        if isinstance(value, Mapping) and value and level + 1 < more:
             yield f"{indent}{_scalar(key)}:"
-            yield from _lines(value, level + 1)
+            yield from _lines(value, level + 1, more)
         else:
             yield f"{indent}{_scalar(key)}: {_flow(value)}"
 

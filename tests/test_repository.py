@@ -1,6 +1,7 @@
 """Rules that hold for the whole repository."""
 
 import ast
+import io
 import json
 import os
 import pickle
@@ -11,14 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 from jobs.base import errors
 from jobs.base.facts import FieldError
+from models.networks.presets import PRESETS
 from models.spec import Spec
 from orchestrator import problems
 from orchestrator.graph import Graph, preflight
-from orchestrator.pipeline import load_pipeline, resolve
+from orchestrator.pipeline import Pipeline, load_pipeline, resolve
 from orchestrator.problems import PipelineProblems, Problem
 
 ROOT = Path(__file__).parents[1]
@@ -44,29 +49,85 @@ def test_there_is_something_to_look_at():
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Forty labelled images, in place of a user's."""
-    file = tmp_path_factory.mktemp("images") / "images.npz"
+def files(tmp_path_factory) -> Path:
+    """Forty labelled images and empty weight files, in place of a user's."""
+    folder = tmp_path_factory.mktemp("files")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    np.savez(file, images=pixels, labels=np.arange(40) % 4)
-    return file
+    content = []
+    for image in pixels:
+        held = io.BytesIO()
+        Image.fromarray(image).save(held, "PNG")
+        content.append({"bytes": held.getvalue(), "path": None})
+    table = pyarrow.table({"image": content, "label": np.arange(40) % 4})
+    (folder / "images").mkdir()
+    parquet.write_table(table, folder / "images" / "train.parquet")
+    for name in ("inception.pth", "vgg16.pth", "linear.pth"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+PATHS = {
+    "jobs.data.source": "images",
+    "jobs.features.weights": "inception.pth",
+    "jobs.one_step.distance.weights": "vgg16.pth",
+    "jobs.one_step.distance.linear": "linear.pth",
+}
+"""Fields that name files of the user, and what is put there."""
+PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
+
+
+def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipeline:
+    named = [] if "slimflow" in config.name else ["jobs.data.source"]
+    named = list(PATHS) if config.name in PAPER else named
+    overrides = [f"{name}={files / PATHS[name]}" for name in named]
+    return resolve(load_pipeline(config, [*overrides, *more], str(storage)).pipeline)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=short)
-def test_every_config_is_right(config, images, tmp_path):
+def test_every_config_is_right(config, files, tmp_path):
     """It loads, its graph is whole, and its data can be read."""
-    mine = config.name == "my_images.yaml"
-    overrides = [f"jobs.data.source={images}"] if mine else []
-    pipeline = resolve(load_pipeline(config, overrides, str(tmp_path)).pipeline)
+    pipeline = load_config(config, files, tmp_path)
     graph = Graph.of(pipeline)
     assert len(graph.order) == len(pipeline.jobs)
     preflight(pipeline, graph)
 
 
-def test_a_config_without_its_images_says_what_to_do():
-    with pytest.raises(PipelineProblems, match="my_images") as caught:
-        load_pipeline(ROOT / "configs/my_images.yaml")
-    assert caught.value.problems[0].line > 0
+@pytest.mark.parametrize("config", PAPER)
+def test_every_published_student_can_be_chosen(config, files, tmp_path):
+    family = config.removesuffix(".yaml")
+    students = [name for name in PRESETS if name.startswith(f"{family}-") and "1rf" not in name]
+    assert len(students) >= 2
+    for name in students:
+        choice = f"jobs.student.network.preset={name}"
+        pipeline = load_config(ROOT / "configs" / config, files, tmp_path, choice)
+        preflight(pipeline, Graph.of(pipeline))
+        assert pipeline.jobs["student"].network == PRESETS[name].network
+
+
+@pytest.mark.parametrize("config", PAPER)
+def test_the_papers_settings(config, files, tmp_path):
+    jobs = load_config(ROOT / "configs" / config, files, tmp_path).jobs
+    student, one_step = jobs["student"], jobs["one_step"]
+    assert (student.steps, one_step.steps) == (800_000, 400_000)
+    assert student.schedule().length == 300_000
+    for job in (jobs["teacher"], student, one_step):
+        assert (job.batch_size, job.learning_rate, job.warmup) == (128, 2e-4, 5000)
+        assert (job.gradient_clip, job.ema_decay, job.adam_betas) == (1.0, 0.999999, (0.9, 0.999))
+        assert (job.flip, job.workers) == (None, "auto")
+    counts = {"cifar10.yaml": 100_000, "ffhq64.yaml": 200_000, "imagenet64.yaml": 400_000}
+    assert jobs["pairs"].count == counts[config]
+    assert (one_step.distance.kind, one_step.distance.size) == ("lpips", 64)
+    assert (one_step.pair_weight, one_step.two_step_weight) == (1, 1)
+    assert (jobs["one_step_1"].samples, jobs["one_step_1"].draws) == (50_000, 3)
+
+
+@pytest.mark.parametrize("config", ["my_images.yaml", "cifar10_smoke.yaml", *PAPER])
+def test_a_config_without_its_files_says_what_to_do(config):
+    with pytest.raises(PipelineProblems) as caught:
+        load_pipeline(ROOT / "configs" / config)
+    problems = caught.value.problems
+    assert len(problems) == (3 if config in PAPER else 1)
+    assert all(problem.line > 0 and problem.fix for problem in problems)
 
 
 # Files

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from models.flows.parameterisation import Parameterisation
 from models.spec import ImageShape, Spec
 
 
@@ -35,29 +36,31 @@ class Dataset(Handle):
 
 
 class FeatureNet(Handle):
-    """A classifier whose inner features serve the metrics."""
+    """A network whose features serve the metrics: trained here, or from a file."""
 
-    image: ImageShape
-    network: dict[str, Any]
-    """Spec of the classifier."""
+    source: Literal["classifier", "onnx", "inception"] = "classifier"
+    image: ImageShape | None = None
+    """Images that a classifier was trained on; None for a network from outside."""
+    channels: int | None = None
+    """Channels that a network from outside takes; None = any."""
+    size: int | None = None
+    """Height and width in pixels that a network from outside takes; None = any."""
+    network: dict[str, Any] | None = None
+    """Spec of a classifier."""
     dimensions: int
     """Length of a feature vector."""
-    accuracy: float
-    """Share of held-out images classified rightly, 0..1."""
+    accuracy: float | None = None
+    """Share of held-out images that a classifier classified rightly, 0..1."""
     file: str = "weights.safetensors"
 
 
-class Flow(Handle):
+class Flow(Handle, Parameterisation):
     """Something with a velocity: a trained network or the closed form of a data set."""
 
     source: Literal["network", "data"]
     image: ImageShape
     network: dict[str, Any] | None = None
     """Spec of the network; None for a closed form."""
-    prediction: Literal["velocity"] = "velocity"
-    """What the network predicts."""
-    t_start: float = 0.0
-    """Flow time at which sampling starts, 0 = pure noise."""
     label_counts: tuple[int, ...] = ()
     """Label marginal to sample from, as counts; () if unconditional."""
     flip_valid: bool = False
@@ -139,18 +142,20 @@ class ShardFile(Spec):
 
 
 class PairSet(Handle):
-    """Pairs (x0, x1) made by a flow; x0 is regenerated from (seed, index), x1 is float16."""
+    """Pairs (x0, x1) made by a flow; x1 is float16, unclipped."""
 
     image: ImageShape
     count: int
     """Number of pairs; the shards may hold more."""
     shard_size: int
+    noise: Literal["drawn", "stored"] = "drawn"
+    """Whether x0 and the label are drawn again from (seed, index), or lie beside x1 (float32)."""
     seed: int
-    """Seed of the noise and the labels."""
+    """Seed of the noise and the labels; 0 where they are stored."""
     generator_version: int
-    """Version of the counter-based generator that made the noise."""
+    """Version of the counter-based generator that made the noise; 0 where it is stored."""
     nfe: float
-    """Mean number of network evaluations per pair."""
+    """Mean number of network evaluations per pair; 0 where pairs were made elsewhere."""
     label_counts: tuple[int, ...] = ()
     flip_valid: bool = False
     t_start: float = 0.0
@@ -174,6 +179,19 @@ class SubsetQuality(Spec):
     recall: float | None
 
 
+class FidProtocol(Spec):
+    """What a FID depends on besides the model: only FIDs of equal protocols compare."""
+
+    features: str
+    """Artifact id of the feature network; it changes with the content of a network from a file."""
+    reference: str
+    """Artifact id of the data set, or `sha256:...` of a statistics file."""
+    samples: int
+    """Samples of a draw."""
+    draws: int
+    """Independent draws, of which the lowest FID counts."""
+
+
 class QualityReport(Handle):
     """Measured quality and cost of a model."""
 
@@ -183,7 +201,11 @@ class QualityReport(Handle):
     solver: str
     """Solver in words, such as `euler 50`."""
     fid: float
-    """Fréchet distance of features, on the pipeline's feature network."""
+    """Fréchet distance of features to the reference; the lowest one of several draws."""
+    fids: tuple[float, ...] = ()
+    """The same of each draw."""
+    protocol: FidProtocol | None = None
+    """What makes this FID comparable; None in reports of earlier versions."""
     fid_real: float
     """The same distance for as many images drawn with replacement from the data: the floor."""
     kid: float
@@ -198,7 +220,7 @@ class QualityReport(Handle):
     features: str
     """Artifact id of the feature network."""
     reference: str
-    """Artifact id of the data set."""
+    """Artifact id of the data set with the real images."""
     parameters: int
     """Weights that one sample goes through."""
     parameters_total: int = 0
@@ -223,6 +245,11 @@ class QualityReport(Handle):
     classes: tuple[SubsetQuality, ...] = ()
     """Quality by class of a conditional model."""
     sheet: str = "samples.png"
+
+    @property
+    def fid_mean(self) -> float:
+        """Mean FID over the draws."""
+        return sum(self.fids) / len(self.fids) if self.fids else self.fid
 
 
 HANDLES: dict[str, type[Handle]] = {

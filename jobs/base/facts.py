@@ -6,7 +6,27 @@ take the images or a flip that the data forbids is an error with a line number, 
 
 from dataclasses import dataclass
 
+from models.flows.parameterisation import Parameterisation
+from models.networks.spec import NetworkSpec
 from models.spec import ImageShape
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Images that a network from outside takes; None = any."""
+
+    channels: int | None = None
+    size: int | None = None
+    """Height and width, px."""
+
+    def takes(self, image: ImageShape) -> bool:
+        """Whether images of that shape fit."""
+        return self.channels in (None, image.channels) and self.size in (None, image.size)
+
+    def __str__(self) -> str:
+        size = "of any size" if self.size is None else f"of {self.size} x {self.size}"
+        channels = "any number of" if self.channels is None else str(self.channels)
+        return f"images {size} with {channels} channels"
 
 
 @dataclass(frozen=True)
@@ -31,8 +51,18 @@ class Facts:
     """Whether a fleet's students make samples in one step, without a solver."""
     closed_form: bool = False
     """Whether a flow is the closed form of a data set, without a network."""
+    flow: Parameterisation | None = None
+    """What a flow's network predicts, on which schedule."""
     made: str = ""
     """Handle type of the result, where the graph knows it."""
+    intake: Intake | None = None
+    """Images that a feature network from outside takes."""
+    dimensions: int | None = None
+    """Length of a feature vector."""
+    network: NetworkSpec | None = None
+    """Network of a flow or generator."""
+    feature_macs: int | None = None
+    """Multiply-adds of the features of one image."""
 
 
 class FieldError(ValueError):

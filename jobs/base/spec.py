@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.base.artifacts import Handle
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.facts import Facts
+from jobs.base.refs import Ref, takes_many
+from jobs.base.work import Work
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ class JobSpec(Spec):
     """shared: short work that runs inside a worker shared with other jobs, on one device;
     own: an actor of its own that holds no CPU and spreads its work over further actors."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_as_list(cls, data: Any) -> Any:
+        """A field that names many jobs takes a single name too, such as that of a group's jobs."""
+        if not isinstance(data, dict):
+            return data
+        many = {name for name in many_ref_fields(cls) if isinstance(data.get(name), (str, Ref))}
+        return {**data, **{name: [data[name]] for name in many}} if many else data
+
     @abstractmethod
     def run(self, context: "JobContext") -> Handle:
         """Does the work and returns the handle of the result.
@@ -66,7 +77,8 @@ class JobSpec(Spec):
         """What is known of the result before anything runs, for checks and estimates.
 
         Args:
-            inputs: facts of each input, by field name.
+            inputs: facts of each input, by field name; those of a field that names many jobs as
+                `students.0`, `students.1`, ...
 
         Raises:
             FieldError: a field contradicts what is known of an input.
@@ -76,6 +88,22 @@ class JobSpec(Spec):
     def placed(self) -> Placement:
         """Where this job runs: where its kind does, unless its fields say otherwise."""
         return self.placement
+
+    def parts(self) -> int | None:
+        """Number of parts of the result, over which a group of jobs can iterate.
+
+        Returns:
+            The number as far as the spec tells; None = the result has no parts.
+        """
+        return None
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        """What the job has to compute; None where that is little, or not known before it runs.
+
+        Args:
+            inputs: facts of each input, by field name.
+        """
+        return None
 
     def needs(self, cluster: Cluster) -> Needs:
         """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""
@@ -98,6 +126,13 @@ class SeededJobSpec(JobSpec):
 
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of every random number of the job; null = the pipeline's."""
+
+
+@cache
+def many_ref_fields(kind: type[JobSpec]) -> frozenset[str]:
+    """Fields of a kind that name any number of jobs."""
+    infos = kind.model_fields.items()
+    return frozenset(name for name, info in infos if takes_many(info.annotation))
 
 
 @cache

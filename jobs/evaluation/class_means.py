@@ -4,7 +4,7 @@ import torch
 
 from jobs.base.artifacts import Dataset, FeatureNet
 from jobs.base.context import JobContext
-from jobs.evaluation.quality import open_features
+from jobs.evaluation.features import open_features
 from jobs.storage.tensors import load_dataset_tensors
 from models.partition import Matrix
 

@@ -1,6 +1,8 @@
 """The measurements behind a quality report."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -9,28 +11,28 @@ from torch import Tensor
 from jobs.base.artifacts import (
     Dataset,
     FeatureNet,
+    FidProtocol,
     Fleet,
     Flow,
     Generator,
     Partition,
     QualityReport,
-    SubsetQuality,
 )
 from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.evaluation.features import Features, open_features
+from jobs.evaluation.reference import measure_real, nearest_candidates
 from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
-from jobs.evaluation.subsets import real_floor, some_rows, subset_qualities
-from jobs.storage.part_images import load_part
-from jobs.storage.store import Store
+from jobs.evaluation.statistics_file import read_statistics
+from jobs.evaluation.subsets import by_labels
 from jobs.storage.tensors import to_float, to_uint8
-from jobs.storage.weights import load_weights
 from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
-from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
 from models.metrics.kernel import kernel_distance
-from models.metrics.nearest import memorisation
+from models.metrics.nearest import nearest_distance
 from models.metrics.precision_recall import precision_recall
 from models.metrics.straightness import straightness
-from models.networks.classifier.spec import ClassifierSpec
 from models.networks.registry import parse_network
 from models.routing import RoutedFlow
 from models.solvers.spec import SolverSpec
@@ -41,7 +43,6 @@ STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
 LATENCY_BUDGET_MS = 3000.0
 ROUTED_REQUESTS = 1000
-FEATURE_BATCH = 1000
 
 
 class EvaluationSettings(Protocol):
@@ -54,36 +55,34 @@ class EvaluationSettings(Protocol):
     @property
     def samples(self) -> int: ...
     @property
+    def draws(self) -> int: ...
+    @property
+    def reference(self) -> str | None: ...
+    @property
     def batch_size(self) -> int: ...
     @property
     def neighbours(self) -> int: ...
+    @property
+    def manifold_samples(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Features:
-    """A feature network on a device."""
+@dataclass
+class Drawn:
+    """What is kept of the samples while they pass by.
 
-    network: torch.nn.Module
-    device: torch.device
+    Args:
+        images: the first samples of the first draw, uint8 (n, C, H, W) in parts.
+        features: float32 (n, D) of the first samples of the first draw, in parts.
+        labels: int64 (n,) of the same samples, in parts; none if unconditional.
+        statistics: of the features of each draw.
+        nfe: network evaluations of all samples.
+    """
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of uint8 images (N, C, H, W): float32 (N, D) on the CPU.
-
-        Samples go through 8 bits like the real images, as published FIDs do.
-        """
-        parts = [
-            self.network.features(to_float(part.to(self.device))).cpu()  # type: ignore[operator]
-            for part in torch.split(images, FEATURE_BATCH)
-        ]
-        return torch.cat(parts)
-
-
-def open_features(store: Store, handle: FeatureNet, device: torch.device) -> Features:
-    """The feature network of the store, frozen, on a device."""
-    network = ClassifierSpec.model_validate(handle.network).build(handle.image)
-    load_weights(network, store, handle)
-    return Features(network.to(device).eval().requires_grad_(requires_grad=False), device)
+    images: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    statistics: list[Gaussian] = field(default_factory=list)
+    nfe: int = 0
 
 
 def measure(
@@ -96,8 +95,6 @@ def measure(
 ) -> QualityReport:
     """Draws samples and measures them against the data.
 
-    A model of some labels only is measured against the images of these labels.
-
     Args:
         context: of the job.
         spec: what to draw.
@@ -107,43 +104,45 @@ def measure(
         partition: split of the labels to report by; None = the fleet's, if it is one.
 
     Raises:
-        UserError: model and solver do not go together.
+        UserError: model and solver, or features and reference, do not go together.
         FloatingPointError: the samples are not finite.
     """
     torch.set_num_threads(context.threads)
     device = torch.device(context.device)
-    seed = spec.seed or 0
-    sampler = open_sampler(context.store, model, spec.solver, device)
-    extract = open_features(context.store, features, device)
-    conditional = bool(model.label_counts)
-    served = _served(model)
-    real, real_labels = load_part(context.store, data, served, conditional=conditional)
-    images, labels, nfe = _draw(context, sampler, spec, seed)
+    store, seed = context.store, spec.seed or 0
+    reference = _outside_reference(spec, features)
+    sampler = open_sampler(store, model, spec.solver, device)
+    extract = open_features(store, features, device, context.threads)
+    real = measure_real(store, data, features, extract, spec.samples, spec.manifold_samples)
+    drawn = _draw(context, sampler, spec, extract, seed)
+    images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
-    real_features, own_features = extract(real), extract(images)
-    statistics = GaussianStatistics.from_features(real_features)
-    kid = kernel_distance(real_features, own_features, seed=seed)
-    same = min(len(real), len(images))
-    some_real = real_features[some_rows(len(real), same)]
-    manifold = precision_recall(some_real, own_features[:same], spec.neighbours)
-    near = memorisation(to_float(images[:NEAREST_SAMPLES]), to_float(real))
+    target = reference or real.statistics
+    fids = tuple(frechet_distance(target, statistics) for statistics in drawn.statistics)
+    kid = kernel_distance(real.features, own_features, seed=seed)
+    same = min(len(real.features), len(own_features))
+    manifold = precision_recall(real.features[:same], own_features[:same], spec.neighbours)
     latency = _latency(sampler)
-    parts, classes = _subsets(
-        (real_features, real_labels), (own_features, labels), model, partition, spec.neighbours
+    subsets = partition.subsets if partition else getattr(model, "subsets", ())
+    labels = torch.cat(drawn.labels) if drawn.labels else None
+    parts, classes = by_labels(
+        store, data, real.features, (own_features, labels), subsets, spec.neighbours
     )
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
         solver=describe_solver(spec.solver),
-        fid=frechet_distance(statistics, GaussianStatistics.from_features(own_features)),
-        fid_real=real_floor(statistics, real_features, len(images)),
+        fid=min(fids),
+        fids=fids,
+        protocol=_protocol(spec, data, features),
+        fid_real=frechet_distance(target, real.floor),
         kid=kid.value,
         kid_low=kid.low,
         kid_high=kid.high,
         precision=manifold.precision,
         recall=manifold.recall,
-        nfe=nfe,
-        samples=len(images),
+        nfe=drawn.nfe / (spec.samples * spec.draws),
+        samples=spec.samples,
         features=features.id,
         reference=data.id,
         **_costs(model, sampler),
@@ -153,10 +152,35 @@ def measure(
         threads=latency.threads,
         routing_us=_routing_us(sampler),
         straightness=_straightness(sampler, seed) if takes_solver(model) else None,
-        nearest_rms=near.median,
-        nearest_rms_real=near.real_median,
+        nearest_rms=_nearest(context, data, images),
+        nearest_rms_real=real.nearest_rms,
         parts=parts,
         classes=classes,
+    )
+
+
+def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:
+    """The statistics file's Gaussian; None where the data set is the reference."""
+    if spec.reference is None:
+        return None
+    mean, covariance = read_statistics(Path(spec.reference))
+    if len(mean) != features.dimensions:
+        raise UserError(
+            spec.reference,
+            f"has statistics of {len(mean)} features, the feature network makes "
+            f"{features.dimensions}",
+            "use statistics of the same feature network",
+        )
+    return Gaussian(torch.from_numpy(mean), torch.from_numpy(covariance))
+
+
+def _protocol(spec: EvaluationSettings, data: Dataset, features: FeatureNet) -> FidProtocol:
+    reference = data.id
+    if spec.reference is not None:
+        with Path(spec.reference).open("rb") as file:
+            reference = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return FidProtocol(
+        features=features.id, reference=reference, samples=spec.samples, draws=spec.draws
     )
 
 
@@ -164,33 +188,6 @@ def _type_of(model: Flow | Generator | Fleet) -> Literal["Flow", "Generator", "F
     if isinstance(model, Fleet):
         return "Fleet"
     return "Flow" if isinstance(model, Flow) else "Generator"
-
-
-def _served(model: Flow | Generator | Fleet) -> tuple[int, ...] | None:
-    """Labels of a student of a part; None = all."""
-    if isinstance(model, Fleet) or model.part is None:
-        return None
-    return tuple(label for label, count in enumerate(model.label_counts) if count)
-
-
-def _subsets(
-    real: tuple[Tensor, Tensor | None],
-    own: tuple[Tensor, Tensor | None],
-    model: Flow | Generator | Fleet,
-    partition: Partition | None,
-    neighbours: int,
-) -> tuple[tuple[SubsetQuality, ...], tuple[SubsetQuality, ...]]:
-    """Quality by part and by class; nothing where the samples or the images have no labels."""
-    (real_features, real_labels), (own_features, own_labels) = real, own
-    if real_labels is None or own_labels is None:
-        return (), ()
-    subsets = partition.subsets if partition else getattr(model, "subsets", ())
-    theirs, ours = (real_features, real_labels), (own_features, own_labels)
-    classes = [(label,) for label in range(model.image.classes)]
-    return (
-        subset_qualities(theirs, ours, subsets, neighbours),
-        subset_qualities(theirs, ours, classes, neighbours),
-    )
 
 
 def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
@@ -221,21 +218,43 @@ def _routing_us(sampler: Sampler) -> float | None:
 
 
 def _draw(
-    context: JobContext, sampler: Sampler, spec: EvaluationSettings, seed: int
-) -> tuple[Tensor, Tensor | None, float]:
-    """Samples uint8 (N, C, H, W) and labels (N,) on the CPU, and the mean number of evaluations."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    nfe, done = 0, 0
-    for batch in sampler.draw(seed, spec.samples, spec.batch_size):
-        if not bool(batch.images.isfinite().all()):
-            raise FloatingPointError(f"samples {done}.. hold NaN or infinity: weights are broken")
-        images.append(to_uint8(batch.images).cpu())
-        labels += [] if batch.labels is None else [batch.labels.cpu()]
-        nfe += int(batch.nfe.sum())
-        done += len(batch.images)
-        context.progress(done, spec.samples)
-    return torch.cat(images), torch.cat(labels) if labels else None, nfe / done
+    context: JobContext, sampler: Sampler, spec: EvaluationSettings, extract: Features, seed: int
+) -> Drawn:
+    """Samples of every draw, each taken in and, but for the first ones, forgotten."""
+    drawn, done, total = Drawn(), 0, spec.samples * spec.draws
+    for draw in range(spec.draws):
+        running = RunningStatistics()
+        for batch in sampler.draw(seed, spec.samples, spec.batch_size, draw * spec.samples):
+            if not bool(batch.images.isfinite().all()):
+                raise FloatingPointError(
+                    f"samples {done}.. hold NaN or infinity: weights are broken"
+                )
+            images = to_uint8(batch.images).cpu()
+            features = extract(images)
+            running.add(features)
+            if draw == 0:
+                _keep(drawn.images, images, NEAREST_SAMPLES)
+                _keep(drawn.features, features, spec.manifold_samples)
+                if batch.labels is not None:
+                    _keep(drawn.labels, batch.labels.cpu(), spec.manifold_samples)
+            drawn.nfe += int(batch.nfe.sum())
+            done += len(images)
+            context.progress(done, total)
+        drawn.statistics.append(running.result())
+    return drawn
+
+
+def _keep(parts: list[Tensor], rows: Tensor, most: int) -> None:
+    """Adds rows to the parts until they are `most` in all; a copy, so that no batch is held."""
+    room = most - sum(map(len, parts))
+    if room > 0:
+        parts.append(rows[:room].clone())
+
+
+def _nearest(context: JobContext, data: Dataset, images: Tensor) -> float:
+    """Median RMS pixel distance of samples to their nearest real image."""
+    candidates = to_float(nearest_candidates(context.store, data))
+    return float(nearest_distance(to_float(images), candidates).distance.quantile(0.5))
 
 
 def _latency(sampler: Sampler) -> Latency:
@@ -261,7 +280,7 @@ def _straightness(sampler: Sampler, seed: int) -> float:
 
     return straightness(
         velocity,
-        sampler.noise(seed, index),
+        sampler.flow.enter(sampler.noise(seed, index)),
         STRAIGHTNESS_STEPS,
         sampler.flow.t_start,
         STRAIGHTNESS_SAMPLES,

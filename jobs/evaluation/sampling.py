@@ -16,7 +16,7 @@ from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.solvers.base import solve
-from models.solvers.spec import EulerSpec, HeunSpec, SolverSpec
+from models.solvers.spec import RK45Spec, SolverSpec
 from models.spec import ImageShape
 
 
@@ -72,9 +72,10 @@ class Sampler:
         solution = solve(self.solver, self.flow, x0, label)
         return solution.x1, solution.nfe
 
-    def draw(self, seed: int, count: int, batch_size: int) -> Iterator[Samples]:
-        """Samples 0..count-1 of a seed, in batches."""
-        for index in torch.split(torch.arange(count, device=self.device), batch_size):
+    def draw(self, seed: int, count: int, batch_size: int, first: int = 0) -> Iterator[Samples]:
+        """`count` samples of a seed from number `first` on, in batches."""
+        numbers = torch.arange(first, first + count, device=self.device)
+        for index in torch.split(numbers, batch_size):
             label = self.labels(seed, index)
             images, nfe = self.generate(self.noise(seed, index), label)
             yield Samples(images, label, nfe)
@@ -107,9 +108,10 @@ def open_sampler(
 
 
 def describe_solver(solver: SolverSpec | None) -> str:
-    """The solver in words: `one step`, `euler 50`, `rk45 1e-05`."""
+    """The solver in words: `one step`, `euler 50`, `rk45 1e-05`, `rk45 1e-05 per batch`."""
     if solver is None:
         return "one step"
-    if isinstance(solver, (EulerSpec, HeunSpec)):
-        return f"{solver.kind} {solver.steps}"
-    return f"{solver.kind} {solver.tolerance:g}"
+    if isinstance(solver, RK45Spec):
+        shared = " per batch" if solver.norm == "batch" else ""
+        return f"{solver.kind} {solver.tolerance:g}{shared}"
+    return f"{solver.kind} {solver.steps}"

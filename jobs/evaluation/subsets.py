@@ -9,26 +9,47 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import SubsetQuality
+from jobs.base.artifacts import Dataset, SubsetQuality
+from jobs.evaluation.reference import FLOOR_SEED, random_subset
+from jobs.storage.store import Store
+from jobs.storage.tensors import load_labels
 from models import counter_random
 from models.counter_random import Stream
 from models.metrics.frechet import GaussianStatistics, frechet_distance
 from models.metrics.precision_recall import precision_recall
 
-FLOOR_SEED = 0
 FEWEST = 2
 """Images of a subset that a covariance needs."""
 
 
-def real_floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
-    """Fréchet distance of `count` draws with replacement from the real features, seed 0."""
-    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
-    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))
+def by_labels(
+    store: Store,
+    data: Dataset,
+    real: Tensor,
+    own: tuple[Tensor, Tensor | None],
+    subsets: Sequence[Sequence[int]],
+    neighbours: int,
+) -> tuple[tuple[SubsetQuality, ...], tuple[SubsetQuality, ...]]:
+    """Quality by subset and by class; nothing where images or samples have no labels.
 
-
-def some_rows(total: int, count: int) -> Tensor:
-    """`count` of `total` numbers, no two alike: data may be sorted by class, so not the first."""
-    return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
+    Args:
+        store: where the data is.
+        data: real images.
+        real: features (n, D) of a random subset of them, as `measure_real` keeps them.
+        own: features (M, D) and labels (M,) of the samples.
+        subsets: labels of each subset.
+        neighbours: of precision and recall.
+    """
+    labels = load_labels(store, data)
+    if labels is None or own[1] is None:
+        return (), ()
+    theirs = real, labels[random_subset(data.count, len(real))]
+    ours = own[0], own[1]
+    classes = [(label,) for label in range(data.image.classes)]
+    return (
+        subset_qualities(theirs, ours, subsets, neighbours),
+        subset_qualities(theirs, ours, classes, neighbours),
+    )
 
 
 def subset_qualities(
@@ -60,13 +81,19 @@ def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int
     same = min(len(real), len(own))
     manifold = None
     if same > neighbours:
-        manifold = precision_recall(real[some_rows(len(real), same)], own[:same], neighbours)
+        manifold = precision_recall(real[random_subset(len(real), same)], own[:same], neighbours)
     return SubsetQuality(
         labels=labels,
         samples=len(own),
         real=len(real),
         fid=frechet_distance(statistics, GaussianStatistics.from_features(own)),
-        fid_real=real_floor(statistics, real, len(own)),
+        fid_real=_floor(statistics, real, len(own)),
         precision=None if manifold is None else manifold.precision,
         recall=None if manifold is None else manifold.recall,
     )
+
+
+def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
+    """Fréchet distance of `count` draws with replacement from the real features, seed 0."""
+    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
+    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))

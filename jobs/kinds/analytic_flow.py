@@ -9,6 +9,7 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, model_image
 from jobs.base.refs import Ref
 from jobs.base.spec import JobSpec
+from models.flows.parameterisation import Parameterisation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,4 +43,6 @@ class AnalyticFlow(JobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
         image = model_image(known, self.conditional, self.data.job)
-        return Facts(image=image, flip_valid=known.flip_valid, closed_form=True)
+        return Facts(
+            image=image, flip_valid=known.flip_valid, flow=Parameterisation(), closed_form=True
+        )

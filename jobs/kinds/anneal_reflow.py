@@ -6,8 +6,11 @@ from jobs.base.artifacts import Flow, PairSet
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip
 from jobs.base.refs import Ref
+from jobs.base.work import Work
 from jobs.training.part import PartTrainingSpec, restricted
 from jobs.training.spec import check_network
+from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -81,4 +84,13 @@ class AnnealReflow(PartTrainingSpec):
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None:
             check_network(self.network, known.image)
-        return Facts(image=known.image, flip_valid=known.flip_valid, part=self.part)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            flow=Parameterisation(),
+            network=self.network,
+            part=self.part,
+        )
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        return training_work(self.network, inputs["pairs"].image, self.steps * self.batch_size)

@@ -100,4 +100,10 @@ class AssembleFleet(JobSpec):
             self._check_parts([facts.part for facts in known], inputs["partition"].parts)
         flip_valid = all(facts.flip_valid for facts in known)
         one_step = next(iter(made)) == Generator.__name__ if made else None
-        return Facts(image=known[0].image, flip_valid=flip_valid, one_step=one_step)
+        return Facts(
+            image=known[0].image,
+            flip_valid=flip_valid,
+            flow=known[0].flow,
+            network=known[0].network,
+            one_step=one_step,
+        )

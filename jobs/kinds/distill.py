@@ -9,10 +9,22 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, THROUGH, Work
+from jobs.training.distances import (
+    ImageDistance,
+    check_content,
+    check_distance,
+    distance_macs,
+    fingerprint,
+)
 from jobs.training.part import PartTrainingSpec, restricted
 from jobs.training.spec import check_network
-from models.flows.spec import DistanceSpec, L2Distance
+from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
+from models.flows.spec import L2Distance
 from models.networks.registry import AnyNetworkSpec, parse_network
+from models.networks.size import network_size
+from models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +58,8 @@ class Distill(PartTrainingSpec):
     """Fresh noises per step for the two-step term; null = batch_size."""
     two_step_times: tuple[float, float] = (0.2, 0.8)
     """Range of the flow time at which the guide takes over, in (0, 1)."""
-    distance: DistanceSpec = L2Distance()
-    """Distance between images in both terms."""
+    distance: ImageDistance = L2Distance()
+    """Distance between images in both terms; `lpips` and `lpips_huber` need weight files."""
     flip: bool | None = None
     """Whether to mirror noise and image of every other pair together; null = where flips are
     valid."""
@@ -73,6 +85,7 @@ class Distill(PartTrainingSpec):
         from jobs.storage.weights import save_weights
         from jobs.training.guide import warn_of_weak_guide
         from jobs.training.objectives.distillation import Distillation
+        from jobs.training.perceptual import prepare_distance
         from jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
@@ -84,6 +97,7 @@ class Distill(PartTrainingSpec):
         flip = pairs.flip_valid if self.flip is None else self.flip
         labels = self.labels(context, pairs.image.classes)
         counts = restricted(pairs.label_counts, labels)
+        prepare_distance(context, self.distance)
         objective = Distillation(
             store=context.store,
             pairs=pairs,
@@ -97,6 +111,7 @@ class Distill(PartTrainingSpec):
             flip=flip,
             labels=labels if self.part_pairs else None,
             label_counts=counts,
+            artifact_id=context.artifact_id,
         )
         trained = train_on_ray(context, self, network, pairs.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
@@ -129,11 +144,22 @@ class Distill(PartTrainingSpec):
                 "its start is the closed form of a data set, which has no weights",
                 "start from a trained flow, or give a network instead",
             )
+        if start is not None and start.denoises:
+            what, fix = _not_a_velocity(start)
+            raise UserError(f"job '{context.job}'", f"its start {what}", fix)
+
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distance)
+
+    def preflight(self) -> Facts | None:
+        check_content(self.distance)
+        return None
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
         self.check_part(inputs, "pairs")
         check_flip(self.flip, known.flip_valid, self.pairs.job)
+        check_distance(self.distance, known.image)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
         for field in ("start", "guide"):
@@ -144,4 +170,42 @@ class Distill(PartTrainingSpec):
                     f"its images or classes differ from those of '{self.pairs.job}'",
                     "use flows and pairs of the same image shape and classes",
                 )
-        return Facts(image=known.image, flip_valid=known.flip_valid, part=self.part)
+        start = inputs["start"].flow if "start" in inputs else None
+        if start is not None and start.denoises:
+            assert self.start is not None
+            what, fix = _not_a_velocity(start)
+            raise FieldError("start", f"'{self.start.job}' {what}", fix)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            network=self._student(inputs),
+        )
+
+    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        return inputs["start"].network if "start" in inputs else self.network
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["pairs"].image
+        guided = self.steps * (self.two_step_batch or self.batch_size)
+        guided = guided if self.two_step_weight > 0 else 0
+        samples = guided + self.steps * (self.batch_size if self.pair_weight > 0 else 0)
+        made = training_work(self._student(inputs), image, samples)
+        if made is None or image is None:
+            return None
+        flop, assumed = made.flop, made.assumed
+        guide = inputs["guide"].network if guided and "guide" in inputs else None
+        if guide is not None:
+            flop += FORWARD * network_size(guide, image).macs * guided
+        elif guided:
+            assumed = ("the guide is not counted: its network is not known before it runs",)
+        flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * samples
+        return Work(made.parameters, made.macs, flop, assumed)
+
+
+def _not_a_velocity(start: Parameterisation) -> tuple[str, str]:
+    """What keeps a network from becoming a one-step student, and what to do."""
+    return (
+        f"predicts {start.prediction}, but a one-step student adds a velocity to the noise",
+        "start from a flow of train_flow or anneal_reflow, or give a network instead",
+    )

@@ -1,6 +1,7 @@
 """Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -14,9 +15,14 @@ from jobs.base.artifacts import (
     QualityReport,
 )
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, FieldError, Intake
 from jobs.base.refs import Ref
-from jobs.base.spec import SeededJobSpec
+from jobs.base.solvers import check_solver
+from jobs.base.spec import BY_CONTENT, SeededJobSpec
+from jobs.base.work import FORWARD, Work
+from models.networks.size import network_size
+from models.solvers.expected import expected_nfe
 from models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -47,12 +53,20 @@ class Evaluate(SeededJobSpec):
     solver: SolverSpec | None = None
     """How a flow, or a fleet of flows, is sampled; must be null for one-step generators."""
     samples: int = Field(default=5000, ge=2)
-    """Number of samples."""
+    """Samples of a draw; papers' FIDs are of 50 000."""
+    draws: int = Field(default=1, ge=1, le=100)
+    """Independent draws; the lowest FID counts (papers often give the lowest of 3), and all of them
+    are in the report."""
+    reference: Annotated[str | None, BY_CONTENT] = None
+    """Statistics to take the FID against: .npz with `mu` and `sigma` (clean-fid, EDM), of the same
+    feature network; null = the images of `data`."""
     batch_size: int = Field(default=500, ge=1)
     """Samples made at once."""
     neighbours: int = Field(default=5, ge=1)
     """Nearest neighbours that span the manifold of precision and recall; 5 as arXiv 2002.09797
     recommends for thousands of images (arXiv 1904.06991 takes 3 for 50 000)."""
+    manifold_samples: int = Field(default=10_000, ge=2)
+    """Samples, and as many real images, that KID, precision and recall are of, at most."""
 
     def run(self, context: JobContext) -> QualityReport:
         from jobs.evaluation.quality import measure
@@ -61,12 +75,21 @@ class Evaluate(SeededJobSpec):
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
         partition = context.input(self.partition) if self.partition else None
-        one_step = not takes_solver(model)
         self.expect(
             {
-                "model": Facts(model.image, made=type(model).__name__, one_step=one_step),
+                "model": Facts(
+                    model.image,
+                    flow=model if isinstance(model, Flow) else None,
+                    part=getattr(model, "part", None),
+                    one_step=not takes_solver(model),
+                    made=type(model).__name__,
+                ),
                 "data": Facts(data.image, data.count),
-                "features": Facts(features.image),
+                "features": Facts(
+                    features.image,
+                    intake=Intake(features.channels, features.size),
+                    dimensions=features.dimensions,
+                ),
             }
         )
         return measure(context, self, model, data, features, partition)
@@ -78,9 +101,17 @@ class Evaluate(SeededJobSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         model = inputs["model"]
+        if model.part is not None:
+            raise FieldError(
+                "model",
+                f"'{self.model.job}' serves part {model.part} of the labels only",
+                "evaluate the fleet of all parts (kind: assemble_fleet): its report has each part",
+            )
         one_step = model.one_step if model.made == Fleet.__name__ else model.made != Flow.__name__
         if model.made and one_step is not None and one_step == (self.solver is not None):
             raise FieldError("solver", *self._solver_problem(not one_step))
+        if self.solver is not None:
+            check_solver(self.solver, inputs["model"].flow, self.model.job)
         data = inputs["data"]
         for field in ("model", "features"):
             image = inputs[field].image
@@ -91,17 +122,85 @@ class Evaluate(SeededJobSpec):
                     f"{_pixels(data.image)}",
                     "compare images of one shape",
                 )
+        self._check_intake(inputs["features"], data.image)
         self._check_counts(data.count)
+        self._check_reference(inputs["features"].dimensions)
         return Facts()
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        model, features = inputs["model"], inputs["features"]
+        if model.network is None or model.image is None:
+            return None
+        size = network_size(model.network, model.image)
+        nfe, assumed = (1.0, None) if self.solver is None else expected_nfe(self.solver)
+        samples = self.samples * self.draws
+        flop = FORWARD * size.macs * nfe * samples
+        notes = [assumed] if assumed else []
+        if features.feature_macs is None:
+            notes.append(f"the features of '{self.features.job}' are not counted")
+        else:
+            seen = samples + (inputs["data"].count or 0)
+            flop += FORWARD * features.feature_macs * seen
+        return Work(size.parameters, size.macs, flop, tuple(notes))
+
+    def fingerprint(self) -> dict[str, str]:
+        from jobs.base.fingerprint import content_of_files
+
+        if self.reference is None:
+            return {}
+        return {"reference": content_of_files([Path(self.reference)], Path(self.reference))}
+
+    def preflight(self) -> Facts | None:
+        if self.reference is not None:
+            from jobs.evaluation.statistics_file import read_statistics
+
+            read_statistics(Path(self.reference))
+        return None
+
+    def _check_intake(self, features: Facts, image: "ImageShape | None") -> None:
+        if image and features.intake and not features.intake.takes(image):
+            raise FieldError(
+                "features",
+                f"'{self.features.job}' takes {features.intake}, those of '{self.data.job}' are "
+                f"{_pixels(image)}",
+                "use a feature network for such images, or bring the images into its shape with "
+                "size and channels of load_dataset",
+            )
+
+    def _check_reference(self, dimensions: int | None) -> None:
+        """The file is there and of as many features as the network makes."""
+        if self.reference is None:
+            return
+        from jobs.evaluation.statistics_file import statistics_width
+
+        path = Path(self.reference).expanduser()
+        if not path.is_file():
+            what = f"there is no file '{self.reference}'"
+            raise FieldError("reference", what, "name an .npz with mu and sigma, or leave it out")
+        try:
+            width = statistics_width(path)
+        except UserError as error:
+            raise FieldError("reference", f"'{self.reference}' {error.what}", error.fix) from error
+        if dimensions not in (None, width):
+            raise FieldError(
+                "reference",
+                f"'{self.reference}' has statistics of {width} features, '{self.features.job}' "
+                f"makes {dimensions}",
+                "use statistics of the same feature network",
+            )
 
     def _check_counts(self, real: int | None) -> None:
         fewest = max(FEWEST_IMAGES, self.neighbours + 1)
-        if self.samples < fewest:
-            raise FieldError(
-                "samples",
-                f"{self.samples} samples are too few with neighbours {self.neighbours}",
-                f"make samples {fewest} or more",
-            )
+        for field, given in (
+            ("samples", self.samples),
+            ("manifold_samples", self.manifold_samples),
+        ):
+            if given < fewest:
+                raise FieldError(
+                    field,
+                    f"{given} samples are too few with neighbours {self.neighbours}",
+                    f"make {field} {fewest} or more",
+                )
         if real is not None and real < fewest:
             raise FieldError(
                 "data",

@@ -9,7 +9,11 @@ from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
+from jobs.base.solvers import check_solver
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
+from jobs.base.work import FORWARD, Work
+from models.networks.size import network_size
+from models.solvers.expected import expected_nfe
 from models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class GeneratePairs(SeededJobSpec):
         from models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
-        self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid)})
+        self.expect({"flow": Facts(flow.image, flip_valid=flow.flip_valid, flow=flow)})
         series = context.artifact_id.rpartition("-")[0]
         seed = self.seed or 0
         recipe = PairRecipe(series, flow, self.solver, seed, self.shard_size, self._batch())
@@ -89,4 +93,20 @@ class GeneratePairs(SeededJobSpec):
                 "make shard_size a multiple of batch_size",
             )
         known = inputs["flow"]
+        check_solver(self.solver, known.flow, self.flow.job)
+        if isinstance(self.solver, RK45Spec) and self.solver.norm == "batch":
+            raise FieldError(
+                "solver.norm",
+                "with one error norm for a batch each pair would depend on its batch mates",
+                "set norm: sample",
+            )
         return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        known = inputs["flow"]
+        if known.network is None or known.image is None:
+            return None
+        size = network_size(known.network, known.image)
+        nfe, assumed = expected_nfe(self.solver)
+        flop = FORWARD * size.macs * nfe * self.count
+        return Work(size.parameters, size.macs, flop, (assumed,) if assumed else ())

@@ -94,7 +94,9 @@ class LoadDataset(JobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         self._check_source()
         if self.source != "digits":
-            return Facts(flip_valid=self.flip_valid)
+            known = self.size and self.channels and not self.labels
+            image = ImageShape(channels=self.channels, size=self.size) if known else None
+            return Facts(image, flip_valid=self.flip_valid)
         image = ImageShape(
             channels=self.channels or 1, size=self.size or 8, classes=10 if self.labels else 0
         )

@@ -8,15 +8,19 @@ from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, TRAINING, Work
+from jobs.training.distances import ImageDistance, check_content, check_distance, fingerprint
 from jobs.training.part import PartTrainingSpec, restricted
 from jobs.training.spec import check_network
-from models.flows.spec import AdversarialSpec, DistanceSpec, L2Distance, UniformTime
+from jobs.training.work import training_work
+from models.flows.spec import AdversarialSpec, L2Distance, UniformTime
 from models.networks.registry import AnyNetworkSpec, parse_network
+from models.networks.size import network_size
+from models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.training.best import Scores
     from jobs.training.objectives.distribution_matching import DistributionMatching
 
 
@@ -51,7 +55,7 @@ class MatchDistribution(PartTrainingSpec):
     """Weight of the regression on pairs."""
     pair_batch: int | None = Field(default=None, ge=1)
     """Pairs per step; null = batch_size."""
-    distance: DistanceSpec = L2Distance()
+    distance: ImageDistance = L2Distance()
     """Distance between images in the regression."""
     fake_updates: int | None = Field(default=None, ge=1, le=1000)
     """Steps of the fake network before each of the student; null = 1 with pairs, 5 without."""
@@ -84,6 +88,8 @@ class MatchDistribution(PartTrainingSpec):
 
     def run(self, context: JobContext) -> Generator:
         from jobs.storage.weights import save_weights
+        from jobs.training.matching_outcome import tell_scores, warn_of_small_critic
+        from jobs.training.perceptual import prepare_distance
         from jobs.training.ray_train import train_on_ray
 
         teacher = context.input(self.teacher)
@@ -91,12 +97,13 @@ class MatchDistribution(PartTrainingSpec):
         self.expect(self._known(context))
         labels = self.labels(context, teacher.image.classes)
         objective = self._objective(context, labels)
-        self._warn_of_small_critic(context, teacher, objective.fake)
+        warn_of_small_critic(context, teacher, objective.fake)
         network = parse_network(start.network) if start else self.network
         assert network is not None
+        prepare_distance(context, self.distance)
         trained = train_on_ray(context, self, network, teacher.image, objective, start)
         save_weights(trained.weights, context.folder / "weights.safetensors")
-        self._tell(context, trained.scores)
+        tell_scores(context, trained.scores, "features" if self.features else "pixels")
         return Generator(
             image=teacher.image,
             network=network.model_dump(mode="json"),
@@ -119,7 +126,13 @@ class MatchDistribution(PartTrainingSpec):
         pairs = None
         if self.pairs is not None:
             size = self.pair_batch or self.batch_size
-            pairs = PairTerm(context.input(self.pairs), self.pair_weight, size, self.distance)
+            pairs = PairTerm(
+                context.input(self.pairs),
+                self.pair_weight,
+                size,
+                self.distance,
+                context.artifact_id,
+            )
         t_start = context.input(self.start).t_start if self.start else 0.0
         features = context.input(self.features) if self.features else None
         judge = Judge(
@@ -147,35 +160,6 @@ class MatchDistribution(PartTrainingSpec):
             judge_every=self.score_every,
         )
 
-    def _warn_of_small_critic(self, context: JobContext, teacher: Flow, fake: Flow) -> None:
-        if fake.parameters < teacher.parameters:
-            context.warn(
-                f"the fake network has {fake.parameters:,} parameters, the teacher "
-                f"{teacher.parameters:,}: a critic smaller than the teacher cannot follow the "
-                "student's distribution as closely as the teacher knows its own, the difference "
-                "of the two then points away from the data, and the student collapses; leave "
-                "fake out, or name a flow of the teacher's size"
-            )
-
-    def _tell(self, context: JobContext, scores: "Scores | None") -> None:
-        assert scores is not None
-        context.engine |= {
-            "score": "features" if self.features else "pixels",
-            "start_score": scores.start,
-            "best_score": scores.best,
-            "best_step": scores.best_step,
-            "last_score": scores.last,
-        }
-        context.log(
-            f"score of the start {scores.start:.4g}, best {scores.best:.4g} after step "
-            f"{scores.best_step}, last {scores.last:.4g}"
-        )
-        if scores.best_step == 0:
-            context.warn(
-                f"no weights scored better than the start ({scores.start:.4g}), which is the "
-                "result: train longer, lower learning_rate, or raise fake_updates"
-            )
-
     def _known(self, context: JobContext) -> dict[str, Facts]:
         """What the handles of the inputs tell, by field."""
         known = {"partition": Facts()}
@@ -186,13 +170,22 @@ class MatchDistribution(PartTrainingSpec):
             handle = context.input(ref)
             closed = isinstance(handle, Flow) and handle.network is None
             flip = getattr(handle, "flip_valid", None)
-            known[field] = Facts(handle.image, flip_valid=flip, closed_form=closed)
+            flow = handle if isinstance(handle, Flow) else None
+            known[field] = Facts(handle.image, flip_valid=flip, closed_form=closed, flow=flow)
         return known
+
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distance)
+
+    def preflight(self) -> Facts | None:
+        check_content(self.distance)
+        return None
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["teacher"]
         self.check_part(inputs, "teacher")
         check_flip(self.flip, known.flip_valid, self.teacher.job)
+        check_distance(self.distance, known.image)
         for field in ("start", "fake", "pairs"):
             image = inputs[field].image if field in inputs else None
             if image and known.image and image != known.image:
@@ -204,15 +197,37 @@ class MatchDistribution(PartTrainingSpec):
         self._check_data(inputs)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
-        if self.start is not None and inputs["start"].closed_form:
-            what = f"'{self.start.job}' is the closed form of a data set, which has no weights"
-            raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
+        if self.start is not None:
+            _check_start(inputs["start"], self.start.job)
         fake = self.fake or self.teacher
         if inputs["fake" if self.fake else "teacher"].closed_form:
             what = f"'{fake.job}' is the closed form of a data set, which cannot be trained"
             fix = "name a trained flow as fake, such as a match_teacher of all labels"
             raise FieldError("fake", what, fix)
-        return Facts(image=known.image, flip_valid=known.flip_valid, part=self.part)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            network=self._student(inputs),
+        )
+
+    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        return inputs["start"].network if self.start else self.network
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["teacher"].image
+        pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
+        made = training_work(self._student(inputs), image, self.steps * (self.batch_size + pairs))
+        fake = inputs["fake" if self.fake else "teacher"].network
+        if made is None or image is None:
+            return None
+        if fake is None:
+            left_out = ("teacher and fake network are not counted: not known before they run",)
+            return Work(made.parameters, made.macs, made.flop, left_out)
+        updates = self.fake_updates or (1 if self.pairs else 5)
+        critic = network_size(fake, image).macs * self.steps * self.batch_size
+        flop = made.flop + critic * (2 * FORWARD + updates * TRAINING)
+        return Work(made.parameters, made.macs, flop, ("scores are not counted",))
 
     def _check_data(self, inputs: "Mapping[str, Facts]") -> None:
         wanted = inputs["teacher"].image
@@ -227,3 +242,16 @@ class MatchDistribution(PartTrainingSpec):
                     f"its images or classes differ from those of '{self.teacher.job}'",
                     "use the data that the teacher was made for, and features of it",
                 )
+
+
+def _check_start(start: Facts, job: str) -> None:
+    """Raises FieldError where a flow's network cannot become a one-step student."""
+    if start.closed_form:
+        what = f"'{job}' is the closed form of a data set, which has no weights"
+        raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
+    if start.flow is not None and start.flow.denoises:
+        what = (
+            f"'{job}' predicts {start.flow.prediction}, but a one-step student adds a velocity to "
+            "the noise"
+        )
+        raise FieldError("start", what, "start from a match_teacher of it")

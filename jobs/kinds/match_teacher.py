@@ -6,10 +6,14 @@ from jobs.base.artifacts import Dataset, Flow
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, Work
 from jobs.training.part import PartTrainingSpec, restricted
 from jobs.training.spec import check_network
+from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
+from models.networks.size import network_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,4 +91,21 @@ class MatchTeacher(PartTrainingSpec):
                     f"its images or classes differ from those of '{self.teacher.job}'",
                     "use the data that the teacher was made for",
                 )
-        return Facts(image=known.image, flip_valid=known.flip_valid, part=self.part)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            flow=Parameterisation(),
+            network=self.network,
+        )
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image, samples = inputs["teacher"].image, self.steps * self.batch_size
+        made = training_work(self.network, image, samples)
+        teacher = inputs["teacher"].network
+        if made is None or image is None:
+            return None
+        if teacher is None:
+            return Work(made.parameters, made.macs, made.flop, ("the teacher is not counted",))
+        flop = made.flop + FORWARD * network_size(teacher, image).macs * samples
+        return Work(made.parameters, made.macs, flop)

@@ -10,6 +10,7 @@ from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import SeededJobSpec
+from jobs.base.work import TRAINING, Work
 from jobs.training.spec import check_network
 from models.networks.classifier.spec import ClassifierSpec
 
@@ -78,4 +79,13 @@ class TrainFeatures(SeededJobSpec):
             raise FieldError("data", *self._too_few(image.classes, seen))
         if image is not None:
             check_network(self.network, image)
-        return Facts(image=image)
+        macs = None if image is None else self.network.size(image).macs
+        return Facts(image=image, dimensions=self.network.features, feature_macs=macs)
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["data"].image
+        if image is None:
+            return None
+        size = self.network.size(image)
+        flop = TRAINING * size.macs * self.steps * self.batch_size
+        return Work(size.parameters, size.macs, flop)

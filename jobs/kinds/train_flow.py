@@ -6,7 +6,10 @@ from jobs.base.artifacts import Dataset, Flow
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip, model_image
 from jobs.base.refs import Ref
+from jobs.base.work import Work
 from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import TimeDensity, UniformTime
 from models.networks.registry import AnyNetworkSpec
 
@@ -61,4 +64,13 @@ class TrainFlow(TrainingSpec):
         image = model_image(known, self.conditional, self.data.job)
         if image is not None:
             check_network(self.network, image)
-        return Facts(image=image, flip_valid=known.flip_valid)
+        return Facts(
+            image=image,
+            flip_valid=known.flip_valid,
+            flow=Parameterisation(),
+            network=self.network,
+        )
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = self.expect(inputs).image
+        return training_work(self.network, image, self.steps * self.batch_size)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from jobs.base.artifacts import PairSet, ShardFile
@@ -72,7 +73,7 @@ def solve_shard(flow: Flow, recipe: PairRecipe, shard: int, device: torch.device
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
         label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
-        solution = solve(recipe.solver, flow, x0, label, t_start=recipe.flow.t_start)
+        solution = solve(recipe.solver, flow, x0, label)
         images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
     seconds = time.perf_counter() - started
@@ -99,5 +100,23 @@ def read_pairs(store: Store, pairs: PairSet) -> Tensor:
     Raises:
         DamagedArtifact: a shard is not what the set says.
     """
-    shards = [load_file(store.shard(shard))["x1"] for shard in pairs.shards]
-    return torch.cat(shards)[: pairs.count]
+    return _read(store, pairs, "x1")
+
+
+def read_noise(store: Store, pairs: PairSet) -> tuple[Tensor, Tensor | None]:
+    """Stored x0, float32 (count, C, H, W), and labels, int64 (count,) or None.
+
+    Raises:
+        DamagedArtifact: a shard is not what the set says.
+    """
+    labels = _read(store, pairs, "label") if pairs.label_counts else None
+    return _read(store, pairs, "x0"), labels
+
+
+def _read(store: Store, pairs: PairSet, name: str) -> Tensor:
+    """One kind of tensor of all shards, without reading the others."""
+    parts = []
+    for shard in pairs.shards:
+        with safe_open(store.shard(shard), "pt") as file:
+            parts.append(file.get_tensor(name))
+    return torch.cat(parts)[: pairs.count]

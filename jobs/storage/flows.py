@@ -10,6 +10,7 @@ from jobs.storage.weights import load_weights
 from models.flows.analytic import AnalyticFlow
 from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
+from models.flows.make import make_flow
 from models.networks.registry import parse_network
 from models.routing import RoutedFlow
 
@@ -43,7 +44,7 @@ def open_flow(store: Store, handle: Flow, device: torch.device) -> RunnableFlow:
             t_start=handle.t_start,
         )
         return flow.to(device)
-    return NetworkFlow(open_network(store, handle, device), handle.image, handle.t_start)
+    return make_flow(open_network(store, handle, device), handle.image, handle).to(device)
 
 
 def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:

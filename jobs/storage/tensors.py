@@ -1,11 +1,17 @@
 """Images and pairs of the store as tensors."""
 
+from collections.abc import Iterator
+
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.base.artifacts import Dataset
 from jobs.storage.store import Store
+
+PIECE = 4096
+"""Images read at once where only some are wanted."""
 
 
 def load_dataset_tensors(store: Store, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
@@ -16,6 +22,44 @@ def load_dataset_tensors(store: Store, dataset: Dataset) -> tuple[Tensor, Tensor
     """
     tensors = load_file(store.file(dataset, dataset.file))
     return tensors["images"].permute(0, 3, 1, 2).contiguous(), tensors.get("labels")
+
+
+def load_labels(store: Store, dataset: Dataset) -> Tensor | None:
+    """Labels int64 (N,), or None, without reading the images.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    with safe_open(store.file(dataset, dataset.file), framework="pt") as file:
+        return file.get_tensor("labels") if "labels" in file.keys() else None  # noqa: SIM118
+
+
+def image_batches(store: Store, dataset: Dataset, size: int) -> Iterator[Tensor]:
+    """Images uint8 (B, C, H, W) in order, `size` at a time, without holding all of them.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    with safe_open(store.file(dataset, dataset.file), framework="pt") as file:
+        images = file.get_slice("images")
+        for first in range(0, dataset.count, size):
+            yield images[first : first + size].permute(0, 3, 1, 2).contiguous()
+
+
+def load_images(store: Store, dataset: Dataset, index: Tensor | None = None) -> Tensor:
+    """Images uint8 (N, C, H, W): all, or those of an ascending index.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    if index is None:
+        return load_dataset_tensors(store, dataset)[0]
+    parts, first = [], 0
+    for batch in image_batches(store, dataset, PIECE):
+        here = index[(index >= first) & (index < first + len(batch))]
+        parts.append(batch[here - first])
+        first += len(batch)
+    return torch.cat(parts)
 
 
 def to_float(images: Tensor) -> Tensor:

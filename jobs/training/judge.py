@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from jobs.base.artifacts import Dataset, FeatureNet
 from jobs.base.seeds import derive_seed
-from jobs.evaluation.quality import Features, open_features
+from jobs.evaluation.features import Features, open_features
 from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
 from jobs.storage.tensors import to_float, to_uint8

@@ -1,7 +1,7 @@
 """The pairs of a set, gathered by index on the training device.
 
 x0 is regenerated from (seed, index). Where all of it fits in memory beside x1 it is made once,
-since drawing it again every step would only cost time.
+since drawing it again every step would only cost time. Of pairs made elsewhere it is stored.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from jobs.base.artifacts import PairSet
 from jobs.base.errors import UserError
 from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shards import read_pairs
+from jobs.pairs.shards import read_noise, read_pairs
 from jobs.storage.store import Store
 from models.counter_random import GENERATOR_VERSION
 
@@ -43,6 +43,20 @@ class PairSource:
         device: torch.device,
         labels: tuple[int, ...] | None = None,
     ) -> None:
+        self._pairs = pairs
+        self._x1 = read_pairs(store, pairs).to(device)
+        self._x0: Tensor | None = None
+        if pairs.noise == "stored":
+            x0, label = read_noise(store, pairs)
+            self._x0 = x0.to(device)
+            self._label = None if label is None else label.to(device)
+        else:
+            self._regenerate(pairs, device)
+        self._kept = None if labels is None else self._of_labels(labels)
+        self.count = pairs.count if self._kept is None else len(self._kept)
+
+    def _regenerate(self, pairs: PairSet, device: torch.device) -> None:
+        """Labels, and noise where it fits into memory."""
         if pairs.generator_version != GENERATOR_VERSION:
             raise UserError(
                 pairs.id,
@@ -50,16 +64,8 @@ class PairSource:
                 f"this program, with version {GENERATOR_VERSION}, cannot draw again",
                 "generate the pairs again, or train with the program that made them",
             )
-        self._pairs = pairs
-        self._x1 = read_pairs(store, pairs).to(device)
         index = torch.arange(pairs.count, device=device)
         self._label = pair_labels(pairs.seed, index, pairs.label_counts)
-        self.count = pairs.count
-        self._kept: Tensor | None = None
-        if labels is not None:
-            self._kept = self._of_labels(labels)
-            self.count = len(self._kept)
-        self._x0: Tensor | None = None
         if 4 * self._x1.numel() <= CACHE_BYTES:
             chunks = [
                 pair_noise(pairs.seed, part, pairs.image) for part in torch.split(index, CHUNK)

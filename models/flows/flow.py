@@ -47,6 +47,10 @@ class Flow(nn.Module, ABC):
         check_label(self.image, label)
         return self._velocity(xt, t, label)
 
+    def enter(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The point at t_start that noise of unit variance stands for: here x0 itself."""
+        return x0
+
     @abstractmethod
     def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """Velocity with checked labels; shapes as in `velocity`."""

@@ -145,7 +145,3 @@ class AdversarialSpec(Spec):
     """Weight of the head's loss beside the fake network's."""
     generator_weight: float = Field(default=3e-3, gt=0)
     """Weight of being taken for real beside the matching loss."""
-
-
-DistanceSpec = Annotated[L2Distance | HuberDistance, Field(discriminator="kind")]
-"""Distance D of two images in distillation."""

@@ -20,20 +20,18 @@ _BATCH = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianStatistics:
-    """Mean and covariance of a set of features, and how many samples they are from.
+class Gaussian:
+    """Mean and covariance of a set of features.
 
     Raises:
-        ValueError: not float64, shapes that do not match, a covariance that is not symmetric, a
-            NaN or infinity, or fewer than two samples.
+        ValueError: not float64, shapes that do not match, a covariance that is not symmetric, or a
+            NaN or infinity.
     """
 
     mean: Float[Tensor, " d"]
     """Mean, float64."""
     covariance: Float[Tensor, "d2 d3"]
     """Unbiased covariance (divided by count - 1), float64, shape (d, d)."""
-    count: int
-    """Number of samples, at least 2."""
 
     def __post_init__(self) -> None:
         width = len(self.mean)
@@ -50,6 +48,21 @@ class GaussianStatistics:
         check_rows(self.mean[None], "mean of the statistics", at_least=1)
         check_rows(self.covariance, "covariance of the statistics", at_least=1)
         _check_symmetric(self.covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianStatistics(Gaussian):
+    """The same, with how many samples they are from, so that more can be taken in.
+
+    Raises:
+        ValueError: as above, or fewer than two samples.
+    """
+
+    count: int
+    """Number of samples, at least 2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 2:
             raise ValueError(
                 f"statistics: {self.count} sample(s) have no covariance\n"
@@ -73,17 +86,10 @@ class GaussianStatistics:
         Raises:
             ValueError: fewer than 2 rows in all, rows of unlike widths, or a NaN or infinity.
         """
-        total: _Moments | None = None
+        running = RunningStatistics()
         for batch in batches:
-            check_rows(batch, "features", at_least=1)
-            moments = _moments(batch)
-            total = moments if total is None else _combine(total, moments)
-        if total is None or total.count < 2:
-            raise ValueError(
-                f"features: {0 if total is None else total.count} sample(s) in all, but a "
-                "covariance needs at least 2\n  fix: measure on more samples"
-            )
-        return cls(total.mean, total.scatter / (total.count - 1), total.count)
+            running.add(batch)
+        return running.result()
 
     def merge(self, other: "GaussianStatistics") -> "GaussianStatistics":
         """Statistics of both sets together, as if computed from all their features at once.
@@ -115,7 +121,38 @@ class GaussianStatistics:
         return cls(tensors["mean"], tensors["covariance"], int(tensors["count"]))
 
 
-def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+class RunningStatistics:
+    """Statistics of features that come in pieces of any size; the pieces are not kept."""
+
+    def __init__(self) -> None:
+        self._total: _Moments | None = None
+
+    def add(self, features: Float[Tensor, "_ d"]) -> None:
+        """Takes in more rows, at least one.
+
+        Raises:
+            ValueError: no rows, rows of another width than before, or a NaN or infinity.
+        """
+        check_rows(features, "features", at_least=1)
+        moments = _moments(features)
+        self._total = moments if self._total is None else _combine(self._total, moments)
+
+    def result(self) -> GaussianStatistics:
+        """Statistics of all rows so far.
+
+        Raises:
+            ValueError: fewer than 2 rows.
+        """
+        total = self._total
+        if total is None or total.count < 2:
+            raise ValueError(
+                f"features: {0 if total is None else total.count} sample(s) in all, but a "
+                "covariance needs at least 2\n  fix: measure on more samples"
+            )
+        return GaussianStatistics(total.mean, total.scatter / (total.count - 1), total.count)
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, at least 0.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in the square of the features' unit. With Inception

@@ -104,19 +104,30 @@ def memorisation(
     Raises:
         ValueError: as `nearest_distance`, or `real_count` below 1.
     """
+    real_median = own_distance(training, real_count, seed)
+    distance = nearest_distance(samples, training).distance
+    return Memorisation(
+        median=float(distance.quantile(0.5)),
+        p5=float(distance.quantile(0.05)),
+        real_median=real_median,
+        share_nearer=float((distance < real_median).double().mean()),
+    )
+
+
+def own_distance(
+    training: Float[Tensor, " m *other"], real_count: int = 1000, seed: int = 0
+) -> float:
+    """Median distance of `real_count` training images, drawn with `seed`, to the nearest other one.
+
+    Raises:
+        ValueError: fewer than 2 images, a NaN or infinity, or `real_count` below 1.
+    """
     if real_count < 1:
         raise ValueError(f"real_count is {real_count}: it must be at least 1")
     draws = uniform(seed, Stream.SUBSET, torch.arange(len(training)))
     chosen = draws.argsort(stable=True)[:real_count].to(training.device)
     real = nearest_distance(training[chosen], training, own_index=chosen)
-    distance = nearest_distance(samples, training).distance
-    real_median = real.distance.quantile(0.5)
-    return Memorisation(
-        median=float(distance.quantile(0.5)),
-        p5=float(distance.quantile(0.05)),
-        real_median=float(real_median),
-        share_nearer=float((distance < real_median.to(distance.device)).double().mean()),
-    )
+    return float(real.distance.quantile(0.5))
 
 
 def _search(

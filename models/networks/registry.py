@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from models.networks.adm.spec import ADMSpec
+from models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from models.networks.mlp.spec import MLPSpec
 from models.networks.presets import PRESETS
 from models.networks.song_unet.spec import SongUNetSpec
@@ -38,6 +39,7 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
         "song_unet": SongUNetSpec,
         "adm": ADMSpec,
         "mlp": MLPSpec,
+        "diffusers_unet": DiffusersUNetSpec,
     }
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in families:

@@ -6,20 +6,22 @@ evaluates shrinking parts of the batch and the labels have to follow.
 
 import torch
 
+from models.flows.denoising import DenoisingFlow
 from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
+from models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
 from models.solvers.euler import euler
 from models.solvers.heun import heun
 from models.solvers.rk45 import rk45
 from models.solvers.solution import Solution
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from models.solvers.spec import EDMHeunSpec, EulerSpec, HeunSpec, RK45Spec
 
 __all__ = ["Solution", "even_times", "solve"]
 
 
 @torch.no_grad()
 def solve(
-    spec: EulerSpec | HeunSpec | RK45Spec,
+    spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec,
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None = None,
@@ -32,9 +34,9 @@ def solve(
     Args:
         spec: the method.
         flow: the velocity; put its network into eval mode first.
-        x0: points at t_start.
+        x0: noise of unit variance; with a t_start of the caller's, points at that time.
         label: classes of a conditional flow.
-        t_start: time of x0 in [0, t_end); None is the flow's own.
+        t_start: time of x0 in [0, t_end); None is the flow's own, which the noise enters.
         t_end: end time in (t_start, 1].
         keep_states: return the point at every time of the grid; not with rk45, whose samples have
             times of their own.
@@ -43,17 +45,31 @@ def solve(
         ValueError: times out of order, labels that do not fit, or states asked of rk45.
         FloatingPointError: samples are not finite, or rk45 ran out of evaluations.
     """
+    if isinstance(spec, EDMHeunSpec):
+        if keep_states or t_start is not None or t_end != 1.0:
+            raise ValueError("edm_heun goes from sigma_max to the image and keeps no states")
+        return _edm_heun(spec, flow, x0, label)
     start = flow.t_start if t_start is None else t_start
     if not 0.0 <= start < t_end <= 1.0:
         raise ValueError(f"t_start is {start}, t_end {t_end}: 0 <= t_start < t_end <= 1 is needed")
+    x0 = flow.enter(x0) if t_start is None else x0
     if isinstance(spec, RK45Spec):
         if keep_states:
             raise ValueError("rk45 has no common grid of states: use euler or heun to see them")
-        return rk45(flow, x0, label, start, t_end, spec.tolerance, spec.max_evaluations)
+        shared = spec.norm == "batch"
+        return rk45(flow, x0, label, start, t_end, spec.tolerance, spec.max_evaluations, shared)
     times = even_times(start, t_end, spec.steps)
     if isinstance(spec, HeunSpec):
         return heun(flow, x0, label, times, spec.last_step, keep_states)
     return euler(flow, x0, label, times, keep_states)
+
+
+def _edm_heun(spec: EDMHeunSpec, flow: Flow, x0: Tensor, label: Tensor | None) -> Solution:
+    if not isinstance(flow, DenoisingFlow):
+        raise ValueError(f"edm_heun needs a denoiser, not a {type(flow).__name__}: use heun")  # noqa: TRY004
+    low = max(flow.sigma_min, SIGMA_MIN) if spec.sigma_min is None else spec.sigma_min
+    high = min(flow.sigma_max, SIGMA_MAX) if spec.sigma_max is None else spec.sigma_max
+    return edm_heun(flow, x0, label, spec.steps, low, spec.rho, high)
 
 
 def even_times(t_start: float, t_end: float, steps: int) -> tuple[float, ...]:

@@ -12,9 +12,12 @@ from models.flows.flow import Flow
 from models.shapes import Float, Int, Tensor
 from models.solvers.solution import Solution, check_finite
 
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+"""EDM's range of noise levels, which its sampler keeps to for other networks as well."""
+
 
 def edm_sigmas(
-    steps: int, sigma_max: float = 80.0, sigma_min: float = 0.002, rho: float = 7.0
+    steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN, rho: float = 7.0
 ) -> tuple[float, ...]:
     """Noise levels sigma_0 = sigma_max > ... > sigma_(steps-1) = sigma_min > 0, then 0.
 
@@ -41,8 +44,9 @@ def edm_heun(
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None = None,
     steps: int = 18,
-    sigma_min: float = 0.002,
+    sigma_min: float = SIGMA_MIN,
     rho: float = 7.0,
+    sigma_max: float | None = None,
 ) -> Solution:
     """Integrates dx/dsigma = (x - D) / sigma from sigma_max x0 to sigma = 0; 2 steps - 1 NFE.
 
@@ -54,6 +58,7 @@ def edm_heun(
         steps: at least 2; the last one, to sigma = 0, is Euler's. 18 are 35 evaluations.
         sigma_min: last level before 0.
         rho: how much shorter the steps are at small levels.
+        sigma_max: first level; None = the flow's, (1 - t_start) / t_start.
 
     Raises:
         ValueError: the flow starts at t = 0, where sigma is infinite, or there are too few steps.
@@ -61,9 +66,11 @@ def edm_heun(
 
     Source: Karras et al., arXiv 2206.00364, algorithm 1.
     """
-    if flow.t_start == 0.0:
+    if sigma_max is None and flow.t_start == 0.0:
         raise ValueError("this flow starts at t = 0, where sigma is infinite: use heun instead")
-    sigmas = edm_sigmas(steps, (1.0 - flow.t_start) / flow.t_start, sigma_min, rho)
+    if sigma_max is None:
+        sigma_max = (1.0 - flow.t_start) / flow.t_start
+    sigmas = edm_sigmas(steps, sigma_max, sigma_min, rho)
     x = sigmas[0] * x0.double()
     for sigma, sigma_next in pairwise(sigmas):
         slope = _slope(flow, x, sigma, label, x0.dtype)

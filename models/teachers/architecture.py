@@ -1,4 +1,4 @@
-"""What a caller knows better than the file, and filling a network with the file's tensors."""
+"""What a caller knows better than the file."""
 
 import difflib
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from torch import nn
 
+from models.flows.parameterisation import Parameterisation, Prediction, Schedule
+from models.networks.registry import parse_network
 from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
 from models.spec import ImageShape
 
 Network = TypeVar("Network", bound=NetworkSpec)
@@ -23,33 +23,81 @@ class Overrides:
     """Whether to read averaged weights, where the file has both."""
     size: int | None = None
     """Height and width of the images in pixels."""
+    image_channels: int | None = None
+    """Channels of the images."""
+    classes: int | None = None
+    """Number of classes."""
     t_start: float | None = None
     """Flow time at which sampling starts."""
+    prediction: Prediction | None = None
+    """What the network predicts."""
+    schedule: Schedule | None = None
+    """Noise that it was trained with."""
     network: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the network's spec."""
+    """Fields of the network's spec; all of them, if `kind` or `preset` is one of them."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError if the size is none."""
-        if self.size is not None and self.size < 1:
-            raise ValueError(
-                f"size is {self.size}: images have at least 1 pixel\n  fix: leave out size"
-            )
+        """Raises ValueError if a size is none."""
+        for name, least in (("size", 1), ("image_channels", 1), ("classes", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(
+                    f"{name} is {value}: images have at least {least}"
+                    f"{' pixel' if name == 'size' else ''}\n  fix: leave out {name}"
+                )
+
+    @property
+    def spec(self) -> NetworkSpec | None:
+        """The whole network, if that is what is given."""
+        if "kind" not in self.network and "preset" not in self.network:
+            return None
+        try:
+            return parse_network(dict(self.network))
+        except ValidationError as error:
+            raise _refused(error) from error
 
     def apply(self, spec: Network, image: ImageShape) -> Network:
-        """The spec with the overridden fields, for images of a size that the file tells.
+        """The spec with the overridden fields, for images that the file tells.
 
         Raises:
-            ValueError: there is no such field, it cannot have such a value, or the size differs.
+            ValueError: there is no such field, it cannot have such a value, or the images differ.
         """
-        if self.size not in (None, image.size):
-            raise ValueError(
-                f"holds a network for images of {image.size} px, not {self.size}"
-                "\n  fix: leave out size"
-            )
+        self.require_image(image)
         return self.network_of(spec)
+
+    def require_image(self, image: ImageShape) -> None:
+        """Raises ValueError if the images are asked for otherwise than the file has them."""
+        told = {"size": image.size, "image_channels": image.channels, "classes": image.classes}
+        words = {"size": "px", "image_channels": "channels", "classes": "classes"}
+        for name, value in told.items():
+            asked = getattr(self, name)
+            if asked not in (None, value):
+                raise ValueError(
+                    f"holds a network for images of {value} {words[name]}, not {asked}"
+                    f"\n  fix: leave out {name}"
+                )
+
+    def require_how(self, how: Parameterisation) -> None:
+        """Raises ValueError if prediction or schedule are asked for otherwise than they are."""
+        for name, told in (("prediction", how.prediction), ("schedule", how.schedule)):
+            asked = getattr(self, name)
+            if asked not in (None, told):
+                shown = told if isinstance(told, str) else told.kind
+                wanted = asked if isinstance(asked, str) else asked.kind
+                raise ValueError(
+                    f"says that its {name} is {shown}, not {wanted}\n  fix: leave out {name}"
+                )
 
     def network_of(self, spec: Network) -> Network:
         """The spec with the overridden fields; raises ValueError as `apply`."""
+        whole = self.spec
+        if whole is not None:
+            if not isinstance(whole, type(spec)):
+                raise ValueError(
+                    f"holds a network of kind {spec.kind}, not {whole.kind}"
+                    f"\n  fix: leave out network, or give one of kind {spec.kind}"
+                )
+            return whole
         unknown = [name for name in self.network if name not in type(spec).model_fields]
         if unknown:
             known = [name for name in type(spec).model_fields if name != "kind"]
@@ -62,19 +110,39 @@ class Overrides:
         try:
             return type(spec).model_validate({**spec.model_dump(), **self.network})
         except ValidationError as error:
-            mistakes = [
-                f"{'.'.join(map(str, mistake['loc']))} is {mistake['input']!r}: {mistake['msg']}"
-                for mistake in error.errors()
-            ]
-            raise ValueError("\n  ".join(["cannot be read so:", *mistakes])) from error
+            raise _refused(error) from error
+
+    def starting(self, how: Parameterisation) -> Parameterisation:
+        """What the network predicts, with the start that is asked for.
+
+        Raises:
+            ValueError: a denoiser cannot start there, or prediction or schedule are others.
+        """
+        self.require_how(how)
+        if how.denoises:
+            return _from_level(how, self.t_start)
+        t_start = how.t_start if self.t_start is None else self.t_start
+        if not 0.0 <= t_start < 1.0:
+            raise ValueError(f"cannot start at t = {t_start}\n  fix: give 0 <= t_start < 1")
+        return how.model_copy(update={"t_start": t_start})
 
 
-def filled(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Puts float32 weights into a network on the meta device; frozen, in evaluation mode.
+def _from_level(how: Parameterisation, t_start: float | None) -> Parameterisation:
+    low, high = how.levels()
+    if t_start is not None:
+        if not 0.0 < t_start < 1.0 / (1.0 + low):
+            raise ValueError(
+                f"holds a denoiser, which cannot start at t = {t_start}"
+                f"\n  fix: give 0 < t_start < {1.0 / (1.0 + low):g}"
+            )
+        high = (1.0 - t_start) / t_start
+    levels = {"sigma_min": low, "sigma_max": high, "t_start": 1.0 / (1.0 + high)}
+    return how.model_copy(update=levels)
 
-    Args:
-        network: what to fill; it is changed and returned.
-        weights: exactly the network's, contiguous; they are taken over, not copied.
-    """
-    network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
-    return network.eval().requires_grad_(requires_grad=False)
+
+def _refused(error: ValidationError) -> ValueError:
+    mistakes = [
+        f"{'.'.join(map(str, mistake['loc']))} is {mistake['input']!r}: {mistake['msg']}"
+        for mistake in error.errors()
+    ]
+    return ValueError("\n  ".join(["cannot be read so:", *mistakes]))

@@ -4,31 +4,35 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
-from models.flows.edm import EDMFlow
+from models.flows.parameterisation import (
+    DiscreteVPSchedule,
+    EDMSchedule,
+    LinearVPSchedule,
+    Parameterisation,
+    VESchedule,
+)
 from models.networks.adm import edm_weights as adm
 from models.networks.song_unet import edm_weights as song_unet
+from models.networks.spec import NetworkSpec
 from models.shapes import Tensor
 from models.spec import ImageShape
-from models.teachers.architecture import Overrides, filled
+from models.teachers.architecture import Overrides
 from models.teachers.restricted_pickle import ObjectNote, read_pickle, read_tensors
-
-PRECONDITIONING = "EDMPrecond"
-"""The only published preconditioning that an `EDMFlow` has."""
+from models.teachers.teacher_file import TeacherFile, build_to_fill
 
 
 class _Snapshot(NamedTuple):
-    wrapper: Mapping[str, Any]
-    """Attributes of the preconditioning around the network."""
+    precond: str
+    """Published class of the preconditioning around the network."""
+    attributes: Mapping[str, float]
+    """Its numbers."""
     class_name: str
     """Published class of the network."""
     state: dict[str, Tensor]
 
 
-def read_edm_snapshot(path: Path, overrides: Overrides) -> EDMFlow:
-    """The denoiser of a snapshot as a flow, frozen, in evaluation mode.
+def read_edm_snapshot(path: Path, overrides: Overrides) -> TeacherFile:
+    """The network of a snapshot.
 
     Raises:
         ValueError: the file is damaged or names what it may not, holds another kind of network, or
@@ -37,15 +41,15 @@ def read_edm_snapshot(path: Path, overrides: Overrides) -> EDMFlow:
     if not overrides.ema:
         raise ValueError("holds averaged weights only\n  fix: leave out ema")
     snapshot = _load(path)
-    network, image = NETWORKS[snapshot.class_name](snapshot.state, overrides)
-    levels = {
-        name: float(value)
-        for name, value in snapshot.wrapper.items()
-        if name == "sigma_data" and isinstance(value, (int, float))
-    }
-    if overrides.t_start is not None:
-        levels["sigma_max"] = _sigma(overrides.t_start)
-    return EDMFlow(network, image, **levels)
+    how = overrides.starting(PRECONDITIONINGS[snapshot.precond](snapshot.attributes))
+    read, rename = NETWORKS[snapshot.class_name]
+    state = _mean_only(snapshot.state) if snapshot.precond == "iDDPMPrecond" else snapshot.state
+    spec, image = read(state)
+    spec = overrides.apply(spec, image)
+    weights = rename(state, build_to_fill(spec, image), image.size)
+    if snapshot.precond == "VEPrecond":  # it answers minus the noise
+        weights |= {name: -weights[name] for name in ("head.weight", "head.bias")}
+    return TeacherFile(spec, image, how, weights)
 
 
 def _load(path: Path) -> _Snapshot:
@@ -56,10 +60,10 @@ def _load(path: Path) -> _Snapshot:
         raise ValueError(  # noqa: TRY004
             "has no network under `ema`\n  fix: give a network snapshot of EDM (network-*.pkl)"
         )
-    if wrapper.class_name != PRECONDITIONING:
+    if wrapper.class_name not in PRECONDITIONINGS:
         raise ValueError(
             f"is preconditioned by {wrapper.class_name}, which this program does not have"
-            f"\n  fix: give a network that was trained with {PRECONDITIONING}"
+            f"\n  fix: give a network that was trained with {' or '.join(PRECONDITIONINGS)}"
         )
     network = wrapper.attributes().get("_modules", {}).get("model")
     name = network.class_name if isinstance(network, ObjectNote) else None
@@ -68,33 +72,76 @@ def _load(path: Path) -> _Snapshot:
             f"holds a network of class {name}, which this program does not have"
             f"\n  fix: give one of class {' or '.join(map(str, NETWORKS))}"
         )
-    plain = {key: value for key, value in wrapper.attributes().items() if key != "_modules"}
-    return _Snapshot(plain, str(name), dict(read_tensors(network)))
+    numbers = {
+        key: float(value)
+        for key, value in wrapper.attributes().items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    return _Snapshot(str(wrapper.class_name), numbers, str(name), dict(read_tensors(network)))
 
 
-def _song_unet(state: Mapping[str, Tensor], overrides: Overrides) -> tuple[nn.Module, ImageShape]:
-    spec, image = song_unet.read_edm(state)
-    with torch.device("meta"):
-        network = overrides.apply(spec, image).build(image)
-    return filled(network, song_unet.from_edm(state, network, image.size)), image
+def _mean_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the second half of the outputs, the variances, which no flow needs."""
+    heads = {"out_conv.weight", "out_conv.bias"}
+    heads |= {name for name in state if name.endswith(("_aux_conv.weight", "_aux_conv.bias"))}
+    return {
+        name: value[: len(value) // 2] if name in heads and value.dim() > 0 else value
+        for name, value in state.items()
+    }
 
 
-def _adm(state: Mapping[str, Tensor], overrides: Overrides) -> tuple[nn.Module, ImageShape]:
-    spec, image = adm.read_edm(state, time_scale=1.0)
-    with torch.device("meta"):
-        network = overrides.apply(spec, image).build(image)
-    return filled(network, adm.from_edm(state, network, image.size)), image
+def _edm(numbers: Mapping[str, float]) -> Parameterisation:
+    # Its own sigma_min and sigma_max are 0 and infinity: the range is the published sampler's.
+    sigma_data = numbers.get("sigma_data", 0.5)
+    return Parameterisation(prediction="edm", schedule=EDMSchedule(), sigma_data=sigma_data)
 
 
-def _sigma(t_start: float) -> float:
-    if not 0.0 < t_start < 1.0:
+def _vp(numbers: Mapping[str, float]) -> Parameterisation:
+    low = numbers.get("beta_min", 0.1)
+    schedule = LinearVPSchedule(
+        beta_min=low,
+        beta_max=low + numbers.get("beta_d", 19.9),
+        time_scale=numbers.get("M", 1000.0) - 1.0,
+        epsilon=numbers.get("epsilon_t", 1e-5),
+    )
+    return Parameterisation(prediction="noise", schedule=schedule)
+
+
+def _ve(numbers: Mapping[str, float]) -> Parameterisation:
+    levels = {name: numbers[name] for name in ("sigma_min", "sigma_max") if name in numbers}
+    return Parameterisation(prediction="noise", schedule=VESchedule(), **levels)
+
+
+def _iddpm(numbers: Mapping[str, float]) -> Parameterisation:
+    given = numbers.get("C_1", 0.001), numbers.get("C_2", 0.008)
+    if given != (0.001, 0.008):
         raise ValueError(
-            f"holds a denoiser, which cannot start at t = {t_start}\n  fix: give 0 < t_start < 1"
+            f"has a cosine schedule with C_1, C_2 = {given}, which this program does not have"
+            "\n  fix: give a network with the published C_1 = 0.001 and C_2 = 0.008"
         )
-    return (1.0 - t_start) / t_start
+    schedule = DiscreteVPSchedule(
+        betas="squaredcos_cap_v2", steps=int(numbers.get("M", 1000)), between="nearest"
+    )
+    return Parameterisation(prediction="noise", schedule=schedule)
 
 
-NETWORKS: Mapping[
-    object, Callable[[Mapping[str, Tensor], Overrides], tuple[nn.Module, ImageShape]]
-] = {"SongUNet": _song_unet, "DhariwalUNet": _adm}
-"""Published class -> how it is read: DDPM++ and NCSN++, ADM."""
+PRECONDITIONINGS: Mapping[str, Callable[[Mapping[str, float]], Parameterisation]] = {
+    "EDMPrecond": _edm,
+    "VPPrecond": _vp,
+    "VEPrecond": _ve,
+    "iDDPMPrecond": _iddpm,
+}
+"""Published class around a network -> what the network predicts (arXiv 2206.00364, table 1)."""
+
+
+def _read_adm(state: Mapping[str, Tensor]) -> tuple[NetworkSpec, ImageShape]:
+    return adm.read_edm(state, time_scale=1.0)
+
+
+Read = Callable[[Mapping[str, Tensor]], tuple[NetworkSpec, ImageShape]]
+Rename = Callable[[Mapping[str, Tensor], Any, int], dict[str, Tensor]]
+NETWORKS: Mapping[object, tuple[Read, Rename]] = {
+    "SongUNet": (song_unet.read_edm, song_unet.from_edm),
+    "DhariwalUNet": (_read_adm, adm.from_edm),
+}
+"""Published class -> how its architecture and its weights are read: DDPM++ and NCSN++, ADM."""

@@ -3,7 +3,6 @@
 The kind of a file is told by its first bytes, not by its name.
 """
 
-import difflib
 import zipfile
 from collections.abc import Callable
 from os import PathLike
@@ -11,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from models.flows.flow import Flow
+from models.flows.parameterisation import Prediction, Schedule
+from models.teacher_paths import require_path
 from models.teachers.architecture import Overrides
+from models.teachers.diffusers_folder import read_diffusers
 from models.teachers.edm_snapshot import read_edm_snapshot
 from models.teachers.flow_file import read_flow_file
-from models.teachers.slimflow_checkpoint import read_slimflow_checkpoint
+from models.teachers.slimflow_checkpoint import read_checkpoint
+from models.teachers.teacher_file import TeacherFile
 
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of a file of torch.save that is no zip archive: a pickled number."""
-_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def load_teacher(
@@ -26,46 +28,78 @@ def load_teacher(
     *,
     ema: bool = True,
     size: int | None = None,
+    image_channels: int | None = None,
+    classes: int | None = None,
     t_start: float | None = None,
+    prediction: Prediction | None = None,
+    schedule: Schedule | None = None,
     **network: Any,
 ) -> Flow:
     """Reads a flow from a checkpoint; nothing in the file is executed.
 
     Args:
-        path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), or a
-            file of `save_flow` (`.safetensors`).
+        path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), a
+            file of `save_flow` (`.safetensors`), a folder of diffusers (a `UNet2DModel`), or the
+            state dictionary of a network that the other arguments describe.
         ema: read the averaged weights, where the file has others too.
         size: height and width of the images in pixels; None is what the file says. An NCSN++ of
             SlimFlow does not say: 16 times the power of two that puts its attention at 16 px, or
             32 where that leaves a choice.
+        image_channels: channels of the images; None is what the file says.
+        classes: number of classes; None is what the file says.
         t_start: flow time at which sampling starts; None is what the file says, 1e-3 for SlimFlow
             and 1/81 for EDM.
+        prediction: what the network predicts, where the file does not say; None = a velocity.
+        schedule: noise that it was trained with, where the file does not say.
         network: fields of the network's spec to use instead of what its tensors say, such as
-            attention_resolutions or dropout.
+            attention_resolutions or dropout; with `kind`, the whole spec.
 
     Returns:
-        The flow, on the CPU, frozen and in evaluation mode; an `EDMFlow` for EDM's networks.
+        The flow, on the CPU, frozen and in evaluation mode; a `DenoisingFlow` (with `denoise`)
+        unless the network predicts velocities.
 
     Raises:
         FileNotFoundError: there is no such file; names the most similar one.
         ValueError: the file is damaged, names what it may not, holds another kind of network, or
             its tensors do not fit. Every tensor that differs is listed, and nothing is loaded.
     """
-    file = Path(path)
+    overrides = Overrides(
+        ema=ema,
+        size=size,
+        image_channels=image_channels,
+        classes=classes,
+        t_start=t_start,
+        prediction=prediction,
+        schedule=schedule,
+        network=network,
+    )
+    return read_teacher(Path(path), overrides).flow()
+
+
+def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
+    """Reads and checks a file without building its network; raises as `load_teacher`."""
     try:
-        overrides = Overrides(ema=ema, size=size, t_start=t_start, network=network)
-        return _reader(file)(file, overrides).eval()
+        read = find_reader(path)(path, overrides)
+        read.require_finite()
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
+    return read
 
 
-def _reader(path: Path) -> Callable[[Path, Overrides], Flow]:
-    if not path.is_file():
-        raise FileNotFoundError(_where_it_might_be(path))
+def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
+    """Who reads a file, by its first bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file; names the most similar one.
+        ValueError: nobody does.
+    """
+    require_path(path)
+    if path.is_dir():
+        return read_diffusers
     with path.open("rb") as file:
         start = file.read(len(_OLD_TORCH))
     if zipfile.is_zipfile(path) or start == _OLD_TORCH:
-        return read_slimflow_checkpoint
+        return read_checkpoint
     if start[8:9] == b"{":
         return read_flow_file
     if start[:1] == b"\x80":
@@ -74,17 +108,3 @@ def _reader(path: Path) -> Callable[[Path, Overrides], Flow]:
         "is neither a checkpoint of torch.save, a pickle nor safetensors"
         "\n  fix: give a .pth of SlimFlow, a .pkl of EDM or a .safetensors of save_flow"
     )
-
-
-def _where_it_might_be(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
-        fix = f"give a file in it: {', '.join(inside[:5])}" if inside else "give a file"
-        return f"{path}: is a folder, not a checkpoint\n  fix: {fix}"
-    existing, missing = path.parent, path.name
-    while not existing.is_dir():
-        existing, missing = existing.parent, existing.name
-    names = [entry.name for entry in existing.iterdir()]
-    nearest = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
-    fix = f"use {existing / nearest[0]}" if nearest else f"look in {existing.resolve()}"
-    return f"{path}: there is no such file\n  fix: {fix}"

@@ -61,6 +61,16 @@ class ContainerNote(ObjectNote):
         self.state = state
 
 
+class DictNote(dict[Any, Any]):
+    """EDM's dictionary whose entries are attributes as well: here they are not."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """Refuses to be changed by the pickle otherwise than by entries."""
+        raise TypeError("a dictionary has no state to set")
+
+
 class StorageNote(_Note):
     """The numbers of a tensor, as a file in memory."""
 
@@ -153,6 +163,7 @@ ALLOWED: Mapping[tuple[str, str], object] = {
     ("torch._utils", "_rebuild_parameter"): _Function(_note_parameter),
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_note_tensor),
     ("torch.storage", "_load_from_bytes"): _Function(StorageNote),
+    ("dnnlib.util", "EasyDict"): DictNote,
     ("collections", "OrderedDict"): _Function(_plain_dict),
     ("builtins", "set"): _Function(_note_nothing),
     ("numpy.core.multiarray", "scalar"): _Function(_note_nothing),

@@ -9,13 +9,14 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.serialization import safe_globals
 
-from models.flows.flow import NetworkFlow
+from models.flows.parameterisation import Parameterisation
 from models.networks.adm import edm_weights as adm
+from models.networks.adm.network import ADM
 from models.networks.edm_layout import parameters as edm_parameters
 from models.networks.published_weights import (
     Source,
@@ -25,11 +26,15 @@ from models.networks.published_weights import (
     without_prefix,
 )
 from models.networks.song_unet import slimflow_weights as ncsnpp
-from models.networks.song_unet.slimflow_layout import read_slimflow
+from models.networks.song_unet.network import SongUNet
+from models.networks.song_unet.slimflow_layout import ImageSize, read_slimflow
 from models.networks.song_unet.spec import SongUNetSpec
+from models.networks.spec import NetworkSpec
 from models.shapes import Tensor
 from models.spec import ImageShape
-from models.teachers.architecture import Overrides, filled
+from models.teachers.architecture import Overrides
+from models.teachers.plain_weights import read_plain_weights
+from models.teachers.teacher_file import TeacherFile, build_to_fill
 
 T_START = 1e-3
 """Flow time at which the published networks start to be trained and sampled."""
@@ -60,13 +65,16 @@ _STAND_INS = (
 class _Network(NamedTuple):
     """A network that is not yet filled."""
 
+    spec: NetworkSpec
     module: torch.nn.Module
     image: ImageShape
     sources: Mapping[str, Source]
+    size: ImageSize | None = None
+    """How the size of the images is known, where no tensor tells it."""
 
 
-def read_slimflow_checkpoint(path: Path, overrides: Overrides) -> NetworkFlow:
-    """The flow of a checkpoint, frozen, in evaluation mode, with its averaged weights by default.
+def read_checkpoint(path: Path, overrides: Overrides) -> TeacherFile:
+    """The network of a file of torch.save, with its averaged weights by default.
 
     Raises:
         ValueError: the file is damaged or names what it may not, holds no network of a known
@@ -74,6 +82,9 @@ def read_slimflow_checkpoint(path: Path, overrides: Overrides) -> NetworkFlow:
     """
     checkpoint = _load(path)
     state = _state(checkpoint)
+    if not any(name.startswith(("enc.", "all_modules.")) for name in state):
+        averages = _averages(checkpoint) if overrides.ema and "ema" in checkpoint else None
+        return read_plain_weights(state, averages, overrides)
     is_adm = not any(name.startswith("all_modules.") for name in state)
     state = edm_parameters(state) if is_adm else ncsnpp.parameters(state)
     network = _adm(state, overrides) if is_adm else _ncsnpp(state, overrides)
@@ -83,8 +94,23 @@ def read_slimflow_checkpoint(path: Path, overrides: Overrides) -> NetworkFlow:
     weights = rename(state, network.sources, network.module)
     if _is_mapped(path):  # what is kept must not depend on the file
         weights = {name: value.clone() for name, value in weights.items()}
-    t_start = T_START if overrides.t_start is None else overrides.t_start
-    return NetworkFlow(filled(network.module, weights), network.image, t_start)
+    how = overrides.starting(_predicts(overrides))
+    size = network.size
+    return TeacherFile(
+        network.spec,
+        network.image,
+        how,
+        weights,
+        assumed=size.words if size and size.is_certain else "",
+        undecided=size.words if size and not size.is_certain else "",
+    )
+
+
+def _predicts(overrides: Overrides) -> Parameterisation:
+    """A velocity, unless the caller knows better: such a file says nothing of it."""
+    given = {"prediction": overrides.prediction, "schedule": overrides.schedule}
+    known = {name: value for name, value in given.items() if value is not None}
+    return Parameterisation(t_start=T_START, **known)
 
 
 def _is_mapped(path: Path) -> bool:
@@ -126,13 +152,7 @@ def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             f"has no weights under `model`; it has {', '.join(map(str, checkpoint)) or 'nothing'}"
             "\n  fix: give a checkpoint of SlimFlow or RectifiedFlow"
         )
-    state = without_prefix({str(name): value for name, value in model.items()}, "module.")
-    if not any(name.startswith(("enc.", "all_modules.")) for name in state):
-        raise ValueError(
-            f"holds no NCSN++ or ADM; its first tensors are {', '.join(list(state)[:3]) or 'none'}"
-            "\n  fix: give a checkpoint of SlimFlow or RectifiedFlow"
-        )
-    return state
+    return without_prefix({str(name): value for name, value in model.items()}, "module.")
 
 
 def _averages(checkpoint: Mapping[str, Any]) -> list[Tensor]:
@@ -147,17 +167,17 @@ def _averages(checkpoint: Mapping[str, Any]) -> list[Tensor]:
 
 def _adm(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
     spec, image = adm.read_edm(state, time_scale=999.0)
-    with torch.device("meta"):
-        network = overrides.apply(spec, image).build(image)
-    return _Network(network, image, adm.sources(network, image.size))
+    spec = overrides.apply(spec, image)
+    network = build_to_fill(spec, image)
+    return _Network(spec, network, image, adm.sources(cast("ADM", network), image.size))
 
 
 def _ncsnpp(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
     given = None
-    if "attention_resolutions" in overrides.network:
-        checked = overrides.network_of(SongUNetSpec(channels=64))
-        given = checked.attention_resolutions
-    spec, image = read_slimflow(state, overrides.size, given)
-    with torch.device("meta"):
-        network = overrides.apply(spec, image).build(image)
-    return _Network(network, image, ncsnpp.sources(network))
+    if "attention_resolutions" in overrides.network or overrides.spec is not None:
+        given = overrides.network_of(SongUNetSpec(channels=64)).attention_resolutions
+    spec, image, size = read_slimflow(state, overrides.size, given)
+    spec = overrides.apply(spec, image)
+    network = build_to_fill(spec, image)
+    sources = ncsnpp.sources(cast("SongUNet", network))
+    return _Network(spec, network, image, sources, size)

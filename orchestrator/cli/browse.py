@@ -1,6 +1,7 @@
 """The verbs that look into a storage: status, show, logs."""
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,17 +10,25 @@ import typer
 from orchestrator.cli.options import Json, Storage, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jobs.storage.store import Store
-    from orchestrator.status import RunStatus
+    from orchestrator.status import JobStatus, RunStatus
 
 Run = Annotated[str | None, typer.Argument(help="Run id or its beginning.", show_default=False)]
+RunOrGroup = Annotated[
+    str | None,
+    typer.Argument(
+        help="Run id or its beginning; RUN/GROUP for every job of a group.", show_default=False
+    ),
+]
 Thing = Annotated[
     str | None,
     typer.Argument(help="RUN, RUN/JOB or the beginning of an artifact id; else the latest run."),
 ]
 
 
-def status(run: Run = None, storage: Storage = None, as_json: Json = False) -> None:
+def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = False) -> None:
     """List the runs of a storage, or the jobs of one run."""
     from orchestrator.runs import find_run, read_status, run_ids
 
@@ -28,11 +37,28 @@ def status(run: Run = None, storage: Storage = None, as_json: Json = False) -> N
         found = [read_status(store.blobs, name) for name in run_ids(store.blobs)]
         _print_runs(found, as_json)
         return
-    state = read_status(store.blobs, find_run(store.blobs, run))
+    name, slash, group = run.partition("/")
+    state = read_status(store.blobs, find_run(store.blobs, name or None))
+    if slash:
+        state.jobs = _jobs_of_group(state, group)
     if as_json:
         typer.echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
     else:
-        _print_jobs(state)
+        _print_jobs(state, together=not slash)
+
+
+def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
+    from jobs.base.errors import UserError
+    from jobs.base.registry import nearest
+    from orchestrator.groups import origin_of
+
+    origins = {name: origin_of(name) for name in state.jobs}
+    found = {n: state.jobs[n] for n, one in origins.items() if one and one.group == group}
+    groups = {one.group for one in origins.values() if one}
+    if not found:
+        fix = nearest(group, groups) if groups else f"slimctl status {state.run}"
+        raise UserError(state.run, f"has no group '{group}'", fix)
+    return found
 
 
 def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
@@ -56,24 +82,36 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
     print_table(("run", "state", "started", "took", "jobs"), rows)
 
 
-def _print_jobs(state: "RunStatus") -> None:
-    from orchestrator.cli.live import clock, numbers
+def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
+    """Prints a row per job; the jobs of a large group share rows if that is wanted."""
+    from orchestrator.cli.collapse import MANY, collapsed
     from orchestrator.cli.tables import print_table
 
     typer.echo(f"{state.run}: {state.state}")
     rows = [
-        (
-            name,
-            job.kind,
-            job.state,
-            clock(job.seconds(time.time())) if job.started else "",
-            f"{job.done:,}/{job.total:,}" if job.total else "",
-            job.message or numbers(job.metrics),
-            job.artifact,
-        )
-        for name, job in state.jobs.items()
+        _job_row(row.name, [state.jobs[name] for name in row.jobs])
+        for row in collapsed(state.jobs, MANY if together else len(state.jobs))
     ]
     print_table(("job", "kind", "state", "took", "done", "last", "artifact"), rows)
+
+
+def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
+    from orchestrator.cli.collapse import counted
+    from orchestrator.cli.live import clock, numbers
+
+    seconds = sum(job.seconds(time.time()) for job in jobs)
+    done, total = sum(job.done for job in jobs), sum(job.total for job in jobs)
+    first = jobs[0]
+    messages = [job.message for job in jobs if job.state == "failed"] or [""]
+    return (
+        name,
+        first.kind,
+        counted(job.state for job in jobs),
+        clock(seconds) if any(job.started for job in jobs) else "",
+        f"{done:,}/{total:,}" if total else "",
+        (first.message or numbers(first.metrics)) if len(jobs) == 1 else messages[0],
+        first.artifact if len(jobs) == 1 else "",
+    )
 
 
 def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) -> None:
@@ -137,14 +175,17 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     """
     from jobs.base.errors import UserError
     from jobs.base.registry import nearest
+    from orchestrator.cli.collapse import collapsed
     from orchestrator.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
         run_name, _, job = thing.partition("/")
         run = find_run(store.blobs, run_name or None)
         jobs = read_status(store.blobs, run).jobs
+        job = _job_meant(job, jobs)
         if job not in jobs:
-            raise UserError(run, f"has no job '{job}'", nearest(job, jobs))
+            names = [row.jobs[0] for row in collapsed(jobs)]
+            raise UserError(run, f"has no job '{job}'", nearest(job, names))
         artifact = jobs[job].artifact
         if store.manifest(artifact) is None:
             raise UserError(f"{run}/{job}", f"has no result: it is {jobs[job].state}")
@@ -161,6 +202,23 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     known = [*runs[-20:], *store.find("")[-20:]]
     fix = nearest(thing, known) if known else "slimctl submit FILE"
     raise UserError(store.uri, f"there is no run and no artifact '{thing}'", fix)
+
+
+def _job_meant(name: str, jobs: "Iterable[str]") -> str:
+    """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
+    group, bracket, rest = name.partition("[")
+    wanted, _, member = rest.partition("].")
+    if not bracket:
+        return name
+    values = {part.replace(" ", "") for part in wanted.split(",")}
+    found = [
+        job
+        for job in jobs
+        if job.startswith(f"{group}.")
+        and job.endswith(f".{member}")
+        and values <= set(re.split(r"\.(?=[A-Za-z_]\w*=)", job[len(group) + 1 : -len(member) - 1]))
+    ]
+    return found[0] if len(found) == 1 else name
 
 
 def logs(run: Run = None, storage: Storage = None) -> None:

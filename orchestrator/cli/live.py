@@ -3,13 +3,13 @@
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from orchestrator.cli.collapse import Row, collapsed, counted
 from orchestrator.events import Event
 from orchestrator.plan import RunPlan
 from orchestrator.status import JobStatus, RunStatus, apply
@@ -27,7 +27,7 @@ MARKS = {
     "blocked": ("∅", "yellow"),
     "cancelled": ("∅", "yellow"),
 }
-URGENCY = ("failed", "running", "blocked", "cancelled", "waiting", "done", "reused")
+URGENCY = ("running", "failed", "blocked", "cancelled", "waiting", "done", "reused")
 """States in the order in which their jobs are kept where the terminal has too few lines."""
 WIDE = 100
 """Columns from which a terminal has room for the kinds and for bars."""
@@ -126,26 +126,50 @@ class LiveView(View):
 
         now = time.time()
         width, height = self._console.size
-        shown, rest = _fitting(self.status.jobs, height - 2)
+        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, height - 2)
         table = Table(box=None, padding=(0, 1), show_header=False)
-        for name in shown:
-            job = self.status.jobs[name]
-            mark, style = MARKS[job.state]
-            kind = [job.kind] if width >= WIDE else []
-            cells = [mark, name, *kind, *_cells(job, now, 16 if width >= WIDE else 0)]
+        for row in rows:
+            jobs = [self.status.jobs[name] for name in row.jobs]
+            shown = _leading(jobs)
+            mark, style = MARKS[shown.state]
+            kind = [shown.kind] if width >= WIDE else []
+            bar_width = 16 if width >= WIDE else 0
+            told = _cells_together(jobs, now, bar_width) if row.together else ()
+            cells = [mark, row.name, *kind, *(told or _cells(shown, now, bar_width))]
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells), style=style)
         return Group(table, Text(rest, style="dim")) if rest else Group(table)
 
 
-def _fitting(jobs: Mapping[str, JobStatus], rows: int) -> tuple[list[str], str]:
-    """The jobs that `rows` lines have room for, in order, and a line that counts the others."""
-    if len(jobs) <= rows:
-        return list(jobs), ""
-    ranked = sorted(jobs, key=lambda name: URGENCY.index(jobs[name].state))
-    kept = set(ranked[: max(1, rows - 1)])
-    rest = Counter[str](job.state for name, job in jobs.items() if name not in kept)
-    counts = ", ".join(f"{rest[state]} {state}" for state in URGENCY if rest[state])
-    return [name for name in jobs if name in kept], f"and {counts}"
+def _leading(jobs: Sequence[JobStatus]) -> JobStatus:
+    """The job whose state says most about all: one that runs, failed, waits, or else is done."""
+    return min(jobs, key=lambda job: URGENCY.index(job.state))
+
+
+def _fitting(
+    rows: Sequence[Row], jobs: Mapping[str, JobStatus], lines: int
+) -> tuple[Sequence[Row], str]:
+    """The rows that `lines` have room for, in order, and a line that counts the other jobs."""
+    if len(rows) <= lines:
+        return rows, ""
+
+    def urgency(row: Row) -> int:
+        return min(URGENCY.index(jobs[name].state) for name in row.jobs)
+
+    kept = {row.name for row in sorted(rows, key=urgency)[: max(1, lines - 1)]}
+    rest = [jobs[name].state for row in rows if row.name not in kept for name in row.jobs]
+    counts = ", ".join(f"{rest.count(state)} {state}" for state in URGENCY if state in rest)
+    return [row for row in rows if row.name in kept], f"and {counts}"
+
+
+def _cells_together(
+    jobs: Sequence[JobStatus], now: float, bar_width: int
+) -> tuple[str, str, str, str]:
+    """How many jobs of a group are over, what the others do, and their time in all."""
+    over = sum(job.state in ("done", "reused") for job in jobs)
+    rest = [job.state for job in jobs if job.state not in ("done", "reused")]
+    took = sum(job.seconds(now) for job in jobs)
+    done = f"{_bar(over / len(jobs), bar_width)} {over}/{len(jobs)}".lstrip()
+    return (done, "", counted(rest) if rest else "", clock(took) if took else "")
 
 
 def _cells(job: JobStatus, now: float, bar_width: int) -> tuple[str, str, str, str]:

@@ -38,6 +38,14 @@ Address = Annotated[
     ),
 ]
 
+DEFAULT_TFLOPS = 40.0
+"""Assumed sustained rate of a GPU, 1e12 operations per second: about an eighth of the 312 that an
+A100 does at best in bfloat16, since small U-Nets at 32 to 64 px leave most of it idle."""
+Tflops = Annotated[
+    float,
+    typer.Option("--tflops", help="Assumed rate of a GPU for GPU-hours, 1e12 FLOP/s.", min=1e-3),
+]
+
 DEFAULT_STORAGE = "./slim-store"
 
 

@@ -3,18 +3,27 @@
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from orchestrator.cli.options import (
+    DEFAULT_TFLOPS,
     Address,
     File,
     Json,
     Overrides,
     Storage,
+    Tflops,
     load,
     mistakes_as_json,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline import Pipeline
+
+WITH_IMAGES = ("Dataset", "Flow", "PairSet")
+"""Results whose images the estimate of a plan needs; a file may have to be read for them."""
 
 
 def check(
@@ -29,29 +38,49 @@ def check(
         resolved = resolve(pipeline)
         preflight(resolved, Graph.of(resolved))
     if as_json:
-        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.jobs)}))
+        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.specs)}))
     else:
-        typer.echo(f"{file}: {len(pipeline.jobs)} jobs, no mistakes")
+        typer.echo(f"{file}: {_size(pipeline)}, no mistakes")
+
+
+def _size(pipeline: "Pipeline") -> str:
+    """`25 jobs, 18 of them in the group students (6 iterations of 3)`."""
+    made = pipeline.made
+    groups = [
+        f"{name} ({len(made.iterations[name])} iterations of {len(group.jobs)})"
+        for name, group in made.groups.items()
+    ]
+    inside = f", {len(made.origins)} of them in groups: {', '.join(groups)}" if groups else ""
+    return f"{len(pipeline.specs)} jobs{inside}"
 
 
 def plan(
-    file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
+    file: File,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tflops: Tflops = DEFAULT_TFLOPS,
+    as_json: Json = False,
 ) -> None:
-    """Say what a submission would do: per job reuse, resume or run, and why."""
+    """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
-    from orchestrator.cli.tables import print_table
-    from orchestrator.graph import Graph
+    from orchestrator.cli.tables import print_plan
+    from orchestrator.estimate import estimate, plan_json
+    from orchestrator.graph import Graph, known_facts, preflight
     from orchestrator.pipeline import resolve
     from orchestrator.planner import make_plan
 
     with mistakes_as_json(as_json):
         pipeline = resolve(load(file, overrides, storage))
-        made = make_plan(pipeline, Graph.of(pipeline), Store(pipeline.storage))
+        graph = Graph.of(pipeline)
+        made = make_plan(pipeline, graph, Store(pipeline.storage))
+        facts = known_facts(pipeline, graph)
+        if any(known.image is None and known.made in WITH_IMAGES for known in facts.values()):
+            facts = preflight(pipeline, graph)
+    found = estimate(pipeline, graph, facts, made, tflops)
     if as_json:
-        typer.echo(made.model_dump_json(indent=1))
-        return
-    rows = [(job.name, job.kind, job.action, job.reason, job.artifact) for job in made.jobs]
-    print_table(("job", "kind", "action", "why", "artifact"), rows)
+        typer.echo(json.dumps(plan_json(made, found), indent=1))
+    else:
+        print_plan(made, found)
 
 
 def submit(

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 import typer
 
 from jobs.base.artifacts import QualityReport
-from orchestrator.results import COLUMNS, quality_rows
+from orchestrator.cli.collapse import collapsed, counted
+from orchestrator.estimate import Estimate
+from orchestrator.plan import RunPlan
+from orchestrator.results import COLUMNS, protocol_notes, quality_rows, short_count
 
+COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 NUMERIC = frozenset("-0123456789")
 
 
@@ -41,3 +45,48 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
+    for line in protocol_notes(reports):
+        typer.echo(line)
+
+
+def print_plan(plan: RunPlan, found: Estimate) -> None:
+    """The table of a plan: what is done for each job, what it costs, and what that rests on."""
+    jobs = {job.name: job for job in plan.jobs}
+    rows = []
+    for row in collapsed(jobs):
+        mine = [jobs[name] for name in row.jobs]
+        action, reason = counted(job.action for job in mine), counted(job.reason for job in mine)
+        artifact = "" if row.together else mine[0].artifact
+        rows.append((row.name, mine[0].kind, action, reason, *_cost(found, row.jobs), artifact))
+    head = ("job", "kind", "action", "why", *COST, "artifact")
+    print_table(head, rows)
+    typer.echo(
+        f"to run: {_short(found.total_pflop)} PFLOP, {_short(found.total_gpu_hours)} GPU-hours at "
+        f"{found.tflops:g} TFLOP/s a GPU (assumed, not measured; change it with --tflops)"
+    )
+    for line in found.assumptions():
+        typer.echo(f"assumed: {line}")
+
+
+def _cost(found: Estimate, jobs: Sequence[str]) -> tuple[str, ...]:
+    """Size of the network, or of the smallest and largest of several, and the work of all jobs."""
+    work = [found.work[job] for job in jobs if job in found.work]
+    if len(work) < len(jobs):
+        return ("-", "-", "-", "-")
+    sizes = sorted({one.parameters for one in work})
+    macs = sorted({one.macs for one in work})
+    return (
+        " - ".join(f"{size:,}" for size in _ends(sizes)),
+        " - ".join(short_count(number) for number in _ends(macs)),
+        _short(sum(found.pflop(job) or 0.0 for job in jobs)),
+        _short(sum(found.gpu_hours(job) or 0.0 for job in jobs)),
+    )
+
+
+def _ends(ordered: list[int]) -> list[int]:
+    return ordered if len(ordered) == 1 else [ordered[0], ordered[-1]]
+
+
+def _short(number: float) -> str:
+    """Three digits, without an exponent where there is a choice."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -24,6 +25,8 @@ from jobs.storage.store import Store
 from jobs.storage.weights import save_weights
 from models.counter_random import GENERATOR_VERSION
 from models.networks.registry import parse_network
+from models.perceptual.cost import VGG_DEPTHS as DEPTHS
+from models.perceptual.cost import VGG_WIDTHS as WIDTHS
 from models.solvers.spec import EulerSpec, SolverSpec
 from models.spec import ImageShape
 
@@ -251,3 +254,60 @@ def run_job(attempt: Callable[..., JobOutcome], store: Store) -> Callable[..., A
         return store.load_any(outcome.artifact_id)
 
     return run
+
+
+@pytest.fixture
+def make_onnx(tmp_path: Path) -> Callable[..., Path]:
+    """`make_onnx(output="mean")` writes a network; by default the mean and maximum of each channel.
+
+    onnx 1.23's helper is all that is needed: no export from torch.
+    """
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    def make(
+        shape: tuple[Any, ...] = ("b", 1, 4, 4),
+        nodes: list[Any] | None = None,
+        out: tuple[Any, ...] | None = ("b", "d"),
+        kind: int = TensorProto.FLOAT,
+        extra_input: bool = False,
+        name: str = "net.onnx",
+    ) -> Path:
+        axes = numpy_helper.from_array(np.array([2, 3]), "axes")
+        if nodes is None:
+            nodes = [
+                helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
+                helper.make_node("ReduceMax", ["images", "axes"], ["most"], keepdims=0),
+                helper.make_node("Concat", ["mean", "most"], ["features"], axis=1),
+            ]
+        inputs = [helper.make_tensor_value_info("images", kind, list(shape))]
+        if extra_input:
+            inputs.append(helper.make_tensor_value_info("more", kind, [1]))
+        made = helper.make_tensor_value_info("features", kind, None if out is None else list(out))
+        graph = helper.make_graph(nodes, "net", inputs, [made], [axes])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        path = tmp_path / name
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Random weights in the two published formats."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    vgg, number, inputs = {}, 0, 3
+    for width, depth in zip(WIDTHS, DEPTHS, strict=True):
+        for _ in range(depth):
+            scale = (2 / (9 * inputs)) ** 0.5
+            vgg[f"features.{number}.weight"] = torch.randn(width, inputs, 3, 3) * scale
+            vgg[f"features.{number}.bias"] = torch.zeros(width)
+            number, inputs = number + 2, width
+        number += 1
+    linear = {f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate(WIDTHS)}
+    torch.save(vgg, folder / "vgg16.pth")
+    torch.save(linear, folder / "vgg.pth")
+    return {"weights": str(folder / "vgg16.pth"), "linear": str(folder / "vgg.pth")}

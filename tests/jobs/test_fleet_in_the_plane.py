@@ -74,16 +74,28 @@ def train(run_job, world):
         names = {"teacher": "t", "data": "d"}
         start = {"network": SMALL}
         if stage_0:
-            spec = TRAINING | names | place | {
-                "network": SMALL, "steps": factor * STEPS["stage_0"], "learning_rate": 3e-3
-            }
+            spec = (
+                TRAINING
+                | names
+                | place
+                | {"network": SMALL, "steps": factor * STEPS["stage_0"], "learning_rate": 3e-3}
+            )
             data = {"teacher": world["teacher"], "data": world["data"]}
             flow = run_job(MatchTeacher.model_validate(spec), **data, **inputs)
             start, inputs = {"start": "s"}, inputs | {"start": flow}
-        spec = TRAINING | names | place | start | {
-            "fake": "f", "steps": factor * STEPS["matching"], "learning_rate": 1e-3,
-            "score_every": 100, "score_samples": 2000,
-        }
+        spec = (
+            TRAINING
+            | names
+            | place
+            | start
+            | {
+                "fake": "f",
+                "steps": factor * STEPS["matching"],
+                "learning_rate": 1e-3,
+                "score_every": 100,
+                "score_samples": 2000,
+            }
+        )
         return run_job(MatchDistribution.model_validate(spec), **world, **inputs)
 
     return student

@@ -2,11 +2,18 @@ import json
 
 import pytest
 
-from jobs.base.artifacts import Dataset, Handle, QualityReport
+from jobs.base.artifacts import Dataset, FidProtocol, Handle, QualityReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from models.spec import ImageShape
-from orchestrator.results import COLUMNS, quality_reports, quality_rows, run_json, short_count
+from orchestrator.results import (
+    COLUMNS,
+    protocol_notes,
+    quality_reports,
+    quality_rows,
+    run_json,
+    short_count,
+)
 from orchestrator.status import JobStatus, RunStatus
 
 DATA = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
@@ -128,3 +135,16 @@ def test_a_row_reads_as_people_write():
 )
 def test_counts_are_short(number, text):
     assert short_count(number) == text
+
+
+def test_the_table_says_which_fids_compare():
+    one = FidProtocol(features="f", reference="d", samples=200, draws=1)
+    other = one.model_copy(update={"reference": "sha256:1"})
+    same = {"a": report(protocol=one), "b": report(protocol=one, fids=(12.345,))}
+    assert protocol_notes(same) == []
+    notes = protocol_notes({**same, "c": report(protocol=other)})
+    assert notes[0].endswith(": a, b; c")
+    thrice = one.model_copy(update={"draws": 3})
+    notes = protocol_notes({"a": report(protocol=thrice, fid=1.0, fids=(1.0, 2.0, 3.0))})
+    assert notes == ["a: lowest FID of 3 draws; mean 2.00"]
+    assert protocol_notes({"old": report()}) == []

@@ -38,7 +38,7 @@ def test_it_is_a_schema_of_the_latest_draft(schema):
 
 
 def test_every_kind_is_in_it(schema):
-    job = schema["properties"]["jobs"]["additionalProperties"]
+    job = schema["properties"]["jobs"]["additionalProperties"]["else"]
     assert job["properties"]["kind"]["enum"] == list(kind_names())
     assert len(job["allOf"]) == len(kind_names())
 

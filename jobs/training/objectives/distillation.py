@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from jobs.base.artifacts import Flow, PairSet
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
+from jobs.training.distances import ImageDistance
 from jobs.training.draws import Draws, mirror
 from jobs.training.objective import Objective, Share
 from jobs.training.pair_source import PairSource
+from jobs.training.perceptual import open_distance
 from models.counter_random import Stream
-from models.flows.distance import distance
 from models.flows.losses import two_step_target
-from models.flows.spec import DistanceSpec
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Distillation(Objective):
         flip: whether to mirror noise and image of every other pair together.
         label_counts: marginal of the labels of the fresh noise; () if unconditional.
         labels: pairs of other labels are left out; None = all pairs.
+        artifact_id: of the job's result, whose work folder has the weights of the distance.
 
     Source:
         SlimFlow, arXiv 2407.12718, eq. 11-13, with time turned round.
@@ -49,14 +50,15 @@ class Distillation(Objective):
     two_step_weight: float
     two_step_batch: int
     two_step_times: tuple[float, float]
-    distance: DistanceSpec
+    distance: ImageDistance
     flip: bool
     label_counts: tuple[int, ...]
     labels: tuple[int, ...] | None = None
+    artifact_id: str = ""
     _report: dict[str, Tensor] = field(default_factory=dict)
 
     def prepare(self, share: Share) -> None:
-        self._distance = distance(self.distance)
+        self._distance = open_distance(self.distance, self.store, self.artifact_id, share.device)
         self._source = PairSource(self.store, self.pairs, share.device, self.labels)
         self._draws = Draws(self.seed, share, self.pairs.image)
         if self.guide is not None:

@@ -15,16 +15,18 @@ from jobs.storage.flows import open_flow
 from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
 from jobs.storage.tensors import to_float
+from jobs.training.distances import ImageDistance
 from jobs.training.draws import Draws, mirror
 from jobs.training.judge import Judge
 from jobs.training.objective import Companion, Objective, Share
 from jobs.training.pair_source import PairSource
+from jobs.training.perceptual import open_distance
 from models.counter_random import Stream
 from models.critics import Critic, critic_loss, deception_loss
-from models.flows.distance import distance, squared_distance
+from models.flows.distance import squared_distance
 from models.flows.matching import matching_gradient, matching_loss
 from models.flows.path import interpolate, path_velocity
-from models.flows.spec import AdversarialSpec, DistanceSpec, UniformTime
+from models.flows.spec import AdversarialSpec, UniformTime
 from models.spec import ImageShape
 
 
@@ -35,7 +37,9 @@ class PairTerm:
     pairs: PairSet
     weight: float
     batch_size: int
-    distance: DistanceSpec
+    distance: ImageDistance
+    artifact_id: str
+    """Of the result, whose work folder has the weights of the distance."""
 
 
 @dataclass
@@ -99,7 +103,10 @@ class DistributionMatching(Objective):
         if self.pairs is not None:
             self._source = PairSource(self.store, self.pairs.pairs, share.device)
             self._pair_draws = Draws(self.seed, share.of(self.pairs.batch_size), self.image)
-            self._distance = distance(self.pairs.distance)
+            term = self.pairs
+            self._distance = open_distance(
+                term.distance, self.store, term.artifact_id, share.device
+            )
         if self.adversarial is not None:
             images, label = load_part(
                 self.store, self.data, self.labels, conditional=self.image.classes > 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from models.networks.pyramid import level_heights
+from models.networks.size import NetworkSize
 from models.spec import ImageShape, Spec
 
 if TYPE_CHECKING:
@@ -49,3 +50,22 @@ class ClassifierSpec(Spec):
 
         self.check(image)
         return Classifier(self, image)
+
+    def size(self, image: ImageShape) -> NetworkSize:
+        """Parameters, and multiply-adds of the features of one image, without building it."""
+        inputs, height = self.channels, image.size
+        parameters = (9 * image.channels + 1) * inputs
+        macs = 9 * image.channels * inputs * height**2
+        for level, multiplier in enumerate(self.channel_multipliers):
+            height = height // 2 if level else height
+            outputs = multiplier * self.channels
+            for _ in range(self.blocks):
+                skip = inputs * outputs if inputs != outputs else 0
+                weights = 9 * inputs * outputs + 9 * outputs**2 + skip
+                biases = 2 * outputs + (outputs if skip else 0)
+                parameters += weights + biases + 2 * inputs + 2 * outputs
+                macs += weights * height**2
+                inputs = outputs
+        parameters += 2 * inputs + (inputs + 1) * self.features
+        parameters += (self.features + 1) * image.classes
+        return NetworkSize(parameters=parameters, macs=macs + inputs * self.features)

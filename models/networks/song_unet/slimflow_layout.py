@@ -34,8 +34,8 @@ def read_slimflow(
     state: Mapping[str, Tensor],
     size: int | None = None,
     attention_resolutions: Sequence[int] | None = None,
-) -> tuple[SongUNetSpec, ImageShape]:
-    """The architecture of a published state, and its images.
+) -> tuple[SongUNetSpec, ImageShape, "ImageSize | None"]:
+    """The architecture of a published state, its images, and how their size is known if not given.
 
     Args:
         state: Name -> tensor, without DataParallel's prefix and without buffers.
@@ -62,7 +62,8 @@ def read_slimflow(
         [size for number in (0, 1) for size in _sizes(modules.get(number, {}), "weight|bias")],
         "the width of its embedding",
     )
-    size = size or image_size(attends, attention_resolutions)
+    found = None if size else image_size(attends, attention_resolutions)
+    size = found.size if found else size or PUBLISHED_SIZE
     heights = level_heights(size, len(widths))
     head = modules[max(modules)]
     spec = SongUNetSpec(
@@ -75,12 +76,23 @@ def read_slimflow(
         embedding_multiplier=whole_ratio(embedding, channels, "embedding"),
     )
     image_channels = [*_sizes(stem, "weight", 1), *_sizes(head, "weight|bias")]
-    return spec, ImageShape(
+    image = ImageShape(
         channels=most_common(image_channels, "the channels of its images"), size=size
     )
+    return spec, image, found
 
 
-def image_size(attends: Sequence[bool], resolutions: Sequence[int] | None = None) -> int:
+class ImageSize(NamedTuple):
+    """An image size that no tensor tells."""
+
+    size: int
+    is_certain: bool
+    """Whether attention leaves only this one."""
+    words: str
+    """How it was found."""
+
+
+def image_size(attends: Sequence[bool], resolutions: Sequence[int] | None = None) -> ImageSize:
     """The likeliest image size of a network, given which of its levels attend.
 
     Published networks attend at 16 px, so one attending level tells the size: 32 px if it is the
@@ -95,7 +107,11 @@ def image_size(attends: Sequence[bool], resolutions: Sequence[int] | None = None
         if on and (resolutions is None or _levels_fit(height << level, attends, resolutions))
     }
     above = [size for size in sorted(sizes) if size >= PUBLISHED_SIZE]
-    return (above or sorted(sizes, reverse=True) or [PUBLISHED_SIZE])[0]
+    size = (above or sorted(sizes, reverse=True) or [PUBLISHED_SIZE])[0]
+    levels = [str(level + 1) for level, on in enumerate(attends) if on]
+    has = f"attention at level {' and '.join(levels)}" if levels else "no attention"
+    words = f"no tensor tells the size of the images; {has} of {len(attends)} makes it {size} px"
+    return ImageSize(size, len(sizes) == 1, words)
 
 
 def _levels_fit(size: int, attends: Sequence[bool], resolutions: Sequence[int]) -> bool:

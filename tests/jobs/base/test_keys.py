@@ -229,7 +229,8 @@ def test_content_is_plain_data():
     content = content_of(spec, {"t": "train_flow-1"})
     assert json.loads(canonical_json(content)) == content
     assert content["flow"] == {"input": "train_flow-1"}
-    assert content["solver"] == {"kind": "rk45", "tolerance": 1e-4, "max_evaluations": 1000}
+    expected = {"kind": "rk45", "tolerance": 1e-4, "max_evaluations": 1000, "norm": "sample"}
+    assert content["solver"] == expected
     assert "count" not in content
 
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.base.artifacts import Dataset, Flow, Generator, PairSet
-from jobs.base.refs import Ref, iter_refs, ref_types
+from jobs.base.refs import Ref, iter_refs, ref_types, takes_many
 from models.solvers.spec import EulerSpec, SolverSpec
 from models.spec import Spec
 
@@ -78,3 +78,28 @@ def test_references_are_found_in_the_order_of_the_fields():
 def test_the_schema_of_a_reference_is_a_name():
     properties = Holder.model_json_schema()["properties"]
     assert properties["pairs"] == {"minLength": 1, "title": "Pairs", "type": "string"}
+
+
+class Many(Spec):
+    flows: tuple[Ref[Flow], ...]
+    one: Ref[Flow] | None = None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "many"),
+    [
+        (Ref[Flow], False),
+        (Ref[Flow] | None, False),
+        (tuple[Ref[Flow], ...], True),
+        (list[Ref[Flow]] | None, True),
+        (tuple[int, ...], False),
+    ],
+)
+def test_which_fields_take_many(annotation, many):
+    assert takes_many(annotation) == many
+
+
+def test_references_in_a_field_that_names_many_are_numbered():
+    holder = Many(flows=["a", Ref("b")], one="c")
+    assert iter_refs(holder) == [("flows.0", Ref("a")), ("flows.1", Ref("b")), ("one", Ref("c"))]
+    assert holder.model_dump() == {"flows": ("a", "b"), "one": "c"}

@@ -1,14 +1,22 @@
+import hashlib
+
+import numpy as np
 import pytest
 import torch
 
 from jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
 from jobs.base.cluster import Cluster
 from jobs.base.context import JobContext
-from jobs.evaluation import quality
-from jobs.evaluation.quality import measure, open_features
+from jobs.base.errors import UserError
+from jobs.evaluation import features as features_module
+from jobs.evaluation import quality, reference
+from jobs.evaluation.features import open_features
+from jobs.evaluation.quality import measure
+from jobs.evaluation.sampling import open_sampler
 from jobs.kinds.evaluate import Evaluate
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors, to_uint8
 from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.nearest import nearest_distance
 from models.networks.classifier.spec import ClassifierSpec
 from models.solvers.spec import EulerSpec, RK45Spec
 
@@ -57,9 +65,9 @@ def test_features_are_of_whole_bytes_and_do_not_depend_on_the_batch(
     images, _ = load_dataset_tensors(store, data)
     extract = open_features(store, make_features(data), CPU)
     features = extract(images)
-    torch.testing.assert_close(features, extract.network.features(to_float(images)))
+    torch.testing.assert_close(features, extract.extract(images))
     assert not features.requires_grad
-    monkeypatch.setattr(quality, "FEATURE_BATCH", 2)
+    monkeypatch.setattr(features_module, "FEATURE_BATCH", 2)
     torch.testing.assert_close(extract(images), features)
 
 
@@ -133,10 +141,10 @@ def test_the_floor_is_the_distance_of_draws_from_the_data(
 
 
 def test_recall_is_of_the_whole_data_even_if_it_is_sorted():
-    index = quality._subset(50, 10)
+    index = reference.random_subset(50, 10)
     assert len(index.unique()) == 10
     assert int(index.max()) > 25
-    assert quality._subset(10, 10).sort().values.tolist() == list(range(10))
+    assert reference.random_subset(10, 10).sort().values.tolist() == list(range(10))
 
 
 def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_model, monkeypatch):
@@ -146,3 +154,73 @@ def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_mo
     )
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         evaluate(make_model(Generator), data, samples=30)
+
+
+# Several draws, and statistics of someone else
+
+
+def test_the_lowest_of_several_draws_counts(evaluate, make_dataset, make_model, store):
+    data = make_dataset(count=20)
+    model = make_model(Generator)
+    once = evaluate(model, data, samples=30)
+    thrice = evaluate(model, data, samples=30, draws=3)
+    assert once.fids == (once.fid,)
+    assert len(set(thrice.fids)) == 3
+    assert thrice.fids[0] == once.fid, "the first draw is the only one of a single draw"
+    assert thrice.fid == min(thrice.fids)
+    assert thrice.fid_mean == pytest.approx(sum(thrice.fids) / 3)
+    assert (thrice.protocol.draws, thrice.protocol.samples, thrice.samples) == (3, 30, 30)
+    assert thrice.protocol != once.protocol
+    assert (thrice.kid, thrice.precision) == (once.kid, once.precision)
+
+
+def test_later_draws_are_later_samples_of_the_seed(
+    evaluate, make_dataset, make_model, store, make_features
+):
+    data = make_dataset(count=20)
+    model = make_model(Generator)
+    long = evaluate(model, data, samples=15, draws=2).fids
+    sampler = open_sampler(store, model, None, CPU)
+    images = torch.cat([batch.images for batch in sampler.draw(1, 30, 30)])
+    extract = open_features(store, make_features(data), CPU)
+    real = GaussianStatistics.from_features(extract(load_dataset_tensors(store, data)[0]))
+    for number, fid in enumerate(long):
+        part = extract(to_uint8(images[15 * number :][:15]))
+        expected = frechet_distance(real, GaussianStatistics.from_features(part))
+        assert fid == pytest.approx(expected, rel=1e-4)
+
+
+def test_statistics_of_the_data_as_a_file_give_the_same_distance(
+    evaluate, make_dataset, make_model, store, make_features, tmp_path
+):
+    data = make_dataset(count=20)
+    model = make_model(Generator)
+    extract = open_features(store, make_features(data), CPU)
+    real = GaussianStatistics.from_features(extract(load_dataset_tensors(store, data)[0]))
+    file = tmp_path / "stats.npz"
+    np.savez(file, mu=real.mean.numpy(), sigma=real.covariance.numpy())
+    plain = evaluate(model, data, samples=30)
+    against = evaluate(model, data, samples=30, reference=str(file))
+    assert against.fid == pytest.approx(plain.fid, rel=1e-9)
+    assert against.fid_real == pytest.approx(plain.fid_real, rel=1e-9)
+    sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert against.protocol.reference == f"sha256:{sha}"
+    assert plain.protocol.reference == plain.reference == data.id
+    np.savez(file, mu=np.zeros(7), sigma=np.eye(7))
+    with pytest.raises(UserError, match="7 features, the feature network makes 4"):
+        evaluate(model, data, samples=30, reference=str(file))
+
+
+def test_no_more_samples_are_kept_than_are_looked_at(
+    evaluate, make_dataset, make_model, monkeypatch
+):
+    monkeypatch.setattr(quality, "NEAREST_SAMPLES", 7)
+    held = []
+    monkeypatch.setattr(
+        quality, "nearest_distance", lambda a, b: held.append(len(a)) or nearest_distance(a, b)
+    )
+    report = evaluate(
+        make_model(Generator), make_dataset(count=20), samples=64, batch_size=5, manifold_samples=9
+    )
+    assert held == [7]
+    assert report.samples == 64

@@ -4,6 +4,7 @@ import torch
 from jobs.base.facts import Facts
 from jobs.kinds.analytic_flow import AnalyticFlow
 from jobs.storage.flows import open_flow
+from models.flows.parameterisation import Parameterisation
 from models.spec import ImageShape
 
 LABELLED = ImageShape(channels=1, size=4, classes=3)
@@ -29,7 +30,7 @@ def test_a_conditional_flow_needs_labels(refused):
     spec = AnalyticFlow(data="faces", conditional=True)
     error = refused(spec, data=Facts(ImageShape(channels=1, size=4)))
     assert error.field == "conditional"
-    assert spec.expect({"data": Facts()}) == Facts()
+    assert spec.expect({"data": Facts()}) == Facts(flow=Parameterisation())
     assert spec.expect({"data": Facts(LABELLED)}).image == LABELLED
 
 

@@ -5,6 +5,7 @@ from jobs.base.facts import Facts
 from jobs.kinds.anneal_reflow import AnnealReflow
 from jobs.storage.flows import open_flow
 from jobs.training.objectives import annealed_reflow
+from models.flows.parameterisation import Parameterisation
 from models.flows.spec import ConstantAnnealing, LinearAnnealing
 from models.spec import ImageShape
 
@@ -43,7 +44,8 @@ def test_a_student_is_trained(run_job, store, make_input, classes):
     opened = open_flow(store, flow, torch.device("cpu"))
     assert flow.parameters == sum(weight.numel() for weight in opened.parameters())
     known = spec().expect({"pairs": Facts(pairs.image, 10, True)})
-    assert known == Facts(flow.image, flip_valid=True)
+    assert (known.image, known.flip_valid) == (flow.image, True)
+    assert (known.flow, known.network) == (Parameterisation(), spec().network)
 
 
 def test_the_default_anneals_over_three_eighths_of_the_steps():
@@ -80,4 +82,5 @@ def test_a_network_that_cannot_take_the_images(refused, attempt, make_input):
     deep = spec(network=NETWORK | {"channel_multipliers": [1] * 4})
     assert refused(deep, pairs=Facts(PLAIN)).field == "network"
     assert attempt(deep, pairs=make_input()).where == "job 'it', network"
-    assert deep.expect({"pairs": Facts()}) == Facts()
+    unknown = deep.expect({"pairs": Facts()})
+    assert unknown == Facts(flow=Parameterisation(), network=deep.network)

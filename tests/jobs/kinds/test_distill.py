@@ -95,7 +95,8 @@ def test_a_weak_guide_is_warned_of(run_job, store, make_input, make_model, recor
         ({"two_step_times": (0.0, 0.5)}, "two rising times"),
         ({"two_step_times": (0.5, 1.0)}, "two rising times"),
         ({"two_step_batch": 3, "workers": 2}, "two_step_batch 3 cannot be split"),
-        ({"distance": {"kind": "lpips"}}, "'l2', 'huber'"),
+        ({"distance": {"kind": "l3"}}, "'l2', 'huber', 'lpips', 'lpips_huber'"),
+        ({"distance": {"kind": "lpips"}}, r"distance\.lpips\.weights"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, words):
@@ -119,7 +120,8 @@ def test_what_fits_is_expected(make_model):
     known = Facts(LABELLED, 10, flip_valid=True)
     inputs = {"pairs": known, "start": Facts(LABELLED), "guide": Facts()}
     assert spec(flip=True).expect(inputs) == Facts(LABELLED, flip_valid=True)
-    assert spec(start=None, network=NETWORK).expect({"pairs": Facts()}) == Facts()
+    fresh = spec(start=None, network=NETWORK)
+    assert fresh.expect({"pairs": Facts()}) == Facts(network=fresh.network)
 
 
 def test_mirroring_and_networks_are_checked(refused):
@@ -145,3 +147,19 @@ def test_a_closed_form_may_guide(
     generator = run_job(spec(), pairs=make_input(), start=make_model(), guide=guide)
     engine = store.manifest(generator.id).engine
     assert engine["guide_two_step_error"] < engine["student_one_step_error"]
+
+
+def test_a_student_is_distilled_by_lpips(run_job, store, make_input, make_model, lpips_files):
+    flow, pairs = make_model(), make_input()
+    distance = {"kind": "lpips", **lpips_files, "size": 16}
+    generator = run_job(spec(distance=distance), pairs=pairs, start=flow, guide=flow)
+    assert store.work(generator.id).names() == [], "the weights are not kept"
+    plain = run_job(spec(), pairs=pairs, start=flow, guide=flow)
+    assert generator.id != plain.id
+
+
+def test_a_missing_weight_file_is_refused(refused, lpips_files):
+    distance = {"kind": "lpips", **lpips_files, "weights": "nowhere.pth"}
+    error = refused(spec(distance=distance), pairs=Facts(PLAIN), start=None, guide=None)
+    assert error.field == "distance.weights"
+    assert "vgg16-397923af.pth" in error.fix

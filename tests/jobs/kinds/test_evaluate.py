@@ -1,10 +1,14 @@
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from jobs.base.artifacts import Flow, Generator
-from jobs.base.facts import Facts
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, Intake
+from jobs.base.keys import job_key
 from jobs.evaluation import quality
 from jobs.kinds.evaluate import Evaluate
+from jobs.kinds.import_features import ImportFeatures
 from jobs.kinds.train_features import TrainFeatures
 from models.spec import ImageShape
 
@@ -100,3 +104,67 @@ def test_settings_that_cannot_be():
     for fields in ({"samples": 1}, {"neighbours": 0}, {"batch_size": 0}, {"solver": "euler"}):
         with pytest.raises(ValidationError):
             spec(**fields)
+
+
+# Feature networks from outside, and statistics of someone else
+
+
+@pytest.mark.parametrize(
+    ("intake", "words"),
+    [
+        (Intake(3, None), "images of any size with 3 channels"),
+        (Intake(None, 8), "images of 8 x 8 with any number of channels"),
+    ],
+)
+def test_features_for_other_images_are_refused(refused, intake, words):
+    error = refused(spec(), **INPUTS | {"features": Facts(intake=intake)})
+    assert error.field == "features"
+    assert words in error.what
+    assert "4 x 4 x 1" in error.what
+    spec().expect(INPUTS | {"features": Facts(intake=Intake(1, 4))})
+
+
+@pytest.fixture
+def statistics(tmp_path):
+    file = tmp_path / "stats.npz"
+    np.savez(file, mu=np.zeros(3), sigma=np.eye(3))
+    return file
+
+
+def test_a_reference_of_other_features_is_refused(refused, statistics):
+    known = INPUTS | {"features": Facts(PLAIN, dimensions=4)}
+    error = refused(spec(reference=str(statistics)), **known)
+    assert error.field == "reference"
+    assert "statistics of 3 features, 'f' makes 4" in error.what
+    spec(reference=str(statistics)).expect(INPUTS | {"features": Facts(PLAIN, dimensions=3)})
+
+
+def test_a_missing_or_wrong_reference_is_refused(refused, tmp_path):
+    error = refused(spec(reference="nowhere.npz"), **INPUTS)
+    assert (error.field, "'nowhere.npz'" in error.what) == ("reference", True)
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, mean=np.zeros(3))
+    error = refused(spec(reference=str(wrong)), **INPUTS)
+    assert "no array 'mu'" in error.what
+    np.savez(wrong, mu=np.zeros(3), sigma=np.eye(2))
+    with pytest.raises(UserError, match=r"sigma of shape \(2, 2\)"):
+        spec(reference=str(wrong)).preflight()
+
+
+def test_the_key_is_of_the_statistics_and_not_of_their_place(statistics, tmp_path):
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(statistics.read_bytes())
+    ids = {"m": "1", "d": "2", "f": "3"}
+    keys = {job_key(spec(reference=str(path)), ids) for path in (statistics, copy)}
+    assert len(keys) == 1
+    assert job_key(spec(), ids) not in keys
+    assert job_key(spec(draws=2), ids) != job_key(spec(), ids)
+
+
+def test_samples_are_measured_with_a_network_from_outside(run_job, inputs, make_model, make_onnx):
+    features = run_job(ImportFeatures(path=str(make_onnx())))
+    model = make_model(Generator)
+    given = {"model": model, "data": inputs["data"], "features": features}
+    report = run_job(spec(solver=None, draws=2), **given)
+    assert report.protocol.features == features.id
+    assert len(report.fids) == 2

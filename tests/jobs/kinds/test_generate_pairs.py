@@ -9,6 +9,7 @@ from jobs.kinds.generate_pairs import GeneratePairs
 from jobs.pairs.shards import read_pairs
 from jobs.storage.tensors import load_dataset_tensors, to_float
 from models.counter_random import GENERATOR_VERSION
+from models.flows.parameterisation import EDMSchedule, Parameterisation
 from models.spec import ImageShape
 
 PLAIN = ImageShape(channels=1, size=4)
@@ -89,3 +90,30 @@ def test_settings_that_cannot_be(fields):
 )
 def test_it_takes_what_it_can_use(fields, cluster, needs):
     assert spec(**fields).needs(cluster) == needs
+
+
+EDM = Parameterisation(prediction="edm", schedule=EDMSchedule())
+
+
+def test_pairs_do_not_share_a_norm(refused):
+    error = refused(spec(solver={"kind": "rk45", "norm": "batch"}), flow=Facts(PLAIN))
+    assert error.field == "solver.norm"
+    assert "depend on its batch mates" in error.what
+
+
+def test_the_sampler_of_edm_is_for_denoisers(refused):
+    asked = spec(solver={"kind": "edm_heun"})
+    error = refused(asked, flow=Facts(PLAIN, flow=Parameterisation()))
+    assert (error.field, error.fix) == ("solver", "use kind: heun, euler or rk45")
+    assert "'t' is a flow that predicts velocities" in error.what
+    assert asked.expect({"flow": Facts(PLAIN, flow=EDM)}).image == PLAIN
+    assert asked.expect({"flow": Facts(PLAIN)}).image == PLAIN
+    beyond = spec(solver={"kind": "edm_heun", "sigma_max": 100})
+    error = refused(beyond, flow=Facts(PLAIN, flow=EDM))
+    assert error.field == "solver.sigma_max"
+    assert "sigma_max is 100, but 't' knows noise levels from 0.002 to 80" in error.what
+
+
+def test_levels_of_the_sampler_that_cannot_be():
+    with pytest.raises(ValidationError, match=r"sigma_min is 5\.0 and sigma_max is 2\.0"):
+        spec(solver={"kind": "edm_heun", "sigma_min": 5, "sigma_max": 2})

@@ -3,7 +3,7 @@ import torch
 
 from jobs.base.artifacts import FeatureNet
 from jobs.base.facts import Facts
-from jobs.evaluation.quality import open_features
+from jobs.evaluation.features import open_features
 from jobs.kinds.train_features import TrainFeatures
 from models.spec import ImageShape
 
@@ -56,5 +56,5 @@ def test_a_network_that_cannot_take_the_images(refused, attempt, make_dataset):
     assert error.field == "network"
     assert "cannot be halved 3 times" in error.what
     assert "at most 3" in error.fix
-    assert deep.expect({"data": Facts()}) == Facts()
+    assert deep.expect({"data": Facts()}) == Facts(dimensions=deep.network.features)
     assert deep.expect({"data": Facts(ImageShape(channels=1, size=8, classes=2))})

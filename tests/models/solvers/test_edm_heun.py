@@ -7,7 +7,7 @@ from models.flows.analytic import AnalyticFlow
 from models.flows.edm import EDMFlow
 from models.solvers.base import solve
 from models.solvers.edm_heun import edm_heun, edm_sigmas
-from models.solvers.spec import RK45Spec
+from models.solvers.spec import EDMHeunSpec, RK45Spec
 from models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=2)
@@ -68,3 +68,20 @@ def test_a_flow_from_pure_noise_is_refused():
     flow = AnalyticFlow(torch.zeros(1, 1, 2, 2))
     with pytest.raises(ValueError, match="starts at t = 0"):
         edm_heun(flow, torch.randn(1, 1, 2, 2))
+
+
+def test_the_spec_asks_for_the_same_and_for_other_levels():
+    flow, x0 = EDMFlow(Zero(), IMAGE), torch.randn(2, 1, 2, 2)
+    assert torch.equal(solve(EDMHeunSpec(), flow, x0).x1, edm_heun(flow, x0).x1)
+    narrow = EDMHeunSpec(steps=9, rho=5.0, sigma_min=0.01, sigma_max=10.0)
+    expected = edm_heun(flow, x0, None, 9, 0.01, 5.0, 10.0)
+    assert torch.equal(solve(narrow, flow, x0).x1, expected.x1)
+    assert expected.nfe.tolist() == [17, 17]
+
+
+def test_the_spec_is_for_flows_that_denoise():
+    flow = AnalyticFlow(torch.zeros(1, 1, 2, 2), t_start=0.1)
+    with pytest.raises(ValueError, match="edm_heun needs a denoiser, not a AnalyticFlow"):
+        solve(EDMHeunSpec(), flow, torch.randn(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="goes from sigma_max to the image"):
+        solve(EDMHeunSpec(), EDMFlow(Zero(), IMAGE), torch.randn(1, 1, 2, 2), t_start=0.5)

@@ -75,7 +75,7 @@ def test_convergence_order(make_spec, order):
 
 def test_rk45_has_order_five():
     """Fixed steps through the same formulas: h such that every step is accepted."""
-    from models.solvers.rk45 import _Active, _step
+    from models.solvers.rk45 import _Active, _rms, _step
 
     x0, sizes, errors = start(), [16, 32, 64], []
     for steps in sizes:
@@ -91,7 +91,7 @@ def test_rk45_has_order_five():
             label=None,
         )
         for _ in range(steps):
-            state = _step(flow, state, 1.0, tolerance=1e6)
+            state = _step(flow, state, 1.0, tolerance=1e6, norm=_rms)
             state = _Active(**{**vars(state), "h": t + 1 / steps})
         errors.append(float((state.x - nonlinear_end(x0)).abs().max()))
     order = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
@@ -128,6 +128,24 @@ def test_rk45_agrees_with_scipy(tolerance):
         ours = solve(RK45Spec(tolerance=tolerance), flow, x0)
         assert ours.nfe.item() == theirs.nfev
         np.testing.assert_allclose(ours.x1.flatten(), theirs.y[:, -1], atol=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_rk45_with_one_norm_agrees_with_scipy_on_the_whole_batch(tolerance):
+    """What the published code does: the batch is one vector to scipy."""
+    data = torch.rand(20, 1, 3, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    flow = AnalyticFlow(data, bandwidth=0.05, t_start=1e-3)
+    x0 = torch.randn(5, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def velocity(t, x):
+        time = torch.full((5,), t, dtype=torch.float64)
+        return flow.velocity(torch.tensor(x).view(5, 1, 3, 3), time).flatten().numpy()
+
+    theirs = solve_ivp(velocity, (1e-3, 1.0), x0.flatten().numpy(), rtol=tolerance, atol=tolerance)
+    ours = solve(RK45Spec(tolerance=tolerance, norm="batch"), flow, x0)
+    assert ours.nfe.tolist() == [theirs.nfev] * 5
+    np.testing.assert_allclose(ours.x1.flatten(), theirs.y[:, -1], atol=1e-9)
+    assert not torch.equal(solve(RK45Spec(tolerance=tolerance), flow, x0).x1, ours.x1)
 
 
 def test_rk45_result_does_not_depend_on_the_batch():

@@ -2,10 +2,7 @@
 
 import os
 import pickle
-import sys
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,18 +37,8 @@ def inputs(image, batch=2):
     return torch.randn(batch, image.channels, image.size, image.size), torch.rand(batch), label
 
 
-def checkpoint_of(model, average):
-    """What SlimFlow saves, given two states in its naming."""
-    return {
-        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(2e-4), "params": [0]}]},
-        "model": model,
-        "ema": {"decay": 0.9, "num_updates": np.int64(3), "shadow_params": list(average.values())},
-        "step": 3,
-    }
-
-
 @pytest.fixture
-def ncsnpp(published, randomised):
+def ncsnpp(published, randomised, checkpoint_of):
     """An NCSN++, and a checkpoint of it as SlimFlow saves it."""
     network = randomised(NCSNPP.build(GREY))
     sources = slimflow_weights.sources(network)
@@ -59,56 +46,6 @@ def ncsnpp(published, randomised):
     model = published(randomised(NCSNPP.build(GREY), seed=1), sources)
     model = {f"module.{name}": value for name, value in model.items()}
     return network, checkpoint_of({"module.sigmas": torch.zeros(9), **model}, average)
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save_checkpoint(content, **options):
-        torch.save(content, tmp_path / "checkpoint.pth", **options)
-        return tmp_path / "checkpoint.pth"
-
-    return save_checkpoint
-
-
-@pytest.fixture
-def snapshot(tmp_path, monkeypatch):
-    """Writes a state in EDM's naming as EDM's snapshots are."""
-    module = ModuleType("torch_utils.persistence")
-
-    def _reconstruct_persistent_obj(meta):
-        raise AssertionError("the real function must never run")
-
-    class Persistent:
-        def __init__(self, class_name, state):
-            self.meta = {"class_name": class_name, "state": state, "module_src": "", "version": 6}
-
-        def __reduce__(self):
-            return _reconstruct_persistent_obj, (self.meta,)
-
-    _reconstruct_persistent_obj.__module__ = module.__name__
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
-    monkeypatch.setitem(sys.modules, "torch_utils", ModuleType("torch_utils"))
-    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
-
-    def nested(class_name, tensors):
-        own, inner = {}, {}
-        for name, value in tensors.items():
-            first, _, rest = name.partition(".")
-            if rest:
-                inner.setdefault(first, {})[rest] = value
-            else:
-                own[name] = value
-        modules = {name: nested("Layer", part) for name, part in inner.items()}
-        return Persistent(class_name, {"_parameters": own, "_buffers": {}, "_modules": modules})
-
-    def write(class_name, tensors, wrapper="EDMPrecond", **attributes):
-        path = tmp_path / "network-snapshot.pkl"
-        state = {"_modules": {"model": nested(class_name, tensors)}, **attributes}
-        path.write_bytes(pickle.dumps({"ema": Persistent(wrapper, state), "loss_fn": None}))
-        return path
-
-    return write
 
 
 @pytest.mark.parametrize("name", ["ncsnpp", "adm"])
@@ -160,7 +97,7 @@ def test_what_the_file_does_not_say_can_be_given(ncsnpp, save):
     assert load_teacher(path, attention_resolutions=(8,)).image.size == 16
 
 
-def test_any_adm_of_slimflow(published, randomised, save):
+def test_any_adm_of_slimflow(published, randomised, save, checkpoint_of):
     network = randomised(ADM.build(CONDITIONAL))
     state = published(network, adm.sources(network, 8))
     flow = load_teacher(save(checkpoint_of(state, state)))
@@ -197,7 +134,7 @@ def test_any_snapshot_of_edm(kind, published, randomised, snapshot):
 def test_other_snapshots_are_refused(snapshot, tmp_path):
     weights = {"layer.weight": torch.zeros(1)}
     for wrapper, name, message in [
-        ("VPPrecond", "SongUNet", "is preconditioned by VPPrecond"),
+        ("Precond", "SongUNet", "is preconditioned by Precond"),
         ("EDMPrecond", "DiT", "holds a network of class DiT"),
         ("EDMPrecond", "SongUNet", "no tensor that tells"),
     ]:
@@ -340,7 +277,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(ncsnpp, save):
     for content, message in [
         ([1], "holds a list, not a checkpoint"),
         ({"weights": 3}, "no weights under `model`; it has weights"),
-        ({"model": {"layer": torch.zeros(1)}}, r"no NCSN\+\+ or ADM; its first tensors are layer"),
+        (
+            {"model": {"layer": torch.zeros(1)}},
+            "its tensors are of; the first are layer",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             load_teacher(save(content))

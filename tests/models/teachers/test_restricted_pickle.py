@@ -96,6 +96,17 @@ def test_a_network_becomes_notes_and_tensors(read, persistence, protocol):
     assert torch.equal(tensors["layers.first.bias"], bias)
 
 
+def test_dictionaries_of_edm_are_dictionaries(tmp_path):
+    path = tmp_path / "snapshot.pkl"
+    new = b"\x80\x02cdnnlib.util\nEasyDict\n)\x81"
+    path.write_bytes(new + b"X\x01\x00\x00\x00aK\x01s.")
+    assert read_pickle(path) == {"a": 1}
+    for state in (b"}b.", b"}X\x01\x00\x00\x00aK\x01sb.", b"N}X\x01\x00\x00\x00aK\x01s\x86b."):
+        path.write_bytes(new + state)
+        with pytest.raises(ValueError, match="no state to set"):
+            read_pickle(path)
+
+
 def test_numpy_numbers_are_inert(read):
     import numpy as np
 
@@ -156,9 +167,13 @@ def test_stand_ins_cannot_be_changed(read, persistence, harmless):
             read(change)
 
 
-@pytest.mark.parametrize("name", ["_load_from_bytes", "ModuleDict"])
+@pytest.mark.parametrize("name", ["_load_from_bytes", "ModuleDict", "EasyDict"])
 def test_what_is_allowed_is_not_changed_through_its_name(tmp_path, name):
-    module = {"_load_from_bytes": "torch.storage", "ModuleDict": "torch.nn.modules.container"}[name]
+    module = {
+        "_load_from_bytes": "torch.storage",
+        "ModuleDict": "torch.nn.modules.container",
+        "EasyDict": "dnnlib.util",
+    }[name]
     for state in (b"}(X\x05\x00\x00\x00_callK\x01u", b"N}(X\x05\x00\x00\x00_callK\x01u\x86"):
         path = tmp_path / "forged.pkl"
         path.write_bytes(b"\x80\x02c" + f"{module}\n{name}\n".encode() + state + b"b.")

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from orchestrator.events import EventLog
 from orchestrator.runs import save_pipeline
 
 RUN = "digits-20260101-120000-aaaa"
@@ -161,3 +162,52 @@ def test_the_option_goes_before_the_environment(slimctl, store, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slim-store").symlink_to(tmp_path / "store")
     assert RUN in slimctl("status").out
+
+
+@pytest.fixture
+def grouped(store) -> str:
+    """A run with six iterations of one job."""
+    run = "grouped-20260103-120000-aaaa"
+    names = [f"g.w={w}.seed={s}.quality" for w in (8, 16) for s in range(3)]
+    job = {"kind": "evaluate", "key": "q0", "artifact": "evaluate-q0"}
+    log = EventLog(store.blobs, run)
+    log.add("run_started", name="grouped", jobs={name: job for name in ["data", *names]})
+    for name in names[:4]:
+        log.add("job_reused", name)
+    log.add("run_ended", state="failed")
+    log.flush()
+    return run
+
+
+def test_the_jobs_of_a_large_group_share_a_row(slimctl, grouped):
+    lines = slimctl("status", grouped).out.splitlines()
+    assert len(lines) == 3 + 2
+    assert "g.quality x 6" in lines[-1]
+    assert "4 reused, 2 waiting" in lines[-1]
+    lines = slimctl("status", f"{grouped}/g").out.splitlines()
+    assert len(lines) == 3 + 6
+    assert lines[3].startswith("g.w=8.seed=0.quality ")
+    state = json.loads(slimctl("status", f"{grouped}/g", "--json").out)
+    assert len(state["jobs"]) == 6
+
+
+def test_a_group_that_is_not_there(slimctl, grouped):
+    ended = slimctl("status", f"{grouped}/gg")
+    assert (ended.code, ended.err) == (
+        2,
+        f"{grouped}: has no group 'gg'\n  fix: did you mean 'g'?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["g.w=8.seed=1.quality", "g[w=8,seed=1].quality", "g[seed=1, w=8].quality"]
+)
+def test_one_job_of_a_group_is_shown(slimctl, grouped, name):
+    assert slimctl("show", f"{grouped}/{name}").out.startswith("evaluate-q0: QualityReport")
+
+
+@pytest.mark.parametrize("name", ["g[w=8].quality", "g[w=9,seed=1].quality", "g.quality"])
+def test_a_name_that_is_not_one_job(slimctl, grouped, name):
+    ended = slimctl("show", f"{grouped}/{name}")
+    assert ended.code == 2
+    assert f"has no job '{name}'" in ended.err

@@ -162,3 +162,22 @@ def test_where_the_lines_are_few_what_runs_and_fails_is_kept():
     assert [line.split()[1] for line in lines[:2]] == ["job-03", "job-20"]
     assert any("▶ job-25" in " ".join(line.split()) for line in lines)
     assert lines[-1] == "and 4 waiting, 19 reused"
+
+
+def test_the_jobs_of_a_large_group_share_a_line():
+    names = [f"g.seed={seed}.student" for seed in range(6)]
+    jobs = {name: {"kind": "anneal_reflow", "key": "k", "artifact": "a"} for name in names}
+    out = io.StringIO()
+    view = LiveView(Console(file=out, width=120))
+    for event in events(
+        ("run_started", "", {"name": "x", "jobs": jobs}),
+        ("job_reused", names[0], {}),
+        ("job_done", names[1], {}),
+        ("job_started", names[2], {"attempt": 1}),
+    ):
+        view.event(event)
+    view.close()
+    (line,) = [line for line in out.getvalue().splitlines() if "g.student x 6" in line][-1:]
+    assert line.startswith(" ▶")
+    assert "2/6" in line
+    assert "1 running, 3 waiting" in line

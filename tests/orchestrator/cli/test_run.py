@@ -93,6 +93,28 @@ def test_plan_says_what_is_to_be_done(slimctl, pipeline_file, tmp_path):
     assert json.loads(other.out)["jobs"][0]["action"] == "run"
 
 
+def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatch):
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "name: a\njobs:\n  data: {kind: load_dataset, source: digits}\n  flow: {kind: train_flow, "
+        "data: data, network: {preset: cifar10-3.4m}, steps: 1000000}\n"
+    )
+    monkeypatch.setenv("SLIMCTL_STORAGE", str(tmp_path / "store"))
+    said = slimctl("plan", file).out
+    for words in (
+        "parameters",
+        "MACs",
+        "PFLOP",
+        "GPU-hours at 40 TFLOP/s",
+        "assumed, not measured",
+    ):
+        assert words in said
+    made = [json.loads(slimctl("plan", file, "--json", "--tflops", n).out) for n in (40, 80)]
+    hours = [each["estimate"]["gpu_hours"] for each in made]
+    assert hours[0] == pytest.approx(2 * hours[1])
+    assert made[0]["jobs"][1]["pflop"] == pytest.approx(made[0]["estimate"]["pflop"])
+
+
 def test_a_value_is_changed_from_the_command_line(slimctl, pipeline_file):
     keys = {
         json.loads(slimctl("plan", pipeline_file, "--json", *change).out)["jobs"][0]["key"]

@@ -1,0 +1,91 @@
+"""Feature networks of the store, ready to turn images into rows of a table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jobs.base.artifacts import FeatureNet
+from jobs.evaluation.onnx_features import open_onnx
+from jobs.storage.store import Store
+from jobs.storage.tensors import to_float
+from jobs.storage.weights import load_weights
+from models.networks.classifier.spec import ClassifierSpec
+from models.perceptual.inception import Inception
+
+FEATURE_BATCH = 100
+"""Images that go through a network at once: 100 of Inception's need about 2 GB."""
+
+Extract = Callable[[Tensor], Tensor]
+"""uint8 images (B, C, H, W) on a device to features (B, D)."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature network on a device.
+
+    Args:
+        extract: features of a batch.
+        device: where it computes.
+    """
+
+    extract: Extract
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of uint8 images (N, C, H, W): float32 (N, D) on the CPU.
+
+        Samples go through 8 bits like the real images, as published FIDs do.
+        """
+        parts = [
+            self.extract(part.to(self.device)).float().cpu()
+            for part in torch.split(images, FEATURE_BATCH)
+        ]
+        return torch.cat(parts)
+
+
+def open_features(
+    store: Store, handle: FeatureNet, device: torch.device, threads: int = 1
+) -> Features:
+    """The feature network of the store, frozen, on a device.
+
+    Args:
+        store: where its file is.
+        handle: which one.
+        device: where it computes; ONNX chooses a GPU itself where its runtime has one.
+        threads: CPU threads of an ONNX network.
+    """
+    openers = {"classifier": _classifier, "onnx": _onnx, "inception": _inception}
+    return Features(openers[handle.source](store, handle, device, threads), device)
+
+
+def _classifier(store: Store, handle: FeatureNet, device: torch.device, threads: int) -> Extract:
+    del threads  # torch has its own
+    assert handle.image is not None
+    network = ClassifierSpec.model_validate(handle.network).build(handle.image)
+    load_weights(network, store, handle)
+    network = network.to(device).eval().requires_grad_(requires_grad=False)
+
+    def extract(images: Tensor) -> Tensor:
+        return network.features(to_float(images))
+
+    return extract
+
+
+def _onnx(store: Store, handle: FeatureNet, device: torch.device, threads: int) -> Extract:
+    del device
+    network = open_onnx(store.file(handle, handle.file), threads, where=handle.id)
+
+    def extract(images: Tensor) -> Tensor:
+        return torch.from_numpy(network(to_float(images.cpu()).numpy()))
+
+    return extract
+
+
+def _inception(store: Store, handle: FeatureNet, device: torch.device, threads: int) -> Extract:
+    del threads
+    network = Inception()
+    load_weights(network, store, handle)
+    return network.to(device).eval().requires_grad_(requires_grad=False)

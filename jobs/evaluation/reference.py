@@ -1,0 +1,134 @@
+"""What samples are compared with: statistics of the real images, and some of their features.
+
+Real images go through the feature network once per data set and network, in batches: the result is
+kept in the store's `cache` folder, under a key of both ids, and any of it can be made again.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from jobs.base.artifacts import Dataset, FeatureNet
+from jobs.evaluation.features import Features
+from jobs.storage.store import Store
+from jobs.storage.tensors import image_batches, load_images, to_float
+from models import counter_random
+from models.counter_random import Stream
+from models.metrics.frechet import GaussianStatistics, RunningStatistics
+from models.metrics.nearest import own_distance
+
+FLOOR_SEED = 0
+BATCH = 1000
+NEAREST_AMONG = 50_000
+"""Real images among which the nearest one to a sample is looked for; more are drawn from."""
+FORMAT = 1
+"""Of the cache: raised when the same key would hold something else."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """What is measured of the real images, once for all models.
+
+    Args:
+        statistics: of the features of all of them.
+        floor: of the features of as many draws with replacement as there are samples.
+        features: float32 (n, D) of some of them in random order, for KID, precision and recall.
+        nearest_rms: median RMS pixel distance of an image to the nearest other one.
+    """
+
+    statistics: GaussianStatistics
+    floor: GaussianStatistics
+    features: Tensor
+    nearest_rms: float
+
+
+def measure_real(
+    store: Store,
+    data: Dataset,
+    features: FeatureNet,
+    extract: Features,
+    samples: int,
+    kept: int,
+) -> RealImages:
+    """Measures the real images, or reads what an earlier evaluation measured.
+
+    Args:
+        store: where the data is, and the cache.
+        data: real images.
+        features: the feature network.
+        extract: the same, opened.
+        samples: draws of the floor.
+        kept: features to keep, at most.
+    """
+    asked = f"{FORMAT} {data.id} {features.id} {samples} {kept}"
+    name = f"cache/real-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
+    found = _read(store, name)
+    if found is None:
+        found = _measure(store, data, extract, samples, kept)
+        store.blobs.write(name, save(_to_tensors(found)))
+    return found
+
+
+def _measure(store: Store, data: Dataset, extract: Features, samples: int, kept: int) -> RealImages:
+    draws = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(samples), data.count)
+    times_drawn = torch.bincount(draws, minlength=data.count)
+    wanted = random_subset(data.count, min(data.count, kept))
+    place = torch.full((data.count,), -1)
+    place[wanted] = torch.arange(len(wanted))
+    rows: list[Tensor] = []
+    all_of_them, drawn, first = RunningStatistics(), RunningStatistics(), 0
+    for images in image_batches(store, data, BATCH):
+        found = extract(images)
+        here = slice(first, first + len(images))
+        rows.append(found[place[here] >= 0])
+        all_of_them.add(found)
+        again = found.repeat_interleave(times_drawn[here], dim=0)
+        if len(again):
+            drawn.add(again)
+        first = here.stop
+    shuffled = torch.cat(rows)[place[place >= 0].argsort()]
+    nearest = own_distance(to_float(nearest_candidates(store, data)))
+    return RealImages(all_of_them.result(), drawn.result(), shuffled, nearest)
+
+
+def nearest_candidates(store: Store, data: Dataset) -> Tensor:
+    """Real images, uint8 (N, C, H, W), to look for copies among: all, or 50 000 drawn of them."""
+    if data.count <= NEAREST_AMONG:
+        return load_images(store, data)
+    return load_images(store, data, random_subset(data.count, NEAREST_AMONG).sort().values)
+
+
+def random_subset(total: int, count: int) -> Tensor:
+    """`count` of `total` numbers, no two alike: data may be sorted by class, so not the first."""
+    return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
+
+
+def _to_tensors(real: RealImages) -> dict[str, Tensor]:
+    tensors = {f"statistics.{k}": v for k, v in real.statistics.to_tensors().items()}
+    tensors |= {f"floor.{k}": v for k, v in real.floor.to_tensors().items()}
+    nearest = torch.tensor(real.nearest_rms, dtype=torch.float64)
+    tensors |= {"features": real.features, "nearest_rms": nearest}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _read(store: Store, name: str) -> RealImages | None:
+    """What the cache has; None if it has nothing, or nothing readable."""
+    try:
+        tensors = load(store.blobs.read(name))
+        statistics, floor = (
+            GaussianStatistics.from_tensors(
+                {key.removeprefix(part): v for key, v in tensors.items() if key.startswith(part)}
+            )
+            for part in ("statistics.", "floor.")
+        )
+        nearest = float(tensors["nearest_rms"])
+        return RealImages(statistics, floor, tensors["features"], nearest)
+    except (FileNotFoundError, KeyError, ValueError, RuntimeError):
+        return None
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):  # cut short or no safetensors at all
+            return None
+        raise

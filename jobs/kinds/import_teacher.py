@@ -1,0 +1,168 @@
+"""Makes a teacher of a checkpoint that somebody published, or of the user's own weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from jobs.base.artifacts import Flow
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError
+from jobs.base.spec import BY_CONTENT, JobSpec
+from models.flows.parameterisation import Prediction, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.spec import ImageShape
+    from models.teachers.teacher_file import TeacherFile
+
+
+class ImportTeacher(JobSpec):
+    """A flow from a file: SlimFlow, RectifiedFlow, EDM, diffusers, or weights of one's own.
+
+    Nothing in the file is executed, and nothing of it is loaded unless all of it fits. The
+    architecture is read from the file; what it does not say stands in the fields.
+    """
+
+    path: Annotated[str, Field(min_length=1), BY_CONTENT]
+    """Checkpoint of SlimFlow or RectifiedFlow (.pth), snapshot of EDM (.pkl), folder of diffusers,
+    or safetensors, ours or of one's own network."""
+    ema: bool = True
+    """Whether to take the averaged weights, where the file has others too."""
+    network: dict[str, Any] | None = None
+    """Fields of the network that the file does not say, such as `attention_resolutions`; with
+    `kind`, the whole network, which weights under its own names need; null = as the file says."""
+    size: int | None = Field(default=None, ge=1, le=4096)
+    """Height and width of the images, px; null = as the file says."""
+    image_channels: int | None = Field(default=None, ge=1, le=64)
+    """Channels of the images; null = as the file says."""
+    classes: int | None = Field(default=None, ge=0)
+    """Number of classes; null = as the file says."""
+    prediction: Prediction | None = None
+    """What the network predicts: velocity, noise, data or v; null = as the file says, else a
+    velocity."""
+    schedule: Schedule | None = None
+    """Noise that the network was trained with; null = as the file says, else the straight path."""
+    t_start: float | None = Field(default=None, ge=0, lt=1)
+    """Flow time at which sampling starts; null = 0.001 for SlimFlow, 1/81 for EDM."""
+    label_counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """How often each class is sampled, as counts; null = all equally often."""
+    flip_valid: bool = False
+    """Whether a mirrored sample is as good: true for teachers trained with mirrored images, as the
+    published ones of CIFAR-10, FFHQ and ImageNet are."""
+
+    def run(self, context: JobContext) -> Flow:
+        from jobs.storage.weights import save_weights
+
+        read = self._read()
+        if read.assumed:
+            context.warn(f"{read.assumed}; if that is wrong, set size")
+        save_weights(read.weights, context.folder / "weights.safetensors")
+        parameters = sum(
+            read.weights[name].numel() for name in _parameters_of(read) if name in read.weights
+        )
+        image = read.image
+        context.log(
+            f"{read.network.kind} of {parameters:,} parameters that predicts "
+            f"{read.how.prediction}; images of {image.size} x {image.size} x {image.channels}, "
+            f"{image.classes} classes"
+        )
+        return Flow(
+            source="network",
+            image=image,
+            network=read.network.model_dump(mode="json"),
+            label_counts=self._label_counts(image),
+            flip_valid=self.flip_valid,
+            parameters=parameters,
+            **read.how.model_dump(),
+        )
+
+    def _read(self) -> "TeacherFile":
+        """The file, checked.
+
+        Raises:
+            FieldError: it cannot be used as asked.
+        """
+        from models.teachers.architecture import Overrides
+        from models.teachers.load import read_teacher
+
+        try:
+            overrides = Overrides(
+                ema=self.ema,
+                size=self.size,
+                image_channels=self.image_channels,
+                classes=self.classes,
+                t_start=self.t_start,
+                prediction=self.prediction,
+                schedule=self.schedule,
+                network=self.network or {},
+            )
+            read = read_teacher(Path(self.path), overrides)
+        except (ValueError, FileNotFoundError) as error:
+            raise _field_error(error) from error
+        if read.undecided:
+            what = f"{self.path}: {read.undecided}, but other sizes fit as well"
+            raise FieldError("path", what, "give size")
+        return read
+
+    def _label_counts(self, image: "ImageShape") -> tuple[int, ...]:
+        """How often each class is sampled.
+
+        Raises:
+            FieldError: there are not as many counts as classes.
+        """
+        if self.label_counts is None:
+            return (1,) * image.classes
+        if len(self.label_counts) != image.classes or (
+            image.classes and not any(self.label_counts)
+        ):
+            raise FieldError(
+                "label_counts",
+                f"label_counts has {len(self.label_counts)} counts that add up to "
+                f"{sum(self.label_counts)}, but the teacher has {image.classes} classes",
+                "give one count per class, not all 0, or leave it out",
+            )
+        return self.label_counts
+
+    def fingerprint(self) -> dict[str, str]:
+        from jobs.base.fingerprint import content_of_files
+        from models.teacher_paths import files_of
+
+        path = Path(self.path)
+        return {"path": content_of_files(files_of(path), path)}
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        from models.teacher_paths import require_path
+
+        try:
+            require_path(Path(self.path))
+        except FileNotFoundError as error:
+            raise _field_error(error) from error
+        return Facts(flip_valid=self.flip_valid)
+
+    def preflight(self) -> Facts:
+        read = self._read()
+        counts = self._label_counts(read.image)
+        return Facts(
+            image=read.image,
+            flip_valid=self.flip_valid,
+            classes_seen=sum(count > 0 for count in counts) or None,
+            flow=read.how,
+            network=read.network,
+        )
+
+
+def _parameters_of(read: "TeacherFile") -> list[str]:
+    """Names of the weights that are parameters, not buffers."""
+    from models.teachers.teacher_file import build_to_fill
+
+    return [name for name, _ in build_to_fill(read.network, read.image).named_parameters()]
+
+
+def _field_error(error: Exception) -> FieldError:
+    """The error at the field that is to be left out, else at the path."""
+    what, _, fix = str(error).partition("\n  fix: ")
+    named = fix.removeprefix("leave out ").partition(",")[0]
+    field = named if fix.startswith("leave out ") and named in ImportTeacher.model_fields else ""
+    return FieldError(field or "path", what, fix)

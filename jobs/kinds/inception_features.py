@@ -1,0 +1,60 @@
+"""The feature network of published FIDs, from a weight file that the user has."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from jobs.base.artifacts import FeatureNet
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.base.facts import Facts, Intake
+from jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from jobs.base.spec import BY_CONTENT, JobSpec
+from models.perceptual.cost import INCEPTION_MACS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PUBLISHED = PublishedFile(
+    "weights-inception-2015-12-05-6726825d.pth",
+    "release v0.2.0 of toshas/torch-fidelity on GitHub",
+)
+DIMENSIONS = 2048
+
+
+class InceptionFeatures(JobSpec):
+    """Inception of 2015-12-05: FIDs taken with it compare with those of papers.
+
+    Source:
+        Heusel et al., arXiv 1706.08500; weights and layout as torch-fidelity publishes them.
+    """
+
+    weights: Annotated[str, BY_CONTENT]
+    """torch-fidelity's weights-inception-2015-12-05-6726825d.pth; copied into the result."""
+
+    def run(self, context: JobContext) -> FeatureNet:
+        from jobs.storage.weights import save_weights
+        from models.perceptual.inception import UNUSED, Inception
+        from models.perceptual.weight_file import fill, read_weight_file
+
+        network = Inception()
+        try:
+            fill(network, read_weight_file(Path(self.weights)), ignored=UNUSED)
+        except ValueError as error:
+            what, _, fix = str(error).partition("\n  fix: ")
+            fix = fix or f"give {PUBLISHED.name}, from {PUBLISHED.place}"
+            raise UserError(f"job '{context.job}', weights", what, fix) from error
+        save_weights(network.state_dict(), context.folder / "weights.safetensors")
+        return FeatureNet(source="inception", channels=3, dimensions=DIMENSIONS)
+
+    def fingerprint(self) -> dict[str, str]:
+        from jobs.base.fingerprint import content_of_files
+
+        return {"weights": content_of_files([Path(self.weights)], Path(self.weights))}
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        require_file(self.weights, "weights", PUBLISHED)
+        return Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
+
+    def preflight(self) -> Facts | None:
+        require_checksum(self.weights, "weights")
+        return None

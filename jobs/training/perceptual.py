@@ -1,0 +1,79 @@
+"""LPIPS between a job and its workers: the job reads the files, the workers read the store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from jobs.base.context import JobContext
+from jobs.base.errors import UserError
+from jobs.storage.blobs import Blobs
+from jobs.training.distances import (
+    LINEAR,
+    VGG,
+    ImageDistance,
+    LPIPSDistance,
+    LPIPSHuberDistance,
+)
+from models.flows.distance import Distance, distance, pseudo_huber
+from models.perceptual.lpips import LPIPS, fill_lpips
+from models.perceptual.weight_file import read_weight_file
+
+if TYPE_CHECKING:
+    from jobs.storage.store import Store
+
+FILE = "lpips.safetensors"
+
+
+def prepare_distance(context: JobContext, spec: ImageDistance) -> None:
+    """Puts the weights that a distance needs into the job's work folder.
+
+    Raises:
+        UserError: a file does not hold them; every tensor that differs is listed.
+    """
+    if not isinstance(spec, (LPIPSDistance, LPIPSHuberDistance)) or context.work.exists(FILE):
+        return
+    network = LPIPS(spec.size)
+    try:
+        vgg, linear = (read_weight_file(Path(path)) for path in (spec.weights, spec.linear))
+        fill_lpips(network, vgg, linear)
+    except ValueError as error:
+        what, _, fix = str(error).partition("\n  fix: ")
+        fix = fix or f"give {VGG.name} as weights and {LINEAR.name} of the package lpips as linear"
+        raise UserError(f"job '{context.job}', distance", what, fix) from error
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    context.work.write(FILE, save(tensors))
+
+
+def open_distance(
+    spec: ImageDistance, store: "Store", artifact_id: str, device: torch.device
+) -> Distance:
+    """The distance that a spec asks for, on a device.
+
+    Args:
+        spec: which one.
+        store: where the job's work folder is.
+        artifact_id: of the job's result.
+        device: where it computes.
+    """
+    if not isinstance(spec, (LPIPSDistance, LPIPSHuberDistance)):
+        return distance(spec)
+    network = _open_lpips(spec.size, store.work(artifact_id), device)
+    if isinstance(spec, LPIPSDistance):
+        return network
+    c, weight = spec.c, spec.huber_weight
+
+    def both(x: Tensor, y: Tensor) -> Tensor:
+        root: float = x.shape[1:].numel() ** 0.5
+        perceptual: Tensor = network(x, y)
+        return perceptual + weight / root * pseudo_huber(x, y, c)
+
+    return both
+
+
+def _open_lpips(size: int | None, work: Blobs, device: torch.device) -> LPIPS:
+    network = LPIPS(size)
+    network.load_state_dict(load(work.read(FILE)))
+    return network.to(device).eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,1 @@
+"""A U-Net of the package diffusers, run as it is."""

@@ -1,0 +1,108 @@
+"""What a pipeline costs before it runs: operations per job, and GPU-hours at a stated rate.
+
+A pure function of the jobs and of what is known of their inputs. The rate is an assumption that the
+user can change, never a measurement: it is told wherever hours are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.base.facts import Facts
+from jobs.base.work import Work
+from orchestrator.graph import Graph
+from orchestrator.pipeline import Pipeline
+from orchestrator.plan import RunPlan
+
+PETA = 1e15
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan costs.
+
+    Args:
+        work: of each job whose work is known, the finished ones too.
+        due: jobs that the plan runs.
+        tflops: assumed rate of a GPU.
+    """
+
+    work: Mapping[str, Work]
+    due: frozenset[str]
+    tflops: float
+
+    def pflop(self, job: str) -> float | None:
+        """1e15 operations of a job; None if they are not known."""
+        found = self.work.get(job)
+        return None if found is None else found.flop / PETA
+
+    def gpu_hours(self, job: str) -> float | None:
+        """Hours of one GPU that a job takes; 0 for what is done, None if not known."""
+        if job not in self.due:
+            return 0.0
+        found = self.work.get(job)
+        return None if found is None else found.flop / (self.tflops * 1e12) / 3600
+
+    @property
+    def total_pflop(self) -> float:
+        """1e15 operations of all jobs that are going to run."""
+        return sum(self.work[job].flop for job in self.due & self.work.keys()) / PETA
+
+    @property
+    def total_gpu_hours(self) -> float:
+        """Hours of one GPU of all jobs that are going to run."""
+        return self.total_pflop * PETA / (self.tflops * 1e12) / 3600
+
+    def assumptions(self) -> list[str]:
+        """What the figures rest on, each with the jobs that it concerns."""
+        said: dict[str, list[str]] = {}
+        for job, work in self.work.items():
+            for line in work.assumed:
+                said.setdefault(line, []).append(job)
+        return [f"{line} ({', '.join(jobs)})" for line, jobs in said.items()]
+
+
+def estimate(
+    pipeline: Pipeline,
+    graph: Graph,
+    facts: Mapping[str, Facts],
+    plan: RunPlan,
+    tflops: float,
+) -> Estimate:
+    """Adds up the work of a plan.
+
+    Args:
+        pipeline: resolved.
+        graph: of that pipeline.
+        facts: what is known of each job's result.
+        plan: what is there already.
+        tflops: assumed rate of a GPU, 1e12 operations per second, > 0.
+    """
+    work: dict[str, Work] = {}
+    for name in graph.order:
+        inputs = {field: facts[source] for field, source in graph.edges[name]}
+        found = pipeline.specs[name].work(inputs)
+        if found is not None:
+            work[name] = found
+    due = frozenset(job.name for job in plan.jobs if job.action != "reuse")
+    return Estimate(work, due, tflops)
+
+
+def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:
+    """The plan as plain data, with each job's cost and the totals."""
+    data = plan.model_dump(mode="json")
+    for job in data["jobs"]:
+        work = found.work.get(job["name"])
+        job |= {
+            "parameters": work and work.parameters,
+            "macs": work and work.macs,
+            "pflop": found.pflop(job["name"]),
+            "gpu_hours": found.gpu_hours(job["name"]),
+        }
+    data["estimate"] = {
+        "tflops": found.tflops,
+        "pflop": found.total_pflop,
+        "gpu_hours": found.total_gpu_hours,
+        "assumed": found.assumptions(),
+    }
+    return data

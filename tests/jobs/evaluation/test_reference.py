@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from jobs.base.artifacts import FeatureNet
+from jobs.evaluation import reference
+from jobs.evaluation.features import Features
+from jobs.evaluation.reference import measure_real
+from jobs.storage.tensors import load_dataset_tensors, to_float
+from models import counter_random
+from models.counter_random import Stream
+from models.metrics.frechet import GaussianStatistics
+from models.metrics.nearest import memorisation
+
+NET = FeatureNet(id="net", dimensions=3)
+
+
+@pytest.fixture
+def counted():
+    """A feature network of three numbers an image, and how many images it saw."""
+    seen = []
+
+    def extract(images):
+        seen.append(len(images))
+        x = images.float()
+        return torch.stack((x.mean((1, 2, 3)), x.amax((1, 2, 3)), x[:, 0, 0, 0]), dim=1)
+
+    return Features(extract, torch.device("cpu")), seen
+
+
+@pytest.fixture
+def real(store, make_dataset, counted, monkeypatch):
+    monkeypatch.setattr(reference, "BATCH", 7)  # in pieces that do not divide 40
+    data = make_dataset(count=40)
+    return data, lambda kept=100: measure_real(store, data, NET, counted[0], 30, kept)
+
+
+def close(a, b):
+    torch.testing.assert_close(a.mean, b.mean)
+    torch.testing.assert_close(a.covariance, b.covariance)
+    assert a.count == b.count
+
+
+def test_pieces_give_what_the_whole_gives(store, real, counted):
+    data, measure = real
+    found = measure()
+    images, _ = load_dataset_tensors(store, data)
+    rows = counted[0](images)
+    close(found.statistics, GaussianStatistics.from_features(rows))
+    index = counter_random.integers(0, Stream.SUBSET, torch.arange(30), 40)
+    close(found.floor, GaussianStatistics.from_features(rows[index]))
+    torch.testing.assert_close(found.features, rows[reference.random_subset(40, 40)])
+    whole = memorisation(to_float(images[:2]), to_float(images))
+    assert found.nearest_rms == whole.real_median
+
+
+def test_only_some_features_are_kept_drawn_from_all(store, real, counted):
+    data, measure = real
+    rows = counted[0](load_dataset_tensors(store, data)[0])
+    chosen = reference.random_subset(40, 9)
+    torch.testing.assert_close(measure(9).features, rows[chosen])
+    assert int(chosen.max()) > 20
+
+
+def test_the_second_evaluation_reads_what_the_first_found(real, counted, store):
+    _, measure = real
+    first = measure()
+    seen = sum(counted[1])
+    second = measure()
+    assert sum(counted[1]) == seen == 40
+    close(first.statistics, second.statistics)
+    assert torch.equal(first.features, second.features)
+    measure(9)
+    assert sum(counted[1]) == 80, "another question has another answer"
+    for name in store.blobs.names("cache"):
+        store.blobs.write(name if name.startswith("cache") else f"cache/{name}", b"cut short")
+    close(measure().statistics, first.statistics)
+    assert sum(counted[1]) == 120, "a damaged cache is made again"
+
+
+def test_few_of_many_images_are_searched_for_copies(store, make_dataset, monkeypatch):
+    data = make_dataset(count=40)
+    whole = reference.nearest_candidates(store, data)
+    assert len(whole) == 40
+    monkeypatch.setattr(reference, "NEAREST_AMONG", 11)
+    index = reference.random_subset(40, 11).sort().values
+    assert torch.equal(reference.nearest_candidates(store, data), whole[index])

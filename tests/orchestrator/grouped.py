@@ -1,0 +1,71 @@
+"""Job kinds and a pipeline file for the tests of groups."""
+
+from collections.abc import Mapping
+
+from jobs.base.artifacts import Dataset, Flow, Generator
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError
+from jobs.base.refs import Ref
+from jobs.base.spec import JobSpec, SeededJobSpec
+
+
+class Source(JobSpec):
+    """Something with parts, if it is told how many."""
+
+    count: int | None = None
+
+    def run(self, context: JobContext) -> Dataset:
+        raise NotImplementedError
+
+    def parts(self) -> int | None:
+        return self.count
+
+
+class Make(SeededJobSpec):
+    """Makes a flow, of data or of another flow."""
+
+    data: Ref[Dataset]
+    start: Ref[Flow] | None = None
+    steps: int = 1
+    options: dict[str, int] = {}  # noqa: RUF012  (pydantic copies defaults)
+
+    def run(self, context: JobContext) -> Flow:
+        raise NotImplementedError
+
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
+        if self.steps == 13:
+            raise FieldError("steps", "13 brings bad luck", "take 12")
+        return Facts(count=self.steps)
+
+
+class Gather(JobSpec):
+    """Takes any number of flows."""
+
+    flows: tuple[Ref[Flow], ...]
+    label: str = ""
+
+    def run(self, context: JobContext) -> Generator:
+        raise NotImplementedError
+
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
+        for place, facts in inputs.items():
+            if facts.count == 99:
+                raise FieldError(place, "it has 99 steps")
+        return Facts()
+
+
+KINDS = {"source": Source, "make": Make, "gather": Gather}
+TEXT = """\
+name: x
+jobs:
+  data: {kind: source}
+  group:
+    for_each: {steps: [5, 6], seed: [0, 1, 2]}
+    jobs:
+      first: {kind: make, data: data, steps: "${steps}", seed: "${seed}"}
+      second:
+        kind: make
+        data: data
+        start: first
+  all: {kind: gather, flows: group.second}
+"""
