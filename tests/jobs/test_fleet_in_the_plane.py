@@ -25,10 +25,10 @@ CPU = torch.device("cpu")
 CLASSES, POINTS = 8, 256
 PLANE = ImageShape(channels=2, size=1, classes=CLASSES)
 SMALL = {"kind": "mlp", "width": 20, "layers": 2}
-LARGE = {"kind": "mlp", "width": 96, "layers": 3}
+LARGE = {"kind": "mlp", "width": 64, "layers": 3}
 BANDWIDTH = 0.03
 SAMPLES = 4000
-TRAINING = {"batch_size": 256, "warmup": 20, "decay": "cosine", "seed": 0, "shared": True}
+TRAINING = {"batch_size": 128, "warmup": 20, "decay": "cosine", "seed": 0, "shared": True}
 
 
 def curve(label):
@@ -56,12 +56,12 @@ def curves(commit):
 def world(run_job, curves):
     """Data, teacher and a network of the teacher's kind of quality to start the fake ones from."""
     teacher = run_job(AnalyticFlow(data="d", conditional=True, bandwidth=BANDWIDTH), data=curves)
-    spec = {"teacher": "t", "data": "d", "network": LARGE, "steps": 1500, "learning_rate": 3e-3}
+    spec = {"teacher": "t", "data": "d", "network": LARGE, "steps": 1000, "learning_rate": 3e-3}
     critic = run_job(MatchTeacher.model_validate(TRAINING | spec), teacher=teacher, data=curves)
     return {"teacher": teacher, "data": curves, "fake": critic}
 
 
-STEPS = {"stage_0": 1000, "matching": 1000}
+STEPS = {"stage_0": 600, "matching": 500}
 
 
 @pytest.fixture
