@@ -8,7 +8,7 @@ from jobs.base.artifacts import QualityReport
 from orchestrator.cli.collapse import collapsed, counted
 from orchestrator.estimate import Estimate
 from orchestrator.plan import RunPlan
-from orchestrator.results import COLUMNS, protocol_notes, quality_rows, short_count
+from orchestrator.results import COLUMNS, part_lines, protocol_notes, quality_rows, short_count
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 NUMERIC = frozenset("-0123456789")
@@ -45,7 +45,7 @@ def print_quality(reports: dict[str, QualityReport]) -> None:
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
-    for line in protocol_notes(reports):
+    for line in [*part_lines(reports), *protocol_notes(reports)]:
         typer.echo(line)
 
 

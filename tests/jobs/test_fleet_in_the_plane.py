@@ -32,12 +32,12 @@ TRAINING = {"batch_size": 128, "warmup": 20, "decay": "cosine", "seed": 0, "shar
 
 
 def curve(label):
-    """Points on a wave across the square, turned by its label: uint8 (POINTS, 1, 1, 2)."""
-    along = torch.linspace(-0.8, 0.8, POINTS)
-    across = 0.25 * torch.sin((2 + label % 4) * math.pi * along)
-    turn = math.pi * label / CLASSES
-    x = along * math.cos(turn) - across * math.sin(turn)
-    y = along * math.sin(turn) + across * math.cos(turn)
+    """Points on a wave of its own place, turn and number of bends: uint8 (POINTS, 1, 1, 2)."""
+    along = torch.linspace(-1.0, 1.0, POINTS)
+    across = 0.35 * torch.sin((1 + label % 3) * math.pi * along)
+    place, turn = 2 * math.pi * label / CLASSES, 2.4 * label
+    x = 0.6 * math.cos(place) + 0.3 * (along * math.cos(turn) - across * math.sin(turn))
+    y = 0.6 * math.sin(place) + 0.3 * (along * math.sin(turn) + across * math.cos(turn))
     pixels = torch.stack((x, y), dim=1) * 127.5 + 127.5
     return pixels.round().to(torch.uint8).view(POINTS, 1, 1, 2)
 
@@ -61,7 +61,7 @@ def world(run_job, curves):
     return {"teacher": teacher, "data": curves, "fake": critic}
 
 
-STEPS = {"stage_0": 600, "matching": 500}
+STEPS = {"stage_0": 800, "matching": 600}
 
 
 @pytest.fixture
