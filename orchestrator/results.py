@@ -120,7 +120,7 @@ def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:
         (
             name,
             report.solver,
-            f"{report.parameters:,}",
+            _parameters(report),
             short_count(report.macs),
             f"{report.nfe:g}" if report.nfe < 100 else f"{report.nfe:.0f}",
             f"{report.fid:.2f}",
@@ -149,6 +149,28 @@ def protocol_notes(reports: dict[str, QualityReport]) -> list[str]:
             f"FIDs compare only within a group (unlike features, reference or samples): {kinds}"
         )
     return notes
+
+
+def _parameters(report: QualityReport) -> str:
+    """Weights of one request, and of a fleet all of them."""
+    if report.parameters_total <= report.parameters:
+        return f"{report.parameters:,}"
+    return f"{report.parameters:,} of {report.parameters_total:,}"
+
+
+def part_lines(reports: dict[str, QualityReport]) -> list[str]:
+    """For each report with parts a line with the FID of every part and what routing costs."""
+    lines = []
+    for name, report in reports.items():
+        if not report.parts:
+            continue
+        parts = (
+            f"{','.join(map(str, part.labels))}: {part.fid:.2f} ({part.fid_real:.2f})"
+            for part in report.parts
+        )
+        routed = "" if report.routing_us is None else f"; routing {report.routing_us:.1f} us"
+        lines.append(f"{name}, FID by labels (real images): {'; '.join(parts)}{routed}")
+    return lines
 
 
 def short_count(number: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.base.cluster import Cluster, Needs
-from jobs.base.registry import load_kind, parse_job
+from jobs.base.registry import parse_job
 from jobs.execution import JobOutcome, JobRequest
 from jobs.storage.store import Store
 from orchestrator.cluster import describe_cluster
@@ -204,9 +204,8 @@ class Supervisor:
         self._attempts[name] = self._attempts.get(name, 0) + 1
         self._add("job_started", name, attempt=self._attempts[name])
         job = self._jobs[name]
-        launched = self._launcher.launch(
-            self._job_request(job), load_kind(job.kind).placement, self._needs[name]
-        )
+        placement = parse_job(job.kind, job.fields).placed()
+        launched = self._launcher.launch(self._job_request(job), placement, self._needs[name])
         self._launched[launched.future] = launched
 
     def _job_request(self, job: PlannedJob) -> JobRequest:

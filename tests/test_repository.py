@@ -94,7 +94,7 @@ def test_every_config_is_right(config, files, tmp_path):
     """It loads, its graph is whole, and its data can be read."""
     pipeline = load_config(config, files, tmp_path)
     graph = Graph.of(pipeline)
-    assert len(graph.order) == len(pipeline.jobs)
+    assert len(graph.order) == len(pipeline.specs)
     preflight(pipeline, graph, read_here(pipeline))
 
 

@@ -8,16 +8,32 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jobs.base.handle import Handle
+from jobs.base.step_artifacts import StepGrid, StepPolicy, StepReport, StepRow
 from models.flows.parameterisation import Parameterisation
-from models.solvers.spec import GridSpec
 from models.spec import ImageShape, Spec
 
-
-class Handle(Spec):
-    """Where a result is. Every handle names the artifact that holds its files."""
-
-    id: str = ""
-    """Artifact id, `<kind>-<key>`; set by the store."""
+__all__ = [
+    "HANDLES",
+    "Dataset",
+    "FeatureNet",
+    "FidProtocol",
+    "Fleet",
+    "Flow",
+    "Generator",
+    "Handle",
+    "PairSet",
+    "Partition",
+    "QualityReport",
+    "ShardFile",
+    "StepGrid",
+    "StepPolicy",
+    "StepReport",
+    "StepRow",
+    "SubsetQuality",
+    "SweepReport",
+    "Trial",
+]
 
 
 class Dataset(Handle):
@@ -68,6 +84,10 @@ class Flow(Handle, Parameterisation):
     """Whether mirrored samples are as good."""
     parameters: int = 0
     """Weights of the network."""
+    part: int | None = None
+    """Part of the partition that it serves; None = it serves all labels."""
+    partition: str = ""
+    """Artifact id of that partition."""
     dataset: Dataset | None = None
     """Data of a closed form."""
     bandwidth: float = 0.0
@@ -85,7 +105,48 @@ class Generator(Handle):
     label_counts: tuple[int, ...] = ()
     flip_valid: bool = False
     parameters: int
+    part: int | None = None
+    """Part of the partition that it serves; None = it serves all labels."""
+    partition: str = ""
+    """Artifact id of that partition."""
     file: str = "weights.safetensors"
+
+
+class Partition(Handle):
+    """Conditions (labels, or rows of an embedding) in subsets of about equal size."""
+
+    subsets: tuple[tuple[int, ...], ...]
+    """Conditions of each part, rising; together they are all conditions, each once."""
+    label_counts: tuple[int, ...] = ()
+    """Images of each label, where it splits the labels of a data set."""
+    method: str
+    """How they were split."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of conditions."""
+        return sum(map(len, self.subsets))
+
+
+class Fleet(Handle):
+    """Students that each serve a part of the labels, behind one router."""
+
+    image: ImageShape
+    members: tuple[Flow | Generator, ...]
+    """The students by part: all flows, or all generators."""
+    subsets: tuple[tuple[int, ...], ...]
+    """Labels that each student serves."""
+    partition: str
+    """Artifact id of the partition."""
+    label_counts: tuple[int, ...]
+    """Label marginal to sample from, as counts."""
+    flip_valid: bool = False
+    t_start: float = 0.0
+    """Flow time at which sampling starts."""
+    parameters: int
+    """Weights that one sample goes through: those of the largest student."""
+    parameters_total: int
+    """Weights of all students."""
 
 
 class ShardFile(Spec):
@@ -119,6 +180,22 @@ class PairSet(Handle):
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
 
 
+class SubsetQuality(Spec):
+    """Quality of the samples of some labels, against the real images of those labels."""
+
+    labels: tuple[int, ...]
+    samples: int
+    """Samples of these labels; few of them raise every distance."""
+    real: int
+    """Real images of these labels."""
+    fid: float
+    fid_real: float
+    """The same distance for as many draws with replacement from the real images: the floor."""
+    precision: float | None
+    """None where there are too few images for the nearest neighbours asked for."""
+    recall: float | None
+
+
 class FidProtocol(Spec):
     """What a FID depends on besides the model: only FIDs of equal protocols compare."""
 
@@ -132,34 +209,12 @@ class FidProtocol(Spec):
     """Independent draws, of which the lowest FID counts."""
 
 
-class StepGrid(Handle):
-    """A solver of fixed times and weights, fitted to a flow's exact end points."""
-
-    image: ImageShape
-    solver: GridSpec
-    """The times and weights."""
-    flow: str
-    """Artifact id of the flow that it was fitted to."""
-    nfe: int
-    """Network evaluations per sample."""
-    error_median: float
-    """Median over held-out samples of the RMS difference from the exact end, in [-1, 1] units."""
-    error_p90: float
-    error_p99: float
-    share_within_rounding: float
-    """Share of held-out samples with an error below 2.3e-3, that of rounding to 8 bits, 0..1."""
-    samples: int
-    """Held-out samples."""
-    exact_nfe: float
-    """Evaluations that followed an exact trajectory."""
-
-
 class QualityReport(Handle):
     """Measured quality and cost of a model."""
 
     model: str
     """Artifact id of the model."""
-    model_type: Literal["Flow", "Generator"]
+    model_type: Literal["Flow", "Generator", "Fleet"]
     solver: str
     """Solver in words, such as `euler 50`."""
     fid: float
@@ -184,11 +239,16 @@ class QualityReport(Handle):
     reference: str
     """Artifact id of the data set with the real images."""
     parameters: int
+    """Weights that one sample goes through."""
+    parameters_total: int = 0
+    """Weights that must be kept ready: of a fleet those of all its students."""
     macs: int
     """Conv and linear multiply-adds of one network evaluation at batch 1."""
     latency_ms: float
     """Median time of one sample at batch 1, all evaluations."""
     latency_p90_ms: float
+    routing_us: float | None = None
+    """Median time to find the student of one request, part of the latency; None without a fleet."""
     device: str
     threads: int
     straightness: float | None
@@ -197,6 +257,10 @@ class QualityReport(Handle):
     """Median RMS pixel distance of a sample to its nearest training image, in [-1, 1] units."""
     nearest_rms_real: float
     """The same for each training image to the nearest other one."""
+    parts: tuple[SubsetQuality, ...] = ()
+    """Quality by part, where a partition is known; the joint distances are no mean of these."""
+    classes: tuple[SubsetQuality, ...] = ()
+    """Quality by class of a conditional model."""
     sheet: str = "samples.png"
 
     @property
@@ -233,87 +297,6 @@ class SweepReport(Handle):
     """Trials that no other one beats in all objectives."""
 
 
-class StepPolicy(Handle):
-    """Policies that choose step sizes, one per training seed."""
-
-    problem: dict[str, Any]
-    """Spec of the problem that it was trained on."""
-    problem_kind: Literal["three_body", "flow"]
-    image: ImageShape | None = None
-    """Shape of the images of its flow; None for three bodies."""
-    flow: str = ""
-    """Artifact id of the flow that it was trained on; "" for three bodies."""
-    hidden: tuple[int, ...]
-    """Widths of the Q-network's hidden layers."""
-    observation_size: int
-    """Numbers that a policy sees."""
-    training_seeds: tuple[int, ...]
-    validation: tuple[float, ...]
-    """Highest mean return of each training seed on the validation episodes."""
-    best_at: tuple[int, ...]
-    """Decisions after which each was reached."""
-    chosen: int
-    """Number of the training seed whose policy is used: the best on the validation episodes."""
-    best_return: float
-    """Its mean return there."""
-    decisions: int
-    """Decisions that each training seed learned from."""
-    file: str = "policy.safetensors"
-    """Weights, named `<number of the training seed>.layers...`."""
-    curves: str = "curves.png"
-
-
-class StepRow(Spec):
-    """One way to choose steps, measured on the test episodes."""
-
-    name: str
-    """In words, such as `mu 0.01`, `policy`, `rk45 1e-3`."""
-    group: str
-    """What it belongs to, such as `hermite, time_scale`."""
-    learned: bool = False
-    """Whether a policy chose the steps."""
-    cost: float
-    """Median evaluations of an episode."""
-    mean_cost: float
-    """Mean evaluations of an episode."""
-    error: float | None
-    """Median error; None = infinite."""
-    error_p90: float | None
-    """90th percentile of the error; None = infinite."""
-    bad_share: float
-    """Share of episodes with a larger error than `StepReport.bad_error`, 0..1."""
-    mean_return: float | None
-    """Mean return of the decision process; None where it has none."""
-    return_low: float | None = None
-    return_high: float | None = None
-    """95 % bootstrap interval of the mean return."""
-
-
-class StepReport(Handle):
-    """Learned steps against fixed and adaptive ones."""
-
-    policy: str
-    """Artifact id of the policy."""
-    problem_kind: Literal["three_body", "flow"]
-    episodes: int
-    """Test episodes, none of them seen in training."""
-    bad_error: float
-    """Error that counts as bad."""
-    rows: tuple[StepRow, ...] = Field(repr=False)
-    """The policy's own problem: every policy, every fixed value, every other method."""
-    transfer: tuple[StepRow, ...] = Field(default=(), repr=False)
-    """Other integrators, without retraining."""
-    policy_return: float
-    """Mean return of the policies of all training seeds."""
-    best_fixed: str
-    """Fixed value with the highest mean return."""
-    best_fixed_return: float
-    policy_cost: float
-    """Mean evaluations of the chosen policy."""
-    policy_bad_share: float
-    pictures: tuple[str, ...] = ()
-
-
 HANDLES: dict[str, type[Handle]] = {
     cls.__name__: cls
     for cls in (
@@ -322,9 +305,11 @@ HANDLES: dict[str, type[Handle]] = {
         Flow,
         Generator,
         PairSet,
-        StepGrid,
+        Partition,
+        Fleet,
         QualityReport,
         SweepReport,
+        StepGrid,
         StepPolicy,
         StepReport,
     )

@@ -41,6 +41,16 @@ class Facts:
     """Whether a mirrored image is as good as the original."""
     classes_seen: int | None = None
     """Number of classes that have an image."""
+    label_counts: tuple[int, ...] | None = None
+    """Images of each class."""
+    parts: int | None = None
+    """Number of parts of a partition."""
+    part: int | None = None
+    """Part that a model serves, where it serves one only."""
+    one_step: bool | None = None
+    """Whether a fleet's students make samples in one step, without a solver."""
+    closed_form: bool = False
+    """Whether a flow is the closed form of a data set, without a network."""
     flow: Parameterisation | None = None
     """What a flow's network predicts, on which schedule."""
     nfe: float | None = None

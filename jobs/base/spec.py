@@ -86,6 +86,10 @@ class JobSpec(Spec):
         """
         return Facts()
 
+    def placed(self) -> Placement:
+        """Where this job runs: where its kind does, unless its fields say otherwise."""
+        return self.placement
+
     def parts(self) -> int | None:
         """Number of parts of the result, over which a group of jobs can iterate.
 

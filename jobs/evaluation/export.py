@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs.base.artifacts import Flow, Generator
+from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.base.errors import UserError
-from jobs.evaluation.sampling import open_sampler
+from jobs.evaluation.sampling import open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.storage.store import Store
 from jobs.storage.tensors import to_uint8
@@ -30,7 +30,7 @@ def write_samples(
 
     Args:
         store: where the model is.
-        artifact: id of a flow or generator.
+        artifact: id of a flow, generator or fleet.
         output: .npz gets `images` uint8 (N, H, W, C) and `labels` int64 (N,), -1 if unconditional;
             .png gets a sheet.
         count: number of samples.
@@ -42,7 +42,7 @@ def write_samples(
         UserError: not a model, no such class, or an unknown kind of file.
     """
     handle = store.load_any(artifact)
-    if not isinstance(handle, (Flow, Generator)):
+    if not isinstance(handle, (Flow, Generator, Fleet)):
         raise UserError(artifact, f"is a {type(handle).__name__}, which has no samples")
     known = [number for number, count in enumerate(handle.label_counts) if count]
     if label is not None and label not in known:
@@ -51,7 +51,7 @@ def write_samples(
     if output.suffix not in (".npz", ".png"):
         raise UserError(str(output), "ends in neither .npz nor .png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    solver = EulerSpec(steps=nfe) if isinstance(handle, Flow) else None
+    solver = EulerSpec(steps=nfe) if takes_solver(handle) else None
     sampler = open_sampler(store, handle, solver, device)
     images, labels = [], []
     for index in torch.split(torch.arange(count, device=device), BATCH):

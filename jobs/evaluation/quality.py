@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from jobs.base.artifacts import (
     Dataset,
     FeatureNet,
     FidProtocol,
+    Fleet,
     Flow,
     Generator,
+    Partition,
     QualityReport,
     StepGrid,
 )
@@ -23,9 +25,10 @@ from jobs.base.refs import Ref
 from jobs.base.solver import fitted_solver
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.reference import measure_real, nearest_candidates
-from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler
+from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.evaluation.statistics_file import read_statistics
+from jobs.evaluation.subsets import by_labels
 from jobs.storage.tensors import to_float, to_uint8
 from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
 from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
@@ -33,6 +36,8 @@ from models.metrics.kernel import kernel_distance
 from models.metrics.nearest import nearest_distance
 from models.metrics.precision_recall import precision_recall
 from models.metrics.straightness import straightness
+from models.networks.registry import parse_network
+from models.routing import RoutedFlow
 from models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100
@@ -40,6 +45,7 @@ STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
 LATENCY_BUDGET_MS = 3000.0
+ROUTED_REQUESTS = 1000
 
 
 class EvaluationSettings(Protocol):
@@ -70,12 +76,14 @@ class Drawn:
     Args:
         images: the first samples of the first draw, uint8 (n, C, H, W) in parts.
         features: float32 (n, D) of the first samples of the first draw, in parts.
+        labels: int64 (n,) of the same samples, in parts; none if unconditional.
         statistics: of the features of each draw.
         nfe: network evaluations of all samples.
     """
 
     images: list[Tensor] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
     statistics: list[Gaussian] = field(default_factory=list)
     nfe: int = 0
 
@@ -83,11 +91,20 @@ class Drawn:
 def measure(
     context: JobContext,
     spec: EvaluationSettings,
-    model: Flow | Generator,
+    model: Flow | Generator | Fleet,
     data: Dataset,
     features: FeatureNet,
+    partition: Partition | None = None,
 ) -> QualityReport:
     """Draws samples and measures them against the data.
+
+    Args:
+        context: of the job.
+        spec: what to draw.
+        model: the model.
+        data: real images.
+        features: feature network of the distances.
+        partition: split of the labels to report by; None = the fleet's, if it is one.
 
     Raises:
         UserError: model and solver, or features and reference, do not go together.
@@ -110,10 +127,14 @@ def measure(
     same = min(len(real.features), len(own_features))
     manifold = precision_recall(real.features[:same], own_features[:same], spec.neighbours)
     latency = _latency(sampler)
-    network = getattr(sampler.flow, "network", None)
+    subsets = partition.subsets if partition else getattr(model, "subsets", ())
+    labels = torch.cat(drawn.labels) if drawn.labels else None
+    parts, classes = by_labels(
+        store, data, real.features, (own_features, labels), subsets, spec.neighbours
+    )
     return QualityReport(
         model=model.id,
-        model_type="Flow" if isinstance(model, Flow) else "Generator",
+        model_type=_type_of(model),
         solver=describe_solver(solver),
         fid=min(fids),
         fids=fids,
@@ -128,15 +149,17 @@ def measure(
         samples=spec.samples,
         features=features.id,
         reference=data.id,
-        parameters=count_parameters(network) if network is not None else 0,
-        macs=count_macs(network, model.image) if network is not None else 0,
+        **_costs(model, sampler),
         latency_ms=latency.median_ms,
         latency_p90_ms=latency.p90_ms,
         device=latency.device,
         threads=latency.threads,
-        straightness=_straightness(sampler, seed) if isinstance(model, Flow) else None,
+        routing_us=_routing_us(sampler),
+        straightness=_straightness(sampler, seed) if takes_solver(model) else None,
         nearest_rms=_nearest(context, data, images),
         nearest_rms_real=real.nearest_rms,
+        parts=parts,
+        classes=classes,
     )
 
 
@@ -165,6 +188,39 @@ def _protocol(spec: EvaluationSettings, data: Dataset, features: FeatureNet) -> 
     )
 
 
+def _type_of(model: Flow | Generator | Fleet) -> Literal["Flow", "Generator", "Fleet"]:
+    if isinstance(model, Fleet):
+        return "Fleet"
+    return "Flow" if isinstance(model, Flow) else "Generator"
+
+
+def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
+    """Weights and multiply-adds: of a fleet those of its largest student, and all its weights."""
+    if isinstance(model, Fleet):
+        networks = [parse_network(each.network) for each in model.members]
+        return {
+            "parameters": model.parameters,
+            "parameters_total": model.parameters_total,
+            "macs": max(count_macs(network, model.image) for network in networks),
+        }
+    network = getattr(sampler.flow, "network", None)
+    if network is None:
+        return {"parameters": 0, "parameters_total": 0, "macs": 0}
+    count = count_parameters(network)
+    macs = count_macs(network, model.image)
+    return {"parameters": count, "parameters_total": count, "macs": macs}
+
+
+def _routing_us(sampler: Sampler) -> float | None:
+    """Median time to find the student of one request; None without a fleet."""
+    flow = sampler.flow
+    if not isinstance(flow, RoutedFlow):
+        return None
+    label = torch.zeros(1, dtype=torch.int64)
+    repeats = ROUTED_REQUESTS
+    return 1e3 * measure_latency(lambda: flow.route(label), "cpu", repeats=repeats).median_ms
+
+
 def _draw(
     context: JobContext, sampler: Sampler, spec: EvaluationSettings, extract: Features, seed: int
 ) -> Drawn:
@@ -183,6 +239,8 @@ def _draw(
             if draw == 0:
                 _keep(drawn.images, images, NEAREST_SAMPLES)
                 _keep(drawn.features, features, spec.manifold_samples)
+                if batch.labels is not None:
+                    _keep(drawn.labels, batch.labels.cpu(), spec.manifold_samples)
             drawn.nfe += int(batch.nfe.sum())
             done += len(images)
             context.progress(done, total)

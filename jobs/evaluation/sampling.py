@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Flow, Generator
+from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.base.errors import UserError
-from jobs.storage.flows import open_flow, open_network
+from jobs.storage.flows import open_fleet, open_flow, open_network
 from jobs.storage.store import Store
 from models import counter_random
 from models.counter_random import Stream
@@ -81,22 +81,28 @@ class Sampler:
             yield Samples(images, label, nfe)
 
 
+def takes_solver(model: Flow | Generator | Fleet) -> bool:
+    """Whether samples of a model take a solver: those of flows and of fleets of flows do."""
+    return isinstance(model.members[0] if isinstance(model, Fleet) else model, Flow)
+
+
 def open_sampler(
-    store: Store, model: Flow | Generator, solver: SolverSpec | None, device: torch.device
+    store: Store, model: Flow | Generator | Fleet, solver: SolverSpec | None, device: torch.device
 ) -> Sampler:
     """Opens a model of the store for sampling.
 
     Raises:
         UserError: a flow without a solver, or a generator with one.
     """
-    if isinstance(model, Generator):
-        if solver is not None:
-            raise UserError(model.id, "makes images in one step and takes no solver")
-        network = open_network(store, model, device)
-        flow: RunnableFlow = NetworkFlow(network, model.image, model.t_start)
+    if takes_solver(model) and solver is None:
+        raise UserError(model.id, "is a flow and needs a solver", "give a number of steps")
+    if not takes_solver(model) and solver is not None:
+        raise UserError(model.id, "makes images in one step and takes no solver")
+    if isinstance(model, Fleet):
+        flow: RunnableFlow = open_fleet(store, model, device)
+    elif isinstance(model, Generator):
+        flow = NetworkFlow(open_network(store, model, device), model.image, model.t_start)
     else:
-        if solver is None:
-            raise UserError(model.id, "is a flow and needs a solver", "give a number of steps")
         flow = open_flow(store, model, device)
     return Sampler(flow, solver, model.label_counts, device)
 

@@ -7,7 +7,8 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import Work
-from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
 from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class AnnealReflow(TrainingSpec):
+class AnnealReflow(PartTrainingSpec):
     """A small flow whose paths are straight, learned from another flow's pairs.
 
     The noise of a pair is mixed with a fresh share beta(step) that falls to 0, so that training
@@ -29,6 +30,8 @@ class AnnealReflow(TrainingSpec):
 
     pairs: Ref[PairSet]
     """Noise-image pairs of the teacher."""
+    part_pairs: bool = True
+    """Whether a student of a part learns from the pairs of its labels only: they are its data."""
     network: AnyNetworkSpec
     """Architecture of the student."""
     annealing: AnnealingSchedule | None = None
@@ -46,10 +49,18 @@ class AnnealReflow(TrainingSpec):
         from jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
-        self.expect({"pairs": Facts(pairs.image, pairs.count, pairs.flip_valid)})
+        known = Facts(pairs.image, pairs.count, pairs.flip_valid)
+        self.expect({"pairs": known, "partition": Facts()})
         flip = pairs.flip_valid if self.flip is None else self.flip
+        labels = self.labels(context, pairs.image.classes)
         objective = AnnealedReflow(
-            context.store, pairs, self.seed or 0, self.schedule(), self.time, flip
+            store=context.store,
+            pairs=pairs,
+            seed=self.seed or 0,
+            annealing=self.schedule(),
+            time=self.time,
+            flip=flip,
+            labels=labels if self.part_pairs else None,
         )
         trained = train_on_ray(context, self, self.network, pairs.image, objective)
         save_weights(trained.weights, context.folder / "weights.safetensors")
@@ -57,9 +68,10 @@ class AnnealReflow(TrainingSpec):
             source="network",
             image=pairs.image,
             network=self.network.model_dump(mode="json"),
-            label_counts=pairs.label_counts,
+            label_counts=restricted(pairs.label_counts, labels),
             flip_valid=pairs.flip_valid,
             parameters=trained.parameters,
+            **self.part_of(context),
         )
 
     def schedule(self) -> AnnealingSchedule:
@@ -68,6 +80,7 @@ class AnnealReflow(TrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
+        self.check_part(inputs, "pairs")
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None:
             check_network(self.network, known.image)
@@ -76,6 +89,7 @@ class AnnealReflow(TrainingSpec):
             flip_valid=known.flip_valid,
             flow=Parameterisation(),
             network=self.network,
+            part=self.part,
         )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:

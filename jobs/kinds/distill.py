@@ -18,7 +18,8 @@ from jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from jobs.training.spec import TrainingSpec, check_network
+from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
 from models.flows.spec import L2Distance
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Distill(TrainingSpec):
+class Distill(PartTrainingSpec):
     """Flow-guided distillation: pairs, and the guide's two-step samples of fresh noise.
 
     L = pair_weight D(x0 + v(x0, 0), x1) + two_step_weight D(x0 + v(x0, 0), target), where the
@@ -42,6 +43,8 @@ class Distill(TrainingSpec):
 
     pairs: Ref[PairSet]
     """Noise-image pairs of the teacher."""
+    part_pairs: bool = True
+    """Whether a student of a part learns from the pairs of its labels only: they are its data."""
     start: Ref[Flow] | None = None
     """Flow whose network and weights the student starts from; null = random weights."""
     network: AnyNetworkSpec | None = None
@@ -93,6 +96,8 @@ class Distill(TrainingSpec):
         network = parse_network(start.network) if start else self.network
         assert network is not None
         flip = pairs.flip_valid if self.flip is None else self.flip
+        labels = self.labels(context, pairs.image.classes)
+        counts = restricted(pairs.label_counts, labels)
         prepare_distance(context, self.distance)
         objective = Distillation(
             store=context.store,
@@ -105,6 +110,8 @@ class Distill(TrainingSpec):
             two_step_times=self.two_step_times,
             distance=self.distance,
             flip=flip,
+            labels=labels if self.part_pairs else None,
+            label_counts=counts,
             artifact_id=context.artifact_id,
         )
         trained = train_on_ray(context, self, network, pairs.image, objective, start)
@@ -112,12 +119,14 @@ class Distill(TrainingSpec):
         result = Generator(
             image=pairs.image,
             network=network.model_dump(mode="json"),
-            label_counts=pairs.label_counts,
+            label_counts=counts,
             flip_valid=pairs.flip_valid,
             parameters=trained.parameters,
+            **self.part_of(context),
         )
         if guide is not None:
-            warn_of_weak_guide(context, pairs, guide, result, trained.weights, self.two_step_times)
+            times = self.two_step_times
+            warn_of_weak_guide(context, pairs, guide, result, trained.weights, times, labels)
         return result
 
     def _check_flows(
@@ -149,6 +158,7 @@ class Distill(TrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
+        self.check_part(inputs, "pairs")
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         check_distance(self.distance, known.image)
         if known.image is not None and self.network is not None:
@@ -166,7 +176,12 @@ class Distill(TrainingSpec):
             assert self.start is not None
             what, fix = _not_a_velocity(start)
             raise FieldError("start", f"'{self.start.job}' {what}", fix)
-        made = Facts(known.image, flip_valid=known.flip_valid, network=self._student(inputs))
+        made = Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            network=self._student(inputs),
+        )
         require_weights(self.distance, made)
         return made
 

@@ -1,11 +1,20 @@
-"""Measures the quality and the cost of a flow (with a solver) or of a one-step generator."""
+"""Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, QualityReport, StepGrid
+from jobs.base.artifacts import (
+    Dataset,
+    FeatureNet,
+    Fleet,
+    Flow,
+    Generator,
+    Partition,
+    QualityReport,
+    StepGrid,
+)
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, Intake, MissingFile
@@ -33,14 +42,17 @@ class Evaluate(SeededJobSpec):
     latency.
     """
 
-    model: Ref[Flow | Generator]
+    model: Ref[Flow | Generator | Fleet]
     """What to measure."""
     data: Ref[Dataset]
     """Real images to compare with."""
     features: Ref[FeatureNet]
     """Feature network of the Fréchet and kernel distances."""
+    partition: Ref[Partition] | None = None
+    """Split of the labels by which quality is reported too; null = the fleet's, if it is one."""
     solver: SolverSpec | Ref[StepGrid] | None = None
-    """How a flow is sampled, or the job that fitted a solver; must be null for a generator."""
+    """How a flow, or a fleet of flows, is sampled, or the job that fitted a solver; must be null
+    for one-step generators."""
     samples: int = Field(default=5000, ge=2)
     """Samples of a draw; papers' FIDs are of 50 000."""
     draws: int = Field(default=1, ge=1, le=100)
@@ -59,14 +71,18 @@ class Evaluate(SeededJobSpec):
 
     def run(self, context: JobContext) -> QualityReport:
         from jobs.evaluation.quality import measure
+        from jobs.evaluation.sampling import takes_solver
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
+        partition = context.input(self.partition) if self.partition else None
         self.expect(
             {
                 "model": Facts(
                     model.image,
                     flow=model if isinstance(model, Flow) else None,
+                    part=getattr(model, "part", None),
+                    one_step=not takes_solver(model),
                     made=type(model).__name__,
                 ),
                 "data": Facts(data.image, data.count),
@@ -77,7 +93,7 @@ class Evaluate(SeededJobSpec):
                 ),
             }
         )
-        return measure(context, self, model, data, features)
+        return measure(context, self, model, data, features, partition)
 
     def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
         if is_flow:
@@ -85,9 +101,16 @@ class Evaluate(SeededJobSpec):
         return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        made = inputs["model"].made
-        if made and (made == Flow.__name__) == (self.solver is None):
-            raise FieldError("solver", *self._solver_problem(made == Flow.__name__))
+        model = inputs["model"]
+        if model.part is not None:
+            raise FieldError(
+                "model",
+                f"'{self.model.job}' serves part {model.part} of the labels only",
+                "evaluate the fleet of all parts (kind: assemble_fleet): its report has each part",
+            )
+        one_step = model.one_step if model.made == Fleet.__name__ else model.made != Flow.__name__
+        if model.made and one_step is not None and one_step == (self.solver is not None):
+            raise FieldError("solver", *self._solver_problem(not one_step))
         if self.solver is not None:
             check_solver(self.solver, inputs["model"].flow, self.model.job)
         data = inputs["data"]

@@ -140,4 +140,4 @@ class LoadDataset(JobSpec):
             return None
         made = self._handle(self._read())
         seen = sum(number > 0 for number in made.label_counts)
-        return Facts(made.image, made.count, made.flip_valid, seen)
+        return Facts(made.image, made.count, made.flip_valid, seen, made.label_counts)

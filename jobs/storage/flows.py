@@ -3,16 +3,18 @@
 import torch
 from torch import nn
 
-from jobs.base.artifacts import Flow, Generator
+from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.storage.store import Store
 from jobs.storage.tensors import load_dataset_tensors, to_float
 from jobs.storage.weights import load_weights
 from models.engine import choose_engine
 from models.flows.analytic import AnalyticFlow
 from models.flows.flow import Flow as RunnableFlow
+from models.flows.flow import NetworkFlow
 from models.flows.make import make_flow
 from models.networks.registry import parse_network
 from models.precision import Precision
+from models.routing import RoutedFlow
 
 
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
@@ -57,3 +59,20 @@ def open_flow(
     if precision != "float32":
         network = choose_engine(device, "sampling", precision).runner(network)
     return make_flow(network, handle.image, handle).to(device)
+
+
+def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:
+    """The students of a fleet behind their router, frozen, on a device.
+
+    Raises:
+        UserError: the weights of a student do not fit its network.
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    members: list[RunnableFlow] = []
+    for each in handle.members:
+        if isinstance(each, Flow):
+            members.append(open_flow(store, each, device))
+        else:
+            network = open_network(store, each, device)
+            members.append(NetworkFlow(network, each.image, each.t_start))
+    return RoutedFlow(members, handle.subsets)

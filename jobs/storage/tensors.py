@@ -24,6 +24,16 @@ def load_dataset_tensors(store: Store, dataset: Dataset) -> tuple[Tensor, Tensor
     return tensors["images"].permute(0, 3, 1, 2).contiguous(), tensors.get("labels")
 
 
+def load_labels(store: Store, dataset: Dataset) -> Tensor | None:
+    """Labels int64 (N,), or None, without reading the images.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    with safe_open(store.file(dataset, dataset.file), framework="pt") as file:
+        return file.get_tensor("labels") if "labels" in file.keys() else None  # noqa: SIM118
+
+
 def image_batches(store: Store, dataset: Dataset, size: int) -> Iterator[Tensor]:
     """Images uint8 (B, C, H, W) in order, `size` at a time, without holding all of them.
 

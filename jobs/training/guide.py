@@ -30,6 +30,7 @@ def warn_of_weak_guide(
     student: Generator,
     weights: Mapping[str, Tensor],
     times: tuple[float, float],
+    labels: tuple[int, ...] | None = None,
 ) -> None:
     """Measures both errors on the first 1024 pairs, notes them, and warns if the guide's is larger.
 
@@ -40,15 +41,16 @@ def warn_of_weak_guide(
         student: the distilled generator.
         weights: its weights.
         times: range of the time at which the guide takes over; the middle is used.
+        labels: pairs of other labels are left out; None = all pairs.
     """
     device = torch.device(context.device)
-    source = PairSource(context.store, pairs, device)
+    source = PairSource(context.store, pairs, device, labels)
     network = parse_network(student.network).build(student.image).eval()
     network.load_state_dict(weights)
     one_step = NetworkFlow(network.to(device), student.image)
     two_steps = open_flow(context.store, guide, device)
     errors = []
-    for index in torch.split(torch.arange(min(SAMPLES, pairs.count), device=device), BATCH):
+    for index in torch.split(torch.arange(min(SAMPLES, source.count), device=device), BATCH):
         x0, x1, label = source.batch(index)
         s = torch.full((len(index),), sum(times) / 2, device=device)
         mine = one_step_error(one_step, x0, x1, label)

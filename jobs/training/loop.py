@@ -1,7 +1,9 @@
 """The training loop.
 
 Every random number is a function of the step, so the loop's only state is the network, its average,
-Adam's moments and the step. It does not wait for the device between two points of the loss curve.
+Adam's moments and the step; with an objective that asks for it also a companion network with its
+moments, and the best average so far. It does not wait for the device between two points of the loss
+curve, but to score the student.
 """
 
 import math
@@ -15,16 +17,19 @@ from torch import Tensor, nn
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
 from jobs.storage.blobs import Blobs
+from jobs.training.adam import load_moments, make_adam, moments_of
+from jobs.training.best import BestAverage
 from jobs.training.checkpoint import (
     Checkpoint,
     checkpoint_name,
     load_checkpoint,
     save_checkpoint,
 )
+from jobs.training.companion import CompanionTrainer
 from jobs.training.objective import Objective, Share
 from jobs.training.spec import TrainingSpec
 from models.ema import PowerEMA
-from models.engine import Engine, adam
+from models.engine import Engine
 
 Progress = Callable[[int, Mapping[str, float]], None]
 
@@ -61,16 +66,12 @@ class Trainer:
     """Name of the last checkpoint."""
     ema: PowerEMA = field(init=False)
     optimizer: torch.optim.Adam = field(init=False)
+    companion: CompanionTrainer | None = None
+    best: BestAverage | None = None
 
     def __post_init__(self) -> None:
         self.network = self.engine.place(self.network, self.share.device)
-        self.optimizer = adam(
-            self.network.parameters(),
-            self.share.device,
-            self.spec.learning_rate,
-            self.spec.adam_betas,
-            self.spec.adam_epsilon,
-        )
+        self.optimizer = make_adam(self.spec, self.network.parameters(), self.share.device)
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
 
     def run(self) -> None:
@@ -83,7 +84,7 @@ class Trainer:
         started = saved_at = time.perf_counter()
         for loss in self.steps():
             losses.append(loss)
-            if self.step % self.spec.log_every == 0 or self.step == self.spec.steps:
+            if self._is_due(self.spec.log_every):
                 self._log(losses)
                 losses = []
             now = time.perf_counter()
@@ -98,18 +99,43 @@ class Trainer:
         Yields:
             The step's loss, 0-dim, still on the device.
         """
-        self.objective.prepare(self.share)
+        self._prepare()
         self._restore()
         model = self._distribute()
         self.network.train()
+        if self.step == 0:
+            self._judge()
         while self.step < self.spec.steps:
-            yield self._advance(model)
+            loss = self._advance(model)
+            if self._is_due(self.objective.score_every()):
+                self._judge()
+            yield loss
+
+    def _prepare(self) -> None:
+        self.objective.prepare(self.share)
+        companion = self.objective.companion()
+        if companion is not None:
+            device = self.share.device
+            self.companion = CompanionTrainer(self.spec, companion, device, self.world)
+        if self.objective.score_every() and self.rank == 0:
+            self.best = BestAverage(self.network, self.ema, self.objective.score)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something done every so many steps, and at the last one, is due now."""
+        return every > 0 and (self.step % every == 0 or self.step == self.spec.steps)
+
+    def _judge(self) -> None:
+        if self.best is not None:
+            self.best.judge(self.step)
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
         self._seed_dropout()
+        rate = learning_rate(self.spec, self.step)
+        if self.companion is not None:
+            self.companion.advance(self.objective, self.network, self.step, rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec, self.step)
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.objective.loss(model, self.step)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -153,6 +179,8 @@ class Trainer:
         if not self._is_finite():
             self._diverged("the weights became NaN or infinite", self.step - 1)
         parts = {name: float(part) for name, part in self.objective.report().items()}
+        if self.best is not None and self.best.scores is not None:
+            parts["score"] = self.best.scores.last
         rate = learning_rate(self.spec, self.step - 1)
         mean = sum(values) / len(values)
         self.progress(self.step, {"loss": mean, "learning_rate": rate, **parts})
@@ -183,8 +211,10 @@ class Trainer:
     def _state(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+        moments = moments_of(self.optimizer)
+        state |= {f"adam.{name}": value for name, value in moments.items()}
+        for part in (self.companion, self.best):
+            state |= part.state() if part is not None else {}
         return state
 
     def _restore(self) -> None:
@@ -194,19 +224,13 @@ class Trainer:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "adam": {}}
         for name, value in checkpoint.tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = value
+            parts.setdefault(part, {})[rest] = value
         self.network.load_state_dict(parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
-        weights = list(self.network.parameters())
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["adam"].items():
-            index, _, moment = name.partition(".")
-            weight = weights[int(index)]
-            if value.shape == weight.shape:  # in the weight's memory format: fused Adam needs it
-                value = torch.empty_like(weight, requires_grad=False).copy_(value)
-            moments.setdefault(int(index), {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_moments(self.optimizer, parts["adam"])
+        for each in (self.companion, self.best):
+            if each is not None:
+                each.load(checkpoint.tensors)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
         self.saved = checkpoint_name(checkpoint.step)
 

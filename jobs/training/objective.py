@@ -34,10 +34,27 @@ class Share:
         return torch.arange(self.first, self.first + self.count, device=self.device)
 
 
+@dataclass(frozen=True)
+class Companion:
+    """A network that is trained beside the student's and thrown away at the end.
+
+    Args:
+        network: with its first weights, on the device, in the mode that it is to be trained in.
+        updates: its optimizer steps before each one of the student's, >= 1.
+        rate: its learning rate over the student's, which both follow through warm-up and decay.
+    """
+
+    network: nn.Module
+    updates: int
+    rate: float
+
+
 class Objective(ABC):
     """A loss as a pure function of (network, step), once its data is loaded.
 
-    Instances travel to the workers by pickle before `prepare`, so they hold specs and handles only.
+    With a companion it is also a function of the companion's weights, which the loop trains, saves
+    and restores like the student's. Instances travel to the workers by pickle before `prepare`, so
+    they hold specs and handles only.
     """
 
     @abstractmethod
@@ -51,3 +68,28 @@ class Objective(ABC):
     def report(self) -> dict[str, Tensor]:
         """Parts of the last loss, for the curves."""
         return {}
+
+    def companion(self) -> Companion | None:
+        """The network trained beside the student's; asked once, after `prepare`."""
+        return None
+
+    def companion_loss(
+        self, companion: nn.Module, network: nn.Module, step: int, update: int
+    ) -> Tensor:
+        """What the companion minimises before step `step`, in its update 0, 1, ... there; 0-dim.
+
+        Args:
+            companion: its network.
+            network: the student's, which gets no gradient.
+            step: optimizer step of the student that follows.
+            update: number of the companion's update before that step.
+        """
+        raise NotImplementedError
+
+    def score_every(self) -> int:
+        """Steps between two scores of the student; 0 = the last weights are the result."""
+        return 0
+
+    def score(self, network: nn.Module) -> float:
+        """How far the averaged network is from what is wanted, lower being better."""
+        raise NotImplementedError

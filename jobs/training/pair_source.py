@@ -36,25 +36,44 @@ class PairSource:
         store: where the shards are.
         pairs: the set.
         device: where batches are wanted.
+        labels: pairs of other labels are left out; None = all pairs.
+
+    Attributes:
+        count: number of pairs.
 
     Raises:
-        UserError: another version of the generator drew the noise.
+        UserError: another version of the generator drew the noise, or no pair has such a label.
         DamagedArtifact: a shard is not what the set says.
     """
 
-    def __init__(self, store: Store, pairs: PairSet, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pairs: PairSet,
+        device: torch.device,
+        labels: tuple[int, ...] | None = None,
+    ) -> None:
         self._pairs = pairs
         self._device = device
         self._x0: Tensor | None = None
-        self._x1: Tensor | None = None
         self._rows: ShardRows | None = None
         self._ahead: tuple[Tensor, Future[Tensor]] | None = None
         if pairs.noise == "stored":
             x0, label = read_noise(store, pairs)
             self._x0 = x0.to(device)
             self._label = None if label is None else label.to(device)
+        else:
+            self._regenerate(pairs, device)
+        self._x1: Tensor | None = None
+        if pairs.noise == "stored" or fits(pairs, device):
             self._x1 = read_pairs(store, pairs).to(device)
-            return
+        else:
+            self._rows = ShardRows(store, pairs)
+        self._kept = None if labels is None else self._of_labels(labels)
+        self.count = pairs.count if self._kept is None else len(self._kept)
+
+    def _regenerate(self, pairs: PairSet, device: torch.device) -> None:
+        """Labels, and noise where it fits into memory."""
         if pairs.generator_version != GENERATOR_VERSION:
             raise UserError(
                 pairs.id,
@@ -62,10 +81,6 @@ class PairSource:
                 f"this program, with version {GENERATOR_VERSION}, cannot draw again",
                 "generate the pairs again, or train with the program that made them",
             )
-        if fits(pairs, device):
-            self._x1 = read_pairs(store, pairs).to(device)
-        else:
-            self._rows = ShardRows(store, pairs)
         index = torch.arange(pairs.count, device=device)
         self._label = pair_labels(pairs.seed, index, pairs.label_counts)
         if 4 * numbers(pairs) <= CACHE_BYTES:
@@ -74,8 +89,27 @@ class PairSource:
             ]
             self._x0 = torch.cat(chunks)
 
+    def _of_labels(self, labels: tuple[int, ...]) -> Tensor:
+        """Numbers of the pairs that have one of the labels."""
+        kept = torch.empty(0)
+        if self._label is not None:
+            wanted = torch.tensor(labels, device=self._label.device)
+            kept = torch.isin(self._label, wanted).nonzero().squeeze(1)
+        if len(kept) == 0:
+            raise UserError(
+                self._pairs.id,
+                f"none of its {self._pairs.count} pairs has one of the labels {labels}",
+                "generate more pairs, from a conditional flow",
+            )
+        return kept
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None."""
+        """Pairs `index` of 0..count-1.
+
+        Returns:
+            Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None.
+        """
+        index = self._number(index)
         if self._x0 is None:
             x0 = pair_noise(self._pairs.seed, index, self._pairs.image)
         else:
@@ -83,10 +117,13 @@ class PairSource:
         label = None if self._label is None else self._label[index]
         return x0, self._images(index).float(), label
 
+    def _number(self, index: Tensor) -> Tensor:
+        return index if self._kept is None else self._kept[index]
+
     def read_ahead(self, index: Tensor) -> None:
         """Begins to read the pairs that the next `batch` will ask for, if they are on disk."""
         if self._rows is not None:
-            wanted = index.cpu()
+            wanted = self._number(index).cpu()
             self._ahead = wanted, _READER.submit(self._rows.read, wanted)
 
     def _images(self, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ray Train around the training loop.
+"""Ray Train around the training loop, or the loop in this process for a spec that shares it.
 
 Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
 an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Flow
+from jobs.base.artifacts import Flow, Generator
 from jobs.base.context import JobContext, Reporter
 from jobs.base.errors import (
     DamagedArtifact,
@@ -30,6 +30,7 @@ from jobs.base.errors import (
 from jobs.base.seeds import derive_seed
 from jobs.storage.store import Store
 from jobs.storage.weights import load_weights
+from jobs.training.best import Scores, best_weights, read_scores
 from jobs.training.checkpoint import load_checkpoint
 from jobs.training.engine import recorded_engine, settle_engine
 from jobs.training.loop import Trainer
@@ -56,7 +57,7 @@ class TrainTask:
     network: NetworkSpec
     image: ImageShape
     objective: Objective
-    initial: Flow | None
+    initial: Flow | Generator | None
     store: Store
     reporter: Reporter
     threads: int
@@ -67,10 +68,13 @@ class Trained:
     """Result of a training."""
 
     weights: Mapping[str, Tensor]
-    """EMA weights by parameter name, with the buffers."""
+    """EMA weights by parameter name, with the buffers: the best ones where they were scored, else
+    the last."""
     parameters: int
     seconds: float
     """Training time over all attempts, s."""
+    scores: Scores | None = None
+    """None where the objective scores nothing."""
 
 
 def train_on_ray(
@@ -79,9 +83,9 @@ def train_on_ray(
     network: NetworkSpec,
     image: ImageShape,
     objective: Objective,
-    initial: Flow | None = None,
+    initial: Flow | Generator | None = None,
 ) -> Trained:
-    """Trains a network inside Ray Train and returns its averaged weights.
+    """Trains a network inside Ray Train (or here, if the spec says so); returns averaged weights.
 
     Args:
         context: of the job.
@@ -89,7 +93,7 @@ def train_on_ray(
         network: architecture of the student.
         image: shape of its images.
         objective: what to minimise.
-        initial: flow whose weights to start from; None = random weights.
+        initial: model whose weights to start from; None = random weights.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
@@ -110,10 +114,14 @@ def train_on_ray(
         context.reporter,
         threads,
     )
-    context.work.delete(FAILURE)
-    use_cuda = _cluster_has_cuda(context)
-    _fit(task, workers, context.cluster.gpus > 0, use_cuda)
-    _raise_failure(context)
+    if spec.shared:
+        use_cuda = torch.cuda.is_available()
+        _train_here(task)
+    else:
+        context.work.delete(FAILURE)
+        use_cuda = _cluster_has_cuda(context)
+        _fit(task, workers, context.cluster.gpus > 0, use_cuda)
+        _raise_failure(context)
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
@@ -125,13 +133,19 @@ def train_on_ray(
         "torch": torch.__version__,
     }
     context.device_s = checkpoint.seconds * (workers if use_cuda else workers * threads)
-    weights = {
-        name.removeprefix("ema."): value
-        for name, value in checkpoint.tensors.items()
-        if name.startswith("ema.")
-    }
+    tensors = checkpoint.tensors
+    last = {n.removeprefix("ema."): value for n, value in tensors.items() if n.startswith("ema.")}
     count = count_parameters(build_on_meta(network, image))
-    return Trained(weights, count, checkpoint.seconds)
+    weights = best_weights(tensors) or last
+    return Trained(weights, count, checkpoint.seconds, read_scores(tensors))
+
+
+def _train_here(task: TrainTask) -> None:
+    """The whole training in this process; its errors name the job."""
+    try:
+        train_worker(task)
+    except FINAL_ERRORS as error:
+        raise type(error)(error.where or f"job '{task.job}'", error.what, error.fix) from error
 
 
 def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:

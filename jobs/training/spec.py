@@ -63,6 +63,9 @@ class TrainingSpec(SeededJobSpec):
     {min, max} = as many of them as the cluster has at the time."""
     threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
     """CPU threads of a worker; auto = 1 on CPUs, up to 4 beside a GPU."""
+    shared: Annotated[bool, SPEED_ONLY] = False
+    """Whether one process serves this and other short jobs, one after another, instead of Ray
+    Train, which takes 12 s to start; `workers` is 1 then."""
     checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
     """Longest training time between two checkpoints, s."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
@@ -76,6 +79,11 @@ class TrainingSpec(SeededJobSpec):
     def _batches_split(self) -> Self:
         if mistake := range_mistake(self.workers):
             raise ValueError(f"workers: {mistake}")
+        if self.shared and self.workers not in ("auto", 1):
+            raise ValueError(
+                f"shared: true trains in one process, not in {self.workers} workers; "
+                "leave workers out, or set shared: false"
+            )
         for name, size in self.batches().items():
             for workers in self.worker_counts():
                 if size % workers:
@@ -100,7 +108,9 @@ class TrainingSpec(SeededJobSpec):
         operation, which on a busy machine costs several times as much (measured: 66 ms a step on
         one thread became 430 ms on two).
         """
-        if isinstance(self.workers, Range):
+        if self.shared:
+            workers = 1
+        elif isinstance(self.workers, Range):
             workers = self.workers.min
         elif self.workers != "auto":
             workers = self.workers
@@ -111,6 +121,9 @@ class TrainingSpec(SeededJobSpec):
         if self.threads != "auto":
             return workers, self.threads
         return workers, min(4, cluster.node_cpus) if cluster.gpus else 1
+
+    def placed(self) -> Placement:
+        return "shared" if self.shared else self.placement
 
     def needs(self, cluster: Cluster) -> Needs:
         workers, threads = self.layout(cluster)

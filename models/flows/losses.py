@@ -35,6 +35,25 @@ def flow_matching_loss(
     return squared_distance(predicted.to(x0.dtype), path_velocity(x0, x1))
 
 
+def teacher_matching_loss(
+    student: Velocity,
+    teacher: Velocity,
+    x0: Float[Tensor, "b c h w"],
+    x1: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
+    """Mean over (C, H, W) of (v_student(xt, t) - v_teacher(xt, t))^2; the teacher gets no gradient.
+
+    Source: Song et al., Multi-student distillation, arXiv 2410.23274, its teacher score matching,
+    with velocities for scores: at a point xt the two differ by a factor and a term that both share.
+    """
+    xt = interpolate(x0, x1, t)
+    with torch.no_grad():
+        target = teacher(xt, t, label).to(x0.dtype)
+    return squared_distance(student(xt, t, label).to(x0.dtype), target)
+
+
 def one_step_velocity(
     flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:

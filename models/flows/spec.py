@@ -133,3 +133,15 @@ class HuberDistance(Spec):
     c: float | None = Field(default=None, gt=0.0)
     """Where it turns from quadratic to linear, in units of ||x - y||; None is
     0.00054 sqrt(number of pixel values)."""
+
+
+class AdversarialSpec(Spec):
+    """Judging images by a head on the fake network's bottleneck, beside distribution matching.
+
+    Source: Song et al., Multi-student distillation, arXiv 2410.23274.
+    """
+
+    critic_weight: float = Field(default=1e-2, gt=0)
+    """Weight of the head's loss beside the fake network's."""
+    generator_weight: float = Field(default=3e-3, gt=0)
+    """Weight of being taken for real beside the matching loss."""

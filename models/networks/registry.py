@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from models.networks.adm.spec import ADMSpec
 from models.networks.diffusers_unet.spec import DiffusersUNetSpec
+from models.networks.mlp.spec import MLPSpec
 from models.networks.presets import PRESETS
 from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
@@ -37,6 +38,7 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
     families: dict[str, type[NetworkSpec]] = {
         "song_unet": SongUNetSpec,
         "adm": ADMSpec,
+        "mlp": MLPSpec,
         "diffusers_unet": DiffusersUNetSpec,
     }
     for entry in entry_points(group=ENTRY_POINTS):

@@ -11,6 +11,7 @@ from orchestrator.plan import RunPlan
 from orchestrator.results import (
     COLUMNS,
     STEP_COLUMNS,
+    part_lines,
     protocol_notes,
     quality_rows,
     short_count,
@@ -52,7 +53,7 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
         f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
         f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
-    for line in [*protocol_notes(reports), *lines]:
+    for line in [*part_lines(reports), *protocol_notes(reports), *lines]:
         typer.echo(line)
 
 

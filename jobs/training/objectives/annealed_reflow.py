@@ -25,6 +25,7 @@ class AnnealedReflow(Objective):
         annealing: beta by optimizer step.
         time: density of the flow times.
         flip: whether to mirror noise and image of every other pair together.
+        labels: pairs of other labels are left out; None = all pairs.
 
     Source:
         SlimFlow, arXiv 2407.12718, eq. 9.
@@ -36,14 +37,15 @@ class AnnealedReflow(Objective):
     annealing: AnnealingSchedule
     time: TimeDensity
     flip: bool
+    labels: tuple[int, ...] | None = None
 
     def prepare(self, share: Share) -> None:
-        self._source = PairSource(self.store, self.pairs, share.device)
+        self._source = PairSource(self.store, self.pairs, share.device, self.labels)
         self._draws = Draws(self.seed, share, self.pairs.image)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
-        x0, x1, label = self._source.batch(self._draws.samples(step, self.pairs.count))
-        self._source.read_ahead(self._draws.samples(step + 1, self.pairs.count))
+        x0, x1, label = self._source.batch(self._draws.samples(step, self._source.count))
+        self._source.read_ahead(self._draws.samples(step + 1, self._source.count))
         if self.flip:
             flips = self._draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)

@@ -34,6 +34,8 @@ class Distillation(Objective):
         two_step_times: range of the time at which the guide takes over.
         distance: between images.
         flip: whether to mirror noise and image of every other pair together.
+        label_counts: marginal of the labels of the fresh noise; () if unconditional.
+        labels: pairs of other labels are left out; None = all pairs.
         artifact_id: of the job's result, whose work folder has the weights of the distance.
 
     Source:
@@ -50,12 +52,14 @@ class Distillation(Objective):
     two_step_times: tuple[float, float]
     distance: ImageDistance
     flip: bool
+    label_counts: tuple[int, ...]
+    labels: tuple[int, ...] | None = None
     artifact_id: str = ""
     _report: dict[str, Tensor] = field(default_factory=dict)
 
     def prepare(self, share: Share) -> None:
         self._distance = open_distance(self.distance, self.store, self.artifact_id, share.device)
-        self._source = PairSource(self.store, self.pairs, share.device)
+        self._source = PairSource(self.store, self.pairs, share.device, self.labels)
         self._draws = Draws(self.seed, share, self.pairs.image)
         if self.guide is not None:
             self._guide = open_flow(self.store, self.guide, share.device)
@@ -87,8 +91,8 @@ class Distillation(Objective):
         return self._report
 
     def _pairs_of(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        x0, x1, label = self._source.batch(self._draws.samples(step, self.pairs.count))
-        self._source.read_ahead(self._draws.samples(step + 1, self.pairs.count))
+        x0, x1, label = self._source.batch(self._draws.samples(step, self._source.count))
+        self._source.read_ahead(self._draws.samples(step + 1, self._source.count))
         if self.flip:
             flips = self._draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)
@@ -98,9 +102,9 @@ class Distillation(Objective):
         if self.guide is None:
             return None, None
         noise = self._fresh.noise(step, Stream.GUIDED_NOISE)
-        if not self.pairs.label_counts:
+        if not self.label_counts:
             return noise, None
-        return noise, self._fresh.labels(step, Stream.GUIDED_LABEL, self.pairs.label_counts)
+        return noise, self._fresh.labels(step, Stream.GUIDED_LABEL, self.label_counts)
 
     def _two_step(self, u: Tensor, x0: Tensor, label: Tensor | None, step: int) -> Tensor:
         low, high = self.two_step_times

@@ -99,6 +99,11 @@ class ADM(nn.Module):
         self.head_norm = group_norm(channels, EPS)
         self.head = zero(nn.Conv2d(channels, image.channels, 3, padding=1))
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The layer whose output sums up the image: the last one before the way up."""
+        return self.middle_out
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

@@ -22,6 +22,11 @@ class DiffusersUNet(nn.Module):
         self._is_flow = spec.convention == "flow"
         self._timesteps = spec.timesteps
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The layer whose output sums up the image: the last one before the way up."""
+        return self.unet.get_submodule("mid_block")
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

@@ -128,6 +128,11 @@ class SongUNet(nn.Module):
         self.head_norm = group_norm(channels, EPS)
         self.head = conv(channels, image.channels, 3, scale=NEARLY_ZERO)
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The layer whose output sums up the image: the last one before the way up."""
+        return self.middle_out
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

@@ -7,13 +7,19 @@ from jobs.base.artifacts import (
     HANDLES,
     Dataset,
     FeatureNet,
+    Fleet,
     Flow,
     Generator,
     Handle,
     PairSet,
+    Partition,
     QualityReport,
     ShardFile,
     StepGrid,
+    StepPolicy,
+    StepReport,
+    StepRow,
+    SubsetQuality,
     SweepReport,
     Trial,
 )
@@ -60,6 +66,43 @@ EXAMPLES = [
         samples=64,
         exact_nfe=50.5,
     ),
+    StepPolicy(
+        id="sp",
+        problem={"kind": "three_body", "actions": [1e-4, 1e-1]},
+        problem_kind="three_body",
+        hidden=(128, 128),
+        observation_size=8,
+        training_seeds=(0, 1),
+        validation=(-1.5, -1.6),
+        best_at=(1000, 2000),
+        chosen=0,
+        best_return=-1.5,
+        decisions=5000,
+    ),
+    StepReport(
+        id="sr",
+        policy="sp",
+        problem_kind="flow",
+        episodes=200,
+        bad_error=2.3e-3,
+        rows=(
+            StepRow(
+                name="rk45 1e-3",
+                group="flow",
+                cost=20.0,
+                mean_cost=21.5,
+                error=None,
+                error_p90=None,
+                bad_share=0.1,
+                mean_return=None,
+            ),
+        ),
+        policy_return=-1.5,
+        best_fixed="mu 0.01",
+        best_fixed_return=-1.6,
+        policy_cost=20.0,
+        policy_bad_share=0.05,
+    ),
     SweepReport(
         id="w",
         objectives=("q.fid",),
@@ -92,6 +135,25 @@ EXAMPLES = [
         straightness=None,
         nearest_rms=0.1,
         nearest_rms_real=0.2,
+        parts=(
+            SubsetQuality(
+                labels=(0, 2), samples=9, real=8, fid=1.5, fid_real=0.5, precision=None, recall=0.5
+            ),
+        ),
+    ),
+    Partition(id="partition-1", subsets=((0, 2), (1,)), label_counts=(3, 4, 5), method="kmeans"),
+    Fleet(
+        id="assemble_fleet-1",
+        image=IMAGE,
+        members=(
+            Generator(id="a", image=IMAGE, network={"kind": "mlp"}, parameters=3, part=0),
+            Generator(id="b", image=IMAGE, network={"kind": "mlp"}, parameters=4, part=1),
+        ),
+        subsets=((0, 2), (1,)),
+        partition="partition-1",
+        label_counts=(3, 4, 5),
+        parameters=4,
+        parameters_total=7,
     ),
 ]
 
@@ -101,6 +163,13 @@ def test_handles_round_trip_through_json(handle):
     cls = HANDLES[type(handle).__name__]
     assert cls.model_validate_json(handle.model_dump_json()) == handle
     assert cls.model_validate(json.loads(json.dumps(handle.model_dump(mode="json")))) == handle
+
+
+def test_members_of_a_fleet_keep_their_type():
+    flow = Flow(id="f", source="network", image=IMAGE, network={}, part=0)
+    fleet = EXAMPLES[-1].model_copy(update={"members": (flow,)})
+    assert type(Fleet.model_validate_json(fleet.model_dump_json()).members[0]) is Flow
+    assert type(EXAMPLES[-1].members[0]) is Generator
 
 
 def test_every_handle_type_has_an_example_and_a_name_for_the_manifest():

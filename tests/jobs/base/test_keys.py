@@ -195,8 +195,8 @@ def test_speed_only_fields_of_the_kinds():
         for name, field in load_kind(kind).model_fields.items()
         if SPEED_ONLY in field.metadata
     }
-    training = {"workers", "threads", "checkpoint_s", "log_every"}
-    kinds = ("train_flow", "anneal_reflow", "distill")
+    training = {"workers", "threads", "shared", "checkpoint_s", "log_every"}
+    kinds = ("train_flow", "anneal_reflow", "distill", "match_teacher", "match_distribution")
     trained = {(kind, name) for kind in kinds for name in training}
     assert marked == trained | {("generate_pairs", "actors"), ("sweep", "parallel")}
 

@@ -16,7 +16,7 @@ from models.networks.song_unet.spec import SongUNetSpec
 from models.networks.spec import NetworkSpec
 from models.spec import Spec
 
-FAMILIES = ["song_unet", "adm", "diffusers_unet"]
+FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet"]
 
 
 class Job(Spec):

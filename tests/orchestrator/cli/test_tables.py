@@ -37,6 +37,17 @@ def test_the_floor_is_told_under_the_table(capsys):
         parameters=10, macs=20, latency_ms=1, latency_p90_ms=2, device="cpu", threads=2,
         straightness=0.1, nearest_rms=0.1, nearest_rms_real=0.2,
     )  # fmt: skip
+    routed = {"model_type": "Fleet", "parameters_total": 50, "routing_us": 0.4}
+    part = {"samples": 9, "real": 8, "precision": None, "recall": None}
+    fleet = QualityReport.model_validate(
+        report.model_dump()
+        | routed
+        | {"parts": [part | {"labels": (0, 3), "fid": 1.25, "fid_real": 0.5}]}
+    )
+    print_quality({"fleet": fleet})
+    *_, row, _, by_part = capsys.readouterr().out.splitlines()
+    assert "10 of 50" in row
+    assert by_part == "fleet, FID by labels (real images): 0,3: 1.25 (0.50); routing 0.4 us"
     print_quality({"student_2": report})
     *table, floor = capsys.readouterr().out.splitlines()
     assert len(table) == 3

@@ -41,6 +41,7 @@ def make(store):
             "two_step_times": TIMES,
             "distance": L2Distance(),
             "flip": False,
+            "label_counts": pairs.label_counts,
         }
         return Distillation(store=store, pairs=pairs, guide=guide, **fields | changes)
 

@@ -1,0 +1,99 @@
+"""Quality by subset of the labels, beside the joint figures and on the same features.
+
+The joint distance of a mixture is no mean of its parts' distances: it also sees how much there is
+of each. Subsets are small, and few samples raise every distance, so each stands beside its floor.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from jobs.base.artifacts import Dataset, SubsetQuality
+from jobs.evaluation.reference import FLOOR_SEED, random_subset
+from jobs.storage.store import Store
+from jobs.storage.tensors import load_labels
+from models import counter_random
+from models.counter_random import Stream
+from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.precision_recall import precision_recall
+
+FEWEST = 2
+"""Images of a subset that a covariance needs."""
+
+
+def by_labels(
+    store: Store,
+    data: Dataset,
+    real: Tensor,
+    own: tuple[Tensor, Tensor | None],
+    subsets: Sequence[Sequence[int]],
+    neighbours: int,
+) -> tuple[tuple[SubsetQuality, ...], tuple[SubsetQuality, ...]]:
+    """Quality by subset and by class; nothing where images or samples have no labels.
+
+    Args:
+        store: where the data is.
+        data: real images.
+        real: features (n, D) of a random subset of them, as `measure_real` keeps them.
+        own: features (M, D) and labels (M,) of the samples.
+        subsets: labels of each subset.
+        neighbours: of precision and recall.
+    """
+    labels = load_labels(store, data)
+    if labels is None or own[1] is None:
+        return (), ()
+    theirs = real, labels[random_subset(data.count, len(real))]
+    ours = own[0], own[1]
+    classes = [(label,) for label in range(data.image.classes)]
+    return (
+        subset_qualities(theirs, ours, subsets, neighbours),
+        subset_qualities(theirs, ours, classes, neighbours),
+    )
+
+
+def subset_qualities(
+    real: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    subsets: Sequence[Sequence[int]],
+    neighbours: int,
+) -> tuple[SubsetQuality, ...]:
+    """Quality by subset; a subset with fewer than two images or samples is left out.
+
+    Args:
+        real: features (N, D) and labels (N,) of the real images.
+        own: features (M, D) and labels (M,) of the samples.
+        subsets: labels of each subset.
+        neighbours: of precision and recall.
+    """
+    found = []
+    for labels in subsets:
+        wanted = torch.tensor(tuple(labels))
+        theirs = real[0][torch.isin(real[1], wanted)]
+        ours = own[0][torch.isin(own[1], wanted)]
+        if min(len(theirs), len(ours)) >= FEWEST:
+            found.append(_quality(tuple(labels), theirs, ours, neighbours))
+    return tuple(found)
+
+
+def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int) -> SubsetQuality:
+    statistics = GaussianStatistics.from_features(real)
+    same = min(len(real), len(own))
+    manifold = None
+    if same > neighbours:
+        manifold = precision_recall(real[random_subset(len(real), same)], own[:same], neighbours)
+    return SubsetQuality(
+        labels=labels,
+        samples=len(own),
+        real=len(real),
+        fid=frechet_distance(statistics, GaussianStatistics.from_features(own)),
+        fid_real=_floor(statistics, real, len(own)),
+        precision=None if manifold is None else manifold.precision,
+        recall=None if manifold is None else manifold.recall,
+    )
+
+
+def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
+    """Fréchet distance of `count` draws with replacement from the real features, seed 0."""
+    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
+    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))

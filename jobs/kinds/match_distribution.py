@@ -1,0 +1,257 @@
+"""Distils a one-step generator by matching distributions (multi-student distillation, 1 and 2)."""
+
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, TRAINING, Work
+from jobs.training.distances import ImageDistance, check_content, check_distance, fingerprint
+from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
+from jobs.training.work import training_work
+from models.flows.spec import AdversarialSpec, L2Distance, UniformTime
+from models.networks.registry import AnyNetworkSpec, parse_network
+from models.networks.size import network_size
+from models.networks.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobs.training.objectives.distribution_matching import DistributionMatching
+
+
+class MatchDistribution(PartTrainingSpec):
+    """A one-step generator whose samples follow the teacher's distribution.
+
+    The student moves along the difference of the teacher and a fake network, which learns the flow
+    of what the student makes. Either pairs steady it (DMD), or the fake network takes several steps
+    for each of its own (DMD2); `adversarial` adds a head that judges images (stage 2). The losses
+    say nothing about quality, so the best of the averaged weights is kept by a score on few
+    samples; the start is scored too.
+
+    Source:
+        Song et al., Multi-student distillation, arXiv 2410.23274, with time turned round (here
+        t = 0 is noise).
+    """
+
+    teacher: Ref[Flow]
+    """The flow whose distribution is wanted."""
+    start: Ref[Flow | Generator] | None = None
+    """What the student starts from: a matched teacher, a reflowed student, or a generator; null =
+    random weights."""
+    network: AnyNetworkSpec | None = None
+    """Architecture of the student where there is no `start`."""
+    data: Ref[Dataset]
+    """Real images for the score and for `adversarial`; with a partition those of its part."""
+    fake: Ref[Flow] | None = None
+    """Flow that the fake network starts from; null = the teacher."""
+    pairs: Ref[PairSet] | None = None
+    """The teacher's pairs, of all labels, for the regression of DMD; null = DMD2."""
+    pair_weight: float = Field(default=0.25, gt=0)
+    """Weight of the regression on pairs."""
+    pair_batch: int | None = Field(default=None, ge=1)
+    """Pairs per step; null = batch_size."""
+    distance: ImageDistance = L2Distance()
+    """Distance between images in the regression."""
+    fake_updates: int | None = Field(default=None, ge=1, le=1000)
+    """Steps of the fake network before each of the student; null = 1 with pairs, 5 without."""
+    fake_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Learning rate of the fake network; null = learning_rate."""
+    time: UniformTime = UniformTime(low=0.02, high=0.98)
+    """Range of the flow times at which the flows are compared and the fake network is trained."""
+    adversarial: AdversarialSpec | None = None
+    """Weights of the adversarial term, `{}` for the paper's; null = without."""
+    features: Ref[FeatureNet] | None = None
+    """Feature network of the score, a Fréchet distance; null = sliced Wasserstein of pixels."""
+    score_every: int = Field(default=100, ge=1)
+    """Steps between two scores."""
+    score_samples: int = Field(default=1000, ge=2)
+    """Samples of a score."""
+    flip: bool | None = None
+    """Whether to mirror pairs and real images at random; null = where flips are valid."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.start is None) == (self.network is None):
+            raise ValueError("give either start (a model to begin from) or network, not both")
+        if self.pairs is None and self.pair_batch is not None:
+            raise ValueError("pair_batch needs pairs: name the teacher's, or leave it out")
+        return self
+
+    def batches(self) -> dict[str, int]:
+        pairs = {} if self.pair_batch is None else {"pair_batch": self.pair_batch}
+        return super().batches() | pairs
+
+    def run(self, context: JobContext) -> Generator:
+        from jobs.storage.weights import save_weights
+        from jobs.training.matching_outcome import tell_scores, warn_of_small_critic
+        from jobs.training.perceptual import prepare_distance
+        from jobs.training.ray_train import train_on_ray
+
+        teacher = context.input(self.teacher)
+        start = context.input(self.start) if self.start else None
+        self.expect(self._known(context))
+        labels = self.labels(context, teacher.image.classes)
+        objective = self._objective(context, labels)
+        warn_of_small_critic(context, teacher, objective.fake)
+        network = parse_network(start.network) if start else self.network
+        assert network is not None
+        prepare_distance(context, self.distance)
+        trained = train_on_ray(context, self, network, teacher.image, objective, start)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        tell_scores(context, trained.scores, "features" if self.features else "pixels")
+        return Generator(
+            image=teacher.image,
+            network=network.model_dump(mode="json"),
+            t_start=objective.t_start,
+            label_counts=objective.label_counts,
+            flip_valid=teacher.flip_valid,
+            parameters=trained.parameters,
+            **self.part_of(context),
+        )
+
+    def _objective(
+        self, context: JobContext, labels: tuple[int, ...] | None
+    ) -> "DistributionMatching":
+        from jobs.training.judge import Judge
+        from jobs.training.objectives.distribution_matching import DistributionMatching, PairTerm
+
+        teacher, data = context.input(self.teacher), context.input(self.data)
+        seed = self.seed or 0
+        counts = restricted(teacher.label_counts, labels)
+        pairs = None
+        if self.pairs is not None:
+            size = self.pair_batch or self.batch_size
+            pairs = PairTerm(
+                context.input(self.pairs),
+                self.pair_weight,
+                size,
+                self.distance,
+                context.artifact_id,
+            )
+        t_start = context.input(self.start).t_start if self.start else 0.0
+        features = context.input(self.features) if self.features else None
+        judge = Judge(
+            context.store, data, features, labels, counts, teacher.image, t_start,
+            self.score_samples, seed,
+        )  # fmt: skip
+        rate = self.fake_learning_rate or self.learning_rate
+        return DistributionMatching(
+            store=context.store,
+            teacher=teacher,
+            fake=context.input(self.fake) if self.fake else teacher,
+            data=data,
+            image=teacher.image,
+            labels=labels,
+            label_counts=counts,
+            t_start=t_start,
+            seed=seed,
+            time=self.time,
+            fake_updates=self.fake_updates or (5 if pairs is None else 1),
+            fake_rate=rate / self.learning_rate,
+            pairs=pairs,
+            adversarial=self.adversarial,
+            flip=teacher.flip_valid if self.flip is None else self.flip,
+            judge=judge,
+            judge_every=self.score_every,
+        )
+
+    def _known(self, context: JobContext) -> dict[str, Facts]:
+        """What the handles of the inputs tell, by field."""
+        known = {"partition": Facts()}
+        for field in ("teacher", "start", "fake", "pairs", "data", "features"):
+            ref = getattr(self, field)
+            if ref is None:
+                continue
+            handle = context.input(ref)
+            closed = isinstance(handle, Flow) and handle.network is None
+            flip = getattr(handle, "flip_valid", None)
+            flow = handle if isinstance(handle, Flow) else None
+            known[field] = Facts(handle.image, flip_valid=flip, closed_form=closed, flow=flow)
+        return known
+
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distance)
+
+    def preflight(self) -> Facts | None:
+        check_content(self.distance)
+        return None
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["teacher"]
+        self.check_part(inputs, "teacher")
+        check_flip(self.flip, known.flip_valid, self.teacher.job)
+        check_distance(self.distance, known.image)
+        for field in ("start", "fake", "pairs"):
+            image = inputs[field].image if field in inputs else None
+            if image and known.image and image != known.image:
+                raise FieldError(
+                    field,
+                    f"its images or classes differ from those of '{self.teacher.job}'",
+                    "use models and pairs of the same image shape and classes",
+                )
+        self._check_data(inputs)
+        if known.image is not None and self.network is not None:
+            check_network(self.network, known.image)
+        if self.start is not None:
+            _check_start(inputs["start"], self.start.job)
+        fake = self.fake or self.teacher
+        if inputs["fake" if self.fake else "teacher"].closed_form:
+            what = f"'{fake.job}' is the closed form of a data set, which cannot be trained"
+            fix = "name a trained flow as fake, such as a match_teacher of all labels"
+            raise FieldError("fake", what, fix)
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            network=self._student(inputs),
+        )
+
+    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        return inputs["start"].network if self.start else self.network
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image = inputs["teacher"].image
+        pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
+        made = training_work(self._student(inputs), image, self.steps * (self.batch_size + pairs))
+        fake = inputs["fake" if self.fake else "teacher"].network
+        if made is None or image is None:
+            return None
+        if fake is None:
+            left_out = ("teacher and fake network are not counted: not known before they run",)
+            return Work(made.parameters, made.macs, made.flop, left_out)
+        updates = self.fake_updates or (1 if self.pairs else 5)
+        critic = network_size(fake, image).macs * self.steps * self.batch_size
+        flop = made.flop + critic * (2 * FORWARD + updates * TRAINING)
+        return Work(made.parameters, made.macs, flop, ("scores are not counted",))
+
+    def _check_data(self, inputs: "Mapping[str, Facts]") -> None:
+        wanted = inputs["teacher"].image
+        for field in ("data", "features"):
+            image = inputs[field].image if field in inputs else None
+            if image is None or wanted is None:
+                continue
+            unlike = (image.size, image.channels) != (wanted.size, wanted.channels)
+            if unlike or (field == "data" and wanted.classes not in (0, image.classes)):
+                raise FieldError(
+                    field,
+                    f"its images or classes differ from those of '{self.teacher.job}'",
+                    "use the data that the teacher was made for, and features of it",
+                )
+
+
+def _check_start(start: Facts, job: str) -> None:
+    """Raises FieldError where a flow's network cannot become a one-step student."""
+    if start.closed_form:
+        what = f"'{job}' is the closed form of a data set, which has no weights"
+        raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
+    if start.flow is not None and start.flow.denoises:
+        what = (
+            f"'{job}' predicts {start.flow.prediction}, but a one-step student adds a velocity to "
+            "the noise"
+        )
+        raise FieldError("start", what, "start from a match_teacher of it")

@@ -1,0 +1,111 @@
+"""Teaches a smaller network the teacher's velocity: stage 0 of distribution matching."""
+
+from typing import TYPE_CHECKING
+
+from jobs.base.artifacts import Dataset, Flow
+from jobs.base.context import JobContext
+from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.refs import Ref
+from jobs.base.work import FORWARD, Work
+from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.spec import check_network
+from jobs.training.work import training_work
+from models.flows.parameterisation import Parameterisation
+from models.flows.spec import TimeDensity, UniformTime
+from models.networks.registry import AnyNetworkSpec
+from models.networks.size import network_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MatchTeacher(PartTrainingSpec):
+    """A flow of any size that imitates a teacher on real images with noise.
+
+    A student of distribution matching that is as large as the teacher starts from the teacher
+    itself; a smaller one starts from this. It learns the velocity in our time whatever the teacher
+    predicts.
+
+    Source:
+        Song et al., Multi-student distillation, arXiv 2410.23274: teacher score matching.
+    """
+
+    teacher: Ref[Flow]
+    """The flow to imitate."""
+    data: Ref[Dataset]
+    """Real images; with a partition those of the part's labels."""
+    network: AnyNetworkSpec
+    """Architecture of the student."""
+    time: TimeDensity = UniformTime()
+    """Density of the flow times trained on."""
+    flip: bool | None = None
+    """Whether to mirror every other image; null = where the teacher declares flips valid."""
+
+    def run(self, context: JobContext) -> Flow:
+        from jobs.storage.weights import save_weights
+        from jobs.training.objectives.teacher_matching import TeacherMatching
+        from jobs.training.ray_train import train_on_ray
+
+        teacher, data = context.input(self.teacher), context.input(self.data)
+        self.expect(
+            {
+                "teacher": Facts(teacher.image, flip_valid=teacher.flip_valid),
+                "data": Facts(data.image, data.count),
+                "partition": Facts(),
+            }
+        )
+        labels = self.labels(context, teacher.image.classes)
+        objective = TeacherMatching(
+            store=context.store,
+            teacher=teacher,
+            data=data,
+            labels=labels,
+            seed=self.seed or 0,
+            time=self.time,
+            flip=teacher.flip_valid if self.flip is None else self.flip,
+        )
+        trained = train_on_ray(context, self, self.network, teacher.image, objective)
+        save_weights(trained.weights, context.folder / "weights.safetensors")
+        return Flow(
+            source="network",
+            image=teacher.image,
+            network=self.network.model_dump(mode="json"),
+            label_counts=restricted(teacher.label_counts, labels),
+            flip_valid=teacher.flip_valid,
+            parameters=trained.parameters,
+            **self.part_of(context),
+        )
+
+    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known, data = inputs["teacher"], inputs["data"]
+        self.check_part(inputs, "teacher")
+        check_flip(self.flip, known.flip_valid, self.teacher.job)
+        if known.image is not None:
+            check_network(self.network, known.image)
+        if known.image is not None and data.image is not None:
+            unconditional = known.image.classes == 0
+            given = data.image.model_copy(update={"classes": 0}) if unconditional else data.image
+            if given != known.image:
+                raise FieldError(
+                    "data",
+                    f"its images or classes differ from those of '{self.teacher.job}'",
+                    "use the data that the teacher was made for",
+                )
+        return Facts(
+            image=known.image,
+            flip_valid=known.flip_valid,
+            part=self.part,
+            flow=Parameterisation(),
+            network=self.network,
+        )
+
+    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+        image, samples = inputs["teacher"].image, self.steps * self.batch_size
+        made = training_work(self.network, image, samples)
+        teacher = inputs["teacher"].network
+        if made is None or image is None:
+            return None
+        if teacher is None:
+            return Work(made.parameters, made.macs, made.flop, ("the teacher is not counted",))
+        flop = made.flop + FORWARD * network_size(teacher, image).macs * samples
+        return Work(made.parameters, made.macs, flop)

@@ -1,0 +1,126 @@
+"""The critic of distribution matching: a flow of the generated images that may also judge them.
+
+Its flow is a teacher-size network that starts as the teacher. The head sits on that network's
+bottleneck, which every family of networks names, so that it sees what the flow sees and costs next
+to nothing. The bottleneck is read while the flow runs, behind whatever scaling the flow does, so
+that EDM's networks serve as well as ours.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.flows.flow import Flow
+from models.networks.layers import group_norm
+from models.shapes import Float, Int, Tensor
+
+EPS = 1e-5
+"""Of the head's GroupNorm."""
+
+
+class Head(nn.Module):
+    """From the features of a bottleneck to one number a sample: positive for a real image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = group_norm(channels, EPS)
+        self.out = nn.Linear(channels, 1)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        h = functional.silu(self.norm(self.conv(features)))
+        logit: Tensor = self.out(h.mean(dim=(2, 3)))
+        return logit.squeeze(1)
+
+
+class Critic(nn.Module):
+    """A flow in training and, if it is to judge, a head on its network's bottleneck.
+
+    Attributes:
+        flow: of the generated images.
+        head: None where nothing is judged.
+    """
+
+    def __init__(self, flow: Flow, *, judges: bool) -> None:
+        """Takes over `flow` and makes the head with torch's global generator.
+
+        Raises:
+            ValueError: the flow has no network, or one of a family that names no bottleneck.
+        """
+        super().__init__()
+        self.flow = flow
+        self.head = Head(_bottleneck_channels(flow)) if judges else None
+
+    def velocity(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity of the generated images' flow, as `Flow.velocity`."""
+        return self.flow.velocity(xt, t, label)
+
+    def forward(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        label: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"] | None]:
+        """The velocity, and the judgement (a logit) of each point if there is a head."""
+        if self.head is None:
+            return self.velocity(xt, t, label), None
+        velocity, features = _with_bottleneck(self.flow, xt, t, label)
+        return velocity, self.head(features)
+
+
+def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
+    """softplus(fake) + softplus(-real): low where real logits are high and fake ones low.
+
+    Source: Goodfellow et al., arXiv 1406.2661, non-saturating; as in DMD2, arXiv 2405.14867.
+    """
+    return functional.softplus(fake).mean() + functional.softplus(-real).mean()
+
+
+def deception_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """softplus(-fake): low where generated images are taken for real. Source: `critic_loss`."""
+    return functional.softplus(-fake).mean()
+
+
+def _with_bottleneck(
+    flow: Flow, xt: Tensor, t: Tensor, label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A flow's velocity and what its network's bottleneck gave on the way, (b, c, h, w)."""
+    caught: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        caught.append(output)
+
+    hook = _bottleneck(flow).register_forward_hook(keep)
+    try:
+        velocity = flow.velocity(xt, t, label)
+    finally:
+        hook.remove()
+    return velocity, caught[-1]
+
+
+def _bottleneck(flow: Flow) -> nn.Module:
+    network = getattr(flow, "network", None)
+    if network is None:
+        raise ValueError(
+            "this flow has no network, so nothing of it can be trained"
+            "\n  fix: give a flow with a network as the fake one"
+        )
+    layer: nn.Module | None = getattr(network, "bottleneck", None)
+    if layer is None:
+        raise ValueError(
+            f"a {type(network).__name__} names no bottleneck to judge images by"
+            "\n  fix: leave adversarial out, or use a song_unet, adm or mlp"
+        )
+    return layer
+
+
+@torch.no_grad()
+def _bottleneck_channels(flow: Flow) -> int:
+    image = flow.image
+    weight = next(flow.parameters(), torch.empty(0))
+    xt = torch.zeros(1, image.channels, image.size, image.size, device=weight.device)
+    t = torch.full((1,), 0.5, device=weight.device)
+    label = torch.zeros(1, dtype=torch.int64, device=weight.device) if image.classes else None
+    return _with_bottleneck(flow, xt, t, label)[1].shape[1]

@@ -1,0 +1,1 @@
+"""A residual network of linear layers, for points and the smallest images."""

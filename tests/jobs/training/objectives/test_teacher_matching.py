@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from jobs.base.errors import UserError
+from jobs.storage.flows import open_flow
+from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.training.draws import Draws
+from jobs.training.objectives.teacher_matching import TeacherMatching
+from models.flows.path import interpolate
+from models.flows.spec import UniformTime
+
+CPU = torch.device("cpu")
+SEED = 5
+
+
+@pytest.fixture
+def data(make_dataset):
+    return make_dataset(count=20, classes=4)
+
+
+@pytest.fixture
+def teacher(make_analytic, data):
+    return make_analytic(data, conditional=True)
+
+
+@pytest.fixture
+def make(store, teacher, data, share):
+    def objective(**changes):
+        fields = {
+            "teacher": teacher, "data": data, "labels": None, "seed": SEED, "time": UniformTime(),
+            "flip": False,
+        }  # fmt: skip
+        made = TeacherMatching(store=store, **fields | changes)
+        made.prepare(share())
+        return made
+
+    return objective
+
+
+def test_the_teacher_itself_has_no_loss(make, store, teacher):
+    flow = open_flow(store, teacher, CPU)
+    assert float(make().loss(flow.velocity, 3)) == 0.0
+
+
+def test_the_loss_is_that_of_the_equation(make, store, teacher, data, share):
+    images, labels = load_dataset_tensors(store, data)
+    draws = Draws(SEED, share(), data.image)
+    index = draws.samples(2, 20)
+    x1, x0, t = to_float(images[index]), draws.noise(2), draws.times(2, UniformTime())
+    xt = interpolate(x0, x1, t)
+    target = open_flow(store, teacher, CPU).velocity(xt, t, labels[index])
+    expected = functional.mse_loss(0.5 * xt, target)
+    torch.testing.assert_close(make().loss(lambda xt, t, label: 0.5 * xt, 2), expected)
+
+
+@pytest.mark.parametrize("part", [(1,), (0, 3)])
+def test_only_images_and_labels_of_the_part_are_seen(make, part):
+    seen = set()
+
+    def network(xt, t, label):
+        seen.update(label.tolist())
+        return xt
+
+    objective = make(labels=part)
+    for step in range(6):
+        objective.loss(network, step)
+    assert seen == set(part)
+
+
+def test_a_teacher_without_labels_gets_none(make, make_analytic, data):
+    told = []
+    plain = make_analytic(data)
+    make(teacher=plain).loss(lambda xt, t, label: told.append(label) or xt, 0)
+    assert told == [None]
+
+
+def test_a_part_without_images_is_an_error(make, store, commit, data):
+    with pytest.raises(UserError, match="has no image of the labels 7, 8"):
+        make(labels=(7, 8))
