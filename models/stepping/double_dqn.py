@@ -110,7 +110,7 @@ class DoubleDqn:
         choice = self._explore(seen)
         potential = self.environment.potential()
         outcome = self.environment.step(choice)
-        paid = outcome.reward + self.spec.gamma * self.environment.potential() - potential
+        paid = outcome.reward + self.environment.potential() - potential
         seen_next = self.environment.observe()
         self._lookahead.push(self._replay, seen, choice, paid, seen_next, outcome.ended)
         for number, reward in enumerate(outcome.reward.tolist()):

@@ -135,9 +135,9 @@ class DoubleDqnSpec(Spec):
     advantage_scale: float = Field(default=0.1, gt=0)
     """How much smaller the differences between actions are than the worth of a state: one decision
     of hundreds changes a return by little, and is learned sooner at a scale of its own."""
-    environments: int = Field(default=64, ge=1)
+    environments: int = Field(default=256, ge=1)
     """Episodes side by side."""
-    decisions: int = Field(default=45_000, ge=1)
+    decisions: int = Field(default=120_000, ge=1)
     """Decisions to learn from, over all episodes."""
     updates: int = Field(default=16, ge=1)
     """Optimizer steps after each round of decisions."""
@@ -145,7 +145,7 @@ class DoubleDqnSpec(Spec):
     """Transitions per optimizer step."""
     replay: int = Field(default=100_000, ge=1)
     """Transitions remembered."""
-    warmup: int = Field(default=5_000, ge=0)
+    warmup: int = Field(default=10_000, ge=0)
     """Decisions before the first optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """AdamW's (amsgrad) at the start; it falls to a tenth by a half cosine."""
@@ -154,10 +154,12 @@ class DoubleDqnSpec(Spec):
     skewed (a rare encounter costs as much as all else), and 1, the paper's, learns nearer to their
     median: by 1 too high in a corridor with slips whose worths are known."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount of later rewards; 1 = an episode's sum counts."""
+    """Discount of later rewards, after what the potential and the guess know of them; 1 = an
+    episode's sum counts. Where episodes are long and noisy less is better: what an action does
+    shows in the next decisions, and what comes later is noise."""
     lookahead: int = Field(default=1, ge=1)
     """Decisions whose rewards are summed before the worth of what follows is added."""
-    target_rate: float = Field(default=0.005, gt=0, le=1)
+    target_rate: float = Field(default=0.02, gt=0, le=1)
     """Share of the network that the target takes over at each optimizer step."""
     epsilon: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
         0.5, 0.1,
@@ -169,9 +171,9 @@ class DoubleDqnSpec(Spec):
     near: float = Field(default=0.75, ge=0, le=1)
     """Share of the random decisions that take the action just below or above the best one; the
     others take any."""
-    exploration: float = Field(default=0.2, gt=0, le=1)
+    exploration: float = Field(default=0.3, gt=0, le=1)
     """Share of the decisions over which epsilon falls linearly."""
-    validate_every: int = Field(default=4_000, ge=1)
+    validate_every: int = Field(default=10_000, ge=1)
     """Decisions between two looks at the validation episodes; the best network is kept."""
 
 
