@@ -192,19 +192,6 @@ def test_two_submits_at_once_make_each_artifact_once(cluster, file, tmp_path, ex
     assert len(run_ids(Store(str(storage)).blobs)) == 2
 
 
-def test_two_private_runs_at_once_make_each_artifact_once(file, tmp_path, expected):
-    """Two Rays that know nothing of each other, one storage."""
-    storage = tmp_path / "store"
-    programs = [slimctl("submit", file, "--storage", storage) for _ in range(2)]
-    said = ""
-    for program in programs:
-        code, _, err = ended(program)
-        assert code == 0, err
-        said += err
-    assert "is making it" in said
-    assert result_bytes(storage) == expected
-
-
 def test_a_node_of_three_dies(expected, file, tmp_path):
     with cluster_of(1, 1, 1, first=12) as cluster:
         storage = tmp_path / "store"
