@@ -13,7 +13,9 @@ from jobs.base.artifacts import (
     PairSet,
     QualityReport,
     ShardFile,
+    StepGrid,
 )
+from models.solvers.spec import GridSpec
 from models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32, classes=2)
@@ -68,6 +70,19 @@ EXAMPLES = [
         straightness=None,
         nearest_rms=0.1,
         nearest_rms_real=0.2,
+    ),
+    StepGrid(
+        id="s",
+        image=IMAGE,
+        solver=GridSpec(times=(0.0, 1 / 3), weights=((1 / 3,), (-0.5, 1.5))),
+        flow="b",
+        nfe=2,
+        error_median=1e-4,
+        error_p90=2e-4,
+        error_p99=1 / 3,
+        share_within_rounding=0.95,
+        samples=64,
+        exact_nfe=127.5,
     ),
 ]
 
