@@ -4,7 +4,7 @@ The teacher is a small NCSN++ that is trained at the first call (`benchmarks.tea
 whole batches, in float32 unless said; errors are the RMS difference from the end points at a
 tolerance of 1e-6.
 
-    python -m benchmarks.pairs [--evaluations 12] [--batch 32] [--reference PATH] [--json]
+    python -m benchmarks.pairs [--evaluations 14] [--batch 32] [--reference PATH] [--json]
 """
 
 import argparse
@@ -88,7 +88,7 @@ def _cases(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--evaluations", type=int, default=12, help="of the fitted grid")
+    options.add_argument("--evaluations", type=int, default=14, help="of the fitted grid")
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--samples", type=int, default=32, help="trajectories fitted to")
     options.add_argument("--teacher-steps", type=int, default=300)

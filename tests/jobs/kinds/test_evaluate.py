@@ -101,7 +101,7 @@ def test_the_fewest_images_that_can_be_compared(
 
 
 def test_settings_that_cannot_be():
-    for fields in ({"samples": 1}, {"neighbours": 0}, {"batch_size": 0}, {"solver": "euler"}):
+    for fields in ({"samples": 1}, {"neighbours": 0}, {"batch_size": 0}, {"solver": ["euler"]}):
         with pytest.raises(ValidationError):
             spec(**fields)
 
