@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from jobs.base.errors import UserError
 from jobs.storage.store import Store
+from jobs.training.placement import free_placement
 from orchestrator.cluster import connect
 from orchestrator.events import EventLog
 from orchestrator.graph import Graph, preflight
@@ -194,3 +195,4 @@ def _end_actors(status: RunStatus, address: str) -> None:
             if job.state == "running":
                 with contextlib.suppress(ValueError, ray.exceptions.RayError):
                     ray.kill(ray.get_actor(job_actor_name(job.artifact), namespace=NAMESPACE))
+                free_placement(job.artifact)

@@ -11,6 +11,7 @@ from typing import Any
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.spec import Placement
 from jobs.execution import JobRequest
+from jobs.training.placement import free_placement
 from orchestrator.workers import NAMESPACE, JobActor, job_actor_name
 
 IDLE_S = 5.0
@@ -21,6 +22,8 @@ class Launched:
     """A job on its way."""
 
     job: str
+    artifact: str
+    """Id of its result."""
     future: Any
     actor: Any
     needs: Needs
@@ -56,7 +59,7 @@ class Launcher:
         actor = self._shared(needs) if shared else self._own(request, needs)
         threads = max(1, int(needs.cpus)) if shared else 1
         future = actor.run.remote(request, threads, shared and needs.gpus > 0)
-        launched = Launched(request.job, future, actor, needs, shared)
+        launched = Launched(request.job, request.artifact_id, future, actor, needs, shared)
         self._busy[request.job] = launched
         return launched
 
@@ -92,9 +95,12 @@ class Launcher:
         """
         for idle in self._idle:
             self._kill(idle.actor)
-        for launched in self._busy.values():
-            if launched.shared or not keep_own:
-                self._kill(launched.actor)
+        ended = [each for each in self._busy.values() if each.shared or not keep_own]
+        for launched in ended:
+            self._kill(launched.actor)
+        for launched in ended:
+            if not launched.shared:
+                free_placement(launched.artifact)
         self._idle, self._busy = [], {}
 
     def _shared(self, needs: Needs) -> Any:

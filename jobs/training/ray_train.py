@@ -35,6 +35,7 @@ from jobs.training.checkpoint import load_checkpoint
 from jobs.training.engine import recorded_engine, settle_engine
 from jobs.training.loop import Trainer
 from jobs.training.objective import Objective, Share
+from jobs.training.placement import free_placement, placement_mark
 from jobs.training.spec import TrainingSpec
 from models.metrics.cost import build_on_meta, count_parameters
 from models.networks.spec import NetworkSpec
@@ -154,7 +155,11 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
-    resources: dict[str, float] = {"CPU": task.threads}
+    free_placement(task.artifact_id)
+    resources: dict[str, float] = {
+        "CPU": task.threads,
+        "memory": placement_mark(task.artifact_id),
+    }
     if on_gpus:
         resources["GPU"] = 1
     folder = task.store.work(task.artifact_id)

@@ -34,6 +34,8 @@ class Bench:
         self.ray = FakeRay(self.clock, self.make)
         monkeypatch.setitem(sys.modules, "ray", self.ray)
         monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=self.clock.monotonic))
+        self.freed: list[str] = []
+        monkeypatch.setattr(launcher, "free_placement", self.freed.append)
         self.launcher = Launcher("run-1", cluster)
         self._count = 0
 
@@ -152,10 +154,11 @@ def test_idle_workers_end_after_a_while(bench):
 def test_closing_ends_everything(bench):
     bench.launcher.release(bench.launch(), alive=True)
     bench.launch(GPU)
-    bench.launch(own=True)
+    bench.launch(own=True, artifact="train_flow-1")
     bench.launcher.close()
     bench.launcher.close()
     assert bench.alive == []
+    assert bench.freed == ["train_flow-1"]
 
 
 def test_an_actor_that_is_dead_already_is_no_trouble(bench):

@@ -92,7 +92,7 @@ class World:
         self.most_running = max(self.most_running, len(self.running))
         ends = self.script.get(name)
         future = Future(ends.pop(0) if ends else DONE, lambda: not self.held(name))
-        return Launched(name, future, None, needs, shared=True)
+        return Launched(name, request.artifact_id, future, None, needs, shared=True)
 
     def release(self, launched: Launched, *, alive: bool) -> None:
         self.running.remove(launched.job)
