@@ -29,6 +29,10 @@ FIRST_TRAINING_SEED = 10_000
 LAST_TRAINING_SEED = 2**31
 EXPECTED_EVALUATIONS = 20.0
 """Evaluations of an interval to come that a learner starts from: those of mu = 0.01."""
+SMALLEST_SHARE = 1e-2
+"""Share of the tolerance below which an error is seen as this. Violent systems have larger errors;
+a learner that tells apart errors that matter to nobody takes them for the cause of worse to come,
+and stays with steps that are smaller than need be."""
 FAILURE = -2.0
 """Reward on top for an episode whose energy error has become too large."""
 
@@ -92,8 +96,8 @@ class ThreeBodyEnvironment(Environment):
             motion.interval / self._horizon,
             np.log10(left) / 2.0,
             np.log10(self._last_mu) + 2.0,
-            logarithm(motion.change) / 4.0 + 2.0,
-            logarithm(motion.drift / tolerance) / 4.0,
+            logarithm(np.maximum(motion.change / tolerance, SMALLEST_SHARE)) / 2.0,
+            logarithm(np.maximum(motion.drift / tolerance, SMALLEST_SHARE)) / 2.0,
             np.log10(1.0 + motion.evaluations / self._horizon),
             np.log10(time_scale),
             np.log10(distance),

@@ -13,6 +13,9 @@ from jobs.base.artifacts import (
     PairSet,
     QualityReport,
     ShardFile,
+    StepPolicy,
+    StepReport,
+    StepRow,
 )
 from models.spec import ImageShape
 
@@ -25,6 +28,10 @@ DATA = Dataset(
     label_counts=(2, 3),
     flip_valid=True,
 )
+ROW = StepRow(
+    name="policy", group="rk23", cost=18.0, mean_cost=18.5, error=1e-3, error_p90=None,
+    bad_share=0.1, mean_return=-0.5, return_low=-0.6, return_high=-0.4,
+)  # fmt: skip
 EXAMPLES = [
     DATA,
     FeatureNet(id="f", image=IMAGE, network={"kind": "classifier"}, dimensions=64, accuracy=2 / 3),
@@ -42,6 +49,33 @@ EXAMPLES = [
         generator_version=1,
         nfe=35.25,
         shards=(ShardFile(path="pairs/p/0", size=3, sha256="ab"),) * 2,
+    ),
+    StepPolicy(
+        id="sp",
+        problem={"kind": "three_body"},
+        problem_kind="three_body",
+        hidden=(64, 64),
+        observation_size=9,
+        training_seeds=(1, 2),
+        validation=(-1.5, -1.6),
+        best_at=(10, 20),
+        chosen=0,
+        best_return=-1.5,
+        decisions=100,
+    ),
+    StepReport(
+        id="sr",
+        policy="sp",
+        problem_kind="flow",
+        episodes=5,
+        bad_error=2e-3,
+        rows=(ROW,),
+        policy_return=-1.0,
+        best_fixed="h 0.1",
+        best_fixed_return=-1.1,
+        policy_cost=20.0,
+        policy_bad_share=0.1,
+        pictures=("pareto.png",),
     ),
     QualityReport(
         id="q",

@@ -198,7 +198,8 @@ def test_speed_only_fields_of_the_kinds():
     training = {"workers", "threads", "checkpoint_s", "log_every"}
     kinds = ("train_flow", "anneal_reflow", "distill")
     trained = {(kind, name) for kind in kinds for name in training}
-    assert marked == trained | {("generate_pairs", "actors")}
+    others = {("generate_pairs", "actors"), ("train_step_policy", "checkpoint_s")}
+    assert marked == trained | others
 
 
 def test_speed_only_fields_do_not_change_the_key_of_a_training():
@@ -222,6 +223,16 @@ def test_evaluations_of_two_models_differ():
     spec = Evaluate(model="m", data="d", features="f")
     ids = {"d": "1", "f": "2"}
     assert job_key(spec, {**ids, "m": "3"}) != job_key(spec, {**ids, "m": "4"})
+
+
+def test_a_solver_is_a_spec_or_the_result_of_a_job():
+    by_spec = GeneratePairs.model_validate({"flow": "t", "count": 3, "solver": {"kind": "rk45"}})
+    by_job = GeneratePairs.model_validate({"flow": "t", "count": 3, "solver": "policy"})
+    assert [name for name, _ in iter_refs(by_spec)] == ["flow"]
+    assert [name for name, _ in iter_refs(by_job)] == ["flow", "solver"]
+    assert GeneratePairs.model_validate(by_job.model_dump(mode="json")) == by_job
+    content = content_of(by_job, {"t": "train_flow-1", "policy": "train_step_policy-2"})
+    assert content["solver"] == {"input": "train_step_policy-2"}
 
 
 def test_content_is_plain_data():

@@ -59,7 +59,7 @@ def test_an_unknown_kind_names_the_nearest():
     assert error.value.fix == "did you mean 'generate_pairs'?"
     with pytest.raises(UserError) as error:
         load_kind("xyzzy")
-    assert "evaluate, generate_pairs" in error.value.fix
+    assert "evaluate, evaluate_step_policy, generate_pairs" in error.value.fix
 
 
 def test_a_name_of_nothing_that_is_near():
