@@ -30,7 +30,7 @@ def action_basis(actions: Floats, terms: int) -> Floats:
     columns: list[Floats] = []
     for column in raw.T:
         rest = column - column.mean()
-        for known in columns:
+        for known in columns * 2:  # twice, since rounding leaves some of it the first time
             rest = rest - known * (known @ rest)
         size = np.linalg.norm(rest)
         if size > 1e-6 and len(columns) < min(terms, len(actions) - 1):
@@ -58,7 +58,9 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.basis: Tensor
-        self.register_buffer("basis", torch.from_numpy(advantage_scale * basis.T).float())
+        self.register_buffer(
+            "basis", torch.from_numpy(advantage_scale * basis.T).float().contiguous()
+        )
         widths = (observation_size, *hidden, 1 + basis.shape[1])
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):

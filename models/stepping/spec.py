@@ -82,7 +82,7 @@ class ThreeBodyProblem(_Problem):
     )
     """What a policy is paid for."""
     state: Literal["scale_free", "paper"] = "scale_free"
-    """What a policy sees: nine scale-free numbers, or the paper's 13 (positions, velocities,
+    """What a policy sees: eight scale-free numbers, or the paper's 13 (positions, velocities,
     energy error)."""
     horizons: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (
         100, 200, 300,

@@ -29,6 +29,10 @@ FIRST_TRAINING_SEED = 10_000
 LAST_TRAINING_SEED = 2**31
 EXPECTED_EVALUATIONS = 20.0
 """Evaluations of an interval to come that a learner starts from: those of mu = 0.01."""
+SMALLEST_SHARE = 0.1
+"""Share of the tolerance below which an error is seen as this. Violent systems have larger errors;
+a learner that tells apart errors that matter to nobody takes them for the cause of worse to come,
+and stays with steps that are smaller than need be."""
 FAILURE = -2.0
 """Reward on top for an episode whose energy error has become too large."""
 
@@ -36,9 +40,10 @@ FAILURE = -2.0
 class ThreeBodyEnvironment(Environment):
     """Systems of three bodies, each at an interval of its own.
 
-    A policy sees nine numbers, of order 1: the share of the intervals done, log10 of the intervals
-    left, of the last mu, of the last change of energy, of the drift over the tolerance, of the
-    evaluations per interval, of T_c, of the closest distance and of that pair's relative speed.
+    A policy sees eight numbers, of order 1: the share of the intervals done, log10 of the intervals
+    left, of the last change of energy and of the drift over the tolerance, of the evaluations per
+    interval, of T_c, of the closest distance and of that pair's relative speed. It does not see the
+    last mu, which changes nothing of what is to come.
     With `state: paper` it sees positions / 10, velocities and -log10 |dE/E|.
     """
 
@@ -59,13 +64,12 @@ class ThreeBodyEnvironment(Environment):
         """
         self.problem = problem
         self.actions = np.array(problem.actions)
-        self.observation_size = 13 if problem.state == "paper" else 9
+        self.observation_size = 13 if problem.state == "paper" else 8
         self.ended: Flags = np.zeros(len(seeds), dtype=np.bool_)
         self._method = Method(problem.integrator, problem.control, problem.max_substeps)
         self._generator = generator or np.random.default_rng(0)
         self._motion = Motion.of_seeds(seeds)
         self._horizon = np.broadcast_to(np.int64(horizon), (len(seeds),)).copy()
-        self._last_mu = np.full(len(seeds), np.sqrt(self.actions[0] * self.actions[-1]))
 
     @classmethod
     def training(cls, problem: ThreeBodyProblem, count: int, seed: int) -> "ThreeBodyEnvironment":
@@ -91,9 +95,8 @@ class ThreeBodyEnvironment(Environment):
         columns = (
             motion.interval / self._horizon,
             np.log10(left) / 2.0,
-            np.log10(self._last_mu) + 2.0,
-            logarithm(motion.change) / 4.0 + 2.0,
-            logarithm(motion.drift / tolerance) / 4.0,
+            logarithm(np.maximum(motion.change / tolerance, SMALLEST_SHARE)) / 2.0,
+            logarithm(np.maximum(motion.drift / tolerance, SMALLEST_SHARE)) / 2.0,
             np.log10(1.0 + motion.evaluations / self._horizon),
             np.log10(time_scale),
             np.log10(distance),
@@ -115,7 +118,6 @@ class ThreeBodyEnvironment(Environment):
         cost, drift = moving.evaluations + self._horizon[rows], moving.drift.copy()
         advance(moving, mu, 1, self._method)
         self._motion.put(rows, moving)
-        self._last_mu[rows] = mu
         if isinstance(self.problem.reward, PaperReward):
             reward = _paper_reward(self.problem.reward, moving, mu)
         else:
@@ -132,7 +134,6 @@ class ThreeBodyEnvironment(Environment):
         seeds = _draw_seeds(self._generator, len(rows))
         self._motion.put(rows, Motion.start(initial_bodies(seeds)))
         self._horizon[rows] = _draw_horizons(self._generator, self.problem, len(rows))
-        self._last_mu[rows] = np.sqrt(self.actions[0] * self.actions[-1])
         self.ended[rows] = False
 
     def guess(self, seen: Observation) -> Floats:
@@ -173,7 +174,7 @@ class ThreeBodyEnvironment(Environment):
 
     def arrays(self) -> Arrays:
         held = {f"motion.{name}": value for name, value in self._motion.arrays().items()}
-        own = {"horizon": self._horizon, "last_mu": self._last_mu, "ended": self.ended}
+        own = {"horizon": self._horizon, "ended": self.ended}
         return {name: value.copy() for name, value in (held | own).items()}
 
     def generator_state(self) -> Mapping[str, Any]:
@@ -182,7 +183,7 @@ class ThreeBodyEnvironment(Environment):
     def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
         for name, value in self._motion.arrays().items():
             value[...] = arrays[f"motion.{name}"]
-        self._horizon, self._last_mu = arrays["horizon"].copy(), arrays["last_mu"].copy()
+        self._horizon = arrays["horizon"].copy()
         self.ended = arrays["ended"].astype(np.bool_)
         self._generator.bit_generator.state = dict(generator)
 
@@ -199,8 +200,8 @@ def three_body_guess(problem: ThreeBodyProblem, seen: Observation) -> Floats:
     columns = seen.astype(np.float64).T
     left = 10.0 ** (2.0 * columns[1])
     horizon = left / np.maximum(1.0 - columns[0], 1e-3)
-    cost = (horizon * 10.0 ** columns[5])[:, None]
-    scale = 1.0 if problem.control == "fixed" else 10.0 ** columns[6][:, None]
+    cost = (horizon * 10.0 ** columns[4])[:, None]
+    scale = 1.0 if problem.control == "fixed" else 10.0 ** columns[5][:, None]
     steps = INTERVAL / (np.array(problem.actions) * scale)
     more = 1.0 + steps * evaluations_per_step(problem.integrator) - EXPECTED_EVALUATIONS
     held = np.minimum(left, problem.hold)

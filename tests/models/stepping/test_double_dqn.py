@@ -185,7 +185,7 @@ def test_it_is_as_good_as_stable_baselines3():
     problem = ThreeBodyProblem(horizons=(10,), actions=(1e-3, 1e-2, 3e-2, 1e-1), hold=1)
 
     class OneSystem(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-20.0, 20.0, (9,), np.float32)
+        observation_space = gymnasium.spaces.Box(-20.0, 20.0, (8,), np.float32)
         action_space = gymnasium.spaces.Discrete(4)
 
         def __init__(self):

@@ -120,7 +120,7 @@ def test_what_is_seen_is_of_order_one():
     for _ in range(10):
         environment.step(np.random.default_rng(1).integers(0, 3, 50))
         seen = environment.observe()
-        assert seen.shape == (50, 9)
+        assert seen.shape == (50, 8)
         assert seen.dtype == np.float32
         assert np.abs(seen).max() <= 10.0
         environment.restart()

@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.base.artifacts import QualityReport
-from orchestrator.cli.tables import print_quality, print_table
+from jobs.base.artifacts import QualityReport, StepReport, StepRow
+from orchestrator.cli.tables import print_quality, print_steps, print_table
 
 
 def test_words_stand_left_and_numbers_right(capsys):
@@ -55,3 +55,40 @@ def test_the_floor_is_told_under_the_table(capsys):
         "FID of 300 real images drawn with replacement: 0.50; "
         "latency at batch 1 on cpu, 2 thread(s)"
     )
+
+
+def step_row(**changes) -> StepRow:
+    fields = {
+        "name": "mu 0.01", "group": "hermite, time_scale", "cost": 5000.0, "mean_cost": 5576.4,
+        "error": 1.3e-8, "error_p90": None, "bad_share": 0.005, "mean_return": -1.544,
+        "return_low": -1.6, "return_high": -1.5,
+    }  # fmt: skip
+    return StepRow(**fields | changes)
+
+
+def test_steps_have_a_table_for_each_report(capsys):
+    report = StepReport(
+        policy="p", problem_kind="three_body", episodes=200, bad_error=1e-4,
+        rows=(step_row(), step_row(name="policy, seed 0", learned=True, mean_cost=18.25)),
+        transfer=(step_row(group="leapfrog, fixed", mean_return=None),),
+        policy_return=-1.55, best_fixed="mu 0.01", best_fixed_return=-1.544, policy_cost=18.25,
+        policy_bad_share=0.005,
+    )  # fmt: skip
+    print_steps({"quality": report})
+    told = capsys.readouterr().out
+    assert "quality: 200 test episodes" in told
+    assert "5.58 k" in told
+    assert "18.2" in told
+    assert "1.3e-08" in told
+    assert "lost" in told
+    assert "-1.544 [-1.600, -1.500]" in told
+    assert "other integrators, without retraining" in told
+    assert told.splitlines()[-1] == (
+        "policies return -1.550, the best fixed steps (mu 0.01) -1.544; bad is an error above "
+        "0.0001"
+    )
+
+
+def test_no_steps_print_nothing(capsys):
+    print_steps({})
+    assert capsys.readouterr().out == ""
