@@ -33,8 +33,8 @@ jobs:
   data: {kind: load_dataset, source: digits, max_images: 300}
   teacher: {kind: analytic_flow, data: data, bandwidth: 0.05}
   pairs:
-    {kind: generate_pairs, flow: teacher, count: 400, shard_size: 50, actors: 1,
-     solver: {kind: euler, steps: 100}}
+    {kind: generate_pairs, flow: teacher, count: 2000, shard_size: 50, actors: 1,
+     solver: {kind: euler, steps: 200}}
   student:
     kind: anneal_reflow
     pairs: pairs
@@ -60,7 +60,6 @@ def test_one_run_survives_everything(tmp_path, monkeypatch):
     file.write_text(FEW)
     storage = tmp_path / "store"
     program = slimctl("submit", file, "--storage", storage)
-    until(has_progress(storage, "pairs"))
     kill("ray::PairActor")
     kill("ray::Supervisor")
     until(has_progress(storage, "student", 50))

@@ -17,6 +17,8 @@ from orchestrator.events import Event, read_events
 from orchestrator.runs import run_ids
 
 SLIMCTL = [sys.executable, "-m", "orchestrator"]
+STARTED: list[subprocess.Popen[str]] = []
+"""Programs of the test that runs."""
 
 
 @contextlib.contextmanager
@@ -36,10 +38,19 @@ def cluster_of(*cpus: int, first: int = 2, **head: object) -> Iterator[RayCluste
 
 def slimctl(*words: object, **options: object) -> subprocess.Popen[str]:
     """The program, started."""
-    return subprocess.Popen(
-        [*SLIMCTL, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        **options,
-    )  # fmt: skip
+    command = [*SLIMCTL, *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    STARTED.append(subprocess.Popen(command, text=True, **pipes, **options))
+    return STARTED[-1]
+
+
+def end_all() -> None:
+    """Ends what a test that failed left behind."""
+    for program in STARTED:
+        if program.poll() is None:
+            program.kill()
+            program.communicate()
+    STARTED.clear()
 
 
 def ended(program: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
