@@ -72,7 +72,7 @@ def test_two_workers_train_what_one_trains(local_ray, tmp_path):
     for workers in (1, 2):
         spec = TrainFlow(
             data="data", network=NETWORK, steps=12, batch_size=64, learning_rate=1e-3,
-            workers=workers, seed=5,
+            workers=workers, seed=5, precision="float32",
         )  # fmt: skip
         objective = FlowMatching(store, data, 5, False, spec.time, False)
         made = train_on_ray(

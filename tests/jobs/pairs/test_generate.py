@@ -1,4 +1,6 @@
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,7 @@ from jobs.base.cluster import Cluster
 from jobs.base.context import JobContext
 from jobs.pairs import generate as generate_module
 from jobs.pairs.generate import PairActor, generate
-from jobs.pairs.shards import find_shard, shard_name
+from jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
 from jobs.pairs.spec import PairRecipe
 from models.solvers.spec import EulerSpec
 
@@ -49,6 +51,34 @@ def test_an_actor_makes_a_damaged_shard_again(store, recipe, actor):
     again = actor.make(0)
     assert again.file == record.file
     assert store.blobs.size(record.file.path) == record.file.size
+
+
+def test_a_shard_is_solved_while_another_is_written(store, recipe, actor, monkeypatch):
+    """The first write ends only when the second shard is solved, and no two are solved at once."""
+    solved, solving = Event(), []
+
+    def solve(flow, recipe, shard, device):
+        solving.append(shard)
+        assert len(solving) == 1
+        made = solve_shard(flow, recipe, shard, device)
+        solving.remove(shard)
+        if shard == 1:
+            solved.set()
+        return made
+
+    def write(store, name, made):
+        if name == shard_name(recipe, 0):
+            assert solved.wait(30)
+        return write_shard(store, name, made)
+
+    monkeypatch.setattr(generate_module, "solve_shard", solve)
+    monkeypatch.setattr(generate_module, "write_shard", write)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(actor.make, 0)
+        second = threads.submit(actor.make, 1)
+        assert {first.result(60).file.path, second.result(60).file.path} == {
+            f"{shard_name(recipe, shard)}.safetensors" for shard in (0, 1)
+        }
 
 
 class Pool:
