@@ -40,7 +40,7 @@ SETTINGS = {
 QUALITY = (
     "fid", "fid_real", "kid", "kid_low", "kid_high", "precision", "recall", "nfe", "samples",
     "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
-    "nearest_rms_real",
+    "nearest_rms_real", "parameters_total", "routing_us",
 )  # fmt: skip
 STEPPING = (
     "best_return", "policy_return", "best_fixed_return", "policy_cost", "policy_bad_share",

@@ -27,7 +27,7 @@ PLANE = ImageShape(channels=2, size=1, classes=CLASSES)
 SMALL = {"kind": "mlp", "width": 20, "layers": 2}
 LARGE = {"kind": "mlp", "width": 64, "layers": 3}
 BANDWIDTH = 0.03
-SAMPLES = 4000
+SAMPLES = 20_000
 TRAINING = {"batch_size": 128, "warmup": 20, "decay": "cosine", "seed": 0, "shared": True}
 
 
@@ -61,7 +61,7 @@ def world(run_job, curves):
     return {"teacher": teacher, "data": curves, "fake": critic}
 
 
-STEPS = {"stage_0": 800, "matching": 600}
+STEPS = {"stage_0": 800, "matching": 900}
 
 
 @pytest.fixture
