@@ -78,10 +78,11 @@ PATHS = {
 }
 """Fields that name files of the user, and what is put there."""
 PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
+OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", *PAPER)
 
 
 def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipeline:
-    named = [] if "slimflow" in config.name else ["jobs.data.source"]
+    named = ["jobs.data.source"] if config.name in OWN_IMAGES else []
     named = list(PATHS) if config.name in PAPER else named
     overrides = [f"{name}={files / PATHS[name]}" for name in named]
     if config.name == "imagenet64.yaml":

@@ -65,10 +65,11 @@ CASES = {
     "one of two types": (
         HEAD + DATA + "  quality: {kind: evaluate, model: data, data: data, features: data}\n",
         (
-            "f.yaml:4: job 'quality' needs a Flow or a Generator as model, but 'data' makes "
-            "a Dataset\n"
-            "  fix: add a job that makes a Flow or a Generator (kind: analytic_flow or "
-            "anneal_reflow or distill or import_teacher or train_flow)\n"
+            "f.yaml:4: job 'quality' needs a Flow or a Generator or a Fleet as model, but 'data' "
+            "makes a Dataset\n"
+            "  fix: add a job that makes a Flow or a Generator or a Fleet (kind: analytic_flow or "
+            "anneal_reflow or assemble_fleet or distill or import_teacher or match_distribution or "
+            "match_teacher or train_flow)\n"
             "f.yaml:4: job 'quality' needs a FeatureNet as features, but 'data' makes a Dataset\n"
             "  fix: add a job that makes a FeatureNet (kind: "
             "import_features or inception_features or train_features)"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import StepGrid
+from jobs.base.artifacts import StepGrid, StepPolicy
 from jobs.kinds.fit_step_grid import FitStepGrid
 from jobs.kinds.generate_pairs import GeneratePairs
 from jobs.pairs.shards import read_pairs
@@ -51,7 +51,7 @@ def test_the_same_seed_fits_the_same_grid(fitted, run_job):
 
 
 def test_a_solver_is_written_out_or_named():
-    assert ref_fields(GeneratePairs)["solver"] == (StepGrid,)
+    assert ref_fields(GeneratePairs)["solver"] == (StepGrid, StepPolicy)
     written = GeneratePairs(flow="f", count=1, solver={"kind": "heun", "steps": 3})
     assert written.solver.steps == 3
     assert GeneratePairs(flow="f", count=1, solver="grid").solver.job == "grid"
