@@ -139,7 +139,7 @@ def test_damaged_checkpoints_cost_at_most_their_own_steps(whole, tmp_path, monke
         patch.setattr(Store, "commit", refuse)
         assert run_here(half, text)["student"] == "OSError"
     work = [name for name in files_of(half) if name.startswith("work/")]
-    assert len(work) == 4
+    assert len(work) == 5
     for at, name in enumerate(work):
         storage = tmp_path / str(at)
         shutil.copytree(half, storage)

@@ -1,13 +1,7 @@
-"""Nodes that come, and a node that does not see the storage."""
-
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"""Nodes that come while a run goes on."""
 
 import pytest
-from here import SMALL, run_here
+from here import run_here
 from ray_processes import (
     cluster_of,
     ended,
@@ -61,51 +55,3 @@ def test_workers_and_actors_follow_the_cluster(tmp_path):
     expected = result_bytes(tmp_path / "calm")
     made = result_bytes(storage)
     assert expected == {name: made[name] for name in expected}
-
-
-@pytest.fixture
-def blind_node(tmp_path):
-    """Starts a raylet that sees another disk in the storage's place."""
-    started: list[subprocess.Popen] = []
-
-    def start(cluster, hidden: Path) -> None:
-        if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
-            pytest.skip("this machine gives no mount namespaces")
-        ray = Path(sys.executable).with_name("ray")
-        command = (
-            f"mount -t tmpfs tmpfs {hidden} && exec {ray} start --address {cluster.address} "
-            "--node-ip-address 127.0.0.73 --num-cpus 1 --block"
-        )
-        started.append(
-            subprocess.Popen(
-                ["unshare", "-m", "sh", "-c", command], start_new_session=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )
-        )  # fmt: skip
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)  # it ends its raylet with itself
-        process.wait(30)
-
-
-def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, blind_node):
-    file = tmp_path / "small.yaml"
-    file.write_text(SMALL)
-    storage = tmp_path / "disk" / "store"
-    storage.mkdir(parents=True)
-    with cluster_of(1, first=72) as cluster:
-        blind_node(cluster, storage.parent)
-        words = ["--address", cluster.address, "--storage", storage]
-
-        def doctor_sees_it() -> bool:
-            return "127.0.0.73" in ended(slimctl("doctor", *words))[1]
-
-        until(doctor_sees_it, 90)
-        code, out, _ = ended(slimctl("doctor", *words))
-        assert code == 2
-        assert "shared storage: not seen from 127.0.0.73 (FileNotFoundError" in out
-        code, out, err = ended(slimctl("submit", file, *words))
-        assert (code, out) == (2, "")
-        assert "cannot be seen from 1 node(s) of the cluster: 127.0.0.73" in err
-        assert "s3://" in err
