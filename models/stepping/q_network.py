@@ -32,6 +32,7 @@ def action_basis(actions: Floats, terms: int) -> Floats:
         rest = column - column.mean()
         for known in columns * 2:  # twice, since rounding leaves some of it the first time
             rest = rest - known * (known @ rest)
+            rest = rest - rest.mean()
         size = np.linalg.norm(rest)
         if size > 1e-6 and len(columns) < min(terms, len(actions) - 1):
             columns.append(rest / size)

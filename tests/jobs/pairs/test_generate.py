@@ -57,10 +57,10 @@ def test_a_shard_is_solved_while_another_is_written(store, recipe, actor, monkey
     """The first write ends only when the second shard is solved, and no two are solved at once."""
     solved, solving = Event(), []
 
-    def solve(flow, recipe, shard, device):
+    def solve(flow, recipe, shard, device, run):
         solving.append(shard)
         assert len(solving) == 1
-        made = solve_shard(flow, recipe, shard, device)
+        made = solve_shard(flow, recipe, shard, device, run)
         solving.remove(shard)
         if shard == 1:
             solved.set()

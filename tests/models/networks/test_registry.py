@@ -80,7 +80,7 @@ def test_preset_is_replaced_by_its_spec():
         ({"kind": "song_unte"}, "no network kind 'song_unte'.*\n.*use 'song_unet'"),
         ({"kind": ["song_unet"]}, "no network kind"),
         ({"preset": "cifar10-15m"}, "no network preset 'cifar10-15m'.*\n.*use 'cifar10-15.7m'"),
-        ({"channels": 8}, "needs `kind`: song_unet, adm, diffusers_unet"),
+        ({"channels": 8}, "needs `kind`: song_unet, adm, mlp, diffusers_unet"),
         ("song_unet", "mapping with `kind` or `preset`"),
         (None, "mapping with `kind` or `preset`"),
     ],
