@@ -22,7 +22,7 @@ from ray_processes import (
 from jobs.storage.store import Store
 from orchestrator.runs import run_ids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 CANARY = "canary-5f0c"
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 

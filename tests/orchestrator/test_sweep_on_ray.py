@@ -9,7 +9,7 @@ from orchestrator import submit
 from orchestrator.pipeline import parse_pipeline
 from orchestrator.workers import NAMESPACE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 TEXT = """\
 name: sweep
 jobs:
