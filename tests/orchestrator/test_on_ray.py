@@ -169,6 +169,7 @@ def no_ray():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
     ray.init(
         address="local", num_cpus=2, num_gpus=2, include_dashboard=False, namespace=NAMESPACE,
