@@ -96,6 +96,17 @@ class Pipeline(Spec):
         """
         raise_problems(mistake.at(self._places) for mistake in told_once(mistakes, self._made))
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other fields; other jobs are checked as those of a new pipeline.
+
+        Raises:
+            PipelineProblems: anything is wrong with the other jobs.
+        """
+        if update is None or "jobs" not in update:
+            return super().model_copy(update=update, deep=deep)
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**fields, **update})
+
     def with_jobs(
         self, jobs: Mapping[str, JobSpec | Group], specs: Mapping[str, JobSpec]
     ) -> "Pipeline":
@@ -105,7 +116,7 @@ class Pipeline(Spec):
             jobs: as written.
             specs: every job by itself.
         """
-        copy = self.model_copy(update={"jobs": jobs})
+        copy = super().model_copy(update={"jobs": jobs})
         groups = {name: job for name, job in jobs.items() if isinstance(job, Group)}
         copy._made = replace(self._made, jobs=dict(specs), groups=groups)  # noqa: SLF001
         return copy

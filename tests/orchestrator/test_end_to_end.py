@@ -123,9 +123,11 @@ def weights(storage: Path, result: dict, job: str) -> dict[str, np.ndarray]:
     return load_file(storage / "artifacts" / handle["id"] / handle["file"])
 
 
-def test_a_killed_program_continues_and_gives_the_same_bits(submitted, pipeline, tmp_path):
+def test_a_killed_program_continues_and_gives_the_same_bits(submitted, tmp_path):
     """SIGKILL while the student trains; the second submit ends where the first storage did."""
     storage, first = submitted
+    pipeline = tmp_path / "models.yaml"
+    pipeline.write_text(TINY.split("  student_2:")[0])
     arguments = ["submit", pipeline, "--storage", tmp_path / "store", "--json"]
     arguments += ["--set", "jobs.student.checkpoint_s=0.2"]
     with subprocess.Popen(

@@ -25,6 +25,7 @@ from jobs.training.objective import Objective, Share
 from jobs.training.objectives.flow_matching import FlowMatching
 from jobs.training.ray_train import train_on_ray
 from models.networks.song_unet.spec import SongUNetSpec
+from models.solvers.spec import EulerSpec
 from models.spec import ImageShape
 from orchestrator import Pipeline, submit
 from orchestrator.workers import NAMESPACE
@@ -147,13 +148,13 @@ def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
     assert len(done) == 8
 
 
-def tiny(storage: Path, **changes: object) -> Pipeline:
+def tiny(storage: Path) -> Pipeline:
     """The first jobs of the tiny pipeline, built in Python."""
     from orchestrator.pipeline import parse_pipeline
 
     whole = parse_pipeline(TINY, "tiny.yaml", storage=str(storage)).pipeline
     kept = {name: whole.jobs[name] for name in ("data", "teacher", "pairs")}
-    return whole.model_copy(update={"jobs": kept, **changes})
+    return whole.model_copy(update={"jobs": kept})
 
 
 def pair_bytes(storage: Path) -> dict[str, bytes]:
@@ -169,13 +170,17 @@ def no_ray():
     ray.shutdown()
 
 
-@pytest.mark.slow
 def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
+    """With work enough that the second actor finds some when it has started."""
+    pipeline = tiny(tmp_path / "store")
+    more = {"count": 4000, "solver": EulerSpec(steps=150)}
+    pairs = pipeline.jobs["pairs"].model_copy(update=more)
+    pipeline = pipeline.model_copy(update={"jobs": {**pipeline.jobs, "pairs": pairs}})
     ray.init(
         address="local", num_cpus=2, num_gpus=2, include_dashboard=False, namespace=NAMESPACE,
         log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
     )  # fmt: skip
-    result = submit(tiny(tmp_path / "store"))
+    result = submit(pipeline)
     assert result.status.state == "done"
     store = Store(str(tmp_path / "store"))
     manifest = store.manifest(result.status.jobs["pairs"].artifact)

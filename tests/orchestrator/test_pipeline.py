@@ -127,6 +127,17 @@ def test_a_pipeline_is_validated_once_and_cannot_be_changed():
         pipeline.seed = 5
 
 
+def test_a_copy_with_other_jobs_runs_those_and_is_checked():
+    pipeline = in_python()
+    fewer = {name: pipeline.jobs[name] for name in ("data", "flow")}
+    copy = pipeline.model_copy(update={"jobs": fewer})
+    assert set(copy.specs) == set(fewer)
+    assert copy == in_python(jobs=fewer)
+    assert set(pipeline.model_copy(update={"seed": 7}).specs) == {"data", "flow", "pairs"}
+    with pytest.raises(PipelineProblems, match=r"needs 'data' as data, but there is no such job"):
+        pipeline.model_copy(update={"jobs": {"flow": pipeline.jobs["flow"]}})
+
+
 def test_it_survives_pickling_with_its_places():
     pipeline = parse_pipeline(TEXT, "f.yaml").pipeline
     again = pickle.loads(pickle.dumps(pipeline))
