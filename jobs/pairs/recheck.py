@@ -6,7 +6,8 @@ import torch
 
 from jobs.base.artifacts import PairSet
 from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shards import open_solve, read_pairs
+from jobs.pairs.shard_rows import ShardRows
+from jobs.pairs.shards import open_solve
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
@@ -33,7 +34,7 @@ def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) 
         pair_noise(recipe.seed, index, flow.image),
         pair_labels(recipe.seed, index, recipe.flow.label_counts),
     )
-    stored = read_pairs(store, pairs)[index].float()
+    stored = ShardRows(store, pairs).read(index).float()
     differences = (solution.x1.cpu() - stored).abs().amax(dim=(1, 2, 3))
     return [
         f"pair {pair} made again differs by {difference:.3g} from the one stored"

@@ -127,14 +127,22 @@ def read_pairs(store: Store, pairs: PairSet) -> Tensor:
     return _read(store, pairs, "x1")
 
 
-def read_noise(store: Store, pairs: PairSet) -> tuple[Tensor, Tensor | None]:
-    """Stored x0, float32 (count, C, H, W), and labels, int64 (count,) or None.
+def read_noise(store: Store, pairs: PairSet) -> Tensor:
+    """Stored x0, float32 (count, C, H, W).
 
     Raises:
         DamagedArtifact: a shard is not what the set says.
     """
-    labels = _read(store, pairs, "label") if pairs.label_counts else None
-    return _read(store, pairs, "x0"), labels
+    return _read(store, pairs, "x0")
+
+
+def read_labels(store: Store, pairs: PairSet) -> Tensor | None:
+    """Stored labels, int64 (count,); None if there are none.
+
+    Raises:
+        DamagedArtifact: a shard is not what the set says.
+    """
+    return _read(store, pairs, "label") if pairs.label_counts else None
 
 
 def _read(store: Store, pairs: PairSet, name: str) -> Tensor:

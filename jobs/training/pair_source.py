@@ -1,12 +1,13 @@
 """The pairs of a set, gathered by index on the training device.
 
-x1 is kept on the device where it fits there; a larger set stays on disk and the next step's part of
-it is read while this one computes. x0 is regenerated from (seed, index). Where all of it fits in
-memory beside x1 it is made once, since drawing it again every step would only cost time. Of pairs
-made elsewhere it is stored.
+What is stored is kept on the device where it fits there; a larger set stays on disk and the next
+step's part of it is read while this one computes. x0 is regenerated from (seed, index). Where all
+of it fits in memory beside x1 it is made once, since drawing it again every step would only cost
+time. Of pairs made elsewhere it is stored.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from jobs.base.artifacts import PairSet
 from jobs.base.errors import UserError
 from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.shard_rows import ShardRows
-from jobs.pairs.shards import read_noise, read_pairs
+from jobs.pairs.shards import read_labels, read_noise, read_pairs
 from jobs.storage.store import Store
 from models.counter_random import GENERATOR_VERSION
 
@@ -23,9 +24,11 @@ CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""
 CHUNK = 4096
 CPU_BYTES = 2**30
-"""x1 up to this size is kept in memory on a CPU."""
+"""Pairs up to this size are kept in memory on a CPU."""
 CUDA_SHARE = 0.25
-"""Share of a GPU's free memory up to which x1 is kept there; untested on CUDA."""
+"""Share of a GPU's free memory up to which pairs are kept there; untested on CUDA."""
+_Stored = Literal["x0", "x1"]
+_Rows = dict[_Stored, Tensor]
 _READER = ThreadPoolExecutor(1, thread_name_prefix="pairs")
 
 
@@ -55,20 +58,21 @@ class PairSource:
     ) -> None:
         self._pairs = pairs
         self._device = device
-        self._x0: Tensor | None = None
-        self._rows: ShardRows | None = None
-        self._ahead: tuple[Tensor, Future[Tensor]] | None = None
+        self._stored: dict[_Stored, Tensor | ShardRows] = {}
+        """What is not drawn again, in memory or on disk."""
+        self._drawn: Tensor | None = None
+        self._ahead: tuple[Tensor, Future[_Rows]] | None = None
+        kept = fits(pairs, device)
+        self._stored["x1"] = (
+            read_pairs(store, pairs).to(device) if kept else ShardRows(store, pairs)
+        )
         if pairs.noise == "stored":
-            x0, label = read_noise(store, pairs)
-            self._x0 = x0.to(device)
+            noise = read_noise(store, pairs).to(device) if kept else ShardRows(store, pairs, "x0")
+            self._stored["x0"] = noise
+            label = read_labels(store, pairs)
             self._label = None if label is None else label.to(device)
         else:
             self._regenerate(pairs, device)
-        self._x1: Tensor | None = None
-        if pairs.noise == "stored" or fits(pairs, device):
-            self._x1 = read_pairs(store, pairs).to(device)
-        else:
-            self._rows = ShardRows(store, pairs)
         self._kept = None if labels is None else self._of_labels(labels)
         self.count = pairs.count if self._kept is None else len(self._kept)
 
@@ -87,7 +91,7 @@ class PairSource:
             chunks = [
                 pair_noise(pairs.seed, part, pairs.image) for part in torch.split(index, CHUNK)
             ]
-            self._x0 = torch.cat(chunks)
+            self._drawn = torch.cat(chunks)
 
     def _of_labels(self, labels: tuple[int, ...]) -> Tensor:
         """Numbers of the pairs that have one of the labels."""
@@ -110,32 +114,45 @@ class PairSource:
             Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None.
         """
         index = self._number(index)
-        if self._x0 is None:
-            x0 = pair_noise(self._pairs.seed, index, self._pairs.image)
-        else:
-            x0 = self._x0[index]
+        rows = self._rows(index)
         label = None if self._label is None else self._label[index]
-        return x0, self._images(index).float(), label
+        x0 = rows["x0"] if "x0" in rows else self._noise(index)
+        return x0, rows["x1"].float(), label
+
+    def _noise(self, index: Tensor) -> Tensor:
+        if self._drawn is None:
+            return pair_noise(self._pairs.seed, index, self._pairs.image)
+        return self._drawn[index]
 
     def _number(self, index: Tensor) -> Tensor:
         return index if self._kept is None else self._kept[index]
 
     def read_ahead(self, index: Tensor) -> None:
         """Begins to read the pairs that the next `batch` will ask for, if they are on disk."""
-        if self._rows is not None:
+        on_disk = self._on_disk()
+        if on_disk:
             wanted = self._number(index).cpu()
-            self._ahead = wanted, _READER.submit(self._rows.read, wanted)
+            self._ahead = wanted, _READER.submit(_read, on_disk, wanted)
 
-    def _images(self, index: Tensor) -> Tensor:
-        if self._x1 is not None:
-            return self._x1[index]
-        assert self._rows is not None
-        wanted, ahead = index.cpu(), self._ahead
-        if ahead is not None and torch.equal(ahead[0], wanted):
-            rows = ahead[1].result()
-        else:
-            rows = self._rows.read(wanted)
-        return rows.to(self._device, non_blocking=True)
+    def _on_disk(self) -> dict[_Stored, ShardRows]:
+        return {name: rows for name, rows in self._stored.items() if isinstance(rows, ShardRows)}
+
+    def _rows(self, index: Tensor) -> _Rows:
+        """The stored tensors of the pairs `index` of the set, on the device."""
+        found = {n: rows[index] for n, rows in self._stored.items() if isinstance(rows, Tensor)}
+        on_disk = self._on_disk()
+        if on_disk:
+            wanted, ahead = index.cpu(), self._ahead
+            if ahead is not None and torch.equal(ahead[0], wanted):
+                rows = ahead[1].result()
+            else:
+                rows = _read(on_disk, wanted)
+            found |= {n: part.to(self._device, non_blocking=True) for n, part in rows.items()}
+        return found
+
+
+def _read(on_disk: dict[_Stored, ShardRows], index: Tensor) -> _Rows:
+    return {name: rows.read(index) for name, rows in on_disk.items()}
 
 
 def numbers(pairs: PairSet) -> int:
@@ -144,8 +161,8 @@ def numbers(pairs: PairSet) -> int:
 
 
 def fits(pairs: PairSet, device: torch.device) -> bool:
-    """Whether x1 of a set is kept in the device's memory."""
+    """Whether what is stored of a set is kept in the device's memory."""
     limit = float(CPU_BYTES)
     if device.type == "cuda":
         limit = CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
-    return 2 * numbers(pairs) <= limit
+    return (6 if pairs.noise == "stored" else 2) * numbers(pairs) <= limit

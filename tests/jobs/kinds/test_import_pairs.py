@@ -33,8 +33,9 @@ def spec(path, **changes):
     return ImportPairs(path=str(path), **{"shard_size": 4, **changes})
 
 
-def test_pairs_come_back_as_they_were_written(tmp_path, run_job, store, monkeypatch):
-    monkeypatch.setattr(pair_source, "CACHE_BYTES", 0)
+@pytest.mark.parametrize("in_memory", [0, 2**30], ids=["on disk", "in memory"])
+def test_pairs_come_back_as_they_were_written(tmp_path, run_job, store, monkeypatch, in_memory):
+    monkeypatch.setattr(pair_source, "CPU_BYTES", in_memory)
     written = write(tmp_path / "pairs", labels=np.eye(3)[RNG.integers(0, 3, 10)])
     asked = spec(tmp_path / "pairs", flip_valid=True)
     pairs = run_job(asked)
@@ -43,7 +44,9 @@ def test_pairs_come_back_as_they_were_written(tmp_path, run_job, store, monkeypa
     assert pairs.flip_valid
     assert sum(pairs.label_counts) == 10
     index = torch.tensor([9, 0, 4, 4])
-    x0, x1, label = PairSource(store, pairs, CPU).batch(index)
+    source = PairSource(store, pairs, CPU)
+    source.read_ahead(index)
+    x0, x1, label = source.batch(index)
     assert torch.equal(x0, torch.from_numpy(written["z0"])[index])
     assert torch.equal(x1, torch.from_numpy(written["z1"].astype(np.float16))[index].float())
     assert torch.equal(label, torch.from_numpy(written["label"]).argmax(1)[index])
