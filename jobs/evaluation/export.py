@@ -10,7 +10,7 @@ from jobs.base.errors import UserError
 from jobs.evaluation.sampling import open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.storage.store import Store
-from jobs.storage.tensors import to_uint8
+from models.pixels import to_uint8
 from models.solvers.spec import EulerSpec
 
 BATCH = 256

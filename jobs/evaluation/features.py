@@ -9,10 +9,10 @@ from torch import Tensor
 from jobs.base.artifacts import FeatureNet
 from jobs.evaluation.onnx_features import open_onnx
 from jobs.storage.store import Store
-from jobs.storage.tensors import to_float
 from jobs.storage.weights import load_weights
 from models.networks.classifier.spec import ClassifierSpec
 from models.perceptual.inception import Inception
+from models.pixels import to_float
 
 FEATURE_BATCH = 100
 """Images that go through a network at once: 100 of Inception's need about 2 GB."""

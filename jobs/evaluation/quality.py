@@ -25,11 +25,10 @@ from jobs.base.refs import Ref
 from jobs.base.solver import fitted_solver
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.reference import measure_real, nearest_candidates
-from jobs.evaluation.sampling import Sampler, describe_solver, open_sampler, takes_solver
+from jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.evaluation.statistics_file import read_statistics
 from jobs.evaluation.subsets import by_labels
-from jobs.storage.tensors import to_float, to_uint8
 from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
 from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
 from models.metrics.kernel import kernel_distance
@@ -37,7 +36,9 @@ from models.metrics.nearest import nearest_distance
 from models.metrics.precision_recall import precision_recall
 from models.metrics.straightness import straightness
 from models.networks.registry import parse_network
+from models.pixels import to_float, to_uint8
 from models.routing import RoutedFlow
+from models.sampling import Sampler
 from models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100

@@ -14,11 +14,12 @@ from torch import Tensor
 from jobs.base.artifacts import Dataset, FeatureNet
 from jobs.evaluation.features import Features
 from jobs.storage.store import Store
-from jobs.storage.tensors import image_batches, load_images, to_float
+from jobs.storage.tensors import image_batches, load_images
 from models import counter_random
 from models.counter_random import Stream
 from models.metrics.frechet import GaussianStatistics, RunningStatistics
 from models.metrics.nearest import own_distance
+from models.pixels import to_float
 
 FLOOR_SEED = 0
 BATCH = 1000

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from jobs.storage.tensors import to_uint8
+from models.pixels import to_uint8
 
 SMALLEST_TILE_PX = 32
 GAP_PX = 2

@@ -5,7 +5,7 @@ from torch import nn
 
 from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from jobs.storage.weights import load_weights
 from models.engine import choose_engine
 from models.flows.analytic import AnalyticFlow
@@ -13,6 +13,7 @@ from models.flows.flow import Flow as RunnableFlow
 from models.flows.flow import NetworkFlow
 from models.flows.make import make_flow
 from models.networks.registry import parse_network
+from models.pixels import to_float
 from models.precision import Precision
 from models.routing import RoutedFlow
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from jobs.base.artifacts import Dataset
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
-from jobs.storage.tensors import to_float
 from models.networks.classifier.spec import ClassifierSpec
+from models.pixels import to_float
 
 PROGRESS_EVERY = 50
 

@@ -10,13 +10,13 @@ from jobs.base.seeds import derive_seed
 from jobs.evaluation.features import Features, open_features
 from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
-from jobs.storage.tensors import to_float, to_uint8
 from models import counter_random
 from models.counter_random import Stream
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.metrics.frechet import GaussianStatistics, frechet_distance
 from models.metrics.sliced_wasserstein import sliced_wasserstein
+from models.pixels import to_float, to_uint8
 from models.spec import ImageShape
 
 BATCH = 250

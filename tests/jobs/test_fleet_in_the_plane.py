@@ -17,8 +17,9 @@ from jobs.kinds.assemble_fleet import AssembleFleet
 from jobs.kinds.match_distribution import MatchDistribution
 from jobs.kinds.match_teacher import MatchTeacher
 from jobs.kinds.partition import SplitConditions
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from models.metrics.sliced_wasserstein import sliced_wasserstein
+from models.pixels import to_float
 from models.spec import ImageShape
 
 CPU = torch.device("cpu")

@@ -14,7 +14,6 @@ from jobs.base.seeds import derive_seed
 from jobs.storage.flows import open_flow
 from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
-from jobs.storage.tensors import to_float
 from jobs.training.distances import ImageDistance
 from jobs.training.draws import Draws, mirror
 from jobs.training.judge import Judge
@@ -27,6 +26,7 @@ from models.flows.distance import squared_distance
 from models.flows.matching import matching_gradient, matching_loss
 from models.flows.path import interpolate, path_velocity
 from models.flows.spec import AdversarialSpec, UniformTime
+from models.pixels import to_float
 from models.spec import ImageShape
 
 

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from jobs.base.artifacts import Dataset
 from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from jobs.training.draws import Draws, mirror
 from jobs.training.objective import Objective, Share
 from models.flows.losses import flow_matching_loss
 from models.flows.spec import TimeDensity
+from models.pixels import to_float
 
 
 @dataclass

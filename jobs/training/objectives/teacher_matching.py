@@ -8,11 +8,11 @@ from jobs.base.artifacts import Dataset, Flow
 from jobs.storage.flows import open_flow
 from jobs.storage.part_images import load_part
 from jobs.storage.store import Store
-from jobs.storage.tensors import to_float
 from jobs.training.draws import Draws, mirror
 from jobs.training.objective import Objective, Share
 from models.flows.losses import teacher_matching_loss
 from models.flows.spec import TimeDensity
+from models.pixels import to_float
 
 
 @dataclass

@@ -8,7 +8,7 @@ from jobs.base.errors import DamagedArtifact, UserError
 from jobs.evaluation import export
 from jobs.evaluation.export import write_samples
 from jobs.evaluation.sampling import open_sampler
-from jobs.storage.tensors import to_uint8
+from models.pixels import to_uint8
 from models.solvers.spec import EulerSpec
 
 CPU = torch.device("cpu")

@@ -14,10 +14,11 @@ from jobs.evaluation.features import open_features
 from jobs.evaluation.quality import measure
 from jobs.evaluation.sampling import open_sampler
 from jobs.kinds.evaluate import Evaluate
-from jobs.storage.tensors import load_dataset_tensors, to_uint8
+from jobs.storage.tensors import load_dataset_tensors
 from models.metrics.frechet import GaussianStatistics, frechet_distance
 from models.metrics.nearest import nearest_distance
 from models.networks.classifier.spec import ClassifierSpec
+from models.pixels import to_uint8
 from models.solvers.spec import EulerSpec, RK45Spec
 
 CPU = torch.device("cpu")
@@ -149,9 +150,7 @@ def test_recall_is_of_the_whole_data_even_if_it_is_sorted():
 
 def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_model, monkeypatch):
     data = make_dataset(count=20)
-    monkeypatch.setattr(
-        "jobs.evaluation.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan
-    )
+    monkeypatch.setattr("models.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan)
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         evaluate(make_model(Generator), data, samples=30)
 

@@ -5,11 +5,12 @@ from jobs.base.artifacts import FeatureNet
 from jobs.evaluation import reference
 from jobs.evaluation.features import Features
 from jobs.evaluation.reference import measure_real
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from models import counter_random
 from models.counter_random import Stream
 from models.metrics.frechet import GaussianStatistics
 from models.metrics.nearest import memorisation
+from models.pixels import to_float
 
 NET = FeatureNet(id="net", dimensions=3)
 

@@ -5,9 +5,10 @@ from jobs.base.artifacts import Flow, Generator
 from jobs.base.errors import UserError
 from jobs.evaluation.sampling import describe_solver, open_sampler
 from jobs.storage.flows import open_flow, open_network
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from models import counter_random
 from models.counter_random import Stream
+from models.pixels import to_float
 from models.solvers.base import solve
 from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
 

@@ -7,9 +7,10 @@ from jobs.base.cluster import Cluster, Needs
 from jobs.base.facts import Facts
 from jobs.kinds.generate_pairs import GeneratePairs
 from jobs.pairs.shards import read_pairs
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from models.counter_random import GENERATOR_VERSION
 from models.flows.parameterisation import EDMSchedule, Parameterisation
+from models.pixels import to_float
 from models.spec import ImageShape
 
 PLAIN = ImageShape(channels=1, size=4)

@@ -9,8 +9,9 @@ from jobs.base.keys import job_key
 from jobs.evaluation.features import open_features
 from jobs.kinds.import_features import ImportFeatures
 from jobs.kinds.load_dataset import LoadDataset
-from jobs.storage.tensors import image_batches, load_dataset_tensors, to_float
+from jobs.storage.tensors import image_batches, load_dataset_tensors
 from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.pixels import to_float
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -14,7 +14,8 @@ from jobs.kinds.train_step_policy import TrainStepPolicy
 from jobs.pairs.shards import read_pairs
 from jobs.stepping import train
 from jobs.storage.policies import flow_problem, open_policy
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
+from models.pixels import to_float
 from models.spec import ImageShape
 from models.stepping.rollout import play
 from models.stepping.three_body_environment import ThreeBodyEnvironment

@@ -22,7 +22,8 @@ from jobs.pairs.shards import (
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.flows import open_flow
 from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
+from models.pixels import to_float
 from models.solvers.base import solve
 from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
 

@@ -5,9 +5,10 @@ from jobs.base.artifacts import Generator
 from jobs.base.errors import DamagedArtifact, UserError
 from jobs.storage.flows import open_flow, open_network
 from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from models.flows.analytic import AnalyticFlow
 from models.flows.flow import NetworkFlow
+from models.pixels import to_float
 
 CPU = torch.device("cpu")
 

@@ -3,11 +3,12 @@ import pickle
 import pytest
 import torch
 
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from jobs.training.draws import Draws, mirror
 from jobs.training.objectives import flow_matching
 from jobs.training.objectives.flow_matching import FlowMatching
 from models.flows.spec import UniformTime
+from models.pixels import to_float
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from torch.nn import functional
 
 from jobs.base.errors import UserError
 from jobs.storage.flows import open_flow
-from jobs.storage.tensors import load_dataset_tensors, to_float
+from jobs.storage.tensors import load_dataset_tensors
 from jobs.training.draws import Draws
 from jobs.training.objectives.teacher_matching import TeacherMatching
 from models.flows.path import interpolate
 from models.flows.spec import UniformTime
+from models.pixels import to_float
 
 CPU = torch.device("cpu")
 SEED = 5

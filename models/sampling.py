@@ -1,0 +1,76 @@
+"""Samples of a model as functions of (seed, number): flows by a solver, generators in one step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models import counter_random
+from models.counter_random import Stream
+from models.flows.flow import Flow
+from models.flows.losses import one_step_velocity
+from models.solvers.base import solve
+from models.solvers.spec import SolverSpec
+from models.spec import ImageShape
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A batch of samples."""
+
+    images: Tensor
+    """float32 (B, C, H, W), not clipped."""
+    labels: Tensor | None
+    nfe: Tensor
+    """Network evaluations of each sample, (B,)."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A model on a device, ready to draw.
+
+    Args:
+        flow: its velocity.
+        solver: how a flow is followed; None = in one step (a generator).
+        label_counts: label marginal; () if unconditional.
+        device: where it computes.
+    """
+
+    flow: Flow
+    solver: SolverSpec | None
+    label_counts: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def image(self) -> ImageShape:
+        """Shape of the images."""
+        return self.flow.image
+
+    def noise(self, seed: int, index: Tensor) -> Tensor:
+        """x0 of the samples `index`, float32 (B, C, H, W): the same for every model of a shape."""
+        shape = (self.image.channels, self.image.size, self.image.size)
+        return counter_random.normal(seed, Stream.SAMPLE_NOISE, index, shape)
+
+    def labels(self, seed: int, index: Tensor) -> Tensor | None:
+        """Labels of the samples `index` from the marginal; None if unconditional."""
+        if not self.label_counts:
+            return None
+        return counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, self.label_counts)
+
+    @torch.no_grad()
+    def generate(self, x0: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images of noise, and the network evaluations of each."""
+        if self.solver is None:
+            images = x0 + one_step_velocity(self.flow, x0, label)
+            return images, torch.ones(len(x0), dtype=torch.int64)
+        solution = solve(self.solver, self.flow, x0, label)
+        return solution.x1, solution.nfe
+
+    def draw(self, seed: int, count: int, batch_size: int, first: int = 0) -> Iterator[Samples]:
+        """`count` samples of a seed from number `first` on, in batches."""
+        numbers = torch.arange(first, first + count, device=self.device)
+        for index in torch.split(numbers, batch_size):
+            label = self.labels(seed, index)
+            images, nfe = self.generate(self.noise(seed, index), label)
+            yield Samples(images, label, nfe)
