@@ -1,9 +1,17 @@
-"""One-step generators: an image from noise in one network evaluation."""
+"""One-step generators, and models of any kind that `slimctl export` wrote to a folder."""
 
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
+from models.model_folder import ModelDescription, open_model_folder, read_description
+from models.pixels import to_uint8
+from models.sampling import Sampler
 from models.shapes import Float, Int, Tensor
 from models.spec import ImageShape
 
@@ -40,3 +48,67 @@ class OneStepGenerator(nn.Module):
         """The same as `generate`, for hooks, exporters and profilers."""
         images: Tensor = self.generate(x0, label)
         return images
+
+
+class LoadedGenerator:
+    """A model from a folder: images by number and seed, the same as `slimctl sample` draws.
+
+    Attributes:
+        description: what it is.
+        sampler: draws float images, and those of given noise.
+    """
+
+    def __init__(self, description: ModelDescription, sampler: Sampler) -> None:
+        self.description = description
+        self.sampler = sampler
+
+    def __call__(
+        self,
+        n: int,
+        *,
+        label: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int = 256,
+    ) -> NDArray[np.uint8]:
+        """Draws images.
+
+        Args:
+            n: how many.
+            label: class of every image; None = the data's mix.
+            seed: of noise and labels; image i of a seed is the same whatever n is.
+            first: number of the first image.
+            batch_size: images made at once; changes memory and time only.
+
+        Returns:
+            uint8 (n, H, W, C).
+
+        Raises:
+            ValueError: n or batch_size is below 1, or there is no such class.
+        """
+        known = self.sampler.classes()
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n is {n} and batch_size {batch_size}: both must be at least 1")
+        if label is not None and label not in known:
+            listed = ", ".join(map(str, known)) if known else "none: it is unconditional"
+            raise ValueError(f"there is no class {label}; the classes are {listed}")
+        drawn = self.sampler.draw(seed, n, batch_size, first, label)
+        pixels = torch.cat([to_uint8(one.images).cpu() for one in drawn])
+        made: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        return made
+
+
+def load_generator(folder: str | Path, device: str = "cpu") -> LoadedGenerator:
+    """Opens a folder that `slimctl export MODEL --to safetensors` made.
+
+    Needs torch, numpy, safetensors and pydantic, and of this project only the package `models`.
+
+    Args:
+        folder: with `model.json` and its weights.
+        device: where to compute: `cpu`, `cuda`, ...
+
+    Raises:
+        ModelFolderError: the folder holds no whole model; says what is wrong with it.
+    """
+    path = Path(folder)
+    return LoadedGenerator(read_description(path), open_model_folder(path, torch.device(device)))

@@ -67,10 +67,26 @@ class Sampler:
         solution = solve(self.solver, self.flow, x0, label)
         return solution.x1, solution.nfe
 
-    def draw(self, seed: int, count: int, batch_size: int, first: int = 0) -> Iterator[Samples]:
-        """`count` samples of a seed from number `first` on, in batches."""
+    def draw(
+        self, seed: int, count: int, batch_size: int, first: int = 0, label: int | None = None
+    ) -> Iterator[Samples]:
+        """`count` samples of a seed from number `first` on, in batches.
+
+        Args:
+            seed: of noise and labels.
+            count: number of samples.
+            batch_size: samples made at once.
+            first: number of the first sample.
+            label: class of every sample; None = the data's mix.
+        """
         numbers = torch.arange(first, first + count, device=self.device)
         for index in torch.split(numbers, batch_size):
-            label = self.labels(seed, index)
-            images, nfe = self.generate(self.noise(seed, index), label)
-            yield Samples(images, label, nfe)
+            labels = self.labels(seed, index)
+            if labels is not None and label is not None:
+                labels = torch.full_like(labels, label)
+            images, nfe = self.generate(self.noise(seed, index), labels)
+            yield Samples(images, labels, nfe)
+
+    def classes(self) -> list[int]:
+        """Classes that can be drawn, rising; none if unconditional."""
+        return [label for label, count in enumerate(self.label_counts) if count]

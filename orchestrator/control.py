@@ -166,7 +166,7 @@ def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> Run
         _end_actors(status, address)
     log = EventLog(store.blobs, run)
     for name, job in status.jobs.items():
-        if job.state in ("waiting", "running"):
+        if job.state in ("waiting", "running", "interrupted"):
             log.add("job_cancelled", name)
     log.add("run_ended", state="cancelled")
     log.flush()
@@ -192,7 +192,7 @@ def _end_actors(status: RunStatus, address: str) -> None:
         import ray
 
         for job in status.jobs.values():
-            if job.state == "running":
+            if job.state in ("running", "interrupted"):
                 with contextlib.suppress(ValueError, ray.exceptions.RayError):
                     ray.kill(ray.get_actor(job_actor_name(job.artifact), namespace=NAMESPACE))
                 free_placement(job.artifact)

@@ -28,12 +28,14 @@ class Estimate:
         due: jobs that the plan runs.
         tflops: assumed rate of a GPU.
         unknown: jobs that cost something that is not known before they run.
+        uncounted: jobs that cost much and whose kind gives no figure, such as a sweep.
     """
 
     work: Mapping[str, Work]
     due: frozenset[str]
     tflops: float
     unknown: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     def pflop(self, job: str) -> float | None:
         """1e15 operations of a job; None if they are not known."""
@@ -65,6 +67,8 @@ class Estimate:
                 said.setdefault(line, []).append(job)
         if self.unknown:
             said["not counted, as their networks or images are not known yet"] = [*self.unknown]
+        if self.uncounted:
+            said["not counted, as their kinds give no figure"] = [*self.uncounted]
         return [f"{line} ({', '.join(jobs)})" for line, jobs in said.items()]
 
 
@@ -94,6 +98,7 @@ def estimate(
     """
     work: dict[str, Work] = {}
     unknown: list[str] = []
+    uncounted: list[str] = []
     for name in graph.order:
         inputs = {field: facts[source] for field, source in graph.edges[name]}
         spec = pipeline.specs[name]
@@ -102,8 +107,10 @@ def estimate(
             work[name] = found
         elif type(spec).work is not JobSpec.work:
             unknown.append(name)
+        elif spec.placed() == "own":
+            uncounted.append(name)
     due = frozenset(job.name for job in plan.jobs if job.action != "reuse")
-    return Estimate(work, due, tflops, tuple(unknown))
+    return Estimate(work, due, tflops, tuple(unknown), tuple(uncounted))
 
 
 def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:

@@ -197,8 +197,12 @@ def field_mistake(job: str, error: FieldError) -> Mistake:
     what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
     told = what.startswith(error.field.rpartition(".")[2])
     what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
+    fix = error.fix or fix
     missing = isinstance(error, MissingFile)
-    return Mistake(path, what, error.fix or fix, missing_file=missing)
+    if missing:
+        option = f"--set {'.'.join(map(str, path))}=PATH"
+        fix = f"{fix}; or say where it is with {option}" if fix else f"say where it is: {option}"
+    return Mistake(path, what, fix, missing_file=missing)
 
 
 def known_facts(pipeline: "Pipeline", graph: Graph) -> dict[str, Facts]:

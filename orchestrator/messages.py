@@ -110,7 +110,16 @@ def _holds(here: Any, part: str | int) -> bool:
 
 
 def _best_alternatives(errors: list[_Error]) -> list[_Error]:
-    """Of a union's alternatives those that fit the value furthest down."""
+    """Of a union's alternatives those that fit the value furthest down.
+
+    A mapping with a `kind` that does not exist was meant for the alternatives that have kinds.
+    """
+    misnamed = {one.union for one in errors if one.details["type"] == "union_tag_invalid"}
+    errors = [
+        one
+        for one in errors
+        if one.union not in misnamed - {None} or one.details["type"] == "union_tag_invalid"
+    ]
     depth: dict[Path, int] = {}
     for one in errors:
         if one.union is not None:

@@ -12,7 +12,7 @@ from jobs.storage.blobs import Blobs
 from jobs.storage.lock import host_name, process_is_gone
 from jobs.storage.sealed import seal, unseal
 from orchestrator.events import LogRead, read_log
-from orchestrator.status import RunStatus, fold
+from orchestrator.status import RunStatus, fold, interrupt
 
 LEASE_EVERY_S = 5.0
 LEASE_VALID_S = 30.0
@@ -115,7 +115,7 @@ def read_run(blobs: Blobs, run: str) -> tuple[RunStatus, LogRead]:
     log = read_log(blobs, run)
     status = fold(run, log.events)
     if status.state == "running" and not is_alive(blobs, run):
-        status.state = "interrupted"
+        interrupt(status, max((event.time for event in log.events), default=0.0))
     return status, log
 
 
@@ -125,7 +125,12 @@ def read_status(blobs: Blobs, run: str) -> RunStatus:
 
 
 def find_run(blobs: Blobs, name: str | None) -> str:
-    """The run meant by a name: its id, an unambiguous prefix of it, or None for the latest.
+    """The run meant by a name; None is the latest.
+
+    Args:
+        blobs: of the storage.
+        name: a run's id or an unambiguous beginning of it, or the name of a pipeline, which means
+            its latest run.
 
     Raises:
         UserError: there is no such run, or more than one.
@@ -137,6 +142,9 @@ def find_run(blobs: Blobs, name: str | None) -> str:
         return runs[-1]
     if name in runs:
         return name
+    of_pipeline = [run for run in runs if run.rsplit("-", 3)[0] == name]
+    if of_pipeline:
+        return of_pipeline[-1]
     matches = [run for run in runs if run.startswith(name)]
     if len(matches) == 1:
         return matches[0]

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator.events import Event
 
-JobState = Literal["waiting", "running", "done", "reused", "failed", "blocked", "cancelled"]
+JobState = Literal[
+    "waiting", "running", "interrupted", "done", "reused", "failed", "blocked", "cancelled"
+]
 RunState = Literal["running", "done", "failed", "cancelled", "interrupted"]
 FINAL: frozenset[str] = frozenset({"done", "reused", "failed", "blocked", "cancelled"})
 RATE_WINDOW = 20
@@ -117,6 +119,19 @@ def _apply_run(status: RunStatus, event: Event) -> None:
         status.state, status.ended = details["state"], event.time
     elif event.name in ("warning", "log"):
         status.message = details["message"]
+
+
+def interrupt(status: RunStatus, last: float) -> None:
+    """Marks a run whose supervisor is gone: nothing of it runs any more.
+
+    Args:
+        status: of a run that did not end.
+        last: Unix time of the last thing known of it, s.
+    """
+    status.state = "interrupted"
+    for job in status.jobs.values():
+        if job.state == "running":
+            job.state, job.ended = "interrupted", max(last, job.started or 0.0)
 
 
 def _to_do_again(job: JobStatus) -> JobStatus:

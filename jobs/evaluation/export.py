@@ -14,6 +14,7 @@ from models.pixels import to_uint8
 from models.solvers.spec import EulerSpec
 
 BATCH = 256
+FLOW_STEPS = 50
 
 
 def write_samples(
@@ -24,7 +25,7 @@ def write_samples(
     count: int,
     seed: int,
     label: int | None = None,
-    nfe: int = 50,
+    nfe: int | None = None,
 ) -> None:
     """Draws samples 0..count-1 of a seed and writes them.
 
@@ -36,7 +37,7 @@ def write_samples(
         count: number of samples.
         seed: of noise and labels.
         label: class of every sample; None = the data's mix.
-        nfe: Euler steps of a flow; a generator takes one.
+        nfe: Euler steps of a flow, None = 50; a generator takes no number, but 1.
 
     Raises:
         UserError: not a model, no such class, or an unknown kind of file.
@@ -51,16 +52,15 @@ def write_samples(
     if output.suffix not in (".npz", ".png"):
         raise UserError(str(output), "ends in neither .npz nor .png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    solver = EulerSpec(steps=nfe) if takes_solver(handle) else None
+    if not takes_solver(handle) and nfe not in (None, 1):
+        raise UserError(artifact, f"makes images in one step, not {nfe}", "leave out --nfe")
+    solver = EulerSpec(steps=nfe or FLOW_STEPS) if takes_solver(handle) else None
     sampler = open_sampler(store, handle, solver, device)
     images, labels = [], []
-    for index in torch.split(torch.arange(count, device=device), BATCH):
-        chosen = sampler.labels(seed, index)
-        if chosen is not None and label is not None:
-            chosen = torch.full_like(chosen, label)
-        made, _ = sampler.generate(sampler.noise(seed, index), chosen)
-        images.append(made.float().cpu())
-        labels.append(torch.full((len(index),), -1) if chosen is None else chosen.cpu())
+    for made in sampler.draw(seed, count, BATCH, label=label):
+        images.append(made.images.float().cpu())
+        unknown = torch.full((len(made.images),), -1)
+        labels.append(unknown if made.labels is None else made.labels.cpu())
     pixels = torch.cat(images)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".png":

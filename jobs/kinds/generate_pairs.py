@@ -69,6 +69,9 @@ class GeneratePairs(SeededJobSpec):
         needs = self.needs(context.cluster)
         most = self.actors.max if isinstance(self.actors, Range) else 0
         actors = most or int(needs.cpus + needs.gpus)
+        whole = -(-self.count // self.shard_size) * self.shard_size
+        if whole >= 2 * self.count:
+            context.log(f"shards are made whole: {whole} pairs for {self.count}; lower shard_size")
         records = generate(context, recipe, self.count, actors)
         made = len(records) * self.shard_size
         return PairSet(
@@ -171,8 +174,12 @@ class GeneratePairs(SeededJobSpec):
         nfe, assumed = asked_nfe(self.solver, inputs)
         if nfe is None:
             return None
-        flop = FORWARD * size.macs * nfe * self.count
-        return Work(size.parameters, size.macs, flop, (assumed,) if assumed else ())
+        made = -(-self.count // self.shard_size) * self.shard_size
+        flop = FORWARD * size.macs * nfe * made
+        said = [assumed] if assumed else []
+        if made >= 2 * self.count:
+            said.append(f"{made:,} pairs for {self.count:,}: shards are made whole (shard_size)")
+        return Work(size.parameters, size.macs, flop, tuple(said))
 
 
 def _method(solver: SolverSpec | StepGrid | StepPolicy) -> SolverSpec | StepPolicy:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, MissingFile
 from jobs.base.outside_file import PublishedFile, require_checksum, require_file
 from jobs.base.spec import BY_CONTENT
 from models.flows.spec import HuberDistance, L2Distance
@@ -94,8 +94,15 @@ def require_weights(distance: ImageDistance, facts: Facts) -> None:
     Raises:
         MissingFile: it says what to fetch and where to put it.
     """
+    missing = []
     for field, path, published in weight_files(distance):
-        require_file(path, f"distance.{field}", published, facts)
+        try:
+            require_file(path, f"distance.{field}", published, facts)
+        except MissingFile as error:
+            missing.append(error)
+    if missing:
+        what = "; ".join(one.what for one in missing)
+        raise MissingFile(missing[0].field, what, "; ".join(one.fix for one in missing), facts)
 
 
 def check_distance(distance: ImageDistance, image: ImageShape | None) -> None:

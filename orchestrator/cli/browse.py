@@ -35,6 +35,9 @@ def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = Fals
 
     store = open_store(storage)
     name, slash, group = (run or "").partition("/")
+    if run is None and not as_json and not run_ids(store.blobs):
+        typer.echo(f"{store.uri}: no runs yet\n  start one: slimctl submit FILE", err=True)
+        return
     names = run_ids(store.blobs) if run is None else [find_run(store.blobs, name or None)]
     found = [read_run(store.blobs, name) for name in names]
     if run is None:

@@ -57,11 +57,13 @@ def compare(
         from orchestrator.comparison.plot import save_plot
 
         save_plot(comparison, plot)
-    writers = {Form.md: as_markdown, Form.csv: as_csv, Form.latex: as_latex}
     if as_json:
         typer.echo(json.dumps(plain(comparison), indent=1))
+    elif form == Form.csv:
+        typer.echo(as_csv(comparison), nl=False)
     elif form:
-        typer.echo(writers[form](*table(comparison, protocol=True)), nl=False)
+        write = as_markdown if form == Form.md else as_latex
+        typer.echo(write(*table(comparison, protocol=True)), nl=False)
     else:
         from orchestrator.cli.tables import print_table
         from orchestrator.comparison.table import notes

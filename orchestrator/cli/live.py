@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PLAIN_PROGRESS_S = 10.0
 MARKS = {
     "waiting": ("·", "dim"),
+    "interrupted": ("‖", "yellow"),
     "running": ("▶", "cyan"),
     "done": ("✓", "green"),
     "reused": ("=", "green"),
@@ -27,7 +28,7 @@ MARKS = {
     "blocked": ("∅", "yellow"),
     "cancelled": ("∅", "yellow"),
 }
-URGENCY = ("running", "failed", "blocked", "cancelled", "waiting", "done", "reused")
+URGENCY = ("running", "failed", "blocked", "cancelled", "interrupted", "waiting", "done", "reused")
 """States in the order in which their jobs are kept where the terminal has too few lines."""
 WIDE = 100
 """Columns from which a terminal has room for the kinds and for bars."""
@@ -175,7 +176,7 @@ def _cells_together(
 def _cells(job: JobStatus, now: float, bar_width: int) -> tuple[str, str, str, str]:
     """Progress, rate, measured numbers and time of a job."""
     seconds = job.seconds(now)
-    time_text = clock(seconds) if job.state in ("running", "done", "failed") else ""
+    time_text = clock(seconds) if job.state in ("running", "interrupted", "done", "failed") else ""
     if job.state != "running" or not job.total:
         return ("", "", job.message if job.state in ("failed", "blocked") else "", time_text)
     rate, eta = job.rate(), job.eta_s()

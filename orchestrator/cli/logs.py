@@ -25,7 +25,9 @@ def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Stor
     from orchestrator.runs import find_run, read_run
 
     store = open_store(storage)
-    name = find_run(store.blobs, run)
+    run_name, slash, of_run = (run or "").partition("/")
+    job = of_run if slash else job
+    name = find_run(store.blobs, run_name or None)
     told = 0
     while True:
         state, log = read_run(store.blobs, name)

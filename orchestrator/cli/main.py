@@ -8,7 +8,17 @@ import sys
 import typer
 
 from jobs.base.errors import SlimError, UserError
-from orchestrator.cli import browse, comparing, control, listing, logs, run, sampling, upkeep
+from orchestrator.cli import (
+    browse,
+    comparing,
+    control,
+    listing,
+    logs,
+    run,
+    sampling,
+    shipping,
+    upkeep,
+)
 
 app = typer.Typer(
     name="slimctl",
@@ -32,6 +42,7 @@ for verb in (
     upkeep.gc,
     upkeep.doctor,
     sampling.sample,
+    shipping.export,
     listing.kinds,
     listing.presets,
     listing.schema,

@@ -14,7 +14,9 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of noise and labels.")] = 0,
     label: Annotated[int | None, typer.Option(min=0, help="Class; else the data's mix.")] = None,
-    nfe: Annotated[int, typer.Option(min=1, help="Euler steps of a flow.")] = 50,
+    nfe: Annotated[
+        int | None, typer.Option(min=1, help="Euler steps of a flow; else 50.", show_default=False)
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .png or .npz file.")] = Path(
         "samples.png"
     ),

@@ -134,10 +134,30 @@ def _in_markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace("*", "\\*")
 
 
-def as_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as comma-separated values."""
+def as_csv(comparison: Comparison) -> str:
+    """A comparison as comma-separated values, numbers in full; `_half` is half the interval."""
+    devices = sorted({device for row in comparison.rows for device in row.hours})
+    pooled = [name for name in MEASURED if any(row.numbers[name].half for row in comparison.rows)]
+    measured = [
+        one for name in MEASURED for one in ([name, f"{name}_half"][: 1 + (name in pooled)])
+    ]
+    head = ["front", "name", "state", *comparison.differing, "solver", *measured, "seeds"]
+    head += [*(f"{device}_hours" for device in devices), "fid_protocol"]
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([["front", *head[1:]], *rows])
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for row in comparison.rows:
+        cells: list[Any] = [int(row.front), row.name, "done"]
+        cells += [_setting(row.settings.get(name, ...)) for name in comparison.differing]
+        cells.append(row.results[0].report.solver)
+        for name in MEASURED:
+            number = row.numbers[name]
+            cells += [number.mean, number.half][: 1 + (name in pooled)]
+        cells.append(len(row.results))
+        cells += [row.hours.get(device, 0.0) for device in devices]
+        writer.writerow([*cells, protocol_text(comparison.protocol)])
+    for one in comparison.missing:
+        writer.writerow([0, one.job, one.state, *[""] * (len(head) - 3)])
     return out.getvalue()
 
 

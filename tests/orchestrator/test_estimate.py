@@ -33,7 +33,7 @@ def test_jobs_and_totals_add_up(found):
     assert jobs["data"]["pflop"] is None
     macs = jobs["teacher"]["macs"]
     assert jobs["teacher"]["pflop"] == pytest.approx(6 * macs * 10 * 128 / 1e15)
-    assert jobs["pairs"]["pflop"] == pytest.approx(2 * macs * 127 * 100 / 1e15)
+    assert jobs["pairs"]["pflop"] == pytest.approx(2 * macs * 127 * 1000 / 1e15)
     total = sum(job["pflop"] or 0 for job in data["jobs"])
     assert data["estimate"]["pflop"] == pytest.approx(total)
     assert data["estimate"]["gpu_hours"] == pytest.approx(total * 1e15 / 2e12 / 3600)
@@ -41,7 +41,11 @@ def test_jobs_and_totals_add_up(found):
     assert sum(job["gpu_hours"] or 0 for job in data["jobs"]) == pytest.approx(
         data["estimate"]["gpu_hours"]
     )
-    assert estimated.assumptions() == ["rk45 at 1e-05 takes 127 evaluations a sample (pairs, more)"]
+    assert estimated.assumptions() == [
+        "rk45 at 1e-05 takes 127 evaluations a sample (pairs, more)",
+        "1,000 pairs for 100: shards are made whole (shard_size) (pairs)",
+        "1,000 pairs for 50: shards are made whole (shard_size) (more)",
+    ]
 
 
 def test_what_is_there_costs_nothing_again():

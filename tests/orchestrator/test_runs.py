@@ -77,6 +77,18 @@ def test_a_run_with_a_stale_lease_is_interrupted(blobs, monkeypatch):
     assert read_status(blobs, OLD).state == "interrupted"
 
 
+def test_nothing_of_an_interrupted_run_is_running(blobs):
+    log = EventLog(blobs, OLD)
+    jobs = {name: {"kind": "distill", "key": "k", "artifact": f"a-{name}"} for name in "ab"}
+    log.add("run_started", name="digits", jobs=jobs, tracking=None)
+    log.add("job_started", "a", attempt=1)
+    log.flush()
+    status = read_status(blobs, OLD)
+    assert (status.state, status.ended) == ("interrupted", None)
+    assert (status.jobs["a"].state, status.jobs["b"].state) == ("interrupted", "waiting")
+    assert status.jobs["a"].ended is not None
+
+
 @pytest.mark.parametrize("lease", [None, b"", b"{", b"[]", b"{}", b'{"time": null}', b"\xff"])
 def test_a_lease_that_cannot_be_read_is_none(blobs, lease):
     start(blobs, OLD)
@@ -97,7 +109,14 @@ def test_the_lease_outlives_a_few_missed_beats():
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [(None, NEW), (OLD, OLD), ("abc", OTHER), ("digits-20260102", NEW), ("digits-20260101", OLD)],
+    [
+        (None, NEW),
+        (OLD, OLD),
+        ("abc", OTHER),
+        ("digits", NEW),
+        ("digits-20260102", NEW),
+        ("digits-20260101", OLD),
+    ],
 )
 def test_a_run_is_found_by_what_names_it(three, name, found):
     assert find_run(three, name) == found
@@ -115,8 +134,8 @@ def told(blobs: LocalBlobs, name: str | None) -> str:
 
 
 def test_an_ambiguous_beginning_is_refused(three):
-    text = told(three, "digits")
-    assert "'digits' means 2 runs" in text
+    text = told(three, "digits-")
+    assert "'digits-' means 2 runs" in text
     assert OLD in text
     assert NEW in text
     assert "type more of it" in text

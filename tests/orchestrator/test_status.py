@@ -80,7 +80,7 @@ def test_every_way_to_end_has_its_event(state):
 
 
 def test_the_states_are_these():
-    assert set(get_args(JobState)) == FINAL | {"waiting", "running"}
+    assert set(get_args(JobState)) == FINAL | {"waiting", "running", "interrupted"}
 
 
 def test_a_failure_is_told_whole():

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 
 
 def write(store, model, path, **changes):
-    write_samples(store, model.id, path, **{"count": 7, "seed": 3, "nfe": 4} | changes)
+    nfe = None if isinstance(model, Generator) else 4
+    write_samples(store, model.id, path, **{"count": 7, "seed": 3, "nfe": nfe} | changes)
 
 
 def test_samples_of_a_flow_as_arrays(store, make_model, tmp_path, monkeypatch):
@@ -36,6 +37,12 @@ def test_samples_of_a_flow_as_arrays(store, make_model, tmp_path, monkeypatch):
 def test_samples_of_an_unconditional_generator(store, make_model, tmp_path):
     write(store, make_model(Generator), tmp_path / "s.npz")
     assert np.load(tmp_path / "s.npz")["labels"].tolist() == [-1] * 7
+
+
+def test_a_generator_takes_no_number_of_steps(store, make_model, tmp_path):
+    write(store, make_model(Generator), tmp_path / "s.npz", nfe=1)
+    with pytest.raises(UserError, match="makes images in one step, not 5"):
+        write(store, make_model(Generator), tmp_path / "s.npz", nfe=5)
 
 
 def test_samples_of_one_class(store, make_model, tmp_path):

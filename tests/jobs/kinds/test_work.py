@@ -36,13 +36,22 @@ def test_training_costs_three_evaluations_a_sample():
 
 
 def test_pairs_cost_an_evaluation_a_step():
-    spec = GeneratePairs(flow="t", count=100, solver={"kind": "heun", "steps": 9})
+    spec = GeneratePairs(flow="t", count=3000, solver={"kind": "heun", "steps": 9})
     work = spec.work({"flow": flow(TEACHER)})
-    assert work.flop == 2 * TEACHER.macs * 18 * 100
+    assert work.flop == 2 * TEACHER.macs * 18 * 3000
     assert work.assumed == ()
-    adaptive = GeneratePairs(flow="t", count=100, solver={"kind": "rk45", "tolerance": 1e-5})
-    assert adaptive.work({"flow": flow(TEACHER)}).flop == 2 * TEACHER.macs * 127 * 100
+    adaptive = GeneratePairs(flow="t", count=3000, solver={"kind": "rk45", "tolerance": 1e-5})
+    assert adaptive.work({"flow": flow(TEACHER)}).flop == 2 * TEACHER.macs * 127 * 3000
     assert "127 evaluations" in adaptive.work({"flow": flow(TEACHER)}).assumed[0]
+
+
+def test_shards_are_made_whole():
+    spec = GeneratePairs(flow="t", count=100, solver={"kind": "euler", "steps": 3})
+    work = spec.work({"flow": flow(TEACHER)})
+    assert work.flop == 2 * TEACHER.macs * 3 * 1000
+    assert "1,000 pairs for 100" in work.assumed[0]
+    fitting = spec.model_copy(update={"shard_size": 100}).work({"flow": flow(TEACHER)})
+    assert (fitting.flop, fitting.assumed) == (2 * TEACHER.macs * 3 * 100, ())
 
 
 @pytest.mark.parametrize("from_flow", [True, False])

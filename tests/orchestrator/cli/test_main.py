@@ -28,6 +28,10 @@ COMMANDS = {
     "sample": {
         "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
     },
+    "export": {
+        "model", "--to", "-o", "--output", "--nfe", "--name", "--licence", "--license", "--force",
+        "--storage", "--json",
+    },
     "kinds": {"--json"},
     "presets": {"--json"},
     "schema": set(),

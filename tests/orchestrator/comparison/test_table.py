@@ -8,7 +8,7 @@ from measured import RUN, put_run
 from orchestrator.comparison.collect import collect
 from orchestrator.comparison.lineage import Lineage
 from orchestrator.comparison.plot import save_plot
-from orchestrator.comparison.pool import Comparison, compare
+from orchestrator.comparison.pool import MEASURED, Comparison, compare
 from orchestrator.comparison.table import (
     as_csv,
     as_json,
@@ -50,11 +50,14 @@ def test_notes_say_what_the_numbers_mean(comparison):
 
 
 def test_csv_is_read_back(comparison):
-    made = table(comparison, protocol=True)
-    rows = list(csv.DictReader(io.StringIO(as_csv(*made))))
-    assert rows[0]["FID"] == "5.50 ± 1.24"
-    assert rows[0]["FID protocol"] == PROTOCOL
-    assert [row["front"] for row in rows] == ["*", "*", ""]
+    rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    assert float(rows[0]["fid"]) == pytest.approx(5.5)
+    assert float(rows[0]["fid_half"]) == pytest.approx(1.24, abs=0.005)
+    assert rows[0]["fid_protocol"] == PROTOCOL
+    assert [row["front"] for row in rows] == ["1", "1", "0"]
+    assert all(float(row[name]) >= 0 for row in rows[:2] for name in MEASURED if name != "kid")
+    assert [row["state"] for row in rows] == ["done", "done", "failed"]
+    assert rows[2]["fid"] == ""
 
 
 def test_markdown_and_latex_are_tables(comparison):

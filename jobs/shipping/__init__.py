@@ -1,0 +1,1 @@
+"""Models of the store as files that work without it."""

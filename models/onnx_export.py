@@ -1,0 +1,170 @@
+"""Networks as ONNX files, checked against torch and timed. Needs the extra `onnx`.
+
+    one-step network   noise float32 (B, C, H, W) [, label int64 (B,)] -> images, the same shape
+    flow               xt float32 (B, C, H, W), t float32 (B,) [, label] -> velocity
+
+B is free. Pixels are in [-1, 1], not clipped.
+"""
+
+import logging
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import counter_random
+from models.counter_random import Stream
+from models.flows.flow import Flow
+from models.spec import Spec
+
+LARGEST_DIFFERENCE = 1e-4
+BATCHES = (1, 2, 5)
+"""Batch sizes that a file is checked with."""
+LARGEST_BATCH = 65_536
+TIMED = 7
+
+
+class OnnxCheck(Spec):
+    """How an ONNX file compares with the network that it was made from."""
+
+    largest_difference: float
+    """Between the outputs of onnxruntime and torch, over all numbers of all batches."""
+    latency_ms: float
+    """Median time of one evaluation at batch 1 by onnxruntime, on one CPU thread."""
+    torch_ms: float
+    """The same by torch."""
+
+
+class OnnxMismatchError(RuntimeError):
+    """onnxruntime computes something else than torch."""
+
+
+class _OneStep(nn.Module):
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        t = noise.new_full((noise.shape[0],), self.flow.t_start)
+        return noise + self.flow._velocity(noise, t, label)  # noqa: SLF001  (labels are inputs)
+
+
+class _Velocity(nn.Module):
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.flow._velocity(xt, t, label)  # noqa: SLF001
+
+
+def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
+    """Writes an ONNX file and compares it with torch.
+
+    Args:
+        flow: on the CPU, in float32.
+        path: of the file.
+        one_step: whether to write the map from noise to images, else the velocity.
+
+    Raises:
+        ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
+        OnnxMismatchError: the two differ by more than 1e-4; the file is removed.
+    """
+    module = (_OneStep(flow) if one_step else _Velocity(flow)).eval()
+    example = _inputs(flow, 2, one_step=one_step)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of axes with one name, and of torch's own deprecations
+        noisy = logging.getLogger("torch.onnx")
+        level = noisy.level
+        noisy.setLevel(logging.ERROR)  # torchvision is not needed
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(example.values()),
+                input_names=list(example),
+                output_names=["images" if one_step else "velocity"],
+                dynamo=True,
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                verbose=False,
+            )
+        finally:
+            noisy.setLevel(level)
+        assert program is not None
+        program.save(str(path))
+    try:
+        return check_onnx(flow, path, one_step=one_step)
+    except OnnxMismatchError:
+        path.unlink()
+        raise
+
+
+@torch.no_grad()
+def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
+    """Compares a file with the flow that it was made from, and times both.
+
+    Raises:
+        OnnxMismatchError: they differ by more than 1e-4.
+    """
+    import onnxruntime  # noqa: PLC0415  (an extra)
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    module = (_OneStep(flow) if one_step else _Velocity(flow)).eval()
+    largest = 0.0
+    for size in BATCHES:
+        inputs = _inputs(flow, size, one_step=one_step)
+        wanted = module(**inputs)
+        found = torch.from_numpy(session.run(None, _arrays(inputs))[0])
+        if found.shape != wanted.shape:
+            raise OnnxMismatchError(
+                f"the output is {tuple(found.shape)}, not {tuple(wanted.shape)}"
+            )
+        difference = float((found - wanted).abs().max())
+        if not difference <= LARGEST_DIFFERENCE:
+            raise OnnxMismatchError(
+                f"onnxruntime and torch differ by {difference:.2g}, more than {LARGEST_DIFFERENCE}"
+            )
+        largest = max(largest, difference)
+    one = _inputs(flow, 1, one_step=one_step)
+    arrays = _arrays(one)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return OnnxCheck(
+            largest_difference=largest,
+            latency_ms=_median_ms(lambda: session.run(None, arrays)),
+            torch_ms=_median_ms(lambda: module(**one)),
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _inputs(flow: Flow, count: int, *, one_step: bool) -> dict[str, Tensor]:
+    """Inputs by name, the same for the same count."""
+    image = flow.image
+    index = torch.arange(count)
+    shape = (image.channels, image.size, image.size)
+    noise = counter_random.normal(0, Stream.SAMPLE_NOISE, index, shape)
+    inputs = {"noise": noise} if one_step else {"xt": noise, "t": (index + 1) / (count + 1)}
+    if image.classes:
+        inputs["label"] = index % image.classes
+    return inputs
+
+
+def _arrays(inputs: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in inputs.items()}
+
+
+def _median_ms(run: Any) -> float:
+    times = []
+    for _ in range(TIMED):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) * 1e3

@@ -1,0 +1,74 @@
+"""The verb that writes a model of the store as a folder to deploy."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.browse import find_thing
+from orchestrator.cli.options import Json, Storage, open_store
+
+
+class Target(StrEnum):
+    """Formats of an exported model."""
+
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
+    DIFFUSERS = "diffusers"
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="RUN/JOB or the beginning of an artifact id.")],
+    to: Annotated[Target, typer.Option(help="Format of the folder.")] = Target.SAFETENSORS,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder to make; else called after the model."),
+    ] = None,
+    nfe: Annotated[int, typer.Option(min=1, help="Euler steps of a flow.")] = 50,
+    name: Annotated[str | None, typer.Option(help="Name on the model card.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="For the card: `mit`, ...")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Write a flow, generator or fleet as a folder that works without the storage.
+
+    safetensors opens with `models.generators.load_generator`, diffusers with
+    `DiffusionPipeline.from_pretrained`; ONNX files are compared with torch and timed.
+    """
+    import json
+
+    from jobs.base.errors import UserError
+    from jobs.shipping.described import find_model
+    from jobs.shipping.ship import Shipment, check_free, ship
+    from orchestrator.model_card import datasets_behind, model_card
+
+    store = open_store(storage)
+    _, artifact = find_thing(store, model)
+    if artifact is None:
+        raise UserError(model, "names a run, not a model", f"name a job of it: {model}/JOB")
+    handle = find_model(store, artifact)
+    called = name or model.rpartition("/")[2]
+    folder = output or Path(f"{called}-{to.value}")
+    check_free(folder, replace=force)
+    names = next((d.class_names for d in datasets_behind(store, artifact) if d.class_names), ())
+
+    def card(shipment: Shipment) -> str:
+        return model_card(store, artifact, shipment, to.value, licence)
+
+    shipment = ship(
+        store, handle, folder, to.value, name=called, nfe=nfe, class_names=names, card=card
+    )
+    checks = {file: check.model_dump() for file, check in shipment.checks.items()}
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "artifact": artifact, "checks": checks}))
+        return
+    typer.echo(str(folder))
+    for file, check in shipment.checks.items():
+        typer.echo(
+            f"{file}: {check.largest_difference:.1e} from torch at most; batch 1 takes "
+            f"{check.latency_ms:.2f} ms by onnxruntime, {check.torch_ms:.2f} ms by torch"
+        )
