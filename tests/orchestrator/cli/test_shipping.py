@@ -34,7 +34,12 @@ def put_model(store, cls, artifact, spec, inputs):
 def model(store):
     folder = store.stage()
     (folder / "data.safetensors").write_bytes(b"x")
-    data = Dataset(image=IMAGE, count=5, class_names=("cat", "dog"), flip_valid=False)
+    data = Dataset(
+        image=ImageShape(channels=1, size=8, classes=2),
+        count=5,
+        class_names=("cat", "dog"),
+        flip_valid=False,
+    )
     made = {"kind": "load_dataset", "version": 1, "spec": {"source": "here"}, "inputs": {}}
     store.commit("load_dataset-d9", data, folder, {**made, "wall_s": 1.0, "device_s": 1.0})
     spec = {"data": "d", "network": NETWORK, "steps": 7}
@@ -57,7 +62,7 @@ def test_a_model_is_exported_with_its_card(slimctl, model, tmp_path):
     assert (known["name"], known["class_names"]) == ("tiny", ["cat", "dog"])
     card = (folder / "README.md").read_text()
     for part in (
-        "license: mit", "# tiny", "load_generator", "5 images of 8 x 8 x 1", "cat, dog",
+        "license: mit", "# tiny", "load_generator", "5 images of 8 x 8 x 1", "2 classes: cat, dog",
         "train_flow-t", "steps 7", "Not measured",
     ):  # fmt: skip
         assert part in card
