@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -13,11 +14,15 @@ GAP_PX = 2
 
 
 def save_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
-    """Writes images as a grid, small ones enlarged by whole factors.
+    """Writes images as a grid; arguments as in `tiled`, and the path of the PNG."""
+    Image.fromarray(tiled(images, columns)).save(path)
+
+
+def tiled(images: Tensor, columns: int = 10) -> NDArray[np.uint8]:
+    """Images as a grid, small ones enlarged by whole factors: uint8 (height, width, 3).
 
     Args:
         images: float (N, C, H, W) in [-1, 1], C 1 or 3 (of more channels the first is shown).
-        path: of the PNG.
         columns: images in a row.
     """
     tiles = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
@@ -33,4 +38,4 @@ def save_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
         top = GAP_PX + (number // columns) * (height + GAP_PX)
         left = GAP_PX + (number % columns) * (width + GAP_PX)
         sheet[top : top + height, left : left + width] = tile
-    Image.fromarray(sheet).save(path)
+    return sheet

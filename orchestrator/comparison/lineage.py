@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jobs.base.errors import UserError
-from jobs.base.refs import refs_in
+from jobs.base.refs import Ref, refs_in
 from jobs.base.registry import parse_job
 from jobs.base.spec import SPEED_ONLY
 from jobs.storage.store import Manifest, Store
@@ -114,6 +114,8 @@ def _inputs(name: str, value: Any, inputs: Mapping[str, str]) -> list[tuple[str,
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Nested settings by dotted path; lists stay whole."""
+    if isinstance(value, Ref):  # to a job whose result is not known
+        value = value.job
     if isinstance(value, BaseModel):
         marked = {
             key for key, info in type(value).model_fields.items() if SPEED_ONLY in info.metadata

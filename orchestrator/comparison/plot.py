@@ -15,8 +15,8 @@ MOST_NAMES = 30
 
 WIDE = 20
 """Largest FID over the smallest from which on the axis is logarithmic."""
-LINE_PX = 17
-"""Height of a name."""
+LINE_PT = 8.0
+"""Height of a name, points."""
 
 
 def save_plot(comparison: Comparison, file: Path) -> None:
@@ -31,6 +31,18 @@ def save_plot(comparison: Comparison, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), dpi=150, layout="constrained")
+    draw_front(comparison, axes)
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--plot {file}", f"cannot be written: {reason}", "name a .png") from error
+    finally:
+        plt.close(figure)
+
+
+def draw_front(comparison: Comparison, axes: "Axes") -> None:
+    """Draws FID against parameters into empty axes."""
     for row in comparison.rows:
         size, fid = row.numbers["parameters"].mean, row.numbers["fid"]
         colour = "C0" if row.front else "0.6"
@@ -49,20 +61,16 @@ def save_plot(comparison: Comparison, file: Path) -> None:
         axes.set_ylim(0, None)
     axes.set_title(f"FID: {protocol_text(comparison.protocol)}", fontsize=8)
     axes.grid(alpha=0.3)
-    figure.canvas.draw()  # settles where points are, in pixels
+    axes.figure.canvas.draw()  # settles where points are, in pixels
     _name_points(comparison, axes)
-    try:
-        figure.savefig(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--plot {file}", f"cannot be written: {reason}", "name a .png") from error
-    finally:
-        plt.close(figure)
 
 
 def _name_points(comparison: Comparison, axes: "Axes") -> None:
     """Writes names beside points, moved up until none stands on another of the same size."""
     few = len(comparison.rows) <= MOST_NAMES
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    point_px = figure.dpi / 72
     points = []
     for row in comparison.rows:
         if row.front or few:
@@ -72,5 +80,6 @@ def _name_points(comparison: Comparison, axes: "Axes") -> None:
     lowest: dict[int, float] = {}
     for x, y, at, name in sorted(points):
         free = max(y, lowest.get(x, y))
-        lowest[x] = free + LINE_PX
-        axes.annotate(name, at, xytext=(8, free - y - 3), textcoords="offset pixels", fontsize=7)
+        lowest[x] = free + LINE_PT * point_px
+        up = (free - y) / point_px - 2
+        axes.annotate(name, at, xytext=(5, up), textcoords="offset points", fontsize=7)

@@ -1,0 +1,24 @@
+"""A store with data, features and pairs, and no run."""
+
+import pytest
+from measured import IMAGE, put
+
+from jobs.base.artifacts import Dataset, FeatureNet, Flow, PairSet
+from jobs.storage.store import Store
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """What students are made from."""
+    made = Store(str(tmp_path / "store"))
+    for name in ("d0", "other"):
+        data = Dataset(image=IMAGE, count=5, flip_valid=False)
+        put(made, f"load_dataset-{name}", data, {"source": "digits"}, {})
+    features = FeatureNet(image=IMAGE, network={}, dimensions=2, accuracy=1.0)
+    put(made, "train_features-f0", features, {"data": "data"}, {"data": "load_dataset-d0"}, 1.0)
+    teacher = Flow(source="data", image=IMAGE, dataset=data)
+    put(made, "analytic_flow-t0", teacher, {"data": "data"}, {"data": "load_dataset-d0"})
+    pairs = PairSet(image=IMAGE, count=100, shard_size=100, seed=0, generator_version=1, nfe=1.0)
+    spec = {"flow": "teacher", "count": 100, "seed": 0}
+    put(made, "generate_pairs-p0-100", pairs, spec, {"teacher": "analytic_flow-t0"}, 1.0)
+    return made
