@@ -19,9 +19,7 @@ COMMANDS = {
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
     "compare": {"[things]", "--storage", "--json", "--format", "--plot"},
-    "report": {
-        "[run]", "-o", "--output", "--trajectories", "--no-trajectories", "--storage",
-    },
+    "report": {"[run]", "-o", "--output", "--trajectories", "--storage"},
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
     "cancel": {"[run]", "--storage", "--address"},
     "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
