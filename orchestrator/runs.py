@@ -110,6 +110,14 @@ def run_ids(blobs: Blobs) -> list[str]:
     return sorted(blobs.folders("runs"), key=lambda run: run.rsplit("-", 3)[-3:])
 
 
+def run_of(blobs: Blobs, artifact: str) -> str:
+    """The newest run that had an artifact among its jobs; "" if there is none."""
+    for run in reversed(run_ids(blobs)):
+        if any(job.artifact == artifact for job in read_run(blobs, run)[0].jobs.values()):
+            return run
+    return ""
+
+
 def read_run(blobs: Blobs, run: str) -> tuple[RunStatus, LogRead]:
     """The state of a run and the log it is from; one whose supervisor is gone is `interrupted`."""
     log = read_log(blobs, run)

@@ -25,17 +25,18 @@ def trial_jobs(sweep: str, report: SweepReport) -> Iterator[TrialJob]:
     """
     for trial in report.trials:
         for member, artifact in trial.artifacts.items():
-            yield TrialJob(Origin(sweep, _iteration(trial), member).name, artifact)
+            yield TrialJob(Origin(sweep, iteration_of(trial), member).name, artifact)
 
 
 def failed_trials(sweep: str, report: SweepReport) -> Iterator[tuple[str, str]]:
     """Name of each trial that failed, and why."""
     for trial in report.trials:
         if trial.state == "failed":
-            yield f"{sweep}.{_iteration(trial)}", trial.why
+            yield f"{sweep}.{iteration_of(trial)}", trial.why
 
 
-def _iteration(trial: Trial) -> str:
+def iteration_of(trial: Trial) -> str:
+    """Name of a trial by its values, as an iteration of a group has it."""
     labels = {name: label_of(value) for name, value in trial.values.items()}
     return Iteration(labels, trial.values).name
 

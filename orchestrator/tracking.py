@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport
+from jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport, SweepReport
 from jobs.base.errors import DamagedArtifact
 from jobs.storage.store import Store
 from orchestrator.events import Event, read_events
+from orchestrator.model_registry import log_trials, register
 from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.runs import is_alive
+from orchestrator.results import quality_reports
+from orchestrator.runs import is_alive, read_status
 
 RUN_TAG = "slimctl.run"
 JOB_TAG = "slimctl.job"
@@ -160,6 +162,8 @@ class Tracker:
                 self._job_event(event)
             elif event.name == "run_ended":
                 state = MLFLOW_STATUS.get(event.details["state"], "KILLED")
+                if state == "FINISHED":
+                    self._register()
                 self._end(self._parent, state, event)
         if fresh:
             self._seen = fresh[-1].number + 1
@@ -178,6 +182,24 @@ class Tracker:
             for first in range(0, len(points), 1000):
                 self._client.log_batch(child, metrics=points[first : first + 1000])
 
+    def _register(self) -> None:
+        """Registers what the run would have a user take; a server without models is left alone."""
+        from mlflow.exceptions import MlflowException
+
+        reports = quality_reports(self._store, read_status(self._store.blobs, self._run))
+        try:
+            register(self._client, self._plan.name, self._store.uri, reports, self._parent)
+        except MlflowException as error:
+            self._client.set_tag(self._parent, "slimctl.models", str(error)[:500])
+
+    def _log_trials(self, child: str, job: str) -> None:
+        with contextlib.suppress(DamagedArtifact):
+            report = self._store.load(self._jobs[job].artifact, SweepReport)
+            tags = {RUN_TAG: self._run, PARENT_TAG: child}
+            known = self._children
+            made = log_trials(self._client, self._experiment, job, report, tags, known)
+            self._children |= made
+
     def _job_event(self, event: Event) -> None:
         if event.name == "warning":
             self._client.set_tag(self._child(event), "slimctl.warning", event.details["message"])
@@ -185,6 +207,8 @@ class Tracker:
             child = self._child(event)
             self._client.set_tag(child, "slimctl.state", event.name.removeprefix("job_"))
             self._log_result(child, self._jobs[event.job])
+            if self._jobs[event.job].kind == "sweep":
+                self._log_trials(child, event.job)
             self._end(child, "FINISHED", event)
         elif event.name == "job_failed":
             child = self._child(event)

@@ -169,6 +169,37 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
         typer.echo(f"\nnote: {note}")
     if sections.get("files"):
         typer.echo(f"\nfolder: {store.uri}/artifacts/{artifact}")
+    _print_origin(store, artifact)
+
+
+def _print_origin(store: "Store", artifact: str) -> None:
+    """Everything that an artifact was made from, and the command that would make it again."""
+    from orchestrator.comparison.lineage import Lineage
+    from orchestrator.runs import run_of
+
+    lineage = Lineage(store)
+    typer.echo("\nmade from")
+    told: set[str] = set()
+
+    def visit(one: str, field: str, depth: int) -> None:
+        made = lineage.manifest(one)
+        again = " (above)" if one in told and lineage.inputs(one) else ""
+        kind = made.kind if made else "no longer in the store"
+        typer.echo(f"  {'  ' * depth}{field}{one} ({kind}){again}")
+        if one not in told:
+            told.add(one)
+            for name, source in lineage.inputs(one):
+                visit(source, f"{name}: ", depth + 1)
+
+    visit(artifact, "", 0)
+    run = run_of(store.blobs, artifact)
+    if run and "://" in store.uri:
+        typer.echo(f"\nmade by run {run}; slimctl resume {run} makes what is missing of it")
+    elif run:
+        typer.echo(
+            f"\nmake it again: slimctl submit {store.uri}/runs/{run}/pipeline.yaml "
+            f"--storage {store.uri}"
+        )
 
 
 def _print_mapping(content: dict[str, Any]) -> None:

@@ -89,6 +89,9 @@ def test_show_an_artifact(slimctl, store, name):
         assert part in ended.out
     assert "data.safetensors  5 bytes" in ended.out
     assert f"folder: {store.uri}/artifacts/evaluate-q0" in ended.out
+    assert "\nmade from\n  evaluate-q0 (evaluate)\n" in ended.out
+    again = f"slimctl submit {store.uri}/runs/{RUN}/pipeline.yaml --storage {store.uri}"
+    assert again in ended.out
     manifest = json.loads(slimctl("show", name, "--json").out)
     assert (manifest["type"], manifest["kind"]) == ("QualityReport", "evaluate")
 
