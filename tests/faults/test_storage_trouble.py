@@ -114,13 +114,15 @@ def test_a_read_only_disk_is_told_before_anything_starts(small_disk, capsys, mon
     assert "--storage" in told
 
 
-def test_a_slow_storage_only_takes_longer(tmp_path, monkeypatch, expected):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seconds", [0.01, pytest.param(2.0, marks=pytest.mark.faults)])
+def test_a_slow_storage_only_takes_longer(tmp_path, monkeypatch, expected, seconds):
     """Every call waits; nothing runs out meanwhile."""
     for name in ("read", "write", "size", "names", "put_file"):
         real = getattr(LocalBlobs, name)
 
         def slow(self, *arguments, real=real, **options):
-            time.sleep(0.01)
+            time.sleep(seconds)
             return real(self, *arguments, **options)
 
         monkeypatch.setattr(LocalBlobs, name, slow)
