@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, StepPolicy, StepReport, StepRow
+from jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepReport, StepRow
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
@@ -19,13 +19,15 @@ class EvaluateStepPolicy(JobSpec):
 
     Three bodies: test systems 0, 1, ..., every value of the action grid, the default 0.03, and the
     other integrators without retraining. Flow: test noises, every step of the grid, even grids,
-    rk45 and rk23 at tolerances from 1e-1 to 1e-5.
+    fitted grids, rk45 and rk23 at tolerances from 1e-1 to 1e-5.
     """
 
     policy: Ref[StepPolicy]
     """What to measure; the policies of all its training seeds are."""
     flow: Ref[Flow] | None = None
     """The flow of a flow policy; null for three bodies."""
+    grids: tuple[Ref[StepGrid], ...] = ()
+    """Solvers fitted to the flow by `fit_step_grid`, to compare with."""
     episodes: int = Field(default=200, ge=2, le=5000)
     """Test systems (at most 200) or noises; training and validation use others."""
     intervals: int = Field(default=300, ge=1)
@@ -48,7 +50,11 @@ class EvaluateStepPolicy(JobSpec):
         from models.stepping.spec import FlowProblem
 
         assert isinstance(problem, FlowProblem)
-        rows = measure_flow(context, policy, problem, flow, self.episodes)
+        grids = {ref.job: context.input(ref) for ref in self.grids}
+        for name, grid in grids.items():
+            if grid.flow != flow.id:
+                context.warn(f"grid '{name}' was fitted to another flow, {grid.flow}")
+        rows = measure_flow(context, policy, problem, flow, self.episodes, grids)
         draw_pareto(rows, "RMS distance to the exact end", context.folder / "pareto.png")
         return self._report(policy, rows, (), problem.reward.tolerance, ("pareto.png",))
 
@@ -105,6 +111,15 @@ class EvaluateStepPolicy(JobSpec):
             )
         if policy.problem == "three_body":
             self._check_three_body()
+        for at, grid in enumerate(self.grids):
+            image = inputs[f"grids.{at}"].image if f"grids.{at}" in inputs else None
+            if image and policy.image and image != policy.image:
+                raise FieldError(
+                    "grids",
+                    f"'{grid.job}' was fitted to images of another shape: {image}, not "
+                    f"{policy.image}",
+                    "fit one to the flow of the policy",
+                )
         if policy.image and "flow" in inputs and inputs["flow"].image not in (None, policy.image):
             raise FieldError(
                 "flow",
@@ -115,6 +130,12 @@ class EvaluateStepPolicy(JobSpec):
         return Facts()
 
     def _check_three_body(self) -> None:
+        if self.grids:
+            raise FieldError(
+                "grids",
+                f"'{self.policy.job}' was trained on three bodies, which have no fitted grids",
+                "remove grids",
+            )
         if self.flow is not None:
             raise FieldError(
                 "flow",

@@ -9,7 +9,13 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import FORWARD, TRAINING, Work
-from jobs.training.distances import ImageDistance, check_content, check_distance, fingerprint
+from jobs.training.distances import (
+    ImageDistance,
+    check_content,
+    check_distance,
+    fingerprint,
+    require_weights,
+)
 from jobs.training.part import PartTrainingSpec, restricted
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
@@ -204,12 +210,14 @@ class MatchDistribution(PartTrainingSpec):
             what = f"'{fake.job}' is the closed form of a data set, which cannot be trained"
             fix = "name a trained flow as fake, such as a match_teacher of all labels"
             raise FieldError("fake", what, fix)
-        return Facts(
+        made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
             part=self.part,
             network=self._student(inputs),
         )
+        require_weights(self.distance, made)
+        return made
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if self.start else self.network

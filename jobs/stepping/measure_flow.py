@@ -1,13 +1,13 @@
 """Measures step policies on the test noises of a flow, against adaptive solvers and even grids."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from jobs.base.artifacts import Flow, StepPolicy, StepRow
+from jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
 from jobs.base.context import JobContext
 from jobs.stepping.episodes import device_here, flow_noises
 from jobs.stepping.rows import step_row
@@ -36,7 +36,12 @@ Solve = Callable[[Tensor, Tensor | None], Solution]
 
 
 def measure_flow(
-    context: JobContext, policy: StepPolicy, problem: FlowProblem, flow: Flow, episodes: int
+    context: JobContext,
+    policy: StepPolicy,
+    problem: FlowProblem,
+    flow: Flow,
+    episodes: int,
+    grids: Mapping[str, StepGrid],
 ) -> tuple[StepRow, ...]:
     """Solves the test noises in every way and compares with their exact ends.
 
@@ -46,15 +51,19 @@ def measure_flow(
         problem: that they were trained on.
         flow: to solve.
         episodes: test noises, numbers 0, 1, ...
+        grids: fitted solvers, by the name of their job.
 
     Returns:
-        A row for each policy, step size of the grid, even grid and tolerance of rk45 and rk23. Its
-        bad share is that of samples outside the tolerance of the problem.
+        A row for each policy, step size of the grid, even grid, fitted grid and tolerance of rk45
+        and rk23. Its bad share is that of samples outside the tolerance of the problem.
     """
     runnable = open_flow(context.store, flow, device_here())
     noises = flow_noises(problem, flow, runnable, FIRST_TEST_NOISE, episodes)
     context.log(f"the exact ends took {noises.nfe:.0f} evaluations a sample")
     ways = _ways(context, policy, problem, runnable)
+    for name, grid in grids.items():
+        run = partial(solve, grid.solver, runnable)
+        ways.append(_Way(f"{name}, {grid.nfe} evaluations", "fitted grid", run))
     rows = []
     for way in ways:
         cost, error = _measured(way.run, noises)

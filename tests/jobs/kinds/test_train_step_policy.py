@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from jobs.base.artifacts import StepPolicy, StepReport
 from jobs.base.cluster import Cluster, Needs
-from jobs.base.facts import Facts
+from jobs.base.facts import Facts, FieldError
 from jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
+from jobs.kinds.fit_step_grid import FitStepGrid
 from jobs.kinds.generate_pairs import GeneratePairs
 from jobs.kinds.train_step_policy import TrainStepPolicy
 from jobs.pairs.shards import read_pairs
@@ -145,6 +146,34 @@ def test_a_report_on_a_flow(run_job, store, flow_policy):
     assert tight.bad_share == 0.0
     assert tight.mean_cost > next(r for r in report.rows if r.name == "rk45 1.0e-01").mean_cost
     assert store.file(report, "pareto.png").stat().st_size > 1000
+
+
+def test_a_fitted_grid_is_in_the_same_table(run_job, flow_policy):
+    policy, flow, _ = flow_policy
+    fit = {"flow": "flow", "evaluations": 5, "samples": 8, "held_out": 8, "rounds": 0, "seed": 0}
+    grid = run_job(FitStepGrid.model_validate(fit), flow=flow)
+    asked = EvaluateStepPolicy(policy="policy", flow="flow", grids=("grid",), episodes=6)
+    report = run_job(asked, policy=policy, flow=flow, **{"grids.0": grid})
+    row = next(row for row in report.rows if row.group == "fitted grid")
+    assert (row.name, row.mean_cost, row.learned) == ("grid, 5 evaluations", 5.0, False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "grid", "told"),
+    [
+        (Facts(problem="three_body"), Facts(), "no fitted grids"),
+        (
+            Facts(ImageShape(channels=1, size=4), problem="flow"),
+            Facts(ImageShape(channels=1, size=8)),
+            "another shape",
+        ),
+    ],
+)
+def test_a_grid_that_does_not_belong_is_refused(policy, grid, told):
+    flow = None if policy.problem == "three_body" else "flow"
+    asked = EvaluateStepPolicy(policy="policy", flow=flow, grids=("grid",))
+    with pytest.raises(FieldError, match=told):
+        asked.expect({"policy": policy, "grids.0": grid})
 
 
 def test_pairs_by_a_policy(run_job, store, flow_policy):
