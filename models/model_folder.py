@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from models.flows.flow import Flow, NetworkFlow
 from models.flows.make import make_flow
 from models.flows.parameterisation import Parameterisation
 from models.networks.registry import AnyNetworkSpec
+from models.partition import check_subsets
 from models.routing import RoutedFlow
 from models.sampling import Sampler
 from models.solvers.spec import SolverSpec
@@ -61,6 +62,29 @@ class ModelDescription(Spec):
     """Names of the classes, where they are known."""
     generator_version: int = GENERATOR_VERSION
     """Version of the random numbers whose samples its maker measured."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelDescription":
+        if self.generator_version != GENERATOR_VERSION:
+            raise ValueError(
+                f"its samples were drawn with version {self.generator_version} of the random "
+                f"numbers, this program has version {GENERATOR_VERSION}"
+            )
+        if len({member.flow is None for member in self.members}) > 1:
+            raise ValueError("some members take one step, others a solver")
+        if (self.members[0].flow is None) != (self.solver is None):
+            raise ValueError("a solver goes with members that have a flow, and only with them")
+        fleet = len(self.members) > 1 or bool(self.subsets)
+        if fleet and len(self.subsets) != len(self.members):
+            raise ValueError(f"{len(self.members)} members have {len(self.subsets)} subsets")
+        if self.subsets:
+            check_subsets(self.subsets, self.image.classes)
+        if self.label_counts and len(self.label_counts) != self.image.classes:
+            counts, classes = len(self.label_counts), self.image.classes
+            raise ValueError(f"label_counts has {counts} numbers for {classes} classes")
+        for member in self.members:
+            member.network.check(self.image)
+        return self
 
 
 class ModelFolderError(ValueError):

@@ -1,14 +1,20 @@
 """The model card of an exported model: what it is, from what, by which settings, how good."""
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.base.artifacts import Dataset, Flow, QualityReport
+from jobs.base.errors import SlimError
+from jobs.evaluation.sampling import describe_solver
 from jobs.shipping.ship import Shipment
 from jobs.storage.store import Manifest, Store
+from models.flows.parameterisation import Parameterisation
 from orchestrator.comparison.lineage import Lineage
 
 UNKNOWN_LICENCE = "other"
+NOT_STATED = "Not stated. Mind the licences of the training data and of the teacher."
 HIDDEN = ("id", "shards", "rows", "files")
 
 
@@ -23,12 +29,13 @@ def datasets_behind(store: Store, artifact: str) -> list[Dataset]:
 
 
 def reports_on(store: Store, artifact: str) -> list[QualityReport]:
-    """Every report of the store on a model, the best FID first."""
+    """Every sound report of the store on a model, the best FID first."""
     reports = []
     for one in store.find("evaluate-"):
-        manifest = store.manifest(one)
-        if manifest is not None and manifest.handle.get("model") == artifact:
-            reports.append(store.load(one, QualityReport))
+        with contextlib.suppress(SlimError):  # a damaged report of whatever model
+            manifest = store.manifest(one)
+            if manifest is not None and manifest.handle.get("model") == artifact:
+                reports.append(store.load(one, QualityReport))
     return sorted(reports, key=lambda report: report.fid)
 
 
@@ -47,12 +54,12 @@ def model_card(
     known = shipment.description
     lines = [
         "---",
-        f"license: {licence or UNKNOWN_LICENCE}",
+        f"license: {json.dumps(licence or UNKNOWN_LICENCE)}",  # JSON is YAML, quoted
         "library_name: slimctl",
         "pipeline_tag: unconditional-image-generation",
         "---",
         "",
-        f"# {known.name}",
+        f"# {' '.join(known.name.split())}",
         "",
         _summary(store, artifact, shipment),
         "",
@@ -74,7 +81,7 @@ def model_card(
         "",
         "## Licence",
         "",
-        licence or "Not stated. Mind the licences of the training data and of the teacher.",
+        " ".join(licence.split()) if licence else NOT_STATED,
     ]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +93,8 @@ def _summary(store: Store, artifact: str, shipment: Shipment) -> str:
     size = f"{image.size} x {image.size} x {image.channels}"
     classes = f", {image.classes} classes" if image.classes else ""
     weights = getattr(handle, "parameters_total", 0) or getattr(handle, "parameters", 0)
-    how = "in one network evaluation" if known.solver is None else f"by {known.solver.kind}"
+    solver = known.solver
+    how = "in one network evaluation" if solver is None else f"by {describe_solver(solver)}"
     fleet = f" A fleet of {len(known.members)} networks by class." if known.subsets else ""
     return (
         f"Generates images of {size} pixels{classes} {how}; {weights:,} weights.{fleet} "
@@ -118,6 +126,8 @@ def _use(to: str, shipment: Shipment) -> list[str]:
     )  # fmt: skip
     return [
         f"Inputs and output: {inputs}; pixels in [-1, 1], not clipped, any B.",
+        *_start_lines(shipment),
+        *_served_lines(shipment),
         "",
         "| file | largest difference from torch | onnxruntime, batch 1 | torch, batch 1 |",
         "|---|---|---|---|",
@@ -126,6 +136,28 @@ def _use(to: str, shipment: Shipment) -> list[str]:
             f"{check.torch_ms:.2f} ms |"
             for name, check in shipment.checks.items()
         ),
+    ]
+
+
+def _start_lines(shipment: Shipment) -> list[str]:
+    """Where a solver of an ONNX flow begins: not all flows start at pure noise."""
+    known = shipment.description
+    if known.solver is None:
+        return []
+    how = known.members[0].flow or Parameterisation()
+    start = 1.0 / (1.0 + how.levels()[1]) if how.denoises else how.t_start
+    factor = 1.0 - start if how.denoises else 1.0
+    solver = describe_solver(known.solver)
+    line = f"Start at t = {start:.6g} with xt = {factor:.6g} times noise of unit variance"
+    return [f"{line}, and follow the velocity to t = 1; the folder names {solver}."]
+
+
+def _served_lines(shipment: Shipment) -> list[str]:
+    """Which file of a fleet serves which classes."""
+    known = shipment.description
+    return [
+        f"{name} serves the classes {', '.join(map(str, subset))}."
+        for name, subset in zip(shipment.checks, known.subsets, strict=False)
     ]
 
 

@@ -90,6 +90,14 @@ def is_alive(blobs: Blobs, run: str) -> bool:
     return age < valid
 
 
+def may_come_back(blobs: Blobs, run: str) -> bool:
+    """Whether Ray starts the supervisor of a run again if it dies, on whatever node is left."""
+    try:
+        return bool(unseal(blobs.read(f"runs/{run}/lease.json")).get("back"))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def ask_to_cancel(blobs: Blobs, run: str) -> None:
     """Leaves word for the supervisor, wherever it is."""
     blobs.write(f"runs/{run}/cancel.json", seal({"time": time.time()}))

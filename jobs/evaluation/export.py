@@ -7,14 +7,13 @@ import torch
 
 from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.base.errors import UserError
-from jobs.evaluation.sampling import open_sampler, takes_solver
+from jobs.evaluation.sampling import FLOW_STEPS, check_steps, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.storage.store import Store
 from models.pixels import to_uint8
 from models.solvers.spec import EulerSpec
 
 BATCH = 256
-FLOW_STEPS = 50
 
 
 def write_samples(
@@ -52,8 +51,7 @@ def write_samples(
     if output.suffix not in (".npz", ".png"):
         raise UserError(str(output), "ends in neither .npz nor .png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not takes_solver(handle) and nfe not in (None, 1):
-        raise UserError(artifact, f"makes images in one step, not {nfe}", "leave out --nfe")
+    check_steps(handle, nfe)
     solver = EulerSpec(steps=nfe or FLOW_STEPS) if takes_solver(handle) else None
     sampler = open_sampler(store, handle, solver, device)
     images, labels = [], []

@@ -11,10 +11,23 @@ from models.flows.flow import NetworkFlow
 from models.sampling import Sampler
 from models.solvers.spec import GridSpec, RK45Spec, SolverSpec
 
+FLOW_STEPS = 50
+"""Euler steps of a flow where nobody says a number."""
+
 
 def takes_solver(model: Flow | Generator | Fleet) -> bool:
     """Whether samples of a model take a solver: those of flows and of fleets of flows do."""
     return isinstance(model.members[0] if isinstance(model, Fleet) else model, Flow)
+
+
+def check_steps(model: Flow | Generator | Fleet, nfe: int | None) -> None:
+    """Refuses a number of steps for what takes one step.
+
+    Raises:
+        UserError: it was given for a one-step model.
+    """
+    if not takes_solver(model) and nfe not in (None, 1):
+        raise UserError(model.id, f"makes images in one step, not {nfe}", "leave out --nfe")
 
 
 def open_sampler(

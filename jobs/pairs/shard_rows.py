@@ -47,6 +47,8 @@ class ShardRows:
 
     def read(self, index: Tensor) -> Tensor:
         """The tensor's rows `index` (int64 on the CPU): (B, C, H, W), x1 float16, x0 float32."""
+        if len(index) == 0:
+            return torch.empty((0, *self._shape), dtype=self._dtype)
         rows = bytearray(len(index) * self._row_bytes)
         view = memoryview(rows)
         for shard, places in self._by_shard(index):

@@ -73,7 +73,7 @@ def describe(
         subsets=model.subsets if isinstance(model, Fleet) else (),
         solver=EulerSpec(steps=nfe) if takes_solver(model) else None,
         label_counts=model.label_counts,
-        class_names=class_names,
+        class_names=class_names if model.image.classes else (),
     )
 
 

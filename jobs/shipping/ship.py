@@ -1,6 +1,5 @@
 """Writing a model of the store as a folder that works without it, whole or not at all."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,10 +16,12 @@ from jobs.storage.flows import open_flow, open_network
 from jobs.storage.store import Store
 from models.flows.flow import NetworkFlow
 from models.model_folder import DESCRIPTION, ModelDescription, write_model_folder
-from models.onnx_export import OnnxCheck, OnnxMismatchError, export_onnx
+from models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
 
 Format = Literal["safetensors", "onnx", "diffusers"]
 CARD = "README.md"
+MADE_HERE = (DESCRIPTION, "model_index.json")
+"""One of them is in every folder that an export made."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,24 @@ class Shipment:
 
 
 def check_free(folder: Path, *, replace: bool) -> None:
-    """Refuses to write over something.
+    """Refuses to write over anything but a folder that an export made, and that only if asked.
 
     Raises:
-        UserError: a file is there, or a folder that is not empty.
+        UserError: a file or a link is there, or a folder that is not empty.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not replace):
-        what = "is a file" if folder.is_file() else "is there already and not empty"
-        raise UserError(str(folder), what, "name a new folder with -o, or give --force")
+    fix = "name a new folder with -o"
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(str(folder), "is a link" if folder.is_symlink() else "is a file", fix)
+    if not folder.is_dir():
+        return
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(str(folder), "is the folder that you are in", fix)
+    if any(folder.iterdir()) and not replace:
+        raise UserError(
+            str(folder), "is there already and not empty", f"{fix}, or replace it with --force"
+        )
+    if any(folder.iterdir()) and not any((folder / name).is_file() for name in MADE_HERE):
+        raise UserError(str(folder), "holds something else than an exported model", fix)
 
 
 def ship(
@@ -75,6 +86,7 @@ def ship(
         JobFailed: an ONNX file computes something else than the model.
     """
     description = describe(model, name, nfe, tuple(class_names))
+    folder = folder.absolute()
     fresh = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
     fresh.mkdir(parents=True)
     checks: dict[str, OnnxCheck] = {}
@@ -87,9 +99,7 @@ def ship(
             _write_diffusers(store, model, fresh, description)
         shipment = Shipment(description, checks)
         (fresh / CARD).write_text(card(shipment))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)  # noqa: PTH105  (a folder, at once)
+        _put_in_place(fresh, folder)
     except ModuleNotFoundError as error:
         extra = "onnx" if to == "onnx" else "diffusers"
         raise UserError(
@@ -98,6 +108,23 @@ def ship(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return shipment
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Gives a finished folder its name; what had it is deleted last, or put back."""
+    for path in fresh.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the user alone
+    fresh.chmod(0o755)
+    aside = fresh.with_name(f"{fresh.name}-old")
+    if folder.is_dir():
+        folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if aside.is_dir():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_onnx(
@@ -115,7 +142,7 @@ def _write_onnx(
         name = member.file.replace("weights", "model").replace(".safetensors", ".onnx")
         try:
             checks[name] = export_onnx(flow, folder / name, one_step=one_step)
-        except OnnxMismatchError as error:
+        except OnnxExportError as error:
             raise JobFailed(one.id, str(error), "export it --to safetensors") from error
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n")
     return checks

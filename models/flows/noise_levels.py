@@ -80,7 +80,9 @@ class _CosineVP(_VP):
     def time(self, sigma: Tensor) -> Tensor:
         quarter = math.pi / 2.0 / (1.0 + self._spec.offset)
         cosine = math.cos(self._spec.offset * quarter) * self.scale(sigma)
-        return self._spec.time_scale * (cosine.acos() / quarter - self._spec.offset)
+        tangent = ((1.0 - cosine) * (1.0 + cosine)).sqrt() / cosine  # exact where acos is not
+        angle = tangent.float().atan().to(cosine.dtype)
+        return self._spec.time_scale * (angle / quarter - self._spec.offset)
 
 
 class _DiscreteVP(_VP):
@@ -93,7 +95,7 @@ class _DiscreteVP(_VP):
 
     def time(self, sigma: Tensor) -> Tensor:
         sigma = sigma.to(self.levels.dtype)
-        above = torch.searchsorted(self.levels, sigma).clamp(1, len(self.levels) - 1)
+        above = (self.levels < sigma[:, None]).sum(1).clamp(1, len(self.levels) - 1)
         low, high = self.levels[above - 1], self.levels[above]
         if self._nearest:
             return (above - 1).to(sigma.dtype) + (high - sigma < sigma - low)

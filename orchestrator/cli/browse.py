@@ -2,6 +2,7 @@
 
 import json
 import time
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,8 +198,8 @@ def _print_origin(store: "Store", artifact: str) -> None:
         typer.echo(f"\nmade by run {run}; slimctl resume {run} makes what is missing of it")
     elif run:
         typer.echo(
-            f"\nmake it again: slimctl submit {store.uri}/runs/{run}/pipeline.yaml "
-            f"--storage {store.uri}"
+            f"\nmake it again: slimctl submit {quote(f'{store.uri}/runs/{run}/pipeline.yaml')} "
+            f"--storage {quote(store.uri)}"
         )
 
 

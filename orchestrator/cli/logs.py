@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
 
 POLL_S = 1.0
+PATIENCE_S = 120.0
+"""How long a run on a cluster may be without a supervisor: Ray takes a while to miss a node."""
 FINAL_STATES = ("done", "failed", "cancelled")
 
 Job = Annotated[str | None, typer.Argument(help="Only this job.", show_default=False)]
@@ -22,20 +24,25 @@ Follow = Annotated[
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run said."""
     from orchestrator.cli.browse import refuse_damaged
-    from orchestrator.runs import find_run, read_run
+    from orchestrator.runs import find_run, may_come_back, read_run
 
     store = open_store(storage)
     run_name, slash, of_run = (run or "").partition("/")
     job = of_run if slash else job
     name = find_run(store.blobs, run_name or None)
-    told = 0
+    told, silent_s = 0, 0.0
     while True:
         state, log = read_run(store.blobs, name)
         if job is not None:
             _check_job(name, job, list(state.jobs))
         told = _print_from(told, name, log.events, job)
-        if not follow or state.state != "running":
+        if not follow or state.state in FINAL_STATES:
             break
+        silent_s = silent_s + POLL_S if state.state == "interrupted" else 0.0
+        if silent_s and (silent_s > PATIENCE_S or not may_come_back(store.blobs, name)):
+            break
+        if silent_s == POLL_S:
+            typer.echo(f"run {name}: its supervisor is silent; waiting for another", err=True)
         time.sleep(POLL_S)
     if follow and state.state not in FINAL_STATES:
         typer.echo(f"run {name}: {state.state}\n  continue: slimctl resume {name}", err=True)

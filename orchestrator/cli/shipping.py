@@ -25,7 +25,9 @@ def export(
         Path | None,
         typer.Option("-o", "--output", help="Folder to make; else called after the model."),
     ] = None,
-    nfe: Annotated[int, typer.Option(min=1, help="Euler steps of a flow.")] = 50,
+    nfe: Annotated[
+        int | None, typer.Option(min=1, help="Euler steps of a flow; else 50.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name on the model card.")] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="For the card: `mit`, ...")
@@ -42,6 +44,7 @@ def export(
     import json
 
     from jobs.base.errors import UserError
+    from jobs.evaluation.sampling import FLOW_STEPS, check_steps
     from jobs.shipping.described import find_model
     from jobs.shipping.ship import Shipment, check_free, ship
     from orchestrator.model_card import datasets_behind, model_card
@@ -51,6 +54,7 @@ def export(
     if artifact is None:
         raise UserError(model, "names a run, not a model", f"name a job of it: {model}/JOB")
     handle = find_model(store, artifact)
+    check_steps(handle, nfe)
     called = name or model.rpartition("/")[2]
     folder = output or Path(f"{called}-{to.value}")
     check_free(folder, replace=force)
@@ -60,7 +64,14 @@ def export(
         return model_card(store, artifact, shipment, to.value, licence)
 
     shipment = ship(
-        store, handle, folder, to.value, name=called, nfe=nfe, class_names=names, card=card
+        store,
+        handle,
+        folder,
+        to.value,
+        name=called,
+        nfe=nfe or FLOW_STEPS,
+        class_names=names,
+        card=card,
     )
     checks = {file: check.model_dump() for file, check in shipment.checks.items()}
     if as_json:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jobs.base.artifacts import QualityReport
-from jobs.base.errors import DamagedArtifact, UserError
+from jobs.base.errors import DamagedArtifact, SlimError
 from jobs.storage.store import Store
 from orchestrator.comparison.collect import collect
 from orchestrator.comparison.lineage import Lineage
@@ -71,7 +71,7 @@ def gather(store: Store, run: str, *, trajectories: bool = True) -> RunPage:
     if reports:
         try:
             comparison = compare(collect(store, [run], {}), Lineage(store))
-        except UserError as error:
+        except SlimError as error:
             remarks.append(f"no common table: {error.what}")
     sheets: dict[str, bytes] = {}
     for name, report in reports.items():
@@ -90,7 +90,7 @@ def gather(store: Store, run: str, *, trajectories: bool = True) -> RunPage:
         comparison=comparison,
         reports=reports,
         curves=curves_of([*_earlier(store, status), *log.events]),
-        chosen=[*chosen_lines(store, status), *_best(reports)],
+        chosen=_chosen(store, status, reports, remarks, compared=comparison is not None),
         pipeline=read_pipeline(store.blobs, run),
         versions=_versions(store, status),
         sheets=sheets,
@@ -143,6 +143,22 @@ def _thinned(points: Mapping[int, float]) -> Curve:
     return [*ordered[::every], *(ordered[-1:] if (len(ordered) - 1) % every else [])]
 
 
+def _chosen(
+    store: Store,
+    status: RunStatus,
+    reports: Mapping[str, QualityReport],
+    remarks: list[str],
+    *,
+    compared: bool,
+) -> list[str]:
+    try:
+        lines = chosen_lines(store, status)
+    except SlimError as error:
+        remarks.append(str(error))
+        lines = []
+    return [*lines, *(_best(reports) if compared else [])]
+
+
 def _best(reports: Mapping[str, QualityReport]) -> list[str]:
     """The best one-step model, and what it is against the best of all."""
     one_step = {name: report for name, report in reports.items() if report.nfe == 1}
@@ -167,7 +183,10 @@ def _versions(store: Store, status: RunStatus) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for job in status.jobs.values():
         if job.state in ("done", "reused"):
-            manifest = store.manifest(job.artifact)
+            try:
+                manifest = store.manifest(job.artifact)
+            except DamagedArtifact:
+                continue
             for key, value in (manifest.engine if manifest else {}).items():
                 if key in ("torch", "device", "devices", "ray", "python", "precision"):
                     each = value if isinstance(value, list) else [value]

@@ -7,7 +7,7 @@ from typing import Any
 from jobs.base.artifacts import QualityReport, SubsetQuality
 from orchestrator.cli.live import clock
 from orchestrator.comparison.table import notes, table
-from orchestrator.report.charts import curves_svg, front_svg
+from orchestrator.report.charts import MOST_CURVES, curves_svg, front_svg
 from orchestrator.report.gather import RunPage
 from orchestrator.report.template import PAGE, STYLE
 
@@ -43,7 +43,7 @@ def render(page: RunPage) -> str:
             (metric, Markup(curves_svg(metric, curves))) for metric, curves in page.curves.items()
         ],
         "jobs": _jobs(page),
-        "remarks": page.remarks,
+        "remarks": [*page.remarks, *_left_out(page)],
         "versions": list(page.versions.items()),
         "pipeline": page.pipeline,
     }
@@ -73,6 +73,19 @@ def _parts(page: RunPage) -> tuple[list[str], list[list[str]]] | None:
         for labels, row in rows.items():
             row.append(fids.get(labels, "-"))
     return list(measured), list(rows.values())[:MOST_CLASSES]
+
+
+def _left_out(page: RunPage) -> list[str]:
+    """What the page has no room for."""
+    lines = [
+        f"{metric}: the curves of {len(curves) - MOST_CURVES} more jobs are not drawn"
+        for metric, curves in page.curves.items()
+        if len(curves) > MOST_CURVES
+    ]
+    subsets = {one.labels for report in page.reports.values() for one in report.classes}
+    if len(subsets) > MOST_CLASSES:
+        lines.append(f"of {len(subsets)} classes the first {MOST_CLASSES} are listed")
+    return lines
 
 
 def _labels(subset: SubsetQuality) -> str:

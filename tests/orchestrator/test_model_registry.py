@@ -7,7 +7,8 @@ from mlflow import MlflowClient
 from test_tracking import REPORT, Tracked
 
 from jobs.base.artifacts import SweepReport, Trial
-from orchestrator.model_registry import aliases
+from orchestrator import tracking
+from orchestrator.model_registry import aliases, measured, register
 from orchestrator.plan import RunPlan, as_event
 from orchestrator.tracking import PARENT_TAG
 
@@ -29,11 +30,16 @@ def report(fid, parameters, nfe=1.0, model="m"):
     ],
 )
 def test_which_models_are_named(reports, champion, smallest):
-    assert aliases(reports) == {"champion": champion, "smallest": smallest}
+    named = aliases(measured(reports))
+    assert {name: one.by for name, one in named.items()} == {
+        "champion": champion, "smallest": smallest,
+    }  # fmt: skip
 
 
-def test_nothing_measured_names_nothing():
-    assert aliases({}) == {}
+def test_nothing_is_named_where_nothing_compares():
+    assert aliases([]) == {}
+    other = report(2.0, 10).model_copy(update={"features": "another", "samples": 100})
+    assert aliases(measured({"a": report(40.0, 100), "b": other})) == {}
 
 
 @pytest.fixture
@@ -85,10 +91,43 @@ def test_models_are_pointers_with_aliases(tracked):
     client: MlflowClient = tracked.client
     champion = client.get_model_version_by_alias("digits", "champion")
     smallest = client.get_model_version_by_alias("digits", "smallest")
-    assert champion.source == f"file://{tracked.store.uri}/artifacts/distill-big"
+    assert champion.source == "slimctl://local/artifacts/distill-big"
+    assert champion.tags["slimctl.storage"] == tracked.store.uri
     assert smallest.source.endswith("/artifacts/distill-small")
-    assert champion.tags["fid"] == "5"
+    assert champion.tags["fid"] == "5.0"
     assert champion.run_id == tracked.runs()[""].info.run_id
     tracked.log.add("run_ended", state="done")
     assert tracked.track() == ""
     assert len(client.search_model_versions("name = 'digits'")) == 2
+
+
+def test_a_worse_run_moves_no_alias(tracked):
+    assert tracked.track() == ""
+    client: MlflowClient = tracked.client
+    worse = {"late": report(7.0, 100, model="distill-late")}
+    register(client, "digits", tracked.store.uri, worse, tracked.runs()[""].info.run_id)
+    champion = client.get_model_version_by_alias("digits", "champion")
+    assert champion.tags["slimctl.artifact"] == "distill-big"
+    assert len(client.search_model_versions("name = 'digits'")) == 2
+    better = {"late": report(4.0, 100, model="distill-late")}
+    register(client, "digits", tracked.store.uri, better, tracked.runs()[""].info.run_id)
+    champion = client.get_model_version_by_alias("digits", "champion")
+    assert champion.tags["slimctl.artifact"] == "distill-late"
+
+
+def test_a_trial_that_was_not_written_whole_is_written_again(tracked, monkeypatch):
+    real, calls = MlflowClient.log_batch, []
+
+    def broken(self, *arguments, **options):
+        calls.append(1)
+        if any(param.key == "width" for param in options.get("params", ())) and len(calls) < 20:
+            calls.extend([1] * 20)
+            raise ConnectionError("gone")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", broken)
+    monkeypatch.setattr(tracking, "RETRY_S", 0.05)
+    tracked.track()
+    assert tracked.track() == ""
+    trial = tracked.runs()["sizes.width=8"]
+    assert (trial.info.status, trial.data.params) == ("FINISHED", {"width": "8"})

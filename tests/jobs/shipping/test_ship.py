@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 
 from jobs.base.artifacts import Fleet, Flow, Generator
 from jobs.base.errors import JobFailed, UserError
@@ -17,6 +18,14 @@ from jobs.evaluation.export import write_samples
 from jobs.shipping.described import find_model
 from jobs.shipping.ship import check_free, ship
 from models import onnx_export
+from models.flows.parameterisation import (
+    CosineVPSchedule,
+    DiscreteVPSchedule,
+    EDMSchedule,
+    LinearVPSchedule,
+    Parameterisation,
+    VESchedule,
+)
 from models.generators import load_generator
 from models.model_folder import ModelFolderError
 
@@ -125,6 +134,30 @@ def test_an_onnx_generator_draws_what_the_store_draws(store, make_model, tmp_pat
     np.testing.assert_allclose(images, wanted.numpy(), atol=1e-4)
 
 
+SCHEDULES = {
+    "edm": ("edm", EDMSchedule()),
+    "vp": ("noise", LinearVPSchedule()),
+    "cosine": ("v", CosineVPSchedule()),
+    "table": ("noise", DiscreteVPSchedule(steps=50)),
+    "ve": ("data", VESchedule()),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_prediction_has_an_onnx_form(store, make_model, commit, tmp_path, name):
+    prediction, schedule = SCHEDULES[name]
+    plain = make_model(Flow)
+    how = Parameterisation(prediction=prediction, schedule=schedule, sigma_max=50.0)
+    fields = plain.model_dump() | how.model_dump() | {"id": "", "t_start": 1 / 51}
+    weights = load_file(store.file(plain, plain.file))
+    model = commit(Flow.model_validate(fields), "import_teacher-x", weights=weights)
+    (check,) = write(store, model, tmp_path / "o", "onnx").checks.values()
+    assert check.largest_difference < 0.1
+    write(store, model, tmp_path / "m")
+    images = load_generator(tmp_path / "m")(5, seed=3)
+    np.testing.assert_array_equal(images, drawn(store, model, tmp_path))
+
+
 def test_an_onnx_file_that_differs_is_not_left_behind(store, make_model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(JobFailed, match="onnxruntime and torch differ"):
@@ -156,24 +189,55 @@ def test_only_models_are_shipped(make_dataset, store):
         find_model(store, make_dataset().id)
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_nothing_is_written_over(tmp_path, monkeypatch):
     check_free(tmp_path / "new", replace=False)
-    (tmp_path / "full").mkdir()
-    check_free(tmp_path / "full", replace=False)
-    (tmp_path / "full" / "x").write_text("x")
+    folder = tmp_path / "full"
+    folder.mkdir()
+    check_free(folder, replace=False)
+    (folder / "x").write_text("x")
     with pytest.raises(UserError, match="not empty"):
-        check_free(tmp_path / "full", replace=False)
-    check_free(tmp_path / "full", replace=True)
+        check_free(folder, replace=False)
+    with pytest.raises(UserError, match="something else than an exported model"):
+        check_free(folder, replace=True)
+    (folder / "model.json").write_text("{}")
+    check_free(folder, replace=True)
     with pytest.raises(UserError, match="is a file"):
-        check_free(tmp_path / "full" / "x", replace=True)
+        check_free(folder / "x", replace=True)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UserError, match="is a link"):
+        check_free(tmp_path / "link", replace=True)
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder / "inside")
+    for place in (".", "..", folder):
+        with pytest.raises(UserError, match="the folder that you are in"):
+            check_free(Path(place), replace=True)
 
 
 def test_a_folder_is_replaced_whole(store, make_model, tmp_path):
-    (tmp_path / "m").mkdir()
+    write(store, make_model(Generator), tmp_path / "m")
     (tmp_path / "m" / "old").write_text("x")
     write(store, make_model(Generator), tmp_path / "m")
-    names = {path.name for path in (tmp_path / "m").iterdir()}
-    assert names == {"README.md", "model.json", "weights.safetensors"}
+    files = list((tmp_path / "m").iterdir())
+    assert {path.name for path in files} == {"README.md", "model.json", "weights.safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+    assert [path.name for path in tmp_path.glob("*m*")] == ["m"]
+
+
+def test_what_was_there_is_put_back(store, make_model, tmp_path, monkeypatch):
+    write(store, make_model(Generator), tmp_path / "m")
+    before = load_generator(tmp_path / "m")(2)
+    real = Path.rename
+
+    def fails(self, target):
+        if Path(target).name == "m" and "-old" not in self.name:
+            raise OSError("no")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no"):
+        write(store, make_model(Generator, seed=5), tmp_path / "m")
+    monkeypatch.undo()
+    np.testing.assert_array_equal(load_generator(tmp_path / "m")(2), before)
 
 
 def test_a_folder_that_is_not_whole_is_refused(store, make_model, tmp_path):
@@ -185,6 +249,13 @@ def test_a_folder_that_is_not_whole_is_refused(store, make_model, tmp_path):
     (folder / "model.json").write_text(json.dumps(known | {"format": 2}))
     with pytest.raises(ModelFolderError, match="format"):
         load_generator(folder)
+    for wrong in (
+        {"generator_version": 99}, {"solver": {"kind": "euler", "steps": 3}},
+        {"subsets": [[0], [1]]}, {"label_counts": [1, 2]}, {"members": known["members"] * 2},
+    ):  # fmt: skip
+        (folder / "model.json").write_text(json.dumps(known | wrong))
+        with pytest.raises(ModelFolderError, match="export the model again"):
+            load_generator(folder)
     known["members"][0]["network"]["channels"] = 8
     (folder / "model.json").write_text(json.dumps(known))
     with pytest.raises(ModelFolderError, match="does not fit the network"):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from jobs.base.artifacts import Dataset, Flow, Generator
@@ -59,10 +60,11 @@ def test_a_model_is_exported_with_its_card(slimctl, model, tmp_path):
     ended = slimctl("export", model, "-o", folder, "--licence", "mit", "--name", "tiny")
     assert (ended.code, ended.out) == (0, f"{folder}\n"), ended.err
     known = json.loads((folder / "model.json").read_text())
-    assert (known["name"], known["class_names"]) == ("tiny", ["cat", "dog"])
+    assert (known["name"], known["class_names"]) == ("tiny", [])
     card = (folder / "README.md").read_text()
     for part in (
-        "license: mit", "# tiny", "load_generator", "5 images of 8 x 8 x 1", "2 classes: cat, dog",
+        'license: "mit"', "# tiny", "load_generator", "5 images of 8 x 8 x 1",
+        "2 classes: cat, dog",
         "train_flow-t", "steps 7", "Not measured",
     ):  # fmt: skip
         assert part in card
@@ -71,6 +73,28 @@ def test_a_model_is_exported_with_its_card(slimctl, model, tmp_path):
     assert again.code == 2
     assert "--force" in again.err
     assert slimctl("export", model, "-o", folder, "--force").code == 0
+
+
+def test_a_licence_cannot_break_the_card(slimctl, model, tmp_path):
+    words = ["--licence", "mit: yes\nfoo: [bar", "--name", "a\n# b"]
+    assert slimctl("export", model, "-o", tmp_path / "o", *words).code == 0
+    _, front, rest = (tmp_path / "o" / "README.md").read_text().split("---\n", 2)
+    assert YAML(typ="safe").load(front)["license"] == "mit: yes\nfoo: [bar"
+    assert "# a # b\n" in rest
+
+
+def test_a_damaged_report_stops_no_export(slimctl, store, model, tmp_path):
+    path = store.blobs.local("artifacts/evaluate-q0/artifact.json")
+    path.write_text("garbage")
+    assert slimctl("export", model, "-o", tmp_path / "o").code == 0
+
+
+def test_a_number_of_steps_is_for_flows(slimctl, model, tmp_path):
+    ended = slimctl("export", model, "--nfe", 5, "-o", tmp_path / "o")
+    assert ended.code == 2
+    assert "makes images in one step, not 5" in ended.err
+    assert slimctl("export", "train_flow-t", "--nfe", 5, "-o", tmp_path / "f").code == 0
+    assert "by euler 5" in (tmp_path / "f" / "README.md").read_text()
 
 
 def test_onnx_tells_how_close_and_how_fast(slimctl, model, tmp_path):
