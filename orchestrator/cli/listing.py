@@ -13,7 +13,6 @@ def kinds(as_json: Json = False) -> None:
     from jobs.base.refs import ref_types
     from jobs.base.registry import kind_names, load_kind
     from jobs.base.spec import output_type
-    from orchestrator.cli.tables import print_table
 
     found = []
     for name in kind_names():
@@ -24,10 +23,12 @@ def kinds(as_json: Json = False) -> None:
             if (types := ref_types(info.annotation))
         }
         summary = (inspect.getdoc(spec) or "").splitlines()[0]
+        optional = [field for field in inputs if not spec.model_fields[field].is_required()]
         found.append(
             {
                 "name": name,
                 "inputs": inputs,
+                "optional": optional,
                 "output": output_type(spec).__name__,
                 "summary": summary,
             }
@@ -35,16 +36,12 @@ def kinds(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    rows = [
-        (
-            str(item["name"]),
-            ", ".join(f"{field}: {' | '.join(types)}" for field, types in item["inputs"].items()),  # type: ignore[attr-defined]
-            str(item["output"]),
-            str(item["summary"]),
-        )
-        for item in found
-    ]
-    print_table(("kind", "inputs", "output", "what it does"), rows)
+    for item in found:
+        typer.echo(f"{item['name']} -> {item['output']}")
+        typer.echo(f"  {item['summary']}")
+        for field, types in item["inputs"].items():  # type: ignore[attr-defined]
+            maybe = " (optional)" if field in item["optional"] else ""
+            typer.echo(f"  {field}: {' or '.join(types)}{maybe}")
 
 
 def presets(as_json: Json = False) -> None:

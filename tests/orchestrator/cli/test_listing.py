@@ -10,7 +10,13 @@ def test_kinds(slimctl):
     assert found["distill"]["output"] == "Generator"
     assert found["distill"]["inputs"]["pairs"] == ["PairSet"]
     assert all(kind["summary"] for kind in found.values())
-    assert all(name in slimctl("kinds").out for name in found)
+    assert (found["distill"]["optional"], found["analytic_flow"]["optional"]) == (
+        ["partition", "start", "guide"], [],
+    )  # fmt: skip
+    text = slimctl("kinds").out
+    assert all(f"{name} -> {kind['output']}" in text for name, kind in found.items())
+    assert "  guide: Flow (optional)\n" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_presets(slimctl):
