@@ -17,11 +17,18 @@ from jobs.base.spec import JobSpec
 ENTRY_POINTS = "slimctl.kinds"
 
 
+MOST_NAMED = 40
+"""Names in a hint; there are fewer job kinds and presets than that."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the known name closest to `name`, else the whole list."""
+    """A hint naming the known name closest to `name`, else all of them, or the first of many."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"use one of: {', '.join(choices)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    more = f" and {len(choices) - MOST_NAMED} more" if len(choices) > MOST_NAMED else ""
+    return f"use one of: {', '.join(choices[:MOST_NAMED])}{more}"
 
 
 @cache

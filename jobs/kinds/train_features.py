@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+CLEAR = 1.5
+"""Accuracy over that of guessing from which on a classifier has clearly learned something."""
+
+
 class TrainFeatures(SeededJobSpec):
     """A classifier of the data's own classes; distances on its features compare in a pipeline."""
 
@@ -55,6 +59,13 @@ class TrainFeatures(SeededJobSpec):
         trained = train_classifier(self, images, labels, data, device, context.progress)
         save_weights(trained.weights, context.folder / "weights.safetensors")
         context.log(f"accuracy {trained.accuracy:.3f} on held-out images")
+        chance = max(data.label_counts) / sum(data.label_counts)
+        if trained.accuracy < min(CLEAR * chance, (1.0 + chance) / 2.0):
+            context.warn(
+                f"the classifier is right on {trained.accuracy:.0%} of held-out images, guessing "
+                f"would be on {chance:.0%}: its features, and every FID on them, mean little; "
+                "train it longer or on more images"
+            )
         return FeatureNet(
             image=data.image,
             network=self.network.model_dump(mode="json"),

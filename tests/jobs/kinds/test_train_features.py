@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,3 +60,19 @@ def test_a_network_that_cannot_take_the_images(refused, attempt, make_dataset):
     assert "at most 3" in error.fix
     assert deep.expect({"data": Facts()}) == Facts(dimensions=deep.network.features)
     assert deep.expect({"data": Facts(ImageShape(channels=1, size=8, classes=2))})
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.2, True), (0.49, True), (0.51, False)])
+def test_features_that_tell_little_are_warned_about(
+    run_job, make_dataset, recorder, monkeypatch, accuracy, warned
+):
+    from jobs.training import classifier
+
+    real = classifier.train_classifier
+    monkeypatch.setattr(
+        classifier,
+        "train_classifier",
+        lambda *arguments: replace(real(*arguments), accuracy=accuracy),
+    )
+    run_job(spec(), data=make_dataset(count=12, classes=3))
+    assert any("mean little" in told["message"] for told in recorder.said("warning")) == warned
