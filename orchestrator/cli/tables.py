@@ -95,8 +95,13 @@ def _ends(ordered: list[int]) -> list[int]:
     return ordered if len(ordered) == 1 else [ordered[0], ordered[-1]]
 
 
+LEAST = 0.001
+
+
 def _short(number: float) -> str:
-    """Three digits, without an exponent where there is a choice."""
+    """Three digits, without an exponent; less than a thousandth is said to be that."""
+    if 0 < number < LEAST:
+        return f"<{LEAST}"
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
