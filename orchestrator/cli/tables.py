@@ -19,7 +19,7 @@ from orchestrator.results import (
 )
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
-NUMERIC = frozenset("-0123456789")
+NUMERIC = frozenset("<-0123456789")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
