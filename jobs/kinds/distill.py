@@ -1,6 +1,6 @@
 """Distils a one-step generator from pairs and a guide (SlimFlow, stage 2)."""
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError, check_flip
 from jobs.base.refs import Ref
+from jobs.base.spec import SPEED_ONLY
 from jobs.base.work import FORWARD, THROUGH, Work
 from jobs.training.distances import (
     ImageDistance,
@@ -19,6 +20,7 @@ from jobs.training.distances import (
     require_weights,
 )
 from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.recipes import RecipeName, with_recipe
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
@@ -64,6 +66,15 @@ class Distill(PartTrainingSpec):
     flip: bool | None = None
     """Whether to mirror noise and image of every other pair together; null = where flips are
     valid."""
+
+    recipe: Annotated[RecipeName | None, SPEED_ONLY] = None
+    """Tried settings for the weights and the distance where they are not given: `slimflow`, the
+    paper's, or `slimflow_huber`, which did better on digits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_recipe(cls, data: Any) -> Any:
+        return with_recipe(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

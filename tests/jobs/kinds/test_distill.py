@@ -5,8 +5,10 @@ from safetensors.torch import load_file
 
 from jobs.base.artifacts import Generator
 from jobs.base.facts import Facts
+from jobs.base.keys import job_key
 from jobs.kinds.distill import Distill
 from jobs.storage.flows import open_network
+from jobs.training.recipes import RECIPES
 from models.spec import ImageShape
 
 NETWORK = {
@@ -163,3 +165,24 @@ def test_a_missing_weight_file_is_refused(refused, lpips_files):
     error = refused(spec(distance=distance), pairs=Facts(PLAIN), start=None, guide=None)
     assert error.field == "distance.weights"
     assert "vgg16-397923af.pth" in error.fix
+
+
+INPUTS = {"p": "pairs-1", "s": "flow-1", "g": "flow-2"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_fills_in_what_is_not_given(recipe):
+    fields = {"pairs": "p", "start": "s", "guide": "g", "steps": 3}
+    made = Distill.model_validate(fields | {"recipe": recipe})
+    spelt_out = Distill.model_validate(fields | dict(RECIPES[recipe]))
+    assert made.model_copy(update={"recipe": None}) == spelt_out
+    assert job_key(made, INPUTS) == job_key(spelt_out, INPUTS)
+    own = Distill.model_validate(fields | {"recipe": recipe, "two_step_weight": 0.7})
+    assert (own.two_step_weight, own.distance) == (0.7, made.distance)
+    assert Distill.model_validate(made.model_dump()) == made
+
+
+def test_an_unknown_recipe_is_refused():
+    fields = {"pairs": "p", "start": "s", "guide": "g", "steps": 3}
+    with pytest.raises(ValidationError, match="slimflow_huber"):
+        Distill.model_validate(fields | {"recipe": "best"})
