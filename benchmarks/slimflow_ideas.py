@@ -2,7 +2,8 @@
 
 Annealing reflow against reflow from scratch with pairs only; distillation with the two-step term
 against without; and both against naive distillation from scratch with the same total steps. The
-teacher, its pairs and the feature network are those of configs/slimflow.yaml, made once.
+teacher, its pairs and the feature network are those of configs/slimflow.yaml, made once. The
+distance is L2, as it was when that file had no recipe.
 
     python -m benchmarks.slimflow_ideas [--seeds 3] [--storage DIR] [--json]
 """
@@ -20,7 +21,7 @@ from jobs.kinds.anneal_reflow import AnnealReflow
 from jobs.kinds.distill import Distill
 from jobs.kinds.evaluate import Evaluate
 from jobs.storage.store import Store
-from models.flows.spec import ConstantAnnealing
+from models.flows.spec import ConstantAnnealing, L2Distance
 from models.metrics.interval import mean_interval
 from models.solvers.spec import EulerSpec
 from orchestrator import Pipeline, load_pipeline, submit
@@ -63,6 +64,8 @@ def variants(base: Mapping[str, JobSpec], seed: int) -> dict[str, JobSpec]:
     assert isinstance(student, AnnealReflow)
     assert isinstance(one_step, Distill)
     assert isinstance(quality, Evaluate)
+    one_step = _changed(one_step, recipe=None, distance=L2Distance())  # the method's own
+    assert isinstance(one_step, Distill)
     alone = {"seed": seed, "workers": 1}  # several trainings side by side, one core each
     annealed = _changed(student, **alone)
     plain = _changed(student, annealing=ConstantAnnealing(), **alone)
