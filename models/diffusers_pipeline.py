@@ -13,11 +13,9 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn
 
-from models.flows.flow import Flow, NetworkFlow
-from models.flows.make import make_flow
-from models.model_folder import ModelDescription
+from models.flows.flow import Flow
+from models.model_folder import ModelDescription, flow_of
 from models.pixels import to_uint8
-from models.routing import RoutedFlow
 from models.sampling import Sampler
 
 LOADER = """\
@@ -42,13 +40,7 @@ class SlimNetworks(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def flow(self) -> Flow:
         """The velocity that the networks stand for."""
         known = ModelDescription.model_validate(self.config.description)
-        flows: list[Flow] = []
-        for member, network in zip(known.members, self.networks, strict=True):
-            if member.flow is None:
-                flows.append(NetworkFlow(network, known.image, member.t_start))
-            else:
-                flows.append(make_flow(network, known.image, member.flow).to(self.device))
-        return RoutedFlow(flows, known.subsets) if known.subsets else flows[0]
+        return flow_of(known, self.networks, self.device)
 
 
 class SlimPipeline(DiffusionPipeline):  # type: ignore[misc]

@@ -4,7 +4,7 @@ model.json            what it is (`ModelDescription`)
 weights.safetensors   averaged weights, float32; of a fleet `weights-0.safetensors` and so on
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -130,18 +130,24 @@ def open_model_folder(folder: Path, device: torch.device) -> Sampler:
         ModelFolderError: the folder is not whole; every tensor that differs is named.
     """
     known = read_description(folder)
-    flows: list[Flow] = []
+    networks = []
     for member in known.members:
         network = member.network.build(known.image)
         _load(network, folder / member.file)
         network.eval().requires_grad_(requires_grad=False)
-        network = choose_engine(device, "sampling").place(network, device)
+        networks.append(choose_engine(device, "sampling").place(network, device))
+    return Sampler(flow_of(known, networks, device), known.solver, known.label_counts, device)
+
+
+def flow_of(known: ModelDescription, networks: Iterable[nn.Module], device: torch.device) -> Flow:
+    """The velocity that the networks of a model stand for, in the order of its members."""
+    flows: list[Flow] = []
+    for member, network in zip(known.members, networks, strict=True):
         if member.flow is None:
             flows.append(NetworkFlow(network, known.image, member.t_start))
         else:
             flows.append(make_flow(network, known.image, member.flow).to(device))
-    flow = RoutedFlow(flows, known.subsets) if known.subsets else flows[0]
-    return Sampler(flow, known.solver, known.label_counts, device)
+    return RoutedFlow(flows, known.subsets) if known.subsets else flows[0]
 
 
 def _load(network: nn.Module, path: Path) -> None:

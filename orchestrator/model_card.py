@@ -154,10 +154,12 @@ def _start_lines(shipment: Shipment) -> list[str]:
 
 def _served_lines(shipment: Shipment) -> list[str]:
     """Which file of a fleet serves which classes."""
-    known = shipment.description
+    subsets = shipment.description.subsets
+    if not subsets:
+        return []
     return [
         f"{name} serves the classes {', '.join(map(str, subset))}."
-        for name, subset in zip(shipment.checks, known.subsets, strict=False)
+        for name, subset in zip(shipment.checks, subsets, strict=True)
     ]
 
 

@@ -152,7 +152,7 @@ def test_every_prediction_has_an_onnx_form(store, make_model, commit, tmp_path, 
     weights = load_file(store.file(plain, plain.file))
     model = commit(Flow.model_validate(fields), "import_teacher-x", weights=weights)
     (check,) = write(store, model, tmp_path / "o", "onnx").checks.values()
-    assert check.largest_difference < 0.1
+    assert check.relative_difference <= 1e-4
     write(store, model, tmp_path / "m")
     images = load_generator(tmp_path / "m")(5, seed=3)
     np.testing.assert_array_equal(images, drawn(store, model, tmp_path))
