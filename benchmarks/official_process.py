@@ -80,7 +80,10 @@ class Official:
             if name.startswith("weights.")
         }
         if weights:
-            self.network.load_state_dict(weights, strict=False)
+            left = self.network.load_state_dict(weights, strict=False)
+            trained = {name for name, _ in self.network.named_parameters()}
+            if left.unexpected_keys or trained & set(left.missing_keys):
+                raise ValueError(f"the weights do not fit the official network: {left}")
         elif case["random_weights"]:
             self._shake()
         self.x, self.t, self.x1 = inputs["x"], inputs["t"], inputs["x1"]

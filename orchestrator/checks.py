@@ -246,7 +246,7 @@ def _cycle_mistakes(edges: Mapping[str, list[tuple[str, str]]]) -> Iterator[Mist
             for job, following in pairwise(circle)
         ]
         what = f"job '{circle[0]}' needs its own result in the end: {' -> '.join(circle)}"
-        places = [f"jobs.{job}.{field}" for job, field in zip(circle, fields, strict=False)]
+        places = [f"jobs.{job}.{field}" for job, field in zip(circle[:-1], fields, strict=True)]
         yield Mistake(("jobs", circle[0], fields[0]), what, f"change {listed(places)}", "value")
 
 
