@@ -1,9 +1,10 @@
 """The measurements behind a quality report."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -123,10 +124,6 @@ def measure(
     images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
     target = reference or real.statistics
-    fids = tuple(frechet_distance(target, statistics) for statistics in drawn.statistics)
-    kid = kernel_distance(real.features, own_features, seed=seed)
-    same = min(len(real.features), len(own_features))
-    manifold = precision_recall(real.features[:same], own_features[:same], spec.neighbours)
     latency = _latency(sampler)
     subsets = partition.subsets if partition else getattr(model, "subsets", ())
     labels = torch.cat(drawn.labels) if drawn.labels else None
@@ -137,15 +134,10 @@ def measure(
         model=model.id,
         model_type=_type_of(model),
         solver=describe_solver(solver),
-        fid=min(fids),
-        fids=fids,
+        **_distances(target, drawn.statistics),
+        **_against_real(real.features, own_features, spec.neighbours, seed),
         protocol=_protocol(spec, data, features),
         fid_real=frechet_distance(target, real.floor),
-        kid=kid.value,
-        kid_low=kid.low,
-        kid_high=kid.high,
-        precision=manifold.precision,
-        recall=manifold.recall,
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=features.id,
@@ -162,6 +154,26 @@ def measure(
         parts=parts,
         classes=classes,
     )
+
+
+def _distances(target: Gaussian, drawn: Sequence[Gaussian]) -> dict[str, Any]:
+    """The Fréchet distance of each draw to the reference, and the lowest."""
+    fids = tuple(frechet_distance(target, statistics) for statistics in drawn)
+    return {"fid": min(fids), "fids": fids}
+
+
+def _against_real(real: Tensor, own: Tensor, neighbours: int, seed: int) -> dict[str, Any]:
+    """Kernel distance with its interval, precision and recall of features (N, D) and (M, D)."""
+    kid = kernel_distance(real, own, seed=seed)
+    same = min(len(real), len(own))
+    manifold = precision_recall(real[:same], own[:same], neighbours)
+    return {
+        "kid": kid.value,
+        "kid_low": kid.low,
+        "kid_high": kid.high,
+        "precision": manifold.precision,
+        "recall": manifold.recall,
+    }
 
 
 def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:

@@ -264,6 +264,20 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     raise UserError(store.uri, f"there is no run and no artifact '{thing}'", fix)
 
 
+def find_model_id(store: "Store", name: str) -> str:
+    """The artifact that a name means where a model is wanted.
+
+    Raises:
+        UserError: it names a run, nothing, or more than one thing.
+    """
+    from jobs.base.errors import UserError
+
+    _, artifact = find_thing(store, name)
+    if artifact is None:
+        raise UserError(name, "names a run, not a model", f"name a job of it: {name}/JOB")
+    return artifact
+
+
 def _job_meant(name: str, jobs: "Iterable[str]") -> str:
     """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
     from orchestrator.groups import split_iteration

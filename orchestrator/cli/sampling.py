@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.browse import find_thing
+from orchestrator.cli.browse import find_model_id
 from orchestrator.cli.options import Storage, open_store
 
 
@@ -26,12 +26,10 @@ def sample(
 
     The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
     """
-    from jobs.base.errors import UserError
     from jobs.evaluation.export import write_samples
 
     store = open_store(storage)
-    _, artifact = find_thing(store, model)
-    if artifact is None:
-        raise UserError(model, "names a run, not a model", f"name a job of it: {model}/JOB")
-    write_samples(store, artifact, output, count=count, seed=seed, label=label, nfe=nfe)
+    write_samples(
+        store, find_model_id(store, model), output, count=count, seed=seed, label=label, nfe=nfe
+    )
     typer.echo(str(output))

@@ -1,13 +1,19 @@
 """The verb that writes a model of the store as a folder to deploy."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.browse import find_thing
+from orchestrator.cli.browse import find_model_id
 from orchestrator.cli.options import Json, Storage, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.onnx_export import OnnxCheck
 
 
 class Target(StrEnum):
@@ -41,18 +47,13 @@ def export(
     safetensors opens with `models.generators.load_generator`, diffusers with
     `DiffusionPipeline.from_pretrained`; ONNX files are compared with torch and timed.
     """
-    import json
-
-    from jobs.base.errors import UserError
     from jobs.evaluation.sampling import FLOW_STEPS, check_steps
     from jobs.shipping.described import find_model
     from jobs.shipping.ship import Shipment, check_free, ship
     from orchestrator.model_card import datasets_behind, model_card
 
     store = open_store(storage)
-    _, artifact = find_thing(store, model)
-    if artifact is None:
-        raise UserError(model, "names a run, not a model", f"name a job of it: {model}/JOB")
+    artifact = find_model_id(store, model)
     handle = find_model(store, artifact)
     check_steps(handle, nfe)
     called = name or model.rpartition("/")[2]
@@ -73,12 +74,16 @@ def export(
         class_names=names,
         card=card,
     )
-    checks = {file: check.model_dump() for file, check in shipment.checks.items()}
+    _tell(folder, artifact, shipment.checks, as_json=as_json)
+
+
+def _tell(folder: Path, artifact: str, checks: "Mapping[str, OnnxCheck]", *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "artifact": artifact, "checks": checks}))
+        data = {file: check.model_dump() for file, check in checks.items()}
+        typer.echo(json.dumps({"folder": str(folder), "artifact": artifact, "checks": data}))
         return
     typer.echo(str(folder))
-    for file, check in shipment.checks.items():
+    for file, check in checks.items():
         typer.echo(
             f"{file}: {check.largest_difference:.1e} from torch at most; batch 1 takes "
             f"{check.latency_ms:.2f} ms by onnxruntime, {check.torch_ms:.2f} ms by torch"
