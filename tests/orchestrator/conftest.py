@@ -1,9 +1,11 @@
-"""Job kinds that exist only in tests, offered to the program as an installed package would."""
+"""Job kinds that exist only in tests, offered as a package would; a world for a supervisor."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from supervised import World
 
 from jobs.base import registry
 from jobs.base.spec import JobSpec
@@ -25,3 +27,9 @@ def install_kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
     yield install
     registry.load_kind.cache_clear()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    """In which a supervisor runs jobs that end as the test says."""
+    return World(monkeypatch, str(tmp_path))

@@ -8,6 +8,7 @@ from jobs.base.facts import Facts, FieldError
 from jobs.base.refs import Ref
 from jobs.base.spec import JobSpec, SeededJobSpec
 from models.spec import ImageShape
+from orchestrator.pipeline import Pipeline, parse_pipeline
 
 IMAGE = ImageShape(channels=1, size=8)
 
@@ -74,3 +75,12 @@ jobs:
         start: first
   all: {kind: gather, flows: group.second}
 """
+
+
+def load(text: str = TEXT, *overrides: str) -> Pipeline:
+    return parse_pipeline(text, "f.yaml", overrides).pipeline
+
+
+def changed(old: str, new: str) -> str:
+    assert old in TEXT
+    return TEXT.replace(old, new)
