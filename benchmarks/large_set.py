@@ -8,22 +8,18 @@ writing it has just put it into the system's cache of files.
 """
 
 import argparse
-import itertools
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.measure import this_machine
+from benchmarks.measure import show, this_machine
+from benchmarks.step_times import Timed, medians, parser, train_in_a_process
 from benchmarks.teacher import NETWORK, LoopSettings
 from jobs.base.artifacts import PairSet
 from jobs.pairs.shards import Solved, write_shard
@@ -31,7 +27,7 @@ from jobs.storage.blobs import LocalBlobs
 from jobs.storage.store import Store
 from jobs.training import pair_source
 from jobs.training.loop import Trainer
-from jobs.training.objective import Objective, Share
+from jobs.training.objective import Share
 from jobs.training.objectives.annealed_reflow import AnnealedReflow
 from models.counter_random import GENERATOR_VERSION
 from models.engine import choose_engine
@@ -40,7 +36,6 @@ from models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32)
 SHARD = 4096
-WARM = 20
 HANDLE, FOUND = "pairs.json", "found.json"
 
 
@@ -59,21 +54,6 @@ def write_set(folder: Path, count: int) -> PairSet:
     )  # fmt: skip
 
 
-class Timed(Objective):
-    """An objective that notes when it is called."""
-
-    def __init__(self, inner: Objective) -> None:
-        self._inner = inner
-        self.calls: list[float] = []
-
-    def prepare(self, share: Share) -> None:
-        self._inner.prepare(share)
-
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        self.calls.append(time.perf_counter())
-        return self._inner.loss(network, step)
-
-
 def train(folder: Path, steps: int, batch: int, *, in_memory: bool) -> dict[str, float]:
     """Trains in this process; median step and memory beside what the model takes."""
     machine = this_machine(1)
@@ -81,16 +61,16 @@ def train(folder: Path, steps: int, batch: int, *, in_memory: bool) -> dict[str,
         pair_source.CPU_BYTES = 2**60
     pairs = PairSet.model_validate_json((folder / HANDLE).read_text())
     network = NETWORK.build(IMAGE)
-    objective = Timed(
-        AnnealedReflow(
-            Store(str(folder)), pairs, 0, LinearAnnealing(length=steps), UniformTime(), flip=False
-        )
-    )
+
+    def reflow() -> AnnealedReflow:
+        annealing = LinearAnnealing(length=steps)
+        return AnnealedReflow(Store(str(folder)), pairs, 0, annealing, UniformTime(), flip=False)
+
     with tempfile.TemporaryDirectory(prefix="slimctl-benchmark-") as work:
         trainer = Trainer(
             LoopSettings(steps=steps, batch_size=batch, checkpoint_s=1e9),
             network,
-            objective,
+            Timed(reflow, Path(work), steps),
             Share(0, batch, batch, machine.device),
             LocalBlobs(work),
             lambda step, metrics: None,
@@ -98,9 +78,9 @@ def train(folder: Path, steps: int, batch: int, *, in_memory: bool) -> dict[str,
         )
         before = peak_bytes()
         trainer.run()
-    calls = objective.calls[WARM:]
+        step_s = medians(Path(work))["wall_s"]
     return {
-        "step_s": statistics.median(b - a for a, b in itertools.pairwise(calls)),
+        "step_s": step_s,
         "more_gib": (peak_bytes() - before) / 2**30,
         "peak_gib": peak_bytes() / 2**30,
     }
@@ -119,9 +99,9 @@ def compare(count: int, steps: int, batch: int, rounds: int) -> dict[str, Any]:
         (folder / HANDLE).write_text(write_set(folder, count).model_dump_json())
         for _ in range(rounds):
             for way, trained in found.items():
-                command = [sys.executable, "-m", "benchmarks.large_set", "--train", way, name]
-                command += ["--steps", str(steps), "--batch", str(batch)]
-                subprocess.run(command, check=True)
+                train_in_a_process(
+                    "benchmarks.large_set", "--train", way, name, steps=steps, batch=batch
+                )
                 trained.append(json.loads((folder / FOUND).read_text()))
     result: dict[str, Any] = {
         way: {key: statistics.median(one[key] for one in trained) for key in trained[0]}
@@ -136,12 +116,8 @@ def compare(count: int, steps: int, batch: int, rounds: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = parser(__doc__ or "", steps=60, rounds=3)
     options.add_argument("--pairs", type=int, default=1_000_000)
-    options.add_argument("--steps", type=int, default=60)
-    options.add_argument("--batch", type=int, default=16)
-    options.add_argument("--rounds", type=int, default=3, help="trainings of each kind")
-    options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--train", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     asked = options.parse_args(arguments)
     if asked.train is not None:
@@ -152,11 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = this_machine(1).describe() | compare(
         asked.pairs, asked.steps, asked.batch, asked.rounds
     )
-    if asked.json:
-        print(json.dumps(result, indent=1))
-        return
-    for name, value in result.items():
-        print(f"{name}: {value}")
+    show(result, as_json=asked.json)
 
 
 if __name__ == "__main__":

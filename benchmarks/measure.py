@@ -168,6 +168,15 @@ def report(head: Mapping[str, Any], cases: Sequence[Case], *, as_json: bool) -> 
             print(f"  {case.name}: {name} = {value}")
 
 
+def show(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Prints one JSON object, or a line for each value."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
 def _row(case: Case) -> list[str]:
     return [
         case.name,
