@@ -126,19 +126,26 @@ def train_on_ray(
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
-    context.engine |= {
-        "device": "cuda" if use_cuda else "cpu",
-        **recorded_engine(context.work).model_dump(),
-        "workers": _elastic(spec, workers),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
+    context.engine |= _what_trained(context, spec, workers, threads, use_cuda)
     context.device_s = checkpoint.seconds * (workers if use_cuda else workers * threads)
     tensors = checkpoint.tensors
     last = {n.removeprefix("ema."): value for n, value in tensors.items() if n.startswith("ema.")}
     count = count_parameters(build_on_meta(network, image))
     weights = best_weights(tensors) or last
     return Trained(weights, count, checkpoint.seconds, read_scores(tensors))
+
+
+def _what_trained(
+    context: JobContext, spec: TrainingSpec, workers: int, threads: int, use_cuda: bool
+) -> dict[str, Any]:
+    """The device, the engine and the workers, for the manifest."""
+    return {
+        "device": "cuda" if use_cuda else "cpu",
+        **recorded_engine(context.work).model_dump(),
+        "workers": _elastic(spec, workers),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
 
 
 def _train_here(task: TrainTask) -> None:
