@@ -73,10 +73,10 @@ class Estimate:
 
 
 def is_open(known: Facts) -> bool:
-    """Whether outside input has to be read to know what later jobs cost."""
+    """Whether outside input has to be read to know what later jobs cost and can say."""
     is_flow = known.made == Flow.__name__
     return (is_flow and known.network is None) or (
-        known.made == Dataset.__name__ and known.image is None
+        known.made == Dataset.__name__ and (known.image is None or known.count is None)
     )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,11 +10,13 @@ from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
 from jobs.storage.store import Store
 from orchestrator.cluster import connect
 from orchestrator.cluster_storage import check_shared
+from orchestrator.doubts import doubts
 from orchestrator.events import Event, EventLog
 from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, resolve, to_yaml
 from orchestrator.plan import RunPlan, as_event
 from orchestrator.planner import make_plan
+from orchestrator.problems import Problem
 from orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from orchestrator.status import RunStatus, fold
 from orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
@@ -43,6 +45,7 @@ def submit(
     detach: bool = False,
     listener: Listener | None = None,
     on_plan: Callable[[RunPlan, str], None] | None = None,
+    on_doubts: Callable[[Sequence[Problem]], None] | None = None,
 ) -> Submission:
     """Runs a pipeline to its end; what the store has is not made again.
 
@@ -52,6 +55,7 @@ def submit(
         detach: return as soon as the run is on record; needs a cluster.
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
+        on_doubts: called after that with what is doubtful about the jobs that are going to run.
 
     Raises:
         UserError: the pipeline, its input, the storage or the address cannot be used.
@@ -67,11 +71,14 @@ def submit(
             on_plan(plan, status.run)
         return Submission(status.run, status, plan, started_ray=False)
     store.check_writable()
-    preflight(resolved, graph, [job.name for job in plan.jobs if job.action != "reuse"])
+    due = [job.name for job in plan.jobs if job.action != "reuse"]
+    facts = preflight(resolved, graph, due)
     run = new_run_id(plan.name)
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:
         on_plan(plan, run)
+    if on_doubts:
+        on_doubts(doubts(resolved, graph, facts, frozenset(due)))
     return start(run, plan, address=address, detach=detach, listener=listener)
 
 

@@ -69,6 +69,18 @@ class Facts:
     """Multiply-adds of the features of one image."""
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Something that can be done, but whose result says less than the user may think."""
+
+    field: str
+    """Name of the field, dotted for nested ones."""
+    what: str
+    """What is doubtful, with the user's value."""
+    fix: str
+    """What to do."""
+
+
 class FieldError(ValueError):
     """A field contradicts another field or an input.
 

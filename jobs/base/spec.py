@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from jobs.base.artifacts import Handle
 from jobs.base.cluster import Cluster, Needs
-from jobs.base.facts import Facts
+from jobs.base.facts import Doubt, Facts
 from jobs.base.refs import Ref, takes_many
 from jobs.base.work import Work
 from models.spec import Spec
@@ -85,6 +85,14 @@ class JobSpec(Spec):
             FieldError: a field contradicts what is known of an input.
         """
         return Facts()
+
+    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+        """What makes the result say little although nothing is wrong; it stops nothing.
+
+        Args:
+            inputs: facts of each input, by field name.
+        """
+        return []
 
     def placed(self) -> Placement:
         """Where this job runs: where its kind does, unless its fields say otherwise."""

@@ -17,7 +17,7 @@ from jobs.base.artifacts import (
 )
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, Intake, MissingFile
+from jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile
 from jobs.base.refs import Ref
 from jobs.base.solvers import asked_nfe, check_solver
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 FEWEST_IMAGES = 4
 """The kernel distance needs two subsets of two."""
+FEW_IMAGES = 100
+"""Below this a Fréchet distance says much of which images were drawn: of digits' pixels (61
+dimensions) 100 images are 7 % of the variance away from all 1797, 60 are 12 % and 1000 are 0.3 %
+(means of 20 draws)."""
 EXAMPLE = "solver: {kind: euler, steps: 50}"
 
 
@@ -76,23 +80,24 @@ class Evaluate(SeededJobSpec):
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
         partition = context.input(self.partition) if self.partition else None
-        self.expect(
-            {
-                "model": Facts(
-                    model.image,
-                    flow=model if isinstance(model, Flow) else None,
-                    part=getattr(model, "part", None),
-                    one_step=not takes_solver(model),
-                    made=type(model).__name__,
-                ),
-                "data": Facts(data.image, data.count),
-                "features": Facts(
-                    features.image,
-                    intake=Intake(features.channels, features.size),
-                    dimensions=features.dimensions,
-                ),
-            }
-        )
+        known = {
+            "model": Facts(
+                model.image,
+                flow=model if isinstance(model, Flow) else None,
+                part=getattr(model, "part", None),
+                one_step=not takes_solver(model),
+                made=type(model).__name__,
+            ),
+            "data": Facts(data.image, data.count),
+            "features": Facts(
+                features.image,
+                intake=Intake(features.channels, features.size),
+                dimensions=features.dimensions,
+            ),
+        }
+        self.expect(known)
+        for doubt in self.doubts(known):
+            context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
         return measure(context, self, model, data, features, partition)
 
     def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
@@ -127,6 +132,21 @@ class Evaluate(SeededJobSpec):
         self._check_counts(data.count)
         self._check_reference(inputs["features"].dimensions)
         return Facts()
+
+    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+        """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
+        width = inputs["features"].dimensions
+        fix = "; KID is not biased by few"
+        found = []
+        if self.reference is None and (real := _few(inputs["data"].count, width)):
+            what = f"'{self.data.job}' has {real}, and a FID against them says little"
+            more = f"compare with {_enough(width)} images or more, better thousands{fix}"
+            found.append(Doubt("data", what, more))
+        if drawn := _few(self.samples, width, "samples"):
+            what = f"a draw has {drawn}, and their FID says little"
+            more = f"make samples {_enough(width)} or more, better thousands{fix}"
+            found.append(Doubt("samples", what, more))
+        return found
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         model, features = inputs["model"], inputs["features"]
@@ -211,6 +231,20 @@ class Evaluate(SeededJobSpec):
                 f"{self.neighbours}",
                 f"compare with {fewest} images or more",
             )
+
+
+def _enough(width: int | None) -> int:
+    """The fewest images that are not few: their covariance has full rank."""
+    return max(FEW_IMAGES, (width or 0) + 1)
+
+
+def _few(count: int | None, width: int | None, name: str = "images") -> str:
+    """`60 images`, and what is wrong with so few; "" if they are not few, or not counted yet."""
+    if count is None or count >= _enough(width):
+        return ""
+    if width is not None and count <= width:
+        return f"only {count} {name} for {width} features, so that their covariance is singular"
+    return f"only {count} {name}"
 
 
 def _pixels(image: "ImageShape") -> str:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from orchestrator.cli.collapse import Row, collapsed, counted
+from orchestrator.cli.options import warn
 from orchestrator.events import Event
 from orchestrator.plan import RunPlan
+from orchestrator.problems import Problem
 from orchestrator.status import JobStatus, RunStatus, apply
 
 if TYPE_CHECKING:
@@ -61,6 +63,10 @@ class View(ABC):
             typer.echo(
                 f"run {run}: {todo} of {len(plan.jobs)} jobs to do, store {plan.storage}", err=True
             )
+
+    def doubts(self, doubts: Sequence[Problem]) -> None:
+        """Shows what is doubtful about the jobs that are going to run."""
+        warn(doubts)
 
     def event(self, event: Event) -> None:
         """Takes the next event."""
@@ -252,6 +258,9 @@ def open_view(*, quiet: bool = False) -> View:
 class _QuietView(View):
     def plan(self, plan: RunPlan, run: str) -> None:
         self.run = run
+
+    def doubts(self, doubts: Sequence[Problem]) -> None:
+        """Shows nothing."""
 
     def show(self, event: Event) -> None:
         """Shows nothing."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from jobs.storage.store import Store
     from orchestrator.pipeline import Pipeline
+    from orchestrator.problems import Problem
 
 File = Annotated[Path, typer.Argument(help="Pipeline file (YAML).", show_default=False)]
 Storage = Annotated[
@@ -84,6 +85,14 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
         if wanted:
             typer.echo(json.dumps([asdict(problem) for problem in error.problems], indent=1))
         raise
+
+
+def warn(doubts: "Iterable[Problem]") -> None:
+    """Says on stderr what is doubtful about a pipeline."""
+    from orchestrator.doubts import as_warning
+
+    for doubt in doubts:
+        typer.echo(as_warning(doubt), err=True)
 
 
 def open_store(storage: str | None) -> "Store":

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,6 +20,7 @@ from orchestrator.cli.options import (
     Tflops,
     load,
     mistakes_as_json,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -29,17 +31,21 @@ def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
+    from orchestrator.doubts import doubts
     from orchestrator.graph import Graph, preflight
     from orchestrator.pipeline import resolve
 
     with mistakes_as_json(as_json):
-        pipeline = load(file, overrides, storage)
-        resolved = resolve(pipeline)
-        preflight(resolved, Graph.of(resolved))
+        pipeline = resolve(load(file, overrides, storage))
+        graph = Graph.of(pipeline)
+        doubtful = doubts(pipeline, graph, preflight(pipeline, graph))
+    warn(doubtful)
     if as_json:
-        typer.echo(json.dumps({"name": pipeline.name, "jobs": list(pipeline.specs)}))
+        found = {"name": pipeline.name, "jobs": list(pipeline.specs), "warnings": doubtful}
+        typer.echo(json.dumps(found, default=asdict))
     else:
-        typer.echo(f"{file}: {_size(pipeline)}, no mistakes")
+        warned = f", {len(doubtful)} warning{'s'[len(doubtful) == 1 :]}" if doubtful else ""
+        typer.echo(f"{file}: {_size(pipeline)}, no mistakes{warned}")
 
 
 def _size(pipeline: "Pipeline") -> str:
@@ -63,6 +69,7 @@ def plan(
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
     from orchestrator.cli.tables import print_plan
+    from orchestrator.doubts import doubts
     from orchestrator.estimate import estimate, is_open, plan_json
     from orchestrator.graph import Graph, expectations, preflight
     from orchestrator.pipeline import resolve
@@ -78,11 +85,13 @@ def plan(
             made = make_plan(pipeline, graph, store)
             unread = [name for name, known in facts.items() if is_open(known)]
             facts = preflight(pipeline, graph, unread) if unread else facts
-    found = estimate(pipeline, graph, facts, made, tflops)
+    found, doubtful = estimate(pipeline, graph, facts, made, tflops), doubts(pipeline, graph, facts)
     if as_json:
-        typer.echo(json.dumps(plan_json(made, found), indent=1))
+        data = plan_json(made, found) | {"warnings": doubtful}
+        typer.echo(json.dumps(data, indent=1, default=asdict))
     else:
         print_plan(made, found)
+    warn(doubtful)
     pipeline.tell(missing)
 
 
@@ -113,6 +122,7 @@ def submit(
                 detach=detach,
                 listener=view.event,
                 on_plan=view.plan,
+                on_doubts=view.doubts,
             )
     except KeyboardInterrupt:
         typer.echo(interrupted(view.run, address), err=True)

@@ -100,6 +100,41 @@ def test_the_fewest_images_that_can_be_compared(
     assert report.samples == changes["samples"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "real", "width", "told"),
+    [
+        ({}, 60, 64, [("data", "only 60 images for 64 features"), ("data", "with 100 images")]),
+        ({}, 100, None, []),
+        ({}, 99, None, [("data", "only 99 images,")]),
+        ({}, 99, 2, [("data", "only 99 images,"), ("data", "100 images or more")]),
+        ({}, 2048, 2048, [("data", "covariance is singular"), ("data", "2049 images or more")]),
+        ({}, 2049, 2048, []),
+        ({}, None, 2048, []),
+        ({"samples": 2048}, 5000, 2048, [("samples", "only 2048 samples for 2048 features")]),
+        ({"samples": 99}, 5000, 64, [("samples", "only 99 samples,"), ("samples", "KID")]),
+    ],
+)
+def test_a_frechet_distance_of_few_images_is_doubtful(changes, real, width, told):
+    known = INPUTS | {"data": Facts(PLAIN, real), "features": Facts(PLAIN, dimensions=width)}
+    doubts = spec(**{"samples": 5000} | changes).doubts(known)
+    assert {one.field for one in doubts} == {field for field, _ in told}
+    for field, words in told:
+        assert any(field == one.field and words in one.what + one.fix for one in doubts), words
+
+
+def test_statistics_from_outside_are_not_of_the_few_images(statistics):
+    known = INPUTS | {"data": Facts(PLAIN, 60), "features": Facts(PLAIN, dimensions=3)}
+    assert spec(reference=str(statistics), samples=5000).doubts(known) == []
+
+
+def test_doubts_are_kept_with_the_report(run_job, store, inputs, make_model, recorder):
+    report = run_job(spec(), model=make_model(), **inputs)
+    data, samples = store.manifest(report.id).notes
+    assert data.startswith("data: 'd' has only 20 images, and a FID against them says little; ")
+    assert samples.startswith("samples: a draw has only 20 samples")
+    assert {"message": data} in recorder.said("warning")
+
+
 def test_settings_that_cannot_be():
     for fields in ({"samples": 1}, {"neighbours": 0}, {"batch_size": 0}, {"solver": ["euler"]}):
         with pytest.raises(ValidationError):

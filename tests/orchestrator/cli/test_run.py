@@ -3,6 +3,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.base.artifacts import Dataset
@@ -60,7 +61,7 @@ def ends(monkeypatch, tmp_path) -> Callable[..., None]:
         status = RunStatus(run="run-1", state=state, ended=1.0, jobs={"data": job})
         plan = RunPlan(name="digits", storage=str(tmp_path), tracking=None, jobs=())
 
-        def submit(pipeline, *, address, detach, listener, on_plan):
+        def submit(pipeline, *, address, detach, listener, on_plan, on_doubts):
             on_plan(plan, "run-1")
             listener(Event(number=0, time=0.0, name="run_ended", details={"state": state}))
             return Submission("run-1", status, plan, started_ray=True)
@@ -77,7 +78,48 @@ def test_check_says_that_there_are_no_mistakes(slimctl, pipeline_file):
     ended = slimctl("check", pipeline_file)
     assert (ended.code, ended.out, ended.err) == (0, f"{pipeline_file}: 1 jobs, no mistakes\n", "")
     ended = slimctl("check", pipeline_file, "--json")
-    assert json.loads(ended.out) == {"name": "digits", "jobs": ["data"]}
+    assert json.loads(ended.out) == {"name": "digits", "jobs": ["data"], "warnings": []}
+
+
+@pytest.fixture
+def few_images(tmp_path) -> Path:
+    """A pipeline that measures against 20 images, which only reading the file tells."""
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(20) % 2)
+    file = tmp_path / "few.yaml"
+    file.write_text(
+        "name: few\njobs:\n"
+        f"  data: {{kind: load_dataset, source: {tmp_path}/few.npz, size: 8, channels: 1, "
+        "classes: 2}\n  features: {kind: train_features, data: data}\n"
+        "  flow: {kind: analytic_flow, data: data}\n  quality: {kind: evaluate, model: flow, "
+        "data: data, features: features, samples: 10000, solver: {kind: euler, steps: 2}}\n"
+    )
+    return file
+
+
+def test_what_is_doubtful_is_a_warning(slimctl, few_images):
+    said = slimctl("check", few_images)
+    assert (said.code, said.out) == (0, f"{few_images}: 4 jobs, no mistakes, 1 warning\n")
+    assert said.err == (
+        f"{few_images}:6: warning: job 'quality', data: 'data' has only 20 images for 64 features, "
+        "so that their covariance is singular, and a FID against them says little\n"
+        "  fix: compare with 100 images or more, better thousands; KID is not biased by few\n"
+    )
+    planned = slimctl("plan", few_images)
+    assert (planned.code, planned.err) == (0, said.err)
+    for verb in ("check", "plan"):
+        ended = slimctl(verb, few_images, "--json")
+        (warning,) = json.loads(ended.out)["warnings"]
+        assert (warning["line"], ended.err) == (6, said.err)
+
+
+def test_a_submission_says_what_is_doubtful_before_it_starts(slimctl, few_images, monkeypatch):
+    monkeypatch.setattr(submission, "start", lambda *_, **__: sys.exit(130))
+    ended = slimctl("submit", few_images)
+    assert "4 of 4 jobs to do" in ended.err.splitlines()[0]
+    assert "few.yaml:6: warning: job 'quality', data: " in ended.err.splitlines()[1]
+    monkeypatch.setenv("SLIMCTL_QUIET", "1")
+    assert slimctl("submit", few_images).err == ""
 
 
 def test_plan_says_what_is_to_be_done(slimctl, pipeline_file, tmp_path):
@@ -269,7 +311,7 @@ def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, c
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatch, address, words):
-    def submit(pipeline, *, address, detach, listener, on_plan):
+    def submit(pipeline, *, address, detach, listener, on_plan, on_doubts):
         on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
         raise KeyboardInterrupt
 
