@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACT_TAG = "slimctl.artifact"
-TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "filtered": "KILLED"}
+TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "filtered": "KILLED", "stopped": "KILLED"}
 
 
 class Measured(NamedTuple):

@@ -47,6 +47,7 @@ def verdict(report: SweepReport) -> str:
     done = f"{states.count('done')} of {len(states)} trials done"
     ruled_out = states.count("filtered")
     done += f", {ruled_out} ruled out by size" if ruled_out else ""
+    done += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
     done += f", {states.count('failed')} failed" if "failed" in states else ""
     goals = ", ".join(report.objectives)
     if report.chosen is not None:

@@ -274,14 +274,17 @@ class Trial(Spec):
 
     values: dict[str, Any]
     """Variable -> value."""
-    state: Literal["done", "failed", "filtered"]
-    """filtered: a limit on its size ruled it out before anything was trained."""
+    state: Literal["done", "failed", "filtered", "stopped"]
+    """filtered: a limit on its size ruled it out before anything was trained; stopped: its training
+    fell behind that of others."""
     artifacts: dict[str, str] = Field(default_factory=dict)
     """Job -> artifact id of its result, as far as it came."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """`JOB.FIELD` -> measured number."""
+    scores: tuple[tuple[int, float], ...] = ()
+    """(optimizer step, score) of the training that the search watched; () if it watched none."""
     why: str = ""
-    """Why it failed or was ruled out."""
+    """Why it failed, was ruled out or was stopped."""
 
 
 class SweepReport(Handle):

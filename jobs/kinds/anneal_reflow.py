@@ -7,7 +7,8 @@ from jobs.base.context import JobContext
 from jobs.base.facts import Facts, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import Work
-from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.part import restricted
+from jobs.training.scored import ScoredTrainingSpec, check_scoring
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class AnnealReflow(PartTrainingSpec):
+class AnnealReflow(ScoredTrainingSpec):
     """A small flow whose paths are straight, learned from another flow's pairs.
 
     The noise of a pair is mixed with a fresh share beta(step) that falls to 0, so that training
@@ -53,6 +54,7 @@ class AnnealReflow(PartTrainingSpec):
         self.expect({"pairs": known, "partition": Facts()})
         flip = pairs.flip_valid if self.flip is None else self.flip
         labels = self.labels(context, pairs.image.classes)
+        counts = restricted(pairs.label_counts, labels)
         objective = AnnealedReflow(
             store=context.store,
             pairs=pairs,
@@ -62,13 +64,14 @@ class AnnealReflow(PartTrainingSpec):
             flip=flip,
             labels=labels if self.part_pairs else None,
         )
-        trained = train_on_ray(context, self, self.network, pairs.image, objective)
+        watch = self.watch(context, pairs.image, counts, labels)
+        trained = train_on_ray(context, self, self.network, pairs.image, objective, watch=watch)
         save_weights(trained.weights, context.folder / "weights.safetensors")
         return Flow(
             source="network",
             image=pairs.image,
             network=self.network.model_dump(mode="json"),
-            label_counts=restricted(pairs.label_counts, labels),
+            label_counts=counts,
             flip_valid=pairs.flip_valid,
             parameters=trained.parameters,
             **self.part_of(context),
@@ -81,6 +84,7 @@ class AnnealReflow(PartTrainingSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
         self.check_part(inputs, "pairs")
+        check_scoring(inputs, "pairs", self.pairs.job)
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         if known.image is not None:
             check_network(self.network, known.image)

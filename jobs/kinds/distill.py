@@ -19,8 +19,9 @@ from jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.part import restricted
 from jobs.training.recipes import RecipeName, with_recipe
+from jobs.training.scored import ScoredTrainingSpec, check_scoring
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Distill(PartTrainingSpec):
+class Distill(ScoredTrainingSpec):
     """Flow-guided distillation: pairs, and the guide's two-step samples of fresh noise.
 
     L = pair_weight D(x0 + v(x0, 0), x1) + two_step_weight D(x0 + v(x0, 0), target), where the
@@ -125,7 +126,8 @@ class Distill(PartTrainingSpec):
             label_counts=counts,
             artifact_id=context.artifact_id,
         )
-        trained = train_on_ray(context, self, network, pairs.image, objective, start)
+        watch = self.watch(context, pairs.image, counts, labels)
+        trained = train_on_ray(context, self, network, pairs.image, objective, start, watch)
         save_weights(trained.weights, context.folder / "weights.safetensors")
         result = Generator(
             image=pairs.image,
@@ -170,6 +172,7 @@ class Distill(PartTrainingSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
         self.check_part(inputs, "pairs")
+        check_scoring(inputs, "pairs", self.pairs.job)
         check_flip(self.flip, known.flip_valid, self.pairs.job)
         check_distance(self.distance, known.image)
         if known.image is not None and self.network is not None:

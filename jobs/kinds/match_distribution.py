@@ -17,6 +17,7 @@ from jobs.training.distances import (
     require_weights,
 )
 from jobs.training.part import PartTrainingSpec, restricted
+from jobs.training.scored import check_scoring
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.spec import AdversarialSpec, L2Distance, UniformTime
@@ -200,7 +201,7 @@ class MatchDistribution(PartTrainingSpec):
                     f"its images or classes differ from those of '{self.teacher.job}'",
                     "use models and pairs of the same image shape and classes",
                 )
-        self._check_data(inputs)
+        check_scoring(inputs, "teacher", self.teacher.job)
         if known.image is not None and self.network is not None:
             check_network(self.network, known.image)
         if self.start is not None:
@@ -236,20 +237,6 @@ class MatchDistribution(PartTrainingSpec):
         critic = network_size(fake, image).macs * self.steps * self.batch_size
         flop = made.flop + critic * (2 * FORWARD + updates * TRAINING)
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))
-
-    def _check_data(self, inputs: "Mapping[str, Facts]") -> None:
-        wanted = inputs["teacher"].image
-        for field in ("data", "features"):
-            image = inputs[field].image if field in inputs else None
-            if image is None or wanted is None:
-                continue
-            unlike = (image.size, image.channels) != (wanted.size, wanted.channels)
-            if unlike or (field == "data" and wanted.classes not in (0, image.classes)):
-                raise FieldError(
-                    field,
-                    f"its images or classes differ from those of '{self.teacher.job}'",
-                    "use the data that the teacher was made for, and features of it",
-                )
 
 
 def _check_start(start: Facts, job: str) -> None:

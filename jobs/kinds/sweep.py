@@ -14,7 +14,8 @@ from jobs.base.refs import Ref, iter_refs, ref_types
 from jobs.base.registry import load_kind, nearest
 from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec, output_type
 from jobs.base.subgraph import outside_names, trial_specs
-from jobs.search.spec import Dimension, Grid, Limit, Random, Search
+from jobs.search.spec import Asha, Dimension, Grid, Limit, Random, Search
+from jobs.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +47,9 @@ class Sweep(SeededJobSpec):
     """Several numbers to make small, as `JOB.FIELD`: no single trial is chosen, their front is."""
     subject_to: dict[str, Limit] = Field(default_factory=dict)
     """Limits, `JOB.FIELD: {max: ...}`; sizes beyond them are never trained."""
+    scheduler: Asha | None = None
+    """`{kind: asha, watch: JOB, grace_period: STEPS}` stops trials whose training falls behind;
+    null = every trial runs to its end."""
     parallel: Annotated[int, Field(ge=1), SPEED_ONLY] = 4
     """Trials that may be under way at once; their jobs start as devices are free."""
     outside: tuple[str, ...] = ()
@@ -91,6 +95,8 @@ class Sweep(SeededJobSpec):
             raise FieldError("minimize", what, "write e.g. minimize: quality.fid")
         for field, goal in self._goals():
             self._check_goal(field, goal)
+        if self.scheduler is not None:
+            _check_watched(self.scheduler, self.jobs)
         return self
 
     def _goals(self) -> "Iterator[tuple[str, str]]":
@@ -195,7 +201,22 @@ class Sweep(SeededJobSpec):
             context.runner,
             context.reporter,
             getattr(self.search, "trials", 0) if candidates is None else len(candidates),
+            self.objectives,
+            self.scheduler,
+            self._longest(),
         )
+
+    def _longest(self) -> int:
+        """Most optimizer steps of the job that is watched; 1 where none is."""
+        if self.scheduler is None:
+            return 1
+        name = self.scheduler.watch
+        longest = self.scheduler.grace_period
+        for values in self._corners():
+            spec = trial_specs(self.jobs, values, self.seed)[name]
+            assert isinstance(spec, TrainingSpec)  # nothing else takes scores
+            longest = max(longest, spec.steps)
+        return longest
 
     def _candidates(self) -> "list[dict[str, Any]] | None":
         """What is tried, where that is known before anything runs."""
@@ -216,11 +237,12 @@ class Sweep(SeededJobSpec):
 
     def _check_sizes(self, task: "SweepTask", candidates: "list[dict[str, Any]]") -> None:
         """Refuses limits that no candidate can meet, before anything is trained."""
-        from jobs.search.sizes import beyond, distance, sizes_known
+        from jobs.search.sizes import beyond, distance, latency_on, sizes_known
 
-        handles, sizes = task.handles(), []
+        handles, latency, sizes = task.handles(), latency_on(task.cluster), []
         for values in candidates:
-            known = sizes_known(trial_specs(self.jobs, values, self.seed), handles, task.limits)
+            specs = trial_specs(self.jobs, values, self.seed)
+            known = sizes_known(specs, handles, task.limits, latency)
             if not beyond(known, task.limits):
                 return
             sizes.append((distance(known, task.limits), known, values))
@@ -246,6 +268,28 @@ def _check_template(name: str, job: Any) -> None:
         raise FieldError(f"jobs.{name}", f"'{name}' must be a mapping with 'kind'", "add 'kind'")
     if "${" in job["kind"]:
         raise FieldError(f"jobs.{name}.kind", "a kind cannot be searched over", "name a kind")
+
+
+def _check_watched(scheduler: Asha, jobs: "Mapping[str, Any]") -> None:
+    """Raises FieldError where a job takes no scores, or takes the first one too late."""
+    name = scheduler.watch
+    if name not in jobs:
+        what = f"no job of the trials is '{name}'"
+        raise FieldError("scheduler.watch", what, nearest(name, jobs))
+    fields = load_kind(jobs[name]["kind"]).model_fields
+    if "score_every" not in fields:
+        kind = jobs[name]["kind"]
+        what = f"'{name}' ({kind}) takes no scores while it runs"
+        fix = "watch an anneal_reflow, a distill or a match_distribution"
+        raise FieldError("scheduler.watch", what, fix)
+    if jobs[name].get("data") is None:
+        fix = f"give '{name}' data, and features for a KID"
+        raise FieldError("scheduler.watch", f"'{name}' takes no scores: it has no data", fix)
+    every = jobs[name].get("score_every", fields["score_every"].default)
+    if isinstance(every, int) and every > scheduler.grace_period:
+        what = f"'{name}' takes its first score after {every} steps"
+        fix = f"use at least {every}, or lower score_every of '{name}'"
+        raise FieldError("scheduler.grace_period", what, fix)
 
 
 def _expected(name: str, spec: "JobSpec", facts: "Mapping[str, Facts]", shown: str) -> Facts:

@@ -1,10 +1,11 @@
-"""What a student costs before it is trained: parameters, multiply-adds, time on this machine."""
+"""What a student costs before it is trained: parameters, multiply-adds, time of a step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from jobs.base.artifacts import Handle
+from jobs.base.cluster import Cluster
 from jobs.base.refs import iter_refs
 from jobs.base.spec import JobSpec
 from jobs.search.spec import Limit
@@ -16,10 +17,52 @@ from models.spec import ImageShape
 SIZES = ("parameters", "macs", "latency_ms")
 """Numbers of a QualityReport that the network alone tells."""
 REPEATS = 10
+Latency = Callable[[NetworkSpec, ImageShape], float]
+"""Time of one evaluation of a network at batch 1, ms."""
+
+
+def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> float:
+    """Median time of one evaluation at batch 1 on a device of this machine, ms."""
+    built = network.build(image).eval().to(device)
+    x0 = torch.zeros(1, image.channels, image.size, image.size, device=device)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if image.classes else None
+    t = torch.zeros(1, device=device)
+
+    def call() -> None:
+        built(x0, t, label)
+
+    with torch.no_grad():
+        return measure_latency(call, device, repeats=REPEATS).median_ms
+
+
+def latency_on(cluster: Cluster) -> Latency:
+    """Measures as `evaluate` will: on a GPU where the cluster has any, else on this CPU."""
+    if cluster.gpus == 0:
+        return latency_ms
+    import ray  # noqa: PLC0415
+
+    remote = ray.remote(_on_gpu).options(
+        num_cpus=0,
+        num_gpus=1,
+        scheduling_strategy="DEFAULT",  # a trial's own share has no GPU
+    )
+
+    def measure(network: NetworkSpec, image: ImageShape) -> float:
+        found: float = ray.get(remote.remote(network, image))
+        return found
+
+    return measure
+
+
+def _on_gpu(network: NetworkSpec, image: ImageShape) -> float:
+    return latency_ms(network, image, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def sizes_known(
-    specs: Mapping[str, JobSpec], handles: Mapping[str, Handle], limits: Mapping[str, Limit]
+    specs: Mapping[str, JobSpec],
+    handles: Mapping[str, Handle],
+    limits: Mapping[str, Limit],
+    latency: Latency = latency_ms,
 ) -> dict[str, float]:
     """The limited sizes of a trial, as far as its networks tell them.
 
@@ -27,6 +70,7 @@ def sizes_known(
         specs: jobs of the trial.
         handles: results of the jobs outside that they name.
         limits: `JOB.FIELD` -> limit.
+        latency: measures a network where its latency counts.
     """
     found: dict[str, float] = {}
     for name in limits:
@@ -34,7 +78,7 @@ def sizes_known(
         behind = _network_behind(specs, job) if field in SIZES else None
         image = _image_behind(specs, behind[0], handles) if behind else None
         if behind is not None and image is not None:
-            value = _measured(field, behind[1], image, _evaluations(specs[job]))
+            value = _measured(field, behind[1], image, _evaluations(specs[job]), latency)
             found |= {name: value} if value is not None else {}
     return found
 
@@ -78,26 +122,17 @@ def _evaluations(spec: JobSpec) -> int | None:
 
 
 def _measured(
-    field: str, network: NetworkSpec, image: ImageShape, evaluations: int | None
+    field: str,
+    network: NetworkSpec,
+    image: ImageShape,
+    evaluations: int | None,
+    latency: Latency,
 ) -> float | None:
     if field == "parameters":
         return count_parameters(build_on_meta(network, image))
     if field == "macs":
         return count_macs(network, image)
-    return None if evaluations is None else evaluations * _latency_ms(network, image)
-
-
-def _latency_ms(network: NetworkSpec, image: ImageShape) -> float:
-    """Median time of one evaluation at batch 1 on this machine's CPU, ms."""
-    built = network.build(image).eval()
-    x0 = torch.zeros(1, image.channels, image.size, image.size)
-    label = torch.zeros(1, dtype=torch.int64) if image.classes else None
-
-    def call() -> None:
-        built(x0, torch.zeros(1), label)
-
-    with torch.no_grad():
-        return measure_latency(call, "cpu", repeats=REPEATS).median_ms
+    return None if evaluations is None else evaluations * latency(network, image)
 
 
 def beyond(sizes: Mapping[str, float], limits: Mapping[str, Limit]) -> str:

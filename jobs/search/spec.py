@@ -69,6 +69,26 @@ class OptunaSearch(Spec):
 Search = Annotated[Grid | Random | OptunaSearch, Field(discriminator="kind")]
 
 
+class Asha(Spec):
+    """Asynchronous successive halving: trials whose training falls behind are stopped.
+
+    After `grace_period` steps, and again after every `reduction_factor` times as many, a trial goes
+    on if its score is among the best 1 / `reduction_factor` of those that came so far before it.
+
+    Source:
+        Li et al., A system for massively parallel hyperparameter tuning, arXiv 1810.05934.
+    """
+
+    kind: Literal["asha"] = "asha"
+    watch: str = Field(min_length=1)
+    """Job of the trials whose scores decide; it needs `data`, and takes one every `score_every`
+    steps."""
+    grace_period: int = Field(ge=1)
+    """Optimizer steps before any trial is stopped."""
+    reduction_factor: float = Field(default=3, gt=1)
+    """Of the trials that come this far, one in so many goes on."""
+
+
 class Limit(Spec):
     """Bounds of a measured number."""
 

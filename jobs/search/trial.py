@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -13,19 +13,25 @@ from jobs.base.cluster import Cluster
 from jobs.base.context import Ended, JobRunner, Reporter
 from jobs.base.errors import UserError
 from jobs.base.keys import canonical_json
+from jobs.base.placeholders import in_words
 from jobs.base.seeds import derive_seed
 from jobs.base.subgraph import SubJob, trial_jobs, trial_specs
-from jobs.search.sizes import beyond, sizes_known
-from jobs.search.spec import Limit
+from jobs.search.sizes import beyond, latency_on, sizes_known
+from jobs.search.spec import Asha, Limit
 from jobs.storage.blobs import Blobs
 from jobs.storage.store import Store
+from jobs.training.score_curve import noted_scores
 
 MAX_ATTEMPTS = 3
 FOLDER = "trials"
 
 
+class Stopped(Exception):  # noqa: N818  (nothing went wrong)
+    """The trial is not worth going on with."""
+
+
 class Place(Protocol):
-    """Runs a job somewhere that has room for it."""
+    """Runs a job somewhere that has room for it; raises Stopped once the trial is to end."""
 
     def __call__(self, job: SubJob) -> Ended: ...
 
@@ -46,6 +52,9 @@ class SweepTask:
         runner: runs a job in the process it is called in.
         reporter: takes progress.
         total: number of trials.
+        goals: `JOB.FIELD` of each number that is to be small.
+        early: which trials are stopped before their end; None = none.
+        longest: most optimizer steps of the job that `early` watches.
     """
 
     job: str
@@ -59,6 +68,9 @@ class SweepTask:
     runner: JobRunner
     reporter: Reporter
     total: int
+    goals: tuple[str, ...] = ()
+    early: Asha | None = None
+    longest: int = 1
 
     @property
     def notes(self) -> Blobs:
@@ -77,13 +89,20 @@ def run_trial(task: SweepTask, values: Mapping[str, Any], place: Place) -> Trial
         jobs = trial_jobs(specs, task.outside)
     except (UserError, ValidationError, ValueError) as error:
         return Trial(values=dict(values), state="failed", why=_first_line(error))
-    over = beyond(sizes_known(specs, task.handles(), task.limits), task.limits)
+    known = sizes_known(specs, task.handles(), task.limits, latency_on(task.cluster))
+    over = beyond(known, task.limits)
     if over:
         return Trial(values=dict(values), state="filtered", why=over)
     artifacts: dict[str, str] = {}
     metrics: dict[str, float] = {}
     for job in jobs:
-        ended = _run_job(job, place)
+        try:
+            ended = _run_job(replace(job, name=f"{in_words(values)}: {job.name}"), place)
+        except Stopped:
+            why = "its scores fell behind those of other trials"
+            return Trial(
+                values=dict(values), state="stopped", artifacts=artifacts, metrics=metrics, why=why
+            )
         if ended.what:
             why = f"{job.name}: {ended.what}"
             return Trial(
@@ -119,12 +138,32 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
+def scores_of(store: Store, artifact: str) -> Mapping[int, float]:
+    """Optimizer step -> score of a training that is finished or under way, in rising order."""
+    manifest = store.manifest(artifact)
+    if manifest is None:
+        return noted_scores(store.work(artifact))
+    return {int(step): value for step, value in manifest.engine.get("scores", {}).items()}
+
+
 def note(task: SweepTask, trial: Trial) -> int:
     """Writes a finished trial down; returns how many there are."""
-    name = f"{derive_seed(0, canonical_json(trial.values)):016x}.json"
     text = json.dumps({"time": time.time(), "trial": trial.model_dump(mode="json")})
-    task.notes.write(name, text.encode())
+    task.notes.write(_note_name(trial.values), text.encode())
     return len(task.notes.names(""))
+
+
+def noted_before(task: SweepTask, values: Mapping[str, Any]) -> Trial | None:
+    """What an earlier attempt noted of a trial; None if it has not come to its end."""
+    try:
+        text = task.notes.read(_note_name(values))
+    except FileNotFoundError:
+        return None
+    return Trial.model_validate(json.loads(text)["trial"])
+
+
+def _note_name(values: Mapping[str, Any]) -> str:
+    return f"{derive_seed(0, canonical_json(values)):016x}.json"
 
 
 def noted(task: SweepTask) -> list[Trial]:

@@ -1,116 +1,22 @@
 """Ray Tune around the trials.
 
-Tune decides what is tried next and how much at once. What a trial makes is in the store, and a
-note of each finished one in the sweep's work folder, so an attempt after a crash starts Tune anew:
-what was finished costs nothing, whatever state Tune's own files are in.
-
-A trial takes no CPU of Ray's: it waits for its jobs, which take what they need. A gate lets only as
-many start as the cluster has room for, since a training that waits for its second worker would hold
-what another one waits for; and it keeps two trials from making one result twice.
+Tune decides what is tried next, how much at once and what is stopped early. What a trial makes is
+in the store, and a note of each finished one in the sweep's work folder, so an attempt after a
+crash starts Tune anew: what was finished costs nothing, whatever state Tune's own files are in.
 """
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jobs.base.artifacts import Trial
-from jobs.base.cluster import Needs
-from jobs.base.context import Ended, JobRunner
-from jobs.base.subgraph import SubJob
+from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
+from jobs.search.place import Gate, OnRay
 from jobs.search.spec import Dimension, OptunaSearch
-from jobs.search.trial import SweepTask, note, noted, run_trial
+from jobs.search.trial import SweepTask, noted
 
 DRIVER_CPUS = 0.01
 """What a trial holds while its jobs run: with more, jobs would wait for their own trial."""
-PENALTY = 1e9
-"""Objective of a trial that failed or is too large, for a search that learns from numbers."""
-
-
-class Gate:
-    """Lets jobs in as far as the devices reach, and each result in once at a time."""
-
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self._free = {"cpus": cpus, "gpus": gpus}
-        self._busy: set[str] = set()
-        self._changed = asyncio.Condition()
-
-    async def enter(self, artifact: str, cpus: float, gpus: float) -> None:
-        """Waits until there is room."""
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: (
-                    artifact not in self._busy
-                    and cpus <= self._free["cpus"]
-                    and gpus <= self._free["gpus"]
-                )
-            )
-            self._busy.add(artifact)
-            self._take(cpus, gpus)
-
-    async def leave(self, artifact: str, cpus: float, gpus: float) -> None:
-        """Gives the room back."""
-        async with self._changed:
-            self._busy.discard(artifact)
-            self._take(-cpus, -gpus)
-            self._changed.notify_all()
-
-    def _take(self, cpus: float, gpus: float) -> None:
-        self._free = {"cpus": self._free["cpus"] - cpus, "gpus": self._free["gpus"] - gpus}
-
-
-@dataclass(frozen=True)
-class OnRay:
-    """Runs jobs as Ray tasks once the gate has let them in.
-
-    Args:
-        task: the sweep.
-        gate: handle of the gate.
-    """
-
-    task: SweepTask
-    gate: Any
-
-    def __call__(self, job: SubJob) -> Ended:
-        import ray  # noqa: PLC0415
-
-        if self.task.store.state(job.artifact) == "done":
-            return Ended()
-        cluster = self.task.cluster
-        wanted = job.spec.needs(cluster)
-        room = (min(wanted.cpus, cluster.cpus), min(wanted.gpus, cluster.gpus))
-        ray.get(self.gate.enter.remote(job.artifact, *room))
-        try:
-            return self._run(job, wanted)
-        except ray.exceptions.RayError as error:
-            return Ended(f"its worker died: {type(error).__name__}", retry=True)
-        finally:
-            ray.get(self.gate.leave.remote(job.artifact, *room))
-
-    def _run(self, job: SubJob, wanted: Needs) -> Ended:
-        import ray  # noqa: PLC0415
-
-        shared = job.spec.placement == "shared"
-        here = wanted if shared else Needs(cpus=0, gpus=0)
-        remote = ray.remote(_work).options(
-            num_cpus=here.cpus,
-            num_gpus=here.gpus,
-            max_retries=0,
-            scheduling_strategy="DEFAULT",  # else it would have to fit into its trial's own share
-        )
-        threads = max(1, int(here.cpus))
-        ended: Ended = ray.get(remote.remote(self.task.runner, job, threads, here.gpus > 0))
-        return ended
-
-
-def _work(runner: JobRunner, job: SubJob, threads: int, on_gpu: bool) -> Ended:
-    device = "cpu"
-    if on_gpu:
-        import torch  # noqa: PLC0415
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return runner.run(job, device, threads)
 
 
 def try_candidates(
@@ -182,26 +88,46 @@ def _fit(
         .options(num_cpus=0, max_concurrency=1000)
         .remote(cluster.cpus, cluster.gpus)
     )
-    place = OnRay(task, gate)
+    unknown = dict.fromkeys(goals, PENALTY)
 
-    def trainable(settings: Mapping[str, Any]) -> None:
-        trial = run_trial(task, values(settings), place)
-        count = note(task, trial)
-        task.reporter.send(task.job, "progress", done=count, total=task.total, metrics={})
-        tune.report({name: _goal(trial, name) for name in goals} | {"done": trial.state == "done"})
+    class OneTrial(tune.Trainable):  # type: ignore[misc]
+        """A point is a score of the training that is watched; the last one tells the goals."""
+
+        def setup(self, config: Mapping[str, Any]) -> None:
+            place = OnRay(task, gate)
+            self._trial = TrialInBackground(task, values(config), place, place.stop)
+
+        def step(self) -> dict[str, Any]:
+            return self._trial.next(unknown)
+
+        def cleanup(self) -> None:
+            self._trial.end()
 
     with tempfile.TemporaryDirectory(prefix="slimctl-tune-") as folder:
         tune.Tuner(
-            tune.with_resources(trainable, {"CPU": DRIVER_CPUS}),
+            tune.with_resources(OneTrial, {"CPU": DRIVER_CPUS}),
             param_space=dict(space),
-            tune_config=tune.TuneConfig(**options),
+            tune_config=tune.TuneConfig(**options, scheduler=_scheduler(task)),
             run_config=tune.RunConfig(storage_path=folder, name="sweep", verbose=0),
         ).fit()
     ray.kill(gate)
 
 
-def _goal(trial: Trial, name: str) -> float:
-    return trial.metrics.get(name, PENALTY) if trial.state == "done" else PENALTY
+def _scheduler(task: SweepTask) -> Any:
+    """Tune's scheduler; None = every trial runs to its end."""
+    from ray.tune.schedulers import ASHAScheduler  # noqa: PLC0415
+
+    if task.early is None:
+        return None
+    return ASHAScheduler(
+        time_attr=STEP,
+        metric=SCORE,
+        mode="min",
+        grace_period=task.early.grace_period,
+        reduction_factor=task.early.reduction_factor,
+        max_t=task.longest,
+        stop_last_trials=False,  # what follows the training is worth having then
+    )
 
 
 def _lost(values: Mapping[str, Any]) -> Trial:

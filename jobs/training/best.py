@@ -1,7 +1,8 @@
-"""Keeping the best of the averaged weights that a training passes through.
+"""Scoring the averaged weights that a training passes through, and keeping the best of them.
 
 Where the loss says nothing about quality, a score on few samples decides. The start is scored too,
 so a training never returns something worse than what it began with, as far as the score can tell.
+Elsewhere the scores are only watched, and the last weights are the result.
 """
 
 import copy
@@ -29,35 +30,44 @@ class Scores:
     last: float
 
 
-class BestAverage:
-    """The best averaged weights so far.
+class ScoredAverage:
+    """The scores of the averaged weights so far, and the best of these weights.
 
     Args:
         network: the student's, as a mould for the averaged one.
         ema: its average.
         score: of a network in evaluation mode.
+        keep: whether to keep the best weights.
     """
 
     def __init__(
-        self, network: nn.Module, ema: PowerEMA, score: Callable[[nn.Module], float]
+        self,
+        network: nn.Module,
+        ema: PowerEMA,
+        score: Callable[[nn.Module], float],
+        *,
+        keep: bool = True,
     ) -> None:
         self._judged = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self._ema = ema
         self._score = score
+        self._keep = keep
         self._weights: dict[str, Tensor] = {}
         self.scores: Scores | None = None
 
-    def judge(self, step: int) -> None:
-        """Scores the average after `step` steps and keeps it if it is better than all before."""
+    def judge(self, step: int) -> float:
+        """The score of the average after `step` steps, which is kept if none before was better."""
         self._ema.copy_to(self._judged)
         with torch.no_grad():
             value = self._score(self._judged)
         known = self.scores
         if known is None or value < known.best:
-            self._weights = {name: each.clone() for name, each in self._ema.average.items()}
+            if self._keep:
+                self._weights = {name: each.clone() for name, each in self._ema.average.items()}
             self.scores = Scores(known.start if known else value, value, step, value)
         else:
             self.scores = Scores(known.start, known.best, known.best_step, value)
+        return value
 
     def state(self) -> dict[str, Tensor]:
         """Weights and scores by name, for a checkpoint."""
@@ -73,7 +83,7 @@ class BestAverage:
 
 
 def best_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The best averaged weights in a checkpoint; none where nothing was scored."""
+    """The best averaged weights in a checkpoint; none where none were kept."""
     names = (name for name in state if name.startswith(WEIGHTS))
     return {name.removeprefix(WEIGHTS): state[name] for name in names}
 

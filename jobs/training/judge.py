@@ -1,6 +1,7 @@
 """Scoring a one-step student on few samples while it trains."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,23 @@ from models.counter_random import Stream
 from models.flows.flow import NetworkFlow
 from models.flows.losses import one_step_velocity
 from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.kernel import unbiased_mmd
 from models.metrics.sliced_wasserstein import sliced_wasserstein
 from models.pixels import to_float, to_uint8
 from models.spec import ImageShape
 
 BATCH = 250
+REAL = 2000
+"""Real images that a kernel distance looks at: its memory grows with their square."""
 
 
 @dataclass
 class Judge:
     """Distance of a student's samples to the real images of its labels; lower is better.
 
-    With a feature network it is the Fréchet distance of features, without one the sliced
-    Wasserstein distance of pixels. Its noise and labels are the same every time and are those of no
-    other job.
+    With a feature network it is the Fréchet distance of features or their kernel distance, which
+    is unbiased however few the samples are; without one the sliced Wasserstein distance of pixels.
+    Its noise and labels are the same every time and are those of no other job.
 
     Args:
         store: where data and features are.
@@ -40,6 +44,7 @@ class Judge:
         t_start: flow time at which it takes its step.
         samples: number of samples, >= 2.
         seed: of the job.
+        measure: distance of features: `frechet` or `kernel`.
     """
 
     store: Store
@@ -51,6 +56,7 @@ class Judge:
     t_start: float
     samples: int
     seed: int
+    measure: Literal["frechet", "kernel"] = "frechet"
 
     def prepare(self, device: torch.device) -> None:
         """Loads the real images, and the feature network to the device."""
@@ -58,20 +64,28 @@ class Judge:
         self._device = device
         self._extract: Features | None = None
         if self.features is None:
-            index = torch.arange(min(self.samples, len(images)))
-            chosen = counter_random.shuffled_index(self.seed, 0, index, len(images))
-            self._points = to_float(images[chosen]).flatten(1)
+            self._points = to_float(self._some(images, self.samples)).flatten(1)
             return
         self._extract = open_features(self.store, self.features, device)
+        if self.measure == "kernel":
+            self._points = self._extract(self._some(images, REAL))
+            return
         self._real = GaussianStatistics.from_features(self._extract(images))
+
+    def _some(self, images: Tensor, most: int) -> Tensor:
+        """So many images at random, or all where there are fewer."""
+        index = torch.arange(min(most, len(images)))
+        return images[counter_random.shuffled_index(self.seed, 0, index, len(images))]
 
     def __call__(self, network: nn.Module) -> float:
         """The distance of a network in evaluation mode."""
         made = self._draw(NetworkFlow(network, self.image, self.t_start))
         if self._extract is None:
             return sliced_wasserstein(self._points, made.flatten(1))
-        own = GaussianStatistics.from_features(self._extract(to_uint8(made)))
-        return frechet_distance(self._real, own)
+        features = self._extract(to_uint8(made))
+        if self.measure == "kernel":
+            return unbiased_mmd(self._points, features)
+        return frechet_distance(self._real, GaussianStatistics.from_features(features))
 
     @torch.no_grad()
     def _draw(self, flow: NetworkFlow) -> Tensor:
@@ -87,3 +101,16 @@ class Judge:
                 label = counter_random.categorical(seed, stream, index, counts)
             images.append((x0 + one_step_velocity(flow, x0, label)).cpu())
         return torch.cat(images)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Scores taken of a student while it trains, which change nothing of what comes out.
+
+    Args:
+        judge: takes them.
+        every: optimizer steps between two of them, >= 1.
+    """
+
+    judge: Judge
+    every: int

@@ -18,7 +18,7 @@ from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
 from jobs.storage.blobs import Blobs
 from jobs.training.adam import load_moments, make_adam, moments_of
-from jobs.training.best import BestAverage
+from jobs.training.best import ScoredAverage
 from jobs.training.checkpoint import (
     Checkpoint,
     checkpoint_name,
@@ -26,7 +26,9 @@ from jobs.training.checkpoint import (
     save_checkpoint,
 )
 from jobs.training.companion import CompanionTrainer
+from jobs.training.judge import Watch
 from jobs.training.objective import Objective, Share
+from jobs.training.score_curve import note_score
 from jobs.training.spec import TrainingSpec
 from models.ema import PowerEMA
 from models.engine import Engine
@@ -48,6 +50,7 @@ class Trainer:
         rank: 0 writes checkpoints.
         world: number of workers.
         engine: how the network is computed.
+        watch: scores the student where the objective does not.
     """
 
     spec: TrainingSpec
@@ -59,6 +62,7 @@ class Trainer:
     rank: int = 0
     world: int = 1
     engine: Engine = field(default_factory=Engine)
+    watch: Watch | None = None
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -67,7 +71,7 @@ class Trainer:
     ema: PowerEMA = field(init=False)
     optimizer: torch.optim.Adam = field(init=False)
     companion: CompanionTrainer | None = None
-    best: BestAverage | None = None
+    scored: ScoredAverage | None = None
 
     def __post_init__(self) -> None:
         self.network = self.engine.place(self.network, self.share.device)
@@ -107,7 +111,7 @@ class Trainer:
             self._judge()
         while self.step < self.spec.steps:
             loss = self._advance(model)
-            if self._is_due(self.objective.score_every()):
+            if self._is_due(self._score_every()):
                 self._judge()
             yield loss
 
@@ -117,16 +121,25 @@ class Trainer:
         if companion is not None:
             device = self.share.device
             self.companion = CompanionTrainer(self.spec, companion, device, self.world)
-        if self.objective.score_every() and self.rank == 0:
-            self.best = BestAverage(self.network, self.ema, self.objective.score)
+        if self.rank != 0:
+            return
+        if self.objective.score_every():
+            self.scored = ScoredAverage(self.network, self.ema, self.objective.score)
+        elif self.watch is not None:
+            self.watch.judge.prepare(self.share.device)
+            self.scored = ScoredAverage(self.network, self.ema, self.watch.judge, keep=False)
+
+    def _score_every(self) -> int:
+        """Steps between two scores; 0 = none are taken."""
+        return self.objective.score_every() or (self.watch.every if self.watch else 0)
 
     def _is_due(self, every: int) -> bool:
         """Whether something done every so many steps, and at the last one, is due now."""
         return every > 0 and (self.step % every == 0 or self.step == self.spec.steps)
 
     def _judge(self) -> None:
-        if self.best is not None:
-            self.best.judge(self.step)
+        if self.scored is not None:
+            note_score(self.folder, self.step, self.scored.judge(self.step))
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
@@ -179,8 +192,8 @@ class Trainer:
         if not self._is_finite():
             self._diverged("the weights became NaN or infinite", self.step - 1)
         parts = {name: float(part) for name, part in self.objective.report().items()}
-        if self.best is not None and self.best.scores is not None:
-            parts["score"] = self.best.scores.last
+        if self.scored is not None and self.scored.scores is not None:
+            parts["score"] = self.scored.scores.last
         rate = learning_rate(self.spec, self.step - 1)
         mean = sum(values) / len(values)
         self.progress(self.step, {"loss": mean, "learning_rate": rate, **parts})
@@ -213,7 +226,7 @@ class Trainer:
         state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
         moments = moments_of(self.optimizer)
         state |= {f"adam.{name}": value for name, value in moments.items()}
-        for part in (self.companion, self.best):
+        for part in (self.companion, self.scored):
             state |= part.state() if part is not None else {}
         return state
 
@@ -228,7 +241,7 @@ class Trainer:
         self.network.load_state_dict(parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
         load_moments(self.optimizer, parts["adam"])
-        for each in (self.companion, self.best):
+        for each in (self.companion, self.scored):
             if each is not None:
                 each.load(checkpoint.tensors)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds

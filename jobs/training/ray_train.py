@@ -33,9 +33,11 @@ from jobs.storage.weights import load_weights
 from jobs.training.best import Scores, best_weights, read_scores
 from jobs.training.checkpoint import load_checkpoint
 from jobs.training.engine import recorded_engine, settle_engine
+from jobs.training.judge import Watch
 from jobs.training.loop import Trainer
 from jobs.training.objective import Objective, Share
 from jobs.training.placement import free_placement, placement_mark
+from jobs.training.score_curve import noted_scores
 from jobs.training.spec import TrainingSpec
 from models.metrics.cost import build_on_meta, count_parameters
 from models.networks.spec import NetworkSpec
@@ -62,6 +64,7 @@ class TrainTask:
     store: Store
     reporter: Reporter
     threads: int
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def train_on_ray(
     image: ImageShape,
     objective: Objective,
     initial: Flow | Generator | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains a network inside Ray Train (or here, if the spec says so); returns averaged weights.
 
@@ -95,6 +99,7 @@ def train_on_ray(
         image: shape of its images.
         objective: what to minimise.
         initial: model whose weights to start from; None = random weights.
+        watch: scores the student where the objective does not.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
@@ -114,6 +119,7 @@ def train_on_ray(
         context.store,
         context.reporter,
         threads,
+        watch,
     )
     if spec.shared:
         use_cuda = torch.cuda.is_available()
@@ -138,8 +144,10 @@ def train_on_ray(
 def _what_trained(
     context: JobContext, spec: TrainingSpec, workers: int, threads: int, use_cuda: bool
 ) -> dict[str, Any]:
-    """The device, the engine and the workers, for the manifest."""
+    """The device, the engine and the workers, and the scores taken, for the manifest."""
+    scores = {str(step): value for step, value in noted_scores(context.work).items()}
     return {
+        **({"scores": scores} if scores else {}),
         "device": "cuda" if use_cuda else "cpu",
         **recorded_engine(context.work).model_dump(),
         "workers": _elastic(spec, workers),
@@ -273,6 +281,7 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         rank,
         world,
         engine,
+        task.watch,
     )
     trainer.run()
 

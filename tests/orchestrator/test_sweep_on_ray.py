@@ -1,5 +1,7 @@
 """Sweeps on a real Ray: Tune asks, the trials' jobs run, the store remembers."""
 
+import time
+
 import pytest
 import ray
 
@@ -87,3 +89,60 @@ def test_optuna_searches_a_range_for_two_objectives(storage):
     assert {trial.values["steps"] for trial in report.trials} <= {1, 2, 3}
     assert report.chosen is None
     assert 1 <= len(report.front) <= 4
+
+
+STOPPED_EARLY = """\
+name: halving
+jobs:
+  data: {kind: load_dataset, source: digits, max_images: 400}
+  flow: {kind: analytic_flow, data: data, bandwidth: 0.1}
+  pairs: {kind: generate_pairs, flow: flow, count: 400, solver: {kind: euler, steps: 4}}
+  rates:
+    kind: sweep
+    space:
+      rate: {choice: [3e-3, 1e-8, 1e-9]}      # the last two learn nothing
+    jobs:
+      student:
+        kind: anneal_reflow
+        pairs: pairs
+        data: data
+        network: {kind: mlp, width: 64}
+        learning_rate: "${rate}"
+        steps: 8000
+        batch_size: 32
+        score_every: 500
+        score_samples: 300
+        shared: SHARED
+        workers: 1
+      quality:
+        {kind: evaluate, model: student, data: data, features: features, samples: 300,
+         solver: {kind: euler, steps: 1}}
+    minimize: quality.fid
+    scheduler: {kind: asha, watch: student, grace_period: 500, reduction_factor: 2}
+    parallel: 1
+  features: {kind: train_features, data: data, steps: 10, network: {channels: 8, features: 4}}
+"""
+
+
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_trials_that_fall_behind_are_stopped(storage, shared):
+    text = STOPPED_EARLY.replace("SHARED", shared)
+    if shared == "false":  # else the store would have them
+        text = text.replace("batch_size: 32", "batch_size: 16")
+    result = submit(parse_pipeline(text, "f.yaml", (), storage).pipeline)
+    job = result.status.jobs["rates"]
+    assert job.state == "done", job.message
+    store = Store(storage)
+    report = store.load(job.artifact, SweepReport)
+    assert [trial.state for trial in report.trials] == ["done", "stopped", "stopped"]
+    assert report.chosen == 0
+    best, *others = report.trials
+    assert [step for step, _ in best.scores] == list(range(0, 8001, 500))
+    for trial in others:
+        assert 500 <= trial.scores[-1][0] < 8000
+        assert trial.scores[1][1] > best.scores[1][1]
+        assert trial.artifacts == {}
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 2  # what was stopped holds nothing

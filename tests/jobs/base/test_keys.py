@@ -198,13 +198,15 @@ def test_speed_only_fields_of_the_kinds():
     training = {"workers", "threads", "shared", "checkpoint_s", "log_every"}
     kinds = ("train_flow", "anneal_reflow", "distill", "match_teacher", "match_distribution")
     trained = {(kind, name) for kind in kinds for name in training}
+    scores = ("data", "features", "score_every", "score_samples")
+    watched = {(kind, name) for kind in ("anneal_reflow", "distill") for name in scores}
     others = {
         ("distill", "recipe"),  # what it means is in other fields
         ("generate_pairs", "actors"),
         ("sweep", "parallel"),
         ("train_step_policy", "checkpoint_s"),
     }
-    assert marked == trained | others
+    assert marked == trained | watched | others
 
 
 def test_speed_only_fields_do_not_change_the_key_of_a_training():

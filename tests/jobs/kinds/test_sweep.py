@@ -120,6 +120,30 @@ def test_a_trial_that_fails_does_not_stop_the_others(run_job, inputs, trials_her
     assert any("failed" in one["message"] for one in recorder.said("warning"))
 
 
+WATCHED = {
+    "kind": "anneal_reflow", "pairs": "p", "data": "d", "network": {"kind": "mlp"}, "steps": 30,
+    "score_every": 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("watched", "scheduler", "field", "words"),
+    [
+        ({}, {"watch": "nobody"}, "scheduler.watch", "no job of the trials is 'nobody'"),
+        ({}, {"watch": "quality"}, "scheduler.watch", ".evaluate. takes no scores"),
+        ({"data": None}, {}, "scheduler.watch", "takes no scores: it has no data"),
+        ({"score_every": 50}, {}, "scheduler.grace_period", "its first score after 50 steps"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(watched, scheduler, field, words):
+    jobs = {**JOBS, "watched": WATCHED | watched}
+    asha = {"kind": "asha", "watch": "watched", "grace_period": 10}
+    assert spec(jobs={**JOBS, "watched": WATCHED}, scheduler=asha)._longest() == 30
+    with pytest.raises(ValueError, match=words) as caught:
+        spec(jobs=jobs, scheduler=asha | scheduler)
+    assert caught.value.errors()[0]["ctx"]["error"].field == field
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [

@@ -1,8 +1,9 @@
 import pytest
 
 from jobs.base.artifacts import Dataset
+from jobs.base.cluster import Cluster
 from jobs.base.subgraph import trial_specs
-from jobs.search.sizes import beyond, distance, sizes_known
+from jobs.search.sizes import beyond, distance, latency_ms, latency_on, sizes_known
 from jobs.search.spec import Limit
 from models.metrics.cost import count_macs, count_parameters
 from models.networks.registry import parse_network
@@ -39,6 +40,20 @@ def test_sizes_are_those_of_the_network_that_is_measured():
 def test_latency_counts_every_evaluation():
     found = sizes("quality.latency_ms", "flow.latency_ms")
     assert found["flow.latency_ms"] > 2 * found["quality.latency_ms"] > 0
+
+
+def test_latency_is_measured_where_it_counts():
+    asked = []
+
+    def elsewhere(network, image):
+        asked.append((network, image))
+        return 2.0
+
+    specs = trial_specs(TEMPLATES, {}, 0)
+    limits = {"flow.latency_ms": LIMIT}
+    assert sizes_known(specs, HANDLES, limits, elsewhere) == {"flow.latency_ms": 5 * 2.0}
+    assert asked == [(parse_network(NETWORK), IMAGE)]
+    assert latency_on(Cluster(cpus=2)) is latency_ms
 
 
 def test_what_the_network_does_not_tell_is_left_out():

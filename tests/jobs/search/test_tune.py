@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from jobs.base.artifacts import Trial
+from jobs.search.place import Gate
 from jobs.search.spec import Dimension
-from jobs.search.tune import PENALTY, Gate, _decoded, _encoded, _goal
+from jobs.search.tune import _decoded, _encoded
 
 SPACE = {
     "net": Dimension(choice=({"c": 8}, {"c": 16})),
@@ -19,12 +19,6 @@ def test_suggestions_and_values_are_two_ways_to_say_the_same():
     values = {"net": {"c": 16}, "rate": 0.003, "depth": 2}
     assert _encoded(SPACE, values) == {"net": 1, "rate": 0.003, "depth": 2}
     assert _decoded(SPACE, _encoded(SPACE, values)) == values
-
-
-def test_a_trial_that_did_not_end_well_is_a_bad_one():
-    assert _goal(Trial(values={}, state="done", metrics={"q.fid": 2.0}), "q.fid") == 2.0
-    assert _goal(Trial(values={}, state="failed", metrics={"q.fid": 2.0}), "q.fid") == PENALTY
-    assert _goal(Trial(values={}, state="filtered"), "q.fid") == PENALTY
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from jobs.kinds.train_flow import TrainFlow
-from jobs.training.best import BestAverage, best_weights, read_scores
+from jobs.training.best import ScoredAverage, best_weights, read_scores
 from jobs.training.checkpoint import load_checkpoint
 from jobs.training.draws import Draws
 from jobs.training.loop import Trainer, learning_rate
@@ -165,7 +165,7 @@ def test_scoring_leaves_the_training_alone(work):
 def test_what_is_judged_is_the_average():
     network = nn.Linear(1, 1)
     ema = PowerEMA(network)
-    best = BestAverage(network, ema, lambda judged: float(judged.weight))
+    best = ScoredAverage(network, ema, lambda judged: float(judged.weight))
     start = float(network.weight.detach())
     with torch.no_grad():
         network.weight.sub_(1.0)

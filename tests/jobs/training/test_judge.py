@@ -1,0 +1,62 @@
+"""The judge against distances computed beside it."""
+
+import pytest
+import torch
+
+from jobs.evaluation.features import open_features
+from jobs.kinds.train_features import TrainFeatures
+from jobs.storage.part_images import load_part
+from jobs.training.judge import Judge
+from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.kernel import unbiased_mmd
+from models.pixels import to_uint8
+
+CPU = torch.device("cpu")
+SAMPLES = 40
+
+
+class Shrink(torch.nn.Module):
+    """One step of it halves the noise."""
+
+    def forward(self, x, t, label):
+        assert t.eq(0).all()
+        return -0.5 * x
+
+
+@pytest.fixture
+def make(store, run_job, make_dataset):
+    data = make_dataset(count=60, classes=2)
+    network = {"kind": "classifier", "channels": 4, "channel_multipliers": [1], "features": 3}
+    training = TrainFeatures(data="d", network=network, steps=2, batch_size=4, seed=0)
+    features = run_job(training, data=data)
+
+    def judge(measure="frechet", labels=None):
+        image = data.image.model_copy(update={"classes": 0})
+        made = Judge(store, data, features, labels, (), image, 0.0, SAMPLES, 3, measure)
+        made.prepare(CPU)
+        return made
+
+    def both(judge, labels=None):
+        """Features of the real images and of what was made."""
+        extract = open_features(store, features, CPU)
+        images, _ = load_part(store, data, labels, conditional=False)
+        from models.flows.flow import NetworkFlow
+
+        made = judge._draw(NetworkFlow(Shrink(), judge.image, 0.0))
+        assert made.std() == pytest.approx(0.5, abs=0.02)
+        return extract(images), extract(to_uint8(made))
+
+    return judge, both
+
+
+@pytest.mark.parametrize("labels", [None, (1,)])
+def test_distances_are_those_of_the_features(make, labels):
+    judge, both = make
+    frechet, kernel = judge("frechet", labels), judge("kernel", labels)
+    real, made = both(kernel, labels)
+    expected = frechet_distance(
+        GaussianStatistics.from_features(real), GaussianStatistics.from_features(made)
+    )
+    assert frechet(Shrink()) == pytest.approx(expected, rel=1e-6)
+    assert kernel(Shrink()) == pytest.approx(unbiased_mmd(real, made), rel=1e-6)
+    assert kernel(Shrink()) == kernel(Shrink())
