@@ -1,7 +1,7 @@
 """What a pipeline costs before it runs: operations per job, and GPU-hours at a stated rate.
 
 A pure function of the jobs and of what is known of their inputs. The rate is an assumption that the
-user can change, never a measurement: it is told wherever hours are.
+user can change, never a measurement: it is told wherever hours are, and without one there are none.
 """
 
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ class Estimate:
     Args:
         work: of each job whose work is known, the finished ones too.
         due: jobs that the plan runs.
-        tflops: assumed rate of a GPU.
+        tflops: assumed rate of a GPU; None = no rate, so that hours are not known.
         unknown: jobs that cost something that is not known before they run.
         uncounted: jobs that cost much and whose kind gives no figure, such as a sweep.
     """
 
     work: Mapping[str, Work]
     due: frozenset[str]
-    tflops: float
+    tflops: float | None
     unknown: tuple[str, ...] = ()
     uncounted: tuple[str, ...] = ()
 
@@ -45,9 +45,9 @@ class Estimate:
     def gpu_hours(self, job: str) -> float | None:
         """Hours of one GPU that a job takes; 0 for what is done, None if not known."""
         if job not in self.due:
-            return 0.0
+            return self._hours(0.0)
         found = self.work.get(job)
-        return None if found is None else found.flop / (self.tflops * 1e12) / 3600
+        return None if found is None else self._hours(found.flop)
 
     @property
     def total_pflop(self) -> float:
@@ -55,9 +55,12 @@ class Estimate:
         return sum(self.work[job].flop for job in self.due & self.work.keys()) / PETA
 
     @property
-    def total_gpu_hours(self) -> float:
-        """Hours of one GPU of all jobs that are going to run."""
-        return self.total_pflop * PETA / (self.tflops * 1e12) / 3600
+    def total_gpu_hours(self) -> float | None:
+        """Hours of one GPU of all jobs that are going to run; None without a rate."""
+        return self._hours(self.total_pflop * PETA)
+
+    def _hours(self, flop: float) -> float | None:
+        return None if self.tflops is None else flop / (self.tflops * 1e12) / 3600
 
     def assumptions(self) -> list[str]:
         """What the figures rest on, each with the jobs that it concerns."""
@@ -85,7 +88,7 @@ def estimate(
     graph: Graph,
     facts: Mapping[str, Facts],
     plan: RunPlan,
-    tflops: float,
+    tflops: float | None,
 ) -> Estimate:
     """Adds up the work of a plan.
 
@@ -94,7 +97,7 @@ def estimate(
         graph: of that pipeline.
         facts: what is known of each job's result.
         plan: what is there already.
-        tflops: assumed rate of a GPU, 1e12 operations per second, > 0.
+        tflops: assumed rate of a GPU, 1e12 operations per second, > 0; None = none is assumed.
     """
     work: dict[str, Work] = {}
     unknown: list[str] = []

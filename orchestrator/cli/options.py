@@ -52,8 +52,14 @@ DEFAULT_TFLOPS = 40.0
 """Assumed sustained rate of a GPU, 1e12 operations per second: about an eighth of the 312 that an
 A100 does at best in bfloat16, since small U-Nets at 32 to 64 px leave most of it idle."""
 Tflops = Annotated[
-    float,
-    typer.Option("--tflops", help="Assumed rate of a GPU for GPU-hours, 1e12 FLOP/s.", min=1e-3),
+    float | None,
+    typer.Option(
+        "--tflops",
+        help=f"Assumed rate of a GPU for GPU-hours, 1e12 FLOP/s; {DEFAULT_TFLOPS:g} where this "
+        "machine has a GPU.",
+        min=1e-3,
+        show_default=False,
+    ),
 ]
 
 DEFAULT_STORAGE = "./slim-store"

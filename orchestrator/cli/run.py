@@ -63,12 +63,13 @@ def plan(
     file: File,
     overrides: Overrides = None,
     storage: Storage = None,
-    tflops: Tflops = DEFAULT_TFLOPS,
+    tflops: Tflops = None,
     as_json: Json = False,
 ) -> None:
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from jobs.storage.store import Store
     from orchestrator.cli.tables import print_plan
+    from orchestrator.devices import devices_here
     from orchestrator.doubts import doubts
     from orchestrator.estimate import estimate, is_open, plan_json
     from orchestrator.graph import Graph, expectations, preflight
@@ -85,12 +86,14 @@ def plan(
             made = make_plan(pipeline, graph, store)
             unread = [name for name, known in facts.items() if is_open(known)]
             facts = preflight(pipeline, graph, unread) if unread else facts
+    here = devices_here()
+    tflops = tflops or (DEFAULT_TFLOPS if here.gpus else None)
     found, doubtful = estimate(pipeline, graph, facts, made, tflops), doubts(pipeline, graph, facts)
     if as_json:
         data = plan_json(made, found) | {"warnings": doubtful}
         typer.echo(json.dumps(data, indent=1, default=asdict))
     else:
-        print_plan(made, found)
+        print_plan(made, found, here)
     warn(doubtful)
     pipeline.tell(missing)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from jobs.base.artifacts import QualityReport, StepReport
+from jobs.base.cluster import Cluster
 from orchestrator.cli.collapse import collapsed, counted
 from orchestrator.estimate import Estimate
 from orchestrator.plan import RunPlan
@@ -19,6 +20,7 @@ from orchestrator.results import (
 )
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
+"""The last one only where a rate is assumed."""
 NUMERIC = frozenset("<-0123456789")
 
 
@@ -57,23 +59,42 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
         typer.echo(line)
 
 
-def print_plan(plan: RunPlan, found: Estimate) -> None:
-    """The table of a plan: what is done for each job, what it costs, and what that rests on."""
+def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
+    """The table of a plan: what is done for each job, what it costs, and what that rests on.
+
+    Args:
+        plan: what to do.
+        found: what it costs.
+        here: devices of this machine.
+    """
     jobs = {job.name: job for job in plan.jobs}
+    known = COST if found.tflops else COST[:-1]
     rows = []
     for row in collapsed(jobs):
         mine = [jobs[name] for name in row.jobs]
         action, reason = counted(job.action for job in mine), counted(job.reason for job in mine)
         artifact = "" if row.together else mine[0].artifact
-        rows.append((row.name, mine[0].kind, action, reason, *_cost(found, row.jobs), artifact))
-    head = ("job", "kind", "action", "why", *COST, "artifact")
+        cost = _cost(found, row.jobs)
+        rows.append((row.name, mine[0].kind, action, reason, *cost[: len(known)], artifact))
+    head = ("job", "kind", "action", "why", *known, "artifact")
     print_table(head, rows)
-    typer.echo(
-        f"to run: {_short(found.total_pflop)} PFLOP, {_short(found.total_gpu_hours)} GPU-hours at "
-        f"{found.tflops:g} TFLOP/s a GPU (assumed, not measured; change it with --tflops)"
-    )
+    typer.echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
     for line in found.assumptions():
         typer.echo(f"assumed: {line}")
+
+
+def _hours(found: Estimate, here: Cluster) -> str:
+    """The hours of all that is to run, of which device, and what they rest on."""
+    if found.tflops is None or found.total_gpu_hours is None:
+        return (
+            f"; how long that takes is not known: here are {here.cpus} CPUs and no GPU, and no "
+            "rate of CPUs is assumed; --tflops 40 tells the hours of a GPU at that rate"
+        )
+    elsewhere = "" if here.gpus else "; this machine has none"
+    return (
+        f", {_short(found.total_gpu_hours)} GPU-hours at {found.tflops:g} TFLOP/s a GPU (assumed, "
+        f"not measured; change it with --tflops{elsewhere})"
+    )
 
 
 def _cost(found: Estimate, jobs: Sequence[str]) -> tuple[str, ...]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from jobs.base.work import Work
@@ -55,6 +57,14 @@ def test_what_is_there_costs_nothing_again():
     assert partly.gpu_hours("b") == pytest.approx(5e3 / 3600)
     assert partly.gpu_hours("c") is None
     assert partly.total_pflop == 5.0
+
+
+def test_without_a_rate_there_are_no_hours(found):
+    plan, estimated = found
+    data = plan_json(plan, replace(estimated, tflops=None))
+    assert {job["gpu_hours"] for job in data["jobs"]} == {None}
+    assert data["estimate"]["gpu_hours"] is None
+    assert data["estimate"]["pflop"] == pytest.approx(estimated.total_pflop)
 
 
 def test_what_is_not_known_is_told(tmp_path):

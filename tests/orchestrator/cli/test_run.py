@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.base.artifacts import Dataset
+from jobs.base.cluster import Cluster
 from jobs.storage.store import Store
 from models.spec import ImageShape
 from orchestrator import Pipeline
@@ -135,22 +136,32 @@ def test_plan_says_what_is_to_be_done(slimctl, pipeline_file, tmp_path):
     assert json.loads(other.out)["jobs"][0]["action"] == "run"
 
 
-def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatch):
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatch, gpus):
     file = tmp_path / "train.yaml"
     file.write_text(
         "name: a\njobs:\n  data: {kind: load_dataset, source: digits}\n  flow: {kind: train_flow, "
         "data: data, network: {preset: cifar10-3.4m}, steps: 1000000}\n"
     )
     monkeypatch.setenv("SLIMCTL_STORAGE", str(tmp_path / "store"))
+    monkeypatch.setattr("orchestrator.devices.devices_here", lambda: Cluster(3, gpus))
     said = slimctl("plan", file).out
-    for words in (
-        "parameters",
-        "MACs",
-        "PFLOP",
-        "GPU-hours at 40 TFLOP/s",
-        "assumed, not measured",
-    ):
-        assert words in said
+    for words in ("parameters", "MACs", "PFLOP"):
+        assert words in said.splitlines()[0]
+    default = json.loads(slimctl("plan", file, "--json").out)
+    if gpus:
+        assert "GPU-hours" in said.splitlines()[0]
+        assert "GPU-hours at 40 TFLOP/s a GPU (assumed, not measured; change it with " in said
+        assert default["estimate"]["tflops"] == 40.0
+    else:
+        assert "GPU-hours" not in said.splitlines()[0]
+        assert "PFLOP; how long that takes is not known: here are 3 CPUs and no GPU, and " in said
+        assert default["estimate"]["tflops"] is None
+        assert default["estimate"]["gpu_hours"] is None
+        assert {job["gpu_hours"] for job in default["jobs"]} == {None}
+    asked = slimctl("plan", file, "--tflops", 5).out
+    assert "GPU-hours at 5 TFLOP/s a GPU (assumed, not measured" in asked
+    assert ("this machine has none" in asked) == (gpus == 0)
     made = [json.loads(slimctl("plan", file, "--json", "--tflops", n).out) for n in (40, 80)]
     hours = [each["estimate"]["gpu_hours"] for each in made]
     assert hours[0] == pytest.approx(2 * hours[1])
