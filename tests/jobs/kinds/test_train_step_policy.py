@@ -229,6 +229,20 @@ def test_another_flow_of_the_same_shape_is_a_warning(
     assert "another flow" in recorder.said("warning")[0]["message"]
 
 
+def test_a_grid_of_another_flow_is_a_warning(
+    run_job, recorder, make_dataset, make_analytic, flow_policy
+):
+    policy, flow, _ = flow_policy
+    other = make_analytic(make_dataset(count=8, classes=2), conditional=True)
+    fit = {"flow": "flow", "evaluations": 5, "samples": 8, "held_out": 8, "rounds": 0, "seed": 0}
+    grid = run_job(FitStepGrid.model_validate(fit), flow=other)
+    asked = EvaluateStepPolicy(policy="p", flow="f", grids=("g",), episodes=2)
+    run_job(asked, policy=policy, flow=flow, **{"grids.0": grid})
+    (said,) = recorder.said("warning")
+    assert said["message"].startswith("grid '")
+    assert said["message"].endswith(f"was fitted to another flow, {other.id}")
+
+
 def test_more_test_systems_than_there_are(refused):
     error = refused(
         EvaluateStepPolicy(policy="p", episodes=201), policy=Facts(problem="three_body")

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from jobs.base.cluster import Cluster
+from jobs.base.context import JobContext
+from jobs.evaluation.step_grid import fit_step_grid
+from jobs.kinds.fit_step_grid import FitStepGrid
+from jobs.storage.flows import open_flow
+from jobs.storage.tensors import load_dataset_tensors
+from models import counter_random
+from models.counter_random import Stream
+from models.pixels import to_float
+from models.solvers.base import solve
+from models.solvers.fit_grid import end_errors, follow
+
+
+@pytest.fixture
+def fit(store, recorder, tmp_path):
+    """`fit(flow, **fields)` fits a grid of five evaluations."""
+    context = JobContext(
+        "it", "fit_step_grid-1", store, {}, tmp_path, Cluster(1), reporter=recorder
+    )
+    few = {"flow": "f", "evaluations": 5, "samples": 8, "held_out": 8, "rounds": 0, "seed": 0}
+
+    def run(flow, **fields):
+        return fit_step_grid(context, FitStepGrid.model_validate(few | fields), flow)
+
+    return run
+
+
+def test_straight_trajectories_are_followed_exactly(fit, make_dataset, make_analytic):
+    """All noise of the closed form of one image goes to that image, on straight lines."""
+    grid = fit(make_analytic(make_dataset(count=1)))
+    assert grid.error_p99 < 1e-4
+    assert grid.share_within_rounding == 1.0
+    assert grid.nfe == len(grid.solver.times) == 5
+    assert sum(grid.solver.weights[-1]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_gaussian_ends_where_it_must(fit, store, make_dataset, make_analytic):
+    """Of a normal distribution of mean m and width s all noise goes to m + s x0, on bent lines."""
+    flow = make_analytic(make_dataset(count=1)).model_copy(update={"bandwidth": 0.3})
+    grid = fit(flow)
+    mean = to_float(load_dataset_tensors(store, flow.dataset)[0])
+    x0 = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    ends = solve(grid.solver, open_flow(store, flow, torch.device("cpu")), x0).x1
+    errors = (ends - mean - 0.3 * x0).flatten(1).square().mean(1).sqrt()
+    assert errors.max() < 1e-3
+    assert grid.error_median < 1e-3
+    assert grid.exact_nfe > 10 * grid.nfe
+
+
+def test_labels_are_followed(fit, make_dataset, make_analytic):
+    """With one image a class the trajectories of each label are straight."""
+    grid = fit(make_analytic(make_dataset(count=3, classes=3), conditional=True))
+    assert grid.error_p99 < 1e-4
+    assert grid.image.classes == 3
+
+
+def test_the_error_is_that_of_samples_that_nothing_was_fitted_to(
+    fit, store, make_dataset, make_analytic
+):
+    flow = make_analytic(make_dataset(count=6)).model_copy(update={"bandwidth": 0.5})
+    grid = fit(flow)
+    opened = open_flow(store, flow, torch.device("cpu"))
+    x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, torch.arange(16), (1, 4, 4))
+    exact = follow(opened, x0, None, tolerance=1e-5).points[-1]
+    errors = end_errors(solve(grid.solver, opened, x0).x1, exact)
+    assert grid.error_median == pytest.approx(float(errors[8:].quantile(0.5)), rel=1e-4)
+    assert grid.error_median != pytest.approx(float(errors[:8].quantile(0.5)), rel=1e-4)
+    assert fit(flow, held_out=16).solver == grid.solver
+    assert fit(flow, seed=1).solver != grid.solver
+
+
+def test_what_it_says(fit, recorder, make_dataset, make_analytic):
+    grid = fit(make_analytic(make_dataset(count=1)))
+    assert [(said["done"], said["total"]) for said in recorder.said("progress")] == [(1, 3), (2, 3)]
+    (line,) = (said["message"] for said in recorder.said("log"))
+    assert line.startswith("5 evaluations: error ")
+    assert line.endswith(
+        f"100.0% within 8-bit rounding; an exact trajectory takes {grid.exact_nfe:.0f}"
+    )

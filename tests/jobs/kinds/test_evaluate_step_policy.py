@@ -1,0 +1,63 @@
+"""What a report says of its rows, and what may be compared."""
+
+import pytest
+
+from jobs.base.artifacts import StepPolicy, StepRow
+from jobs.base.facts import Facts
+from jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
+from models.spec import ImageShape
+
+IMAGE = ImageShape(channels=1, size=4)
+POLICY = StepPolicy(
+    id="train_step_policy-a", problem={}, problem_kind="three_body", hidden=(8,),
+    observation_size=5, training_seeds=(1, 2), validation=(-3.0, -1.0), best_at=(10, 20), chosen=1,
+    best_return=-1.0, decisions=60,
+)  # fmt: skip
+
+
+def row(name, mean_return, **changes) -> StepRow:
+    fields = {
+        "name": name, "group": "g", "cost": 10.0, "mean_cost": 11.0, "error": 0.1,
+        "error_p90": 0.2, "bad_share": 0.0, "mean_return": mean_return,
+    }  # fmt: skip
+    return StepRow(**fields | changes)
+
+
+def test_a_report_sums_up_its_rows():
+    rows = (
+        row("mu 0.03", -9.0),
+        row("mu 0.1", -2.0),
+        row("mu 0.3", -5.0),
+        row("policy, seed 0", -4.0, learned=True),
+        row("policy, seed 1", -1.0, learned=True, mean_cost=7.0, bad_share=0.25),
+    )
+    other = (row("leapfrog", -8.0),)
+    asked = EvaluateStepPolicy(policy="p", episodes=4)
+    report = asked._report(POLICY, rows, other, 1e-6, ("pareto.png",))
+    assert (report.best_fixed, report.best_fixed_return) == ("mu 0.1", -2.0)
+    assert report.policy_return == -2.5, "the mean over the training seeds"
+    assert (report.policy_cost, report.policy_bad_share) == (7.0, 0.25), "of the chosen one"
+    assert (report.policy, report.problem_kind, report.episodes) == (POLICY.id, "three_body", 4)
+    assert (report.rows, report.transfer, report.bad_error) == (rows, other, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({"episodes": 200}, {"policy": Facts(problem="three_body")}),
+        ({"flow": "f", "episodes": 5000}, {"policy": Facts(IMAGE, problem="flow")}),
+        ({"flow": "f", "grids": ["g"]}, {"policy": Facts(IMAGE, problem="flow"), "flow": Facts()}),
+        (
+            {"flow": "f", "grids": ["g"]},
+            {
+                "policy": Facts(IMAGE, problem="flow"),
+                "flow": Facts(IMAGE),
+                "grids.0": Facts(IMAGE),
+            },
+        ),
+        ({"flow": "f", "grids": ["g"]}, {"policy": Facts(), "grids.0": Facts(IMAGE)}),
+    ],
+)
+def test_what_goes_together_or_is_not_known_yet_is_accepted(fields, known):
+    asked = EvaluateStepPolicy.model_validate({"policy": "p"} | fields)
+    assert asked.expect(known) == Facts()
