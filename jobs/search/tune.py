@@ -13,7 +13,7 @@ from jobs.base.artifacts import Trial
 from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
 from jobs.search.place import Gate, OnRay
 from jobs.search.spec import Dimension, OptunaSearch
-from jobs.search.trial import SweepTask, noted
+from jobs.search.trial import MAX_ATTEMPTS, SweepTask, noted
 
 DRIVER_CPUS = 0.01
 """What a trial holds while its jobs run: with more, jobs would wait for their own trial."""
@@ -108,7 +108,12 @@ def _fit(
             tune.with_resources(OneTrial, {"CPU": DRIVER_CPUS}),
             param_space=dict(space),
             tune_config=tune.TuneConfig(**options, scheduler=_scheduler(task)),
-            run_config=tune.RunConfig(storage_path=folder, name="sweep", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="sweep",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+            ),
         ).fit()
     ray.kill(gate)
 
