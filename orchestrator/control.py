@@ -9,6 +9,7 @@ from jobs.base.errors import UserError
 from jobs.storage.store import Store
 from jobs.training.placement import free_placement
 from orchestrator.cluster import connect
+from orchestrator.estimate import with_work
 from orchestrator.events import EventLog
 from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, parse_pipeline
@@ -72,9 +73,8 @@ def resume(
             _catch_up(run, plan)
         return Submission(run, status, plan, started_ray=False)
     store.check_writable()
-    preflight(
-        pipeline, Graph.of(pipeline), [job.name for job in plan.jobs if job.action != "reuse"]
-    )
+    graph = Graph.of(pipeline)
+    facts = preflight(pipeline, graph, [job.name for job in plan.jobs if job.action != "reuse"])
     if address is None or not _is_supervised_at(address, run):
         _wait_for_its_last_breath(store, run)
         forget_cancel(store.blobs, run)
@@ -82,7 +82,7 @@ def resume(
         on_plan(plan, run)
     return start(
         run,
-        plan,
+        with_work(plan, pipeline, graph, facts),
         address=address,
         detach=detach,
         listener=listener,

@@ -116,6 +116,27 @@ def estimate(
     return Estimate(work, due, tflops, tuple(unknown), tuple(uncounted))
 
 
+def with_work(
+    plan: RunPlan, pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
+) -> RunPlan:
+    """A plan whose jobs carry their work, so that those on the longest path can go first.
+
+    Args:
+        plan: of the pipeline.
+        pipeline: resolved.
+        graph: of that pipeline.
+        facts: what is known of each job's result.
+    """
+    jobs = []
+    for job in plan.jobs:
+        work = None
+        if job.action != "reuse":
+            inputs = {field: facts[source] for field, source in graph.edges[job.name]}
+            work = pipeline.specs[job.name].work(inputs)
+        jobs.append(job.model_copy(update={"flop": work.flop}) if work else job)
+    return plan.model_copy(update={"jobs": tuple(jobs)})
+
+
 def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:
     """The plan as plain data, with each job's cost and the totals."""
     data = plan.model_dump(mode="json")

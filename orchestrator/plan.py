@@ -25,6 +25,8 @@ class PlannedJob(Spec):
     action: Action
     reason: str
     """Why, in a few words."""
+    flop: float = 0.0
+    """Floating-point operations that it takes; 0 = little, or not known."""
 
 
 class RunPlan(Spec):

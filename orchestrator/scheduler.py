@@ -1,6 +1,7 @@
 """Which job runs next: pure bookkeeping over the graph, no Ray.
 
-Jobs on the longest remaining path go first; a job starts when its inputs are there and the devices
+Jobs on the path with the most work left go first, where their work is not known those on the path
+of most jobs; a job starts when its inputs are there and the devices
 it needs are not taken by other jobs of the run. Ready jobs wait in one heap per kind of need, so
 that a step costs the same however many jobs there are.
 """
@@ -20,6 +21,8 @@ class Node:
     inputs: Sequence[str]
     """Jobs that must be finished before it starts."""
     needs: Needs
+    flop: float = 0.0
+    """Floating-point operations that it takes; 0 = little, or not known."""
 
 
 class Scheduler:
@@ -36,7 +39,7 @@ class Scheduler:
         self._users: dict[str, list[str]] = {node.name: [] for node in nodes}
         self._missing: dict[str, set[str]] = {}
         self._ready: set[str] = set()
-        self._queues: dict[Needs, list[tuple[int, int, str]]] = {}
+        self._queues: dict[Needs, list[tuple[float, int, int, str]]] = {}
         self._running: set[str] = set()
         self._paused: set[str] = set()
         self._settled: set[str] = set()
@@ -45,18 +48,21 @@ class Scheduler:
             self._missing[node.name] = set(node.inputs)
             for name in self._missing[node.name]:
                 self._users[name].append(node.name)
-        depths = self._depths()
-        self._rank = {name: (-depths[name], at) for at, name in enumerate(self._nodes)}
+        work, depths = self._paths()
+        self._rank = {name: (-work[name], -depths[name], at) for at, name in enumerate(self._nodes)}
         for node in nodes:
             if not node.inputs:
                 self._enqueue(node.name)
 
-    def _depths(self) -> Mapping[str, int]:
-        """Number of jobs on the longest path from each job to an end of the graph."""
+    def _paths(self) -> tuple[Mapping[str, float], Mapping[str, int]]:
+        """Most work, and number of jobs, on a path from each job to an end of the graph."""
+        work: dict[str, float] = {}
         depths: dict[str, int] = {}
         for name in reversed(self._nodes):
-            depths[name] = 1 + max((depths[user] for user in self._users[name]), default=0)
-        return depths
+            users = self._users[name]
+            work[name] = self._nodes[name].flop + max((work[one] for one in users), default=0.0)
+            depths[name] = 1 + max((depths[one] for one in users), default=0)
+        return work, depths
 
     def _enqueue(self, name: str) -> None:
         self._ready.add(name)
@@ -122,7 +128,7 @@ class Scheduler:
             blocked |= fresh
             self._settled |= fresh
             stack += fresh
-        return sorted(blocked, key=lambda blocked_name: self._rank[blocked_name][1])
+        return sorted(blocked, key=lambda blocked_name: self._rank[blocked_name][-1])
 
     def _settle(self, name: str) -> None:
         for group in (self._ready, self._running, self._paused):

@@ -11,6 +11,7 @@ from jobs.storage.store import Store
 from orchestrator.cluster import connect
 from orchestrator.cluster_storage import check_shared
 from orchestrator.doubts import doubts
+from orchestrator.estimate import with_work
 from orchestrator.events import Event, EventLog
 from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, resolve, to_yaml
@@ -79,6 +80,7 @@ def submit(
         on_plan(plan, run)
     if on_doubts:
         on_doubts(doubts(resolved, graph, facts, frozenset(due)))
+    plan = with_work(plan, resolved, graph, facts)
     return start(run, plan, address=address, detach=detach, listener=listener)
 
 

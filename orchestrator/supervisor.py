@@ -151,7 +151,10 @@ class Supervisor:
         self._record.begin()
         plan, wish = self._request.plan, self._request.resumption
         self._needs = self._needs_on(self._cluster)
-        nodes = [Node(job.name, self._waits_for(job), self._needs[job.name]) for job in plan.jobs]
+        nodes = [
+            Node(job.name, self._waits_for(job), self._needs[job.name], job.flop)
+            for job in plan.jobs
+        ]
         self._scheduler = Scheduler(nodes, self._cluster)
         self._add("run_started", **as_event(plan))
         if wish and not self._record.has_event("run_resumed", wish=wish):

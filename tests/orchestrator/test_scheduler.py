@@ -63,6 +63,20 @@ def test_the_longest_path_goes_first():
     assert order == ["a", "y", "b", "x", "c", "z"]
 
 
+def test_the_path_with_the_most_work_goes_first():
+    """Work counts before the number of jobs, which decides where none is known."""
+    flop = {"a": 1.0, "b": 5.0, "c": 9.0}
+    nodes = [Node(name, inputs, ONE, flop.get(name, 0.0)) for name, inputs in (
+        ("x", []), ("y", ["x"]), ("z", ["y"]), ("a", []), ("b", ["a"]), ("c", []),
+    )]  # fmt: skip
+    plan = Scheduler(nodes, Cluster(cpus=1))
+    order = []
+    while not plan.over:
+        order += start_all(plan)
+        plan.finish(order[-1])
+    assert order == ["c", "a", "b", "x", "y", "z"]
+
+
 def test_equals_go_in_file_order():
     assert start_all(scheduler(dict.fromkeys("cab", ""))) == ["c", "a", "b"]
 
