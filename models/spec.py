@@ -27,3 +27,7 @@ class ImageShape(Spec):
     """Height and width in pixels; images are square."""
     classes: int = Field(default=0, ge=0)
     """Number of classes of a conditional model; 0 is unconditional. Labels are 0..classes-1."""
+
+    def __str__(self) -> str:
+        classes = f" with {self.classes} classes" if self.classes else ""
+        return f"{self.size} x {self.size} x {self.channels}{classes}"

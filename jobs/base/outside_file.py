@@ -59,7 +59,7 @@ def require_checksum(path: str, field: str) -> None:
     found = CHECKSUM.search(path)
     if found is None:
         return
-    with Path(path).open("rb") as file:
+    with Path(path).expanduser().open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     if not content.startswith(found[1]):
         raise FieldError(

@@ -74,7 +74,8 @@ def trial_specs(
         seed: of the jobs that draw and name none.
 
     Raises:
-        UserError: an unknown kind, or jobs that need each other in a circle.
+        UserError: an unknown kind.
+        ValueError: jobs that need each other in a circle.
         pydantic.ValidationError: a value that a job refuses.
     """
     specs = {name: trial_spec(template, values, seed) for name, template in templates.items()}

@@ -95,8 +95,7 @@ class AssembleFleet(JobSpec):
         if len(made) > 1:
             what = f"the students are of two kinds: {' and '.join(sorted(made))}"
             raise FieldError("students", what, "take all flows, or all one-step generators")
-        complete = all(f"students.{at}" in inputs for at in range(len(self.students)))
-        if complete and all(facts.image is not None for facts in known):
+        if all(facts.image is not None for facts in known):
             self._check_parts([facts.part for facts in known], inputs["partition"].parts)
         flip_valid = all(facts.flip_valid for facts in known)
         one_step = next(iter(made)) == Generator.__name__ if made else None
