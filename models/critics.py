@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models.engine import Runner
 from models.flows.flow import Flow
 from models.networks.layers import group_norm
 from models.shapes import Float, Int, Tensor
@@ -67,7 +68,7 @@ class Critic(nn.Module):
         if self.head is None:
             return self.velocity(xt, t, label), None
         velocity, features = _with_bottleneck(self.flow, xt, t, label)
-        return velocity, self.head(features)
+        return velocity, self.head(features.float())  # the head itself is never bfloat16
 
 
 def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
@@ -107,6 +108,7 @@ def _bottleneck(flow: Flow) -> nn.Module:
             "this flow has no network, so nothing of it can be trained"
             "\n  fix: give a flow with a network as the fake one"
         )
+    network = network.network if isinstance(network, Runner) else network
     layer: nn.Module | None = getattr(network, "bottleneck", None)
     if layer is None:
         raise ValueError(

@@ -165,6 +165,7 @@ class MatchDistribution(PartTrainingSpec):
             flip=teacher.flip_valid if self.flip is None else self.flip,
             judge=judge,
             judge_every=self.score_every,
+            precision=self.precision,
         )
 
     def _known(self, context: JobContext) -> dict[str, Facts]:

@@ -5,6 +5,7 @@ what the student makes at the moment.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ from jobs.training.pair_source import PairSource
 from jobs.training.perceptual import open_distance
 from models.counter_random import Stream
 from models.critics import Critic, critic_loss, deception_loss
+from models.engine import choose_engine
 from models.flows.distance import squared_distance
 from models.flows.matching import matching_gradient, matching_loss
 from models.flows.path import interpolate, path_velocity
 from models.flows.spec import AdversarialSpec, UniformTime
 from models.pixels import to_float
+from models.precision import Precision
 from models.spec import ImageShape
 
 
@@ -67,6 +70,7 @@ class DistributionMatching(Objective):
         flip: whether to mirror pairs and real images at random.
         judge: scores the student.
         judge_every: steps between two scores.
+        precision: of the products of the teacher and the fake network; auto = as in training.
 
     Source:
         Song et al., Multi-student distillation, arXiv 2410.23274, after DMD (arXiv 2311.18828) and
@@ -90,12 +94,14 @@ class DistributionMatching(Objective):
     flip: bool
     judge: Judge
     judge_every: int
+    precision: Literal["auto"] | Precision = "auto"
     _report: dict[str, Tensor] = field(default_factory=dict)
 
     def prepare(self, share: Share) -> None:
-        self._teacher = open_flow(self.store, self.teacher, share.device)
+        precision = choose_engine(share.device, "training", self.precision).precision
+        self._teacher = open_flow(self.store, self.teacher, share.device, precision)
         torch.manual_seed(derive_seed(self.seed, "head"))
-        fake = open_flow(self.store, self.fake, share.device)
+        fake = open_flow(self.store, self.fake, share.device, precision)
         critic = Critic(fake, judges=self.adversarial is not None)
         self._critic = critic.to(share.device).requires_grad_()
         self._draws = Draws(self.seed, share, self.image)

@@ -50,7 +50,7 @@ def make(store, teacher, data, share):
             "fake_updates": UPDATES, "fake_rate": 1.0, "adversarial": adversarial,
             "pairs": pairs and PairTerm(pairs, weight, 8, L2Distance(), ""),
             "judge": Judge(store, data, None, labels, counts, image, 0.0, 10, SEED),
-            "judge_every": 4,
+            "judge_every": 4, "precision": "float32",
         }  # fmt: skip
         return DistributionMatching(store=store, **fields | changes)
 
