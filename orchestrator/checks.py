@@ -1,39 +1,48 @@
 """Checks the jobs of a pipeline together and finds every mistake in one go.
 
-A job whose own fields are wrong still takes part in the check of the references, by its kind and by
-what its fields say; only what is known of results is not followed through it.
+No mistake hides another, and none is told that only follows from another: of a field, a reference
+or a job that is wrong nothing is known, and all the rest is checked.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
 from jobs.base.errors import UserError
+from jobs.base.facts import Facts
 from jobs.base.registry import kind_names, kind_of, load_kind
-from jobs.base.spec import JobSpec, many_ref_fields, output_type
+from jobs.base.spec import JobSpec, many_ref_fields
 from orchestrator.expansion import Expansion, expand
 from orchestrator.fields import Subject
 from orchestrator.graph import (
+    Edges,
     cycles,
     expectations,
-    field_path,
-    reachable,
     ref_fields,
     topological_order,
     users_in,
 )
-from orchestrator.messages import explain, shown, truth_mistakes
+from orchestrator.link_mistakes import Jobs, link_mistakes, output_of
+from orchestrator.messages import contradiction, explain, shown, truth_mistakes
 from orchestrator.problems import Mistake, listed
 from orchestrator.references import Link, links_in, with_links
+from orchestrator.stand_ins import (
+    WRONG,
+    contradictions,
+    prepared,
+    stand_in,
+    wrong_fields,
+)
 from orchestrator.telling import told_once
 
-MAX_SEARCHES = 50
-"""References for which the jobs that would do are searched: it takes a walk over the graph."""
+SURE_KIND = 0.85
+"""Likeness from which a kind that does not exist is surely a misspelt one: no two are so alike."""
+UNKNOWN = ""
+"""In place of a job of which nothing is known."""
 
 
 @dataclass
@@ -44,7 +53,8 @@ class CheckedJobs:
         made: every job by itself.
         written: specs of jobs whose own fields are right, as written.
         specs: the same with every reference naming the job that it means.
-        kinds: spec class of each job whose kind is known.
+        stand_ins: jobs whose own fields are wrong, as far as they are right.
+        kinds: spec class of each job whose kind is known or surely meant.
         links: every reference.
         mistakes: everything that is wrong.
     """
@@ -52,6 +62,7 @@ class CheckedJobs:
     made: Expansion
     written: dict[str, JobSpec] = field(default_factory=dict)
     specs: dict[str, JobSpec] = field(default_factory=dict)
+    stand_ins: dict[str, JobSpec] = field(default_factory=dict)
     kinds: dict[str, type[JobSpec]] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
@@ -70,14 +81,31 @@ def check_jobs(jobs: Mapping[str, Any]) -> CheckedJobs:
     for link in checked.links:
         if link.source in edges and link.source != link.job and not link.what:
             edges[link.job].append((link.place, link.source))
-    checked.mistakes += _link_mistakes(checked, users_in(edges))
-    checked.mistakes += _cycle_mistakes(edges)
-    wrong = {str(mistake.path[1]) for mistake in checked.mistakes}
-    wrong |= {link.job for link in checked.links if not link.source}
-    sound = {name: spec for name, spec in checked.specs.items() if name not in wrong}
-    checked.mistakes += expectations(sound, edges, topological_order(edges))[1]
+    found = [*link_mistakes(checked.links, Jobs(checked.made, checked.kinds, users_in(edges)))]
+    checked.mistakes += [mistake for _, mistake in found]
+    circles = [*cycles(edges)]
+    checked.mistakes += _cycle_mistakes(edges, circles)
+    order = topological_order(_without(edges, circles))
+    checked.mistakes += _expect(checked, {link for link, _ in found}, order)
     checked.mistakes = [*checked.made.mistakes, *told_once(checked.mistakes, checked.made)]
     return checked
+
+
+def _expect(checked: CheckedJobs, wrong: Container[Link], order: Iterable[str]) -> list[Mistake]:
+    """What cannot fit together, as far as it does not follow from references that are wrong."""
+    specs, stand_ins = {**checked.specs}, {**checked.stand_ins}
+    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.made.jobs}
+    for link in checked.links:
+        lost = not link.source or link in wrong
+        edges[link.job].append((link.place, UNKNOWN if lost else link.source))
+        if lost and link.place.partition(".")[0] in many_ref_fields(checked.kinds[link.job]):
+            specs.pop(link.job, None)  # which they are is not known
+            stand_ins.pop(link.job, None)
+    for name, spec in checked.stand_ins.items():
+        lost_fields = {field for field in ref_fields(type(spec)) if getattr(spec, field) is WRONG}
+        edges[name] += [(field, UNKNOWN) for field in lost_fields]
+    known = {name: Facts(made=output_of(kind).__name__) for name, kind in checked.kinds.items()}
+    return expectations(specs, edges, order, known=known, stand_ins=stand_ins)[1]
 
 
 def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
@@ -85,26 +113,42 @@ def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
     if isinstance(value, JobSpec):
         _add_spec(name, value, checked)
         return
-    cls, mistake = _kind_class(name, value)
+    cls, mistakes = _kind_class(name, value)
+    checked.mistakes += mistakes
     if cls is None:
-        checked.mistakes += [mistake] if mistake else []
         return
     fields = {str(key): item for key, item in value.items() if key != "kind"}
     if "for_each" in fields and "for_each" not in cls.model_fields:
         del fields["for_each"]
         checked.mistakes.append(_lone_for_each(name))
-    subject = Subject(cls, fields, ("jobs", name), f"job '{name}': ", value["kind"])
     checked.kinds[name] = cls
+    _read_fields(
+        name, Subject(cls, fields, ("jobs", name), f"job '{name}': ", kind_of(cls)), checked
+    )
+
+
+def _read_fields(name: str, subject: Subject, checked: CheckedJobs) -> None:
+    kind, fields = checked.kinds[name], subject.data
+    found, failed = [], None
     try:
-        spec = cls.model_validate(fields)
+        spec = kind.model_validate(fields)
     except ValidationError as error:
-        checked.mistakes += explain(error, subject)
-        given = {key: fields.get(key) for key in ref_fields(cls)}
-        checked.links += links_in(name, given, cls, checked.made)
-    else:
+        failed, found = error, explain(error, subject)
+    told = {mistake.path for mistake in found}
+    truths = [one for one in truth_mistakes(subject) if one.path not in told]
+    checked.mistakes += [*found, *truths]
+    if not failed and not truths:
         _keep(name, spec, checked)
-    told = {mistake.path for mistake in checked.mistakes}
-    checked.mistakes += [one for one in truth_mistakes(subject) if one.path not in told]
+        return
+    complete = prepared(kind, fields)
+    given = {key: (complete or fields).get(key) for key in ref_fields(kind)}
+    links = links_in(name, given, kind, checked.made)
+    checked.links += links
+    wrong = wrong_fields(kind, fields, failed, [one.path[2:] for one in truths])
+    if complete is not None and wrong is not None:
+        job = stand_in(kind, complete, wrong)
+        checked.mistakes += [contradiction(error, subject) for error in contradictions(job)]
+        checked.stand_ins[name] = with_links(job, links)
 
 
 def _lone_for_each(name: str) -> Mistake:
@@ -135,110 +179,36 @@ def _add_spec(name: str, spec: JobSpec, checked: CheckedJobs) -> None:
     _keep(name, spec, checked)
 
 
-def _kind_class(name: str, value: Any) -> tuple[type[JobSpec] | None, Mistake | None]:
-    """The spec class that a job's `kind` names, or why there is none."""
+def _kind_class(name: str, value: Any) -> tuple[type[JobSpec] | None, list[Mistake]]:
+    """The spec class that a job's `kind` names or surely means, and what is wrong with it."""
     path = ("jobs", name)
     some = "kind: load_dataset"
     if not isinstance(value, Mapping):
         what = f"job '{name}' must be a mapping with 'kind', not {shown(value)}"
-        return None, Mistake(path, what, f"write '{name}: {{{some}, ...}}'", "value")
+        return None, [Mistake(path, what, f"write '{name}: {{{some}, ...}}'", "value")]
     if "kind" not in value:
         close = difflib.get_close_matches("kind", [str(key) for key in value], n=1, cutoff=0.7)
         fix = f"write 'kind' instead of '{close[0]}'" if close else _kinds_fix()
-        return None, Mistake((*path, *close), f"job '{name}' has no kind", fix)
+        return None, [Mistake((*path, *close), f"job '{name}' has no kind", fix)]
     kind = value["kind"]
     if not isinstance(kind, str):
         what = f"job '{name}': kind must be the name of a job kind, not {shown(kind)}"
-        return None, Mistake((*path, "kind"), what, _kinds_fix(), "value")
+        return None, [Mistake((*path, "kind"), what, _kinds_fix(), "value")]
     try:
-        return load_kind(kind), None
+        return load_kind(kind), []
     except UserError as error:
-        what = f"job '{name}': {error.what}"
-        return None, Mistake((*path, "kind"), what, error.fix, "value")
+        mistake = Mistake((*path, "kind"), f"job '{name}': {error.what}", error.fix, "value")
+    meant = difflib.get_close_matches(kind, kind_names(), n=1, cutoff=SURE_KIND)
+    return load_kind(meant[0]) if meant else None, [mistake]
 
 
 def _kinds_fix() -> str:
     return f"add 'kind: ...', one of {', '.join(kind_names())}"
 
 
-def _link_mistakes(checked: CheckedJobs, users: Mapping[str, list[str]]) -> Iterator[Mistake]:
-    searches = 0
-    for link in checked.links:
-        what, fix = _wrong_link(link, checked, users), link.fix
-        if what and not fix:
-            searches += 1
-            accepted = _types(_accepted(link, checked))
-            few = searches <= MAX_SEARCHES
-            fix = _link_fix(link, checked, users) if few else f"name a job that makes {accepted}"
-        if what:
-            yield Mistake(field_path(link.job, link.written), what, fix, "value")
-
-
-def _accepted(link: Link, checked: CheckedJobs) -> tuple[type, ...]:
-    """Handle types that the field of a reference takes."""
-    return ref_fields(checked.kinds[link.job])[link.place.partition(".")[0]]
-
-
-def _wrong_link(link: Link, checked: CheckedJobs, known: Iterable[str]) -> str:
-    """What is wrong with a reference; "" if nothing is."""
-    job, source, accepted = link.job, link.source, _accepted(link, checked)
-    name = link.place.partition(".")[0]
-    if link.what:
-        return f"job '{job}' needs '{source}' as {name}, but {link.what}"
-    if not source:
-        return ""
-    if source == job:
-        return f"job '{job}' needs its own result as {name}"
-    if source not in known:
-        return f"job '{job}' needs '{source}' as {name}, but there is no such job"
-    if source in checked.kinds and not issubclass(output_of(checked.kinds[source]), accepted):
-        made = output_of(checked.kinds[source]).__name__
-        return (
-            f"job '{job}' needs {_types(accepted)} as {name}, but '{source}' makes "
-            f"{_with_article(made)}"
-        )
-    return ""
-
-
-def _link_fix(link: Link, checked: CheckedJobs, users: Mapping[str, list[str]]) -> str:
-    """Jobs that would do: they make the right thing and do not need the job themselves."""
-    later = {link.job, *reachable(link.job, users)}
-    accepted = _accepted(link, checked)
-    sure: dict[str, str] = {}
-    unsure: dict[str, str] = {}
-    for name in users:
-        cls = checked.kinds.get(name)
-        if name not in later and (cls is None or issubclass(output_of(cls), accepted)):
-            call = _call(name, link, checked)
-            (unsure if cls is None else sure).setdefault(*call)
-    fitting = [name for name in sure.values() if name]
-    if link.source not in users:
-        known = [*fitting, *filter(None, unsure.values())]
-        close = difflib.get_close_matches(link.source, known, n=1, cutoff=0.5)
-        if close:
-            return f"did you mean '{close[0]}'?"
-    if fitting:
-        return f"use {listed(fitting)}"
-    kinds = [name for name in kind_names() if issubclass(output_of(load_kind(name)), accepted)]
-    kind = f" (kind: {' or '.join(kinds)})" if kinds else ""
-    return f"add a job that makes {_types(accepted)}{kind}"
-
-
-def _call(name: str, link: Link, checked: CheckedJobs) -> tuple[str, str]:
-    """What a job has in common with those like it, and how `link` would name it; "" = not."""
-    origin, user = checked.made.origins.get(name), checked.made.origins.get(link.job)
-    if origin is None:
-        return name, name
-    if user is not None and origin.group == user.group:
-        beside = origin.iteration == user.iteration
-        return (origin.member, origin.member) if beside else (name, "")
-    many = link.place.partition(".")[0] in many_ref_fields(checked.kinds[link.job])
-    return origin.short, origin.short if many else name
-
-
-def _cycle_mistakes(edges: Mapping[str, list[tuple[str, str]]]) -> Iterator[Mistake]:
+def _cycle_mistakes(edges: Edges, circles: Iterable[list[str]]) -> Iterator[Mistake]:
     rank = {name: number for number, name in enumerate(edges)}
-    for found in cycles(edges):
+    for found in circles:
         first = min(range(len(found) - 1), key=lambda number: rank[found[number]])
         circle = [*found[first:-1], *found[: first + 1]]
         fields = [
@@ -250,15 +220,10 @@ def _cycle_mistakes(edges: Mapping[str, list[tuple[str, str]]]) -> Iterator[Mist
         yield Mistake(("jobs", circle[0], fields[0]), what, f"change {listed(places)}", "value")
 
 
-@cache
-def output_of(kind: type[JobSpec]) -> type:
-    """The handle type that a kind makes."""
-    return output_type(kind)
-
-
-def _types(types: Iterable[type]) -> str:
-    return " or ".join(_with_article(one.__name__) for one in types)
-
-
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+def _without(edges: Edges, circles: Iterable[list[str]]) -> Edges:
+    """The same jobs without the circles that they run in."""
+    cut = {(circle[-2], circle[-1]) for circle in circles}
+    return {
+        job: [(place, source) for place, source in links if (job, source) not in cut]
+        for job, links in edges.items()
+    }

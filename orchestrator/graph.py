@@ -16,6 +16,7 @@ from jobs.base.keys import artifact_id, job_key
 from jobs.base.refs import ref_types, refs_in
 from jobs.base.spec import BY_CONTENT, JobSpec, output_type
 from orchestrator.problems import Mistake, Path
+from orchestrator.stand_ins import holds_wrong
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import Pipeline
@@ -158,31 +159,53 @@ def expectations(
     edges: Edges,
     order: Iterable[str],
     read: Mapping[str, Facts] | None = None,
+    known: Mapping[str, Facts] | None = None,
+    stand_ins: Mapping[str, JobSpec] | None = None,
 ) -> tuple[dict[str, Facts], list[Mistake]]:
     """What is known of each result before anything runs, and what cannot fit together.
 
     Args:
-        specs: the jobs that are free of mistakes so far.
-        edges: what they need.
-        order: all jobs, inputs first. Those that need a job with a mistake are passed over.
+        specs: the jobs whose fields are right.
+        edges: what they need; where they need what is no job, nothing is known of it.
+        order: all jobs, inputs first.
         read: what reading outside input told of the results of some jobs.
+        known: what is known of the results of all other jobs.
+        stand_ins: jobs with wrong fields, as far as they are right.
     """
-    facts: dict[str, Facts] = {}
+    stand_ins = stand_ins or {}
+    facts = dict(known or {})
     mistakes: list[Mistake] = []
     for name in order:
-        if name not in specs or not all(source in facts for _, source in edges[name]):
+        spec = specs.get(name) or stand_ins.get(name)
+        if spec is None:
             continue
-        inputs = {name: facts[source] for name, source in edges[name]}
-        made = output_type(type(specs[name])).__name__
-        try:
-            expected = specs[name].expect(inputs)
-        except FieldError as error:
-            mistakes.append(field_mistake(name, error))
-            if not isinstance(error, MissingFile):
-                continue
-            expected = error.facts  # so that what is wrong further on is told, too
+        inputs = {place: facts.get(source, Facts()) for place, source in edges[name]}
+        sure = not stand_ins or (name in specs and not any(map(holds_wrong, inputs.values())))
+        expected, errors = _expected(spec, inputs, sure=sure)
+        mistakes += [field_mistake(name, error) for error in errors]
+        made = output_type(type(spec)).__name__
         facts[name] = replace((read or {}).get(name, expected), made=made)
     return facts, mistakes
+
+
+def _expected(
+    spec: JobSpec, inputs: Mapping[str, Facts], *, sure: bool
+) -> tuple[Facts, Sequence[FieldError]]:
+    """What a job tells of its result, and what is wrong with it.
+
+    Args:
+        spec: the job.
+        inputs: facts of its inputs.
+        sure: whether no value in all that is wrong, which can lead anywhere.
+    """
+    try:
+        return spec.expect(inputs), ()
+    except FieldError as error:
+        return error.facts, error.each
+    except Exception:
+        if sure:
+            raise
+        return Facts(), ()
 
 
 def field_path(job: str, field: str) -> Path:
@@ -263,7 +286,7 @@ def preflight(
         try:
             found = spec.preflight()
         except FieldError as error:
-            mistakes.append(field_mistake(name, error))
+            mistakes += [field_mistake(name, one) for one in error.each]
         except (UserError, OSError) as error:
             mistakes.append(_outside_mistake(name, spec, error))
         else:

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from jobs.base.facts import FieldError
 from jobs.base.refs import ref_types
 from jobs.base.registry import nearest
+from orchestrator.alternatives import LocatedError, located_errors
 from orchestrator.fields import Subject, fields_at, kinds_of, types_in, value_at
 from orchestrator.problems import Mistake, Path, dotted
 
@@ -57,16 +58,6 @@ _LIMITS = {
 
 
 @dataclass
-class _Error:
-    """An error of pydantic's with its path in the user's data."""
-
-    path: Path
-    details: ErrorDetails
-    union: Path | None
-    """Path of the field whose alternatives were tried; None if there were none."""
-
-
-@dataclass
 class _Wrong:
     """What is wrong at one path: phrases for what it must be."""
 
@@ -76,58 +67,13 @@ class _Wrong:
 
 def explain(error: ValidationError, subject: Subject) -> list[Mistake]:
     """One mistake for each thing that is wrong, however often pydantic says it."""
-    errors = _best_alternatives([_located(one, subject.data) for one in error.errors()])
+    errors = located_errors(error, subject.data)
     names = [one for one in errors if one.details["type"] in ("missing", "extra_forbidden")]
     others = [one for one in errors if one not in names]
     return [*_naming_mistakes(names, subject), *_value_mistakes(others, subject)]
 
 
-def _located(details: ErrorDetails, data: Any) -> _Error:
-    """Follows pydantic's location through the data, leaving out what names no key of it."""
-    *inner, last = details["loc"] or (None,)
-    extra = details["type"] == "extra_forbidden"  # then the last part is a key, never a tag
-    path: list[str | int] = []
-    union: Path | None = None
-    here, tagged = data, False
-    for at, part in enumerate(inner if details["type"] == "missing" else details["loc"]):
-        key = extra and at == len(inner)
-        if not (tagged or key) and isinstance(here, Mapping) and here.get("kind") == part:
-            tagged = True
-        elif _holds(here, part):
-            path.append(part)
-            here, tagged = here[part], False
-        elif union is None:
-            union = tuple(path)
-    if details["type"] == "missing" and last is not None:
-        path.append(last)
-    return _Error(tuple(path), details, union)
-
-
-def _holds(here: Any, part: str | int) -> bool:
-    if isinstance(part, int):
-        return isinstance(here, (list, tuple)) and part < len(here)
-    return isinstance(here, Mapping) and part in here
-
-
-def _best_alternatives(errors: list[_Error]) -> list[_Error]:
-    """Of a union's alternatives those that fit the value furthest down.
-
-    A mapping with a `kind` that does not exist was meant for the alternatives that have kinds.
-    """
-    misnamed = {one.union for one in errors if one.details["type"] == "union_tag_invalid"}
-    errors = [
-        one
-        for one in errors
-        if one.union not in misnamed - {None} or one.details["type"] == "union_tag_invalid"
-    ]
-    depth: dict[Path, int] = {}
-    for one in errors:
-        if one.union is not None:
-            depth[one.union] = max(depth.get(one.union, 0), len(one.path))
-    return [one for one in errors if one.union is None or len(one.path) == depth[one.union]]
-
-
-def _naming_mistakes(errors: list[_Error], subject: Subject) -> list[Mistake]:
+def _naming_mistakes(errors: list[LocatedError], subject: Subject) -> list[Mistake]:
     """Unknown and missing keys; a missing key with an unknown one like it is a single mistake."""
     missing: dict[Path, list[str]] = {}
     extra: dict[Path, list[str]] = {}
@@ -178,7 +124,7 @@ def _missing(subject: Subject, parent: Path, name: str) -> Mistake:
     return Mistake((*subject.path, *parent), what, f"add '{name}: ...'{_described(info)}")
 
 
-def _value_mistakes(errors: list[_Error], subject: Subject) -> Iterator[Mistake]:
+def _value_mistakes(errors: list[LocatedError], subject: Subject) -> Iterator[Mistake]:
     wrong: dict[Path, _Wrong] = {}
     for one in errors:
         phrase = _phrase(one.details)
@@ -275,7 +221,7 @@ def _phrase(details: ErrorDetails) -> str | None:
     return None
 
 
-def _told(one: _Error, subject: Subject) -> Mistake:
+def _told(one: LocatedError, subject: Subject) -> Mistake:
     """An error with a sentence of its own."""
     details, path = one.details, one.path
     context = details.get("ctx", {})
@@ -291,11 +237,25 @@ def _told(one: _Error, subject: Subject) -> Mistake:
         fix = f"add 'kind: ...', one of {', '.join(kinds_of(info) if info else ())}"
         return Mistake((*subject.path, *path), what, fix)
     cause = context.get("error")
-    if isinstance(cause, FieldError):
-        path = (*path, *cause.field.split("."))
-        return Mistake((*subject.path, *path), f"{subject.intro}{cause.what}", cause.fix)
-    message = str(cause) if cause else details["msg"]
-    what, _, fix = message.partition("\n  fix: ")
+    if cause is not None:
+        return contradiction(cause, subject, path)
+    what, _, fix = details["msg"].partition("\n  fix: ")
+    return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
+
+
+def contradiction(error: ValueError, subject: Subject, path: Path = ()) -> Mistake:
+    """What a rule about several fields says.
+
+    Args:
+        error: of the rule.
+        subject: the fields.
+        path: where the spec stands that has the rule.
+    """
+    if isinstance(error, FieldError):
+        path = (*path, *error.field.split("."))
+        return Mistake((*subject.path, *path), f"{subject.intro}{error.what}", error.fix)
+    what, _, fix = str(error).partition("\n  fix: ")
+    label = f"{dotted(path)}: " if path else ""
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
 
 

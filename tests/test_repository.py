@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from jobs.base import errors
-from jobs.base.facts import FieldError, MissingFile
+from jobs.base.facts import FieldError, MissingFile, UntoldError
 from jobs.base.registry import kind_of
 from models.networks.presets import PRESETS
 from models.perceptual.cost import INCEPTION_MACS
@@ -205,6 +205,7 @@ def exceptions() -> Iterator[type[Exception]]:
             if isinstance(value, type) and issubclass(value, Exception):
                 yield value
     yield FieldError
+    yield UntoldError
     yield MissingFile
 
 

@@ -4,6 +4,7 @@ Facts flow along the edges of the graph when a pipeline is checked, so that a ne
 take the images or a flip that the data forbids is an error with a line number, not a dead job.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.flows.parameterisation import Parameterisation
@@ -90,11 +91,39 @@ class FieldError(ValueError):
         fix: what to do.
     """
 
+    facts: Facts = Facts()
+    """What is known of the result all the same."""
+
     def __init__(self, field: str, what: str, fix: str = "") -> None:
         super().__init__(field, what, fix)
         self.field = field
         self.what = what
         self.fix = fix
+
+    @property
+    def each(self) -> "tuple[FieldError, ...]":
+        """The errors one by one, where there are several."""
+        return (self,)
+
+
+class FieldErrors(FieldError):  # noqa: N818  (the name says what it is)
+    """Fields of a job contradict other fields or inputs, in several ways or one.
+
+    Args:
+        errors: at least one; the first stands for all where only one can be told.
+        facts: what is known of the result all the same.
+    """
+
+    def __init__(self, errors: Sequence[FieldError], facts: Facts) -> None:
+        super().__init__(errors[0].field, errors[0].what, errors[0].fix)
+        self.errors = tuple(errors)
+        self.facts = facts
+        self.args = (self.errors, facts)
+
+    @property
+    def each(self) -> tuple[FieldError, ...]:
+        """The errors one by one."""
+        return self.errors
 
 
 class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
@@ -113,26 +142,57 @@ class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
         self.args = (field, what, fix, self.facts)
 
 
-def model_image(data: Facts, conditional: bool, job: str) -> ImageShape | None:
-    """Shape of the images of a model of `data`: with its classes if conditional, else without.
+class UntoldError(Exception):
+    """The value of a field was needed that is wrong, so that nothing can be told by it."""
+
+
+def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
+    """Makes all checks of a job, so that no mistake hides another.
+
+    Args:
+        facts: what is known of the result whether or not the checks fail.
+        checks: each raises FieldError where something is wrong.
+
+    Returns:
+        `facts`.
+
+    Raises:
+        FieldErrors: checks failed.
+    """
+    errors: list[FieldError] = []
+    for check in checks:
+        try:
+            check()
+        except UntoldError:
+            continue  # that the value is wrong is told where it stands
+        except FieldError as error:
+            errors += error.each
+    if errors:
+        raise FieldErrors(errors, facts)
+    return facts
+
+
+def model_image(data: Facts, conditional: bool) -> ImageShape | None:
+    """Shape of the images of a model of `data`: with its classes if conditional, else without."""
+    if data.image is None or conditional:
+        return data.image
+    return data.image.model_copy(update={"classes": 0})
+
+
+def check_labels(data: Facts, conditional: bool, job: str) -> None:
+    """Raises FieldError if a model is to follow labels that the data does not have.
 
     Args:
         data: facts of the data set.
         conditional: whether the model follows a label.
         job: name of the job that makes the data set.
-
-    Raises:
-        FieldError: a conditional model of unlabelled data.
     """
-    if data.image is None:
-        return None
-    if conditional and data.image.classes == 0:
+    if conditional and data.image is not None and data.image.classes == 0:
         raise FieldError(
             "conditional",
             f"'{job}' has no labels, so the flow cannot be conditional",
             "set conditional: false, or use a labelled data set",
         )
-    return data.image if conditional else data.image.model_copy(update={"classes": 0})
 
 
 def check_flip(flip: bool | None, valid: bool | None, job: str) -> None:

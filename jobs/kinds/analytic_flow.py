@@ -6,7 +6,7 @@ from pydantic import Field
 
 from jobs.base.artifacts import Dataset, Flow
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, model_image
+from jobs.base.facts import Facts, check_each, check_labels, model_image
 from jobs.base.refs import Ref
 from jobs.base.spec import JobSpec
 from models.flows.parameterisation import Parameterisation
@@ -42,7 +42,10 @@ class AnalyticFlow(JobSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
-        image = model_image(known, self.conditional, self.data.job)
-        return Facts(
-            image=image, flip_valid=known.flip_valid, flow=Parameterisation(), closed_form=True
+        made = Facts(
+            image=model_image(known, self.conditional),
+            flip_valid=known.flip_valid,
+            flow=Parameterisation(),
+            closed_form=True,
         )
+        return check_each(made, lambda: check_labels(known, self.conditional, self.data.job))

@@ -17,7 +17,7 @@ from jobs.base.artifacts import (
 )
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile
+from jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile, check_each
 from jobs.base.refs import Ref
 from jobs.base.solvers import asked_nfe, check_solver
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -100,38 +100,20 @@ class Evaluate(SeededJobSpec):
             context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
         return measure(context, self, model, data, features, partition)
 
-    def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
-        if is_flow:
-            return f"'{self.model.job}' is a flow and needs a solver", "add e.g. " + EXAMPLE
-        return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
-
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        model = inputs["model"]
-        if model.part is not None:
-            raise FieldError(
-                "model",
-                f"'{self.model.job}' serves part {model.part} of the labels only",
-                "evaluate the fleet of all parts (kind: assemble_fleet): its report has each part",
-            )
-        one_step = model.one_step if model.made == Fleet.__name__ else model.made != Flow.__name__
-        if model.made and one_step is not None and one_step == (self.solver is not None):
-            raise FieldError("solver", *self._solver_problem(not one_step))
-        if self.solver is not None:
-            check_solver(self.solver, inputs["model"].flow, self.model.job)
-        data = inputs["data"]
-        for field in ("model", "features"):
-            image = inputs[field].image
-            if image and data.image and _pixels(image) != _pixels(data.image):
-                raise FieldError(
-                    field,
-                    f"its images are {_pixels(image)}, those of '{self.data.job}' "
-                    f"{_pixels(data.image)}",
-                    "compare images of one shape",
-                )
-        self._check_intake(inputs["features"], data.image)
-        self._check_counts(data.count)
-        self._check_reference(inputs["features"].dimensions)
-        return Facts()
+        model, data, features = inputs["model"], inputs["data"], inputs["features"]
+        return check_each(
+            Facts(),
+            lambda: self._check_part(model),
+            lambda: self._check_solver(model),
+            lambda: self._check_images("model", model, data),
+            lambda: self._check_images("features", features, data),
+            lambda: self._check_intake(features, data.image),
+            lambda: self._check_samples("samples", self.samples),
+            lambda: self._check_samples("manifold_samples", self.manifold_samples),
+            lambda: self._check_real(data.count),
+            lambda: self._check_reference(features.dimensions),
+        )
 
     def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
         """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
@@ -180,6 +162,35 @@ class Evaluate(SeededJobSpec):
             read_statistics(Path(self.reference))
         return None
 
+    def _check_part(self, model: Facts) -> None:
+        if model.part is not None:
+            raise FieldError(
+                "model",
+                f"'{self.model.job}' serves part {model.part} of the labels only",
+                "evaluate the fleet of all parts (kind: assemble_fleet): its report has each part",
+            )
+
+    def _check_solver(self, model: Facts) -> None:
+        one_step = model.one_step if model.made == Fleet.__name__ else model.made != Flow.__name__
+        if model.made and one_step is not None and one_step == (self.solver is not None):
+            raise FieldError("solver", *self._solver_problem(not one_step))
+        if self.solver is not None:
+            check_solver(self.solver, model.flow, self.model.job)
+
+    def _solver_problem(self, is_flow: bool) -> tuple[str, str]:
+        if is_flow:
+            return f"'{self.model.job}' is a flow and needs a solver", "add e.g. " + EXAMPLE
+        return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
+
+    def _check_images(self, field: str, given: Facts, data: Facts) -> None:
+        if given.image and data.image and _pixels(given.image) != _pixels(data.image):
+            raise FieldError(
+                field,
+                f"its images are {_pixels(given.image)}, those of '{self.data.job}' "
+                f"{_pixels(data.image)}",
+                "compare images of one shape",
+            )
+
     def _check_intake(self, features: Facts, image: "ImageShape | None") -> None:
         if image and features.intake and not features.intake.takes(image):
             raise FieldError(
@@ -212,24 +223,25 @@ class Evaluate(SeededJobSpec):
                 "use statistics of the same feature network",
             )
 
-    def _check_counts(self, real: int | None) -> None:
-        fewest = max(FEWEST_IMAGES, self.neighbours + 1)
-        for field, given in (
-            ("samples", self.samples),
-            ("manifold_samples", self.manifold_samples),
-        ):
-            if given < fewest:
-                raise FieldError(
-                    field,
-                    f"{given} samples are too few with neighbours {self.neighbours}",
-                    f"make {field} {fewest} or more",
-                )
-        if real is not None and real < fewest:
+    @property
+    def _fewest(self) -> int:
+        return max(FEWEST_IMAGES, self.neighbours + 1)
+
+    def _check_samples(self, field: str, given: int) -> None:
+        if given < self._fewest:
+            raise FieldError(
+                field,
+                f"{given} samples are too few with neighbours {self.neighbours}",
+                f"make {field} {self._fewest} or more",
+            )
+
+    def _check_real(self, count: int | None) -> None:
+        if count is not None and count < self._fewest:
             raise FieldError(
                 "data",
-                f"'{self.data.job}' has only {real} images, too few with neighbours "
+                f"'{self.data.job}' has only {count} images, too few with neighbours "
                 f"{self.neighbours}",
-                f"compare with {fewest} images or more",
+                f"compare with {self._fewest} images or more",
             )
 
 

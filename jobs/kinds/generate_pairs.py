@@ -8,7 +8,7 @@ from jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.elastic import Range, range_mistake
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, check_each
 from jobs.base.refs import Ref
 from jobs.base.solvers import asked_nfe, check_solver
 from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
@@ -131,27 +131,42 @@ class GeneratePairs(SeededJobSpec):
         return max(n for n in range(1, min(500, self.shard_size) + 1) if self.shard_size % n == 0)
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        known = inputs["flow"]
+        made = Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+        return check_each(
+            made,
+            self._check_batch,
+            self._check_actors,
+            self._check_norm,
+            lambda: check_solver(self.solver, known.flow, self.flow.job),
+            lambda: self._check_policy(inputs.get("solver"), known),
+        )
+
+    def _check_batch(self) -> None:
         if self.shard_size % self._batch():
             raise FieldError(
                 "batch_size",
                 f"batch_size {self.batch_size} does not divide shard_size {self.shard_size}",
                 "make shard_size a multiple of batch_size",
             )
+
+    def _check_actors(self) -> None:
         if mistake := range_mistake(self.actors):
             raise FieldError("actors", mistake, "swap them")
-        known = inputs["flow"]
-        check_solver(self.solver, known.flow, self.flow.job)
-        if isinstance(self.solver, Ref) and "solver" in inputs:
-            self._check_policy(self.solver.job, inputs["solver"], known)
+
+    def _check_norm(self) -> None:
         if isinstance(self.solver, RK45Spec) and self.solver.norm == "batch":
             raise FieldError(
                 "solver.norm",
                 "with one error norm for a batch each pair would depend on its batch mates",
                 "set norm: sample",
             )
-        return Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
 
-    def _check_policy(self, job: str, policy: Facts, flow: Facts) -> None:
+    def _check_policy(self, policy: Facts | None, flow: Facts) -> None:
+        """Raises FieldError where the job that makes the solver made it for something else."""
+        if policy is None or not isinstance(self.solver, Ref):
+            return
+        job = self.solver.job
         if policy.problem == "three_body":
             raise FieldError(
                 "solver",

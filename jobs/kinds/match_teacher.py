@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jobs.base.artifacts import Dataset, Flow
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.facts import Facts, FieldError, check_each, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import FORWARD, Work
 from jobs.training.part import PartTrainingSpec, restricted
@@ -77,27 +77,34 @@ class MatchTeacher(PartTrainingSpec):
         )
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        known, data = inputs["teacher"], inputs["data"]
-        self.check_part(inputs, "teacher")
-        check_flip(self.flip, known.flip_valid, self.teacher.job)
-        if known.image is not None:
-            check_network(self.network, known.image)
-        if known.image is not None and data.image is not None:
-            unconditional = known.image.classes == 0
-            given = data.image.model_copy(update={"classes": 0}) if unconditional else data.image
-            if given != known.image:
-                raise FieldError(
-                    "data",
-                    f"its images or classes differ from those of '{self.teacher.job}'",
-                    "use the data that the teacher was made for",
-                )
-        return Facts(
+        known = inputs["teacher"]
+        made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
             part=self.part,
             flow=Parameterisation(),
             network=self.network,
         )
+        return check_each(
+            made,
+            lambda: self.check_part(inputs, "teacher"),
+            lambda: check_flip(self.flip, known.flip_valid, self.teacher.job),
+            lambda: check_network(self.network, known.image),
+            lambda: self._check_data(known, inputs["data"]),
+        )
+
+    def _check_data(self, known: Facts, data: Facts) -> None:
+        """Raises FieldError where the images are not those of the teacher."""
+        if known.image is None or data.image is None:
+            return
+        unconditional = known.image.classes == 0
+        given = data.image.model_copy(update={"classes": 0}) if unconditional else data.image
+        if given != known.image:
+            raise FieldError(
+                "data",
+                f"its images or classes differ from those of '{self.teacher.job}'",
+                "use the data that the teacher was made for",
+            )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image, samples = inputs["teacher"].image, self.steps * self.batch_size

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jobs.base.artifacts import Dataset, Flow
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, check_flip, model_image
+from jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
 from jobs.base.refs import Ref
 from jobs.base.work import Work
 from jobs.training.spec import TrainingSpec, check_network
@@ -60,15 +60,18 @@ class TrainFlow(TrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
-        check_flip(self.flip, known.flip_valid, self.data.job)
-        image = model_image(known, self.conditional, self.data.job)
-        if image is not None:
-            check_network(self.network, image)
-        return Facts(
+        image = model_image(known, self.conditional)
+        made = Facts(
             image=image,
             flip_valid=known.flip_valid,
             flow=Parameterisation(),
             network=self.network,
+        )
+        return check_each(
+            made,
+            lambda: check_flip(self.flip, known.flip_valid, self.data.job),
+            lambda: check_labels(known, self.conditional, self.data.job),
+            lambda: check_network(self.network, image),
         )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:

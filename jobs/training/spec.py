@@ -19,12 +19,14 @@ SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
 
 
-def check_network(network: NetworkSpec | ClassifierSpec, image: ImageShape) -> None:
-    """Checks that a network can serve images of that shape.
+def check_network(network: NetworkSpec | ClassifierSpec, image: ImageShape | None) -> None:
+    """Checks that a network can serve images of that shape, where it is known.
 
     Raises:
         FieldError: it cannot.
     """
+    if image is None:
+        return
     try:
         network.check(image)
     except ValueError as error:

@@ -9,7 +9,8 @@ from jobs.base.context import JobContext
 from jobs.base.refs import Ref
 from jobs.base.spec import JobSpec
 from jobs.kinds.load_dataset import LoadDataset
-from orchestrator.checks import MAX_SEARCHES, check_jobs
+from orchestrator.checks import check_jobs
+from orchestrator.link_mistakes import MAX_SEARCHES
 from orchestrator.pipeline import parse_pipeline
 from orchestrator.problems import PipelineProblems
 

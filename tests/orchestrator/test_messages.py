@@ -10,6 +10,7 @@ from jobs.base.facts import FieldError
 from jobs.base.refs import Ref
 from models.flows.spec import AnnealingSchedule, LinearAnnealing
 from models.networks.registry import AnyNetworkSpec
+from models.solvers.spec import SolverSpec
 from models.spec import Spec
 from orchestrator.fields import Subject
 from orchestrator.messages import NAME_PATTERN, explain, name_fix, shown, truth_mistakes
@@ -230,3 +231,31 @@ def test_truth_values_are_no_numbers():
 )
 def test_values_are_shown_as_the_file_has_them(value: object, text: str):
     assert shown(value) == text
+
+
+# What only follows from another mistake
+
+
+def test_a_list_is_not_too_short_because_of_what_is_in_it():
+    assert [path for path, _, _ in told(levels=[0, 1, -1])] == ["levels.0", "levels.2"]
+    assert [path for path, _, _ in told(levels=[])] == ["levels"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "paths"),
+    [
+        ({"kind": "edm_heun", "sigma_min": 3, "sigma_max": 2}, ["pairs"]),
+        (
+            {"kind": "grid", "times": [0, 2], "stps": 3},
+            ["pairs.stps", "pairs", "pairs.times.1"],
+        ),
+    ],
+)
+def test_of_a_union_the_alternative_of_the_kind_is_told_and_all_of_it(pairs, paths):
+    class Holder(Spec):
+        pairs: SolverSpec | Ref[PairSet]
+
+    with pytest.raises(ValidationError) as caught:
+        Holder.model_validate({"pairs": pairs})
+    mistakes = explain(caught.value, Subject(Holder, {"pairs": pairs}))
+    assert [".".join(map(str, one.path)) for one in mistakes] == paths

@@ -100,6 +100,14 @@ def test_the_fewest_images_that_can_be_compared(
     assert report.samples == changes["samples"]
 
 
+def test_all_that_is_refused_is_told(refused):
+    known = {"model": Facts(PLAIN, made="Flow", part=1), "data": Facts(PLAIN, 3)}
+    other = Facts(PLAIN.model_copy(update={"size": 8}))
+    error = refused(spec(solver=None, samples=3), **known, features=other)
+    fields = ["model", "solver", "features", "samples", "data"]
+    assert [one.field for one in error.each] == fields
+
+
 @pytest.mark.parametrize(
     ("changes", "real", "width", "told"),
     [

@@ -72,6 +72,14 @@ def test_mirroring_is_what_the_data_allows(
     assert bool(seen) == mirrors
 
 
+def test_all_that_is_refused_is_told_and_the_images_stay_known(refused):
+    deep = {"kind": "song_unet", "channels": 4, "channel_multipliers": [1, 1, 1, 1, 1]}
+    asked = spec(flip=True, conditional=True, network=deep)
+    error = refused(asked, data=Facts(PLAIN, 9, flip_valid=False))
+    assert [one.field for one in error.each] == ["flip", "conditional", "network"]
+    assert error.facts.image == PLAIN
+
+
 def test_mirroring_digits_is_refused(refused, attempt, make_dataset):
     error = refused(spec(flip=True), data=Facts(PLAIN, 9, flip_valid=False))
     assert error.field == "flip"

@@ -24,7 +24,7 @@ WRONG = """\
 name: digits
 jobs:
   data: {kind: load_dataset, source: digits, colour: red}
-  teacher: {kind: train_flo, data: data}
+  teacher: {kind: analytic_flo, data: data}
   pairs: {kind: generate_pairs, flow: teecher, count: 10}
 """
 
@@ -222,7 +222,7 @@ def test_every_mistake_is_told_at_once_with_its_line(slimctl, wrong_file, verb):
     ended = slimctl(verb, wrong_file)
     assert ended.code == 2
     assert ended.out == ""
-    for line, word in ((3, "colour"), (4, "train_flo"), (5, "teecher")):
+    for line, word in ((3, "colour"), (4, "analytic_flo"), (5, "teecher")):
         assert any(
             told.startswith(f"{wrong_file}:{line}:") and word in told
             for told in ended.err.splitlines()
@@ -239,7 +239,7 @@ def test_mistakes_are_data_too(slimctl, wrong_file, verb):
     assert {one["file"] for one in problems} == {str(wrong_file)}
     assert [one["line"] for one in problems] == [3, 4, 5]
     assert all(one["column"] >= 1 for one in problems)
-    assert "train_flow" in problems[1]["fix"]
+    assert "analytic_flow" in problems[1]["fix"]
     assert "teacher" in problems[2]["fix"]
     assert slimctl(verb, wrong_file).err == ended.err, "people are told the same"
 
@@ -252,7 +252,7 @@ def test_python_is_told_the_same(wrong_file):
             name="digits",
             jobs={
                 "data": {"kind": "load_dataset", "source": "digits", "colour": "red"},
-                "teacher": {"kind": "train_flo", "data": "data"},
+                "teacher": {"kind": "analytic_flo", "data": "data"},
                 "pairs": {"kind": "generate_pairs", "flow": "teecher", "count": 10},
             },
         )
