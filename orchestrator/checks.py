@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts
+from jobs.base.placeholders import placeholders
 from jobs.base.registry import kind_names, kind_of, load_kind
 from jobs.base.spec import JobSpec, many_ref_fields
 from orchestrator.expansion import Expansion, expand
@@ -75,9 +76,10 @@ def check_jobs(jobs: Mapping[str, Any]) -> CheckedJobs:
         jobs: name -> spec or group, or plain data of one.
     """
     checked = CheckedJobs(expand(jobs))
-    for name, value in checked.made.jobs.items():
+    everything = {**checked.made.jobs, **checked.made.unfilled}
+    for name, value in everything.items():
         _read_job(name, value, checked)
-    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.made.jobs}
+    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in everything}
     for link in checked.links:
         if link.source in edges and link.source != link.job and not link.what:
             edges[link.job].append((link.place, link.source))
@@ -94,7 +96,7 @@ def check_jobs(jobs: Mapping[str, Any]) -> CheckedJobs:
 def _expect(checked: CheckedJobs, wrong: Container[Link], order: Iterable[str]) -> list[Mistake]:
     """What cannot fit together, as far as it does not follow from references that are wrong."""
     specs, stand_ins = {**checked.specs}, {**checked.stand_ins}
-    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.made.jobs}
+    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.kinds}
     for link in checked.links:
         lost = not link.source or link in wrong
         edges[link.job].append((link.place, UNKNOWN if lost else link.source))
@@ -113,6 +115,9 @@ def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
     if isinstance(value, JobSpec):
         _add_spec(name, value, checked)
         return
+    unfilled = name in checked.made.unfilled
+    if unfilled and isinstance(value, Mapping) and any(placeholders(value.get("kind"))):
+        return
     cls, mistakes = _kind_class(name, value)
     checked.mistakes += mistakes
     if cls is None:
@@ -123,7 +128,9 @@ def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:
         checked.mistakes.append(_lone_for_each(name))
     checked.kinds[name] = cls
     _read_fields(
-        name, Subject(cls, fields, ("jobs", name), f"job '{name}': ", kind_of(cls)), checked
+        name,
+        Subject(cls, fields, ("jobs", name), f"job '{name}': ", kind_of(cls), unfilled),
+        checked,
     )
 
 
@@ -137,14 +144,17 @@ def _read_fields(name: str, subject: Subject, checked: CheckedJobs) -> None:
     told = {mistake.path for mistake in found}
     truths = [one for one in truth_mistakes(subject) if one.path not in told]
     checked.mistakes += [*found, *truths]
-    if not failed and not truths:
+    if not (failed or truths or subject.unfilled):
         _keep(name, spec, checked)
         return
     complete = prepared(kind, fields)
     given = {key: (complete or fields).get(key) for key in ref_fields(kind)}
+    untold = [place for place, _ in placeholders(fields)] if subject.unfilled else []
+    for place in untold:
+        given.pop(str(place[0]), None)
     links = links_in(name, given, kind, checked.made)
     checked.links += links
-    wrong = wrong_fields(kind, fields, failed, [one.path[2:] for one in truths])
+    wrong = wrong_fields(kind, fields, failed, [*untold, *(one.path[2:] for one in truths)])
     if complete is not None and wrong is not None:
         job = stand_in(kind, complete, wrong)
         checked.mistakes += [contradiction(error, subject) for error in contradictions(job)]

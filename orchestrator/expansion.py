@@ -4,6 +4,8 @@ What is wrong with a job of a group is told once, at the line of the group, howe
 have it; where only some do, they are named.
 """
 
+import contextlib
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +18,18 @@ from jobs.base.placeholders import PLACEHOLDER, fill, placeholders
 from jobs.base.registry import nearest, parse_job
 from jobs.base.spec import JobSpec, output_type
 from orchestrator.fields import Subject, value_at
-from orchestrator.groups import MEMBER_PATTERN, Group, Iteration, Origin, read_iterations
+from orchestrator.groups import (
+    MEMBER_PATTERN,
+    UNFILLED,
+    Group,
+    Iteration,
+    Iterations,
+    Origin,
+    read_iterations,
+)
 from orchestrator.messages import NAME_PATTERN, NAME_RULE, explain, name_fix, shown
 from orchestrator.problems import Mistake
+from orchestrator.stand_ins import meant_keys
 
 MEMBER_RULE = "1 to 64 letters, digits, '_' or '-', the first one a letter or digit"
 
@@ -33,6 +44,8 @@ class Expansion:
         iterations: group -> its iterations; none if they cannot be told.
         groups: groups whose own keys are right, as written.
         broken: `group.member` of jobs that could not be made, whose absence is no news.
+        unfilled: name -> plain data with placeholders, of those jobs: what is wrong with them
+            whatever the values are is told all the same.
         mistakes: what is wrong with the groups themselves.
     """
 
@@ -41,6 +54,7 @@ class Expansion:
     iterations: dict[str, list[Iteration]] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    unfilled: dict[str, Any] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
 
@@ -86,25 +100,33 @@ def _taken_names(jobs: Mapping[str, Any], made: Expansion) -> Iterator[Mistake]:
 
 def _expand_group(name: str, value: Any, jobs: Mapping[str, Any], made: Expansion) -> None:
     made.iterations[name] = []
-    group = value if isinstance(value, Group) else _read_group(name, value, made)
+    group, told = (value, False) if isinstance(value, Group) else _read_group(name, value, made)
     if group is None:
         made.broken.add(name)
         return
     made.groups[name] = group
-    parts = _parts(name, group, jobs)
-    read = read_iterations(name, group.for_each, parts)
+    read = Iterations([], (), [])
+    if group.for_each or not told:
+        read = read_iterations(name, group.for_each, _parts(name, group, jobs))
     made.mistakes += read.mistakes
     templates = {}
     for member, template in group.jobs.items():
         wrong = _template_mistakes(name, member, template, read.variables, read.found)
         made.mistakes += wrong if read.variables else []
         if wrong or not read.found:
-            made.broken.add(f"{name}.{member}")
+            _leave_unfilled(Origin(name, UNFILLED, member), template, made)
         else:
             templates[member] = template
     made.mistakes += _unused(name, group, read.variables)
     made.iterations[name] = read.found
     _make_jobs(name, templates, made)
+
+
+def _leave_unfilled(origin: Origin, template: Any, made: Expansion) -> None:
+    made.broken.add(origin.short)
+    if not is_group(template):
+        made.unfilled[origin.name] = template
+        made.origins[origin.name] = origin
 
 
 def _make_jobs(group: str, templates: Mapping[str, Any], made: Expansion) -> None:
@@ -116,14 +138,21 @@ def _make_jobs(group: str, templates: Mapping[str, Any], made: Expansion) -> Non
             made.origins[origin.name] = origin
 
 
-def _read_group(name: str, value: Mapping[str, Any], made: Expansion) -> Group | None:
+def _read_group(name: str, value: Mapping[str, Any], made: Expansion) -> tuple[Group | None, bool]:
+    """A group as far as it is right, and whether something is told of its keys."""
     fields = {str(key): item for key, item in value.items()}
     try:
-        return Group.model_validate(fields)
+        return Group.model_validate(fields), False
     except ValidationError as error:
         subject = Subject(Group, fields, ("jobs", name), f"group '{name}': ", "a group")
         made.mistakes += explain(error, subject)
-        return None
+    meant = meant_keys(fields, Group)
+    known = {meant.get(key) or key: item for key, item in fields.items()}
+    for part in (known, {**known, "for_each": {}}):
+        with contextlib.suppress(ValidationError):  # it is told
+            right = {key: part.get(key) for key in Group.model_fields}
+            return Group.model_validate(right), True
+    return None, True
 
 
 def _parts(name: str, group: Group, jobs: Mapping[str, Any]) -> dict[str, int | Mistake]:
@@ -146,7 +175,7 @@ def _parts_of(group: str, variable: str, job: str, jobs: Mapping[str, Any]) -> i
     except (UserError, ValidationError, AttributeError, KeyError, TypeError):
         return 0  # what is wrong with it is told where it stands
     count = spec.parts()
-    if count is None:
+    if not count:
         what = f"group '{group}': {variable} cannot iterate over '{job}': "
         what += f"a {output_type(type(spec)).__name__} has no parts"
         return Mistake(path, what, "write a list of values", "value")
@@ -188,8 +217,10 @@ def _template_mistakes(
 def _unused(name: str, group: Group, variables: Iterable[str]) -> Iterator[Mistake]:
     """Variables that change nothing: each of their values would give the same results."""
     used = {variable for _, variable in placeholders(group.jobs)}
-    for variable in variables:
-        if variable not in used:
+    known = [*variables]
+    misspelt = [close for one in used for close in difflib.get_close_matches(one, known, 1, 0.5)]
+    for variable in known:
+        if variable not in used and variable not in misspelt:
             what = f"group '{name}': no job uses {variable}, so all its values give the same"
             fix = f"write '${{{variable}}}' in a field of a job, or remove {variable}"
             yield Mistake(("jobs", name, "for_each", variable), what, fix)

@@ -24,6 +24,7 @@ class Subject:
         path: where they stand in the pipeline.
         intro: begins each sentence, such as `job 'student': `.
         owner: has the fields, such as `anneal_reflow`.
+        unfilled: whether placeholders stand for values that cannot be told.
     """
 
     model: type[BaseModel]
@@ -31,6 +32,7 @@ class Subject:
     path: Path = ()
     intro: str = ""
     owner: str = "a pipeline"
+    unfilled: bool = False
 
 
 def value_at(data: Any, path: Path) -> Any:

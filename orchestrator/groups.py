@@ -96,6 +96,10 @@ class Iteration:
         return ".".join(f"{name}={label}" for name, label in self.labels.items())
 
 
+UNFILLED = "?"
+"""In place of an iteration: a job with its placeholders, whose values cannot be told."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a job comes from.

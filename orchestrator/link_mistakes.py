@@ -9,6 +9,7 @@ from jobs.base.registry import kind_names, load_kind
 from jobs.base.spec import JobSpec, many_ref_fields, output_type
 from orchestrator.expansion import Expansion
 from orchestrator.graph import field_path, reachable, ref_fields
+from orchestrator.groups import UNFILLED
 from orchestrator.problems import Mistake, listed
 from orchestrator.references import Link
 
@@ -101,7 +102,9 @@ def _call(name: str, link: Link, jobs: Jobs) -> tuple[str, str]:
         beside = origin.iteration == user.iteration
         return (origin.member, origin.member) if beside else (name, "")
     many = link.place.partition(".")[0] in many_ref_fields(jobs.kinds[link.job])
-    return origin.short, origin.short if many else name
+    if many:
+        return origin.short, origin.short
+    return origin.short, "" if origin.iteration == UNFILLED else name
 
 
 @cache

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from jobs.base.facts import FieldError
+from jobs.base.placeholders import placeholders
 from jobs.base.refs import ref_types
 from jobs.base.registry import nearest
 from orchestrator.alternatives import LocatedError, located_errors
@@ -70,6 +71,8 @@ def explain(error: ValidationError, subject: Subject) -> list[Mistake]:
     errors = located_errors(error, subject.data)
     names = [one for one in errors if one.details["type"] in ("missing", "extra_forbidden")]
     others = [one for one in errors if one not in names]
+    if subject.unfilled:
+        others = [one for one in others if not any(placeholders(one.details["input"]))]
     return [*_naming_mistakes(names, subject), *_value_mistakes(others, subject)]
 
 

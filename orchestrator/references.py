@@ -14,7 +14,7 @@ from jobs.base.refs import Ref, refs_in
 from jobs.base.registry import nearest
 from jobs.base.spec import JobSpec, many_ref_fields
 from orchestrator.expansion import Expansion
-from orchestrator.groups import Origin, label_of, origin_of
+from orchestrator.groups import UNFILLED, Origin, label_of, origin_of
 from orchestrator.problems import PipelineProblems, Place, listed
 from orchestrator.yaml_tree import parse_yaml
 
@@ -48,7 +48,8 @@ def meant_by(name: str, origin: Origin | None, made: Expansion) -> Meant:
         what = f"there are two, in the group '{origin.group if origin else ''}' and outside"
         return Meant((), what, "rename one of them")
     if sibling:
-        return Meant(() if sibling in made.broken else (sibling,))
+        known = sibling in made.jobs or sibling in made.unfilled
+        return Meant((sibling,) if known else ())
     if name in made.jobs:
         return Meant((name,))
     if name in made.groups:
@@ -82,7 +83,9 @@ def _sibling(name: str, origin: Origin | None, made: Expansion) -> str:
     if origin is None or name not in made.groups[origin.group].jobs:
         return ""
     short = f"{origin.group}.{name}"
-    return short if short in made.broken else Origin(origin.group, origin.iteration, name).name
+    mine = Origin(origin.group, origin.iteration, name).name
+    there = mine in made.unfilled or (short not in made.broken and origin.iteration != UNFILLED)
+    return mine if there else short
 
 
 def _selected(group: str, wanted: str | None, member: str, made: Expansion) -> Meant:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from orchestrator.expansion import Expansion
-from orchestrator.groups import Origin
+from orchestrator.groups import UNFILLED, Origin
 from orchestrator.problems import Mistake, Path
 
 MAX_TOLD = 3
@@ -68,7 +68,7 @@ def _at_place(there: list[_Told], made: Expansion) -> Iterator[Mistake]:
 def _with_iterations(told: _Told, made: Expansion) -> Mistake:
     """The mistake with the iterations that make it, unless all do."""
     mistake, names = told.mistake, list(told.iterations)
-    if len(names) == len(made.iterations[told.group]):
+    if UNFILLED in names or len(names) == len(made.iterations[told.group]):
         return mistake
     first = ", ".join(f"{key}={label}" for key, label in _labels(names[0], told.group, made))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""

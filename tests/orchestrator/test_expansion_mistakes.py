@@ -59,8 +59,6 @@ CASES = {
     "no such variable": (
         changed('"${seed}"', '"${sed}"').replace('"${steps}"', '"${steps}${sed}"'),
         (
-            "f.yaml:5: group 'group': no job uses seed, so all its values give the same\n"
-            "  fix: write '${seed}' in a field of a job, or remove seed\n"
             "f.yaml:7: job 'group.first': the group has no variable 'sed'\n  fix: did you "
             "mean 'seed'?\n"
             "f.yaml:7: job 'group.first': the group has no variable 'sed'\n  fix: did you "
@@ -195,9 +193,9 @@ CASES = {
         ),
     ),
     "no for_each": (
-        "name: x\njobs:\n  g:\n    foreach: {a: [1]}\n    jobs:\n      a: {kind: source}\n",
+        'name: x\njobs:\n  g: {foreach: {a: [1]}, jobs: {a: {kind: source, count: "${a}"}}}\n',
         (
-            "f.yaml:4: group 'g': a group has no 'foreach', and 'for_each' is missing\n"
+            "f.yaml:3: group 'g': a group has no 'foreach', and 'for_each' is missing\n"
             "  fix: did you mean 'for_each'?"
         ),
     ),
@@ -207,6 +205,20 @@ CASES = {
             "f.yaml:3: group 'g': jobs must not be empty\n"
             "  fix: set jobs to something (Name -> job, with placeholders such as `${seed}` in any "
             "field)"
+        ),
+    ),
+    "a variable that no job uses": (
+        changed('"${seed}"', "3"),
+        (
+            "f.yaml:5: group 'group': no job uses seed, so all its values give the same\n"
+            "  fix: write '${seed}' in a field of a job, or remove seed"
+        ),
+    ),
+    "no parts": (
+        changed("{kind: source}", "{kind: source, count: 0}").replace("[0, 1, 2]", "data"),
+        (
+            "f.yaml:5: group 'group': seed cannot iterate over 'data': a Dataset has no parts\n"
+            "  fix: write a list of values"
         ),
     ),
     "parts of what has none": (

@@ -1,13 +1,32 @@
 """No mistake hides another, and none is told that only follows from another."""
 
 from itertools import combinations
+from typing import NamedTuple
 
 import pytest
 
 from orchestrator.pipeline import parse_pipeline
 from orchestrator.problems import PipelineProblems
 
-RIGHT = """\
+
+class Table(NamedTuple):
+    """Mistakes of one pipeline.
+
+    Args:
+        right: the pipeline without any.
+        mutations: mistake -> what is changed, and what is there instead.
+        unknown: mistakes with which nothing is known of what the other one depends on: the other is
+            told next time.
+    """
+
+    right: str
+    mutations: dict[str, tuple[str, str]]
+    unknown: set[tuple[str, str]]
+
+
+DEEP = "channel_multipliers: [1, 2, 2, 2, 2]"
+CHAIN = Table(
+    """\
 name: x
 seed: 0
 jobs:
@@ -47,76 +66,147 @@ jobs:
     samples: 500
     solver: {kind: euler, steps: 2}
   quality: {kind: evaluate, model: one_step, data: data, features: features, samples: 500}
-"""
+""",
+    {
+        "a name": ("name: x", "name: a/b"),
+        "the seed": ("seed: 0", "seed: no"),
+        "a kind like another": ("kind: load_dataset", "kind: load_datasets"),
+        "a kind like none": ("kind: train_features", "kind: zzz"),
+        "a kind in the middle": ("kind: anneal_reflow", "kind: aneal_reflow"),
+        "a field of the data": ("channels: 1}", "channels: 2}"),
+        "an unknown field": ("source: digits,", "source: digits, ziegel: 3,"),
+        "a network for other images": (
+            "channel_multipliers: [1, 2]}\n    flip",
+            f"{DEEP}}}\n    flip",
+        ),
+        "another": ("channels: 4, channel_multipliers: [1, 2]", f"channels: 4, {DEEP}"),
+        "a misspelt field of a network": ("channels: 8", "chanels: 8"),
+        "a flip": ("flip: false", "flip: true"),
+        "truth for a number": (
+            "steps: 10\n    batch",
+            "steps: yes\n    batch".replace("yes", "true"),
+        ),
+        "fields that contradict": ("workers: 2", "workers: 3"),
+        "a reference to nobody": ("flow: teacher", "flow: nobody"),
+        "a reference to another type": (
+            "    pairs: pairs\n    start",
+            "    pairs: teacher\n    start",
+        ),
+        "a missing reference": ("    guide: student\n", ""),
+        "a field of the pairs": ("count: 1000", "count: 0"),
+        "fields of the pairs that contradict": ("batch_size: 50", "batch_size: 30"),
+        "a solver": ("kind: heun, steps: 5", "kind: heun, stps: 5"),
+        "a missing solver": ("    solver: {kind: euler, steps: 2}\n", ""),
+        "too few samples": ("features, samples: 500}", "features, samples: 3}"),
+        "a needless solver": ("one_step, data", "one_step, solver: {kind: euler, steps: 2}, data"),
+    },
+    {
+        ("a field of the data", "a network for other images"),
+        ("a field of the data", "another"),
+        ("a field of the data", "a flip"),
+        ("an unknown field", "a network for other images"),
+        ("an unknown field", "another"),
+        ("an unknown field", "a flip"),
+        ("a misspelt field of a network", "a network for other images"),
+        ("a reference to nobody", "another"),
+    },
+)
+GROUP = Table(
+    """\
+name: x
+jobs:
+  data: {kind: load_dataset, source: digits}
+  features: {kind: train_features, data: data}
+  teacher:
+    kind: train_flow
+    data: data
+    network: {kind: song_unet, channels: 8, channel_multipliers: [1]}
+    steps: 10
+  pairs: {kind: generate_pairs, flow: teacher, count: 10}
+  students:
+    for_each: {width: [4, 8], seed: [0, 1]}
+    jobs:
+      student:
+        kind: anneal_reflow
+        pairs: pairs
+        steps: 10
+        seed: "${seed}"
+        network: {kind: song_unet, channels: "${width}", channel_multipliers: [1, 2]}
+      one_step: {kind: distill, pairs: pairs, start: student, guide: student, steps: 5}
+      quality: {kind: evaluate, model: one_step, data: data, features: features, samples: 500}
+  later: {kind: generate_pairs, flow: "students[width=4,seed=1].student", count: 10}
+""",
+    {
+        "a job outside": ("count: 10}\n  students", "count: 0}\n  students"),
+        "no values": ("width: [4, 8]", "width: []"),
+        "equal values": ("seed: [0, 1]", "seed: [0, 0, 1]"),
+        "a value that cannot be": ("width: [4, 8]", "width: [4, 0]"),
+        "a key that a group has not": ("    for_each", "    draws: 3\n    for_each"),
+        "a key that means another": ("    for_each", "    foreach"),
+        "a placeholder": ("${width}", "${widht}"),
+        "a field": ("steps: 5}", "steps: 0}"),
+        "an unknown field": ("        pairs: pairs", "        pairs: pairs\n        ziegel: 3"),
+        "a reference to nobody": ("guide: student", "guide: nobody"),
+        "a reference to a sibling of another type": ("one_step, data", "quality, data"),
+        "a reference to another type": ("data: data, features", "data: pairs, features"),
+        "a misspelt kind": ("kind: distill", "kind: distil"),
+        "a wrong kind": ("kind: evaluate", "kind: zzz"),
+        "too few samples": ("samples: 500", "samples: 5"),
+        "a network": ("channel_multipliers: [1, 2]", "channel_multipliers: [1, 0]"),
+        "a network for other images": ("channel_multipliers: [1, 2]", DEEP),
+        "a job that takes one": ("count: 10}\n\n", "count: 10, batch_size: 7, shard_size: 8}\n"),
+    },
+    {
+        ("no values", "a network for other images"),
+        ("equal values", "a value that cannot be"),
+        ("equal values", "a network for other images"),
+        ("a placeholder", "a value that cannot be"),
+        ("a placeholder", "a network for other images"),
+        ("an unknown field", "a network for other images"),
+        ("a wrong kind", "a reference to a sibling of another type"),
+        ("a wrong kind", "a reference to another type"),
+        ("a wrong kind", "too few samples"),
+    },
+)
+TABLES = {"chain": CHAIN, "group": GROUP}
+PAIRS = [
+    (name, pair)
+    for name, table in TABLES.items()
+    for pair in combinations(table.mutations, 2)
+    if len({table.mutations[mistake][0] for mistake in pair}) == 2
+]
 
-DEEP = "channel_multipliers: [1, 2, 2, 2, 2]"
-MUTATIONS = {
-    "a name": ("name: x", "name: a/b"),
-    "the seed": ("seed: 0", "seed: no"),
-    "a kind like another": ("kind: load_dataset", "kind: load_datasets"),
-    "a kind like none": ("kind: train_features", "kind: zzz"),
-    "a kind in the middle": ("kind: anneal_reflow", "kind: aneal_reflow"),
-    "a field of the data": ("channels: 1}", "channels: 2}"),
-    "an unknown field": ("source: digits,", "source: digits, ziegel: 3,"),
-    "a network for other images": ("channel_multipliers: [1, 2]}\n    flip", f"{DEEP}}}\n    flip"),
-    "another": ("channels: 4, channel_multipliers: [1, 2]", f"channels: 4, {DEEP}"),
-    "a misspelt field of a network": ("channels: 8", "chanels: 8"),
-    "a flip": ("flip: false", "flip: true"),
-    "truth for a number": ("steps: 10\n    batch", "steps: yes\n    batch".replace("yes", "true")),
-    "fields that contradict": ("workers: 2", "workers: 3"),
-    "a reference to nobody": ("flow: teacher", "flow: nobody"),
-    "a reference to another type": ("    pairs: pairs\n    start", "    pairs: teacher\n    start"),
-    "a missing reference": ("    guide: student\n", ""),
-    "a field of the pairs": ("count: 1000", "count: 0"),
-    "fields of the pairs that contradict": ("batch_size: 50", "batch_size: 30"),
-    "a solver": ("kind: heun, steps: 5", "kind: heun, stps: 5"),
-    "a missing solver": ("    solver: {kind: euler, steps: 2}\n", ""),
-    "too few samples": ("features, samples: 500}", "features, samples: 3}"),
-    "a needless solver": ("one_step, data", "one_step, solver: {kind: euler, steps: 2}, data"),
-}
-"""What is changed -> what is there instead."""
-UNKNOWN = {
-    ("a field of the data", "a network for other images"),
-    ("a field of the data", "another"),
-    ("a field of the data", "a flip"),
-    ("an unknown field", "a network for other images"),
-    ("an unknown field", "another"),
-    ("an unknown field", "a flip"),
-    ("a misspelt field of a network", "a network for other images"),
-    ("a reference to nobody", "another"),
-}
-"""Mistakes with which nothing is known of what the other one depends on: it is told next time."""
 
-
-def told(*names: str) -> set[str]:
-    """What the user reads, without the lines, which shift where one is missing."""
-    text = RIGHT
+def told(table: Table, *names: str) -> set[str]:
+    """What the user reads, but for lines and iterations, which depend on what else is wrong."""
+    text = f"{table.right}\n"
     for name in names:
-        old, new = MUTATIONS[name]
+        old, new = table.mutations[name]
         assert text.count(old) == 1, name
         text = text.replace(old, new)
     try:
         parse_pipeline(text, "f.yaml")
     except PipelineProblems as error:
-        return {f"{one.what} {one.fix}" for one in error.problems if one.line}
+        return {one.what.partition(" (with")[0] for one in error.problems if one.line}
     return set()
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[str, set[str]]:
-    """What the user reads about each mistake alone."""
-    return {name: told(name) for name in MUTATIONS}
+@pytest.mark.parametrize("table", TABLES)
+def test_each_is_one_mistake(table):
+    found = {name: told(TABLES[table], name) for name in TABLES[table].mutations}
+    assert told(TABLES[table]) == set()
+    assert {name: mistakes for name, mistakes in found.items() if len(mistakes) != 1} == {}
 
 
-def test_each_is_one_mistake(alone):
-    assert told() == set()
-    assert {name: len(found) for name, found in alone.items() if len(found) != 1} == {}
-
-
-@pytest.mark.parametrize("pair", [*combinations(MUTATIONS, 2)], ids=" and ".join)
-def test_two_mistakes_are_both_told_and_nothing_else(alone, pair):
-    hidden = {later for first, later in UNKNOWN if {first, later} == {*pair}}
-    assert told(*pair) == set().union(*(alone[name] for name in pair if name not in hidden))
+@pytest.mark.parametrize(
+    ("table", "pair"),
+    PAIRS,
+    ids=lambda part: part if isinstance(part, str) else " and ".join(part),
+)
+def test_two_mistakes_are_both_told_and_nothing_else(table, pair):
+    both = told(TABLES[table], *pair)
+    hidden = {later for first, later in TABLES[table].unknown if {first, later} == {*pair}}
+    assert both == set().union(*(told(TABLES[table], n) for n in pair if n not in hidden))
 
 
 CIRCLE = """\
