@@ -14,6 +14,7 @@ from jobs.base.artifacts import (
     SweepReport,
 )
 from jobs.base.errors import DamagedArtifact
+from jobs.base.step_artifacts import ADAPTIVE, FITTED
 from jobs.storage.store import Store
 from orchestrator.status import RunStatus
 from orchestrator.sweeps import trial_jobs, verdict
@@ -104,6 +105,39 @@ def step_rows(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]
+
+
+ENOUGH = 0.9
+"""Share of a flow's samples within the tolerance at which ways to solve it are compared."""
+
+
+def step_verdict(report: StepReport) -> list[str]:
+    """What the table comes to: the gain over fixed steps, and a flow's cheapest good ways."""
+    lines = []
+    if report.advantage is not None:
+        lines.append(
+            f"policies less the best fixed steps, on the same episodes: {report.advantage:+.3f} "
+            f"[{report.advantage_low:.3f}, {report.advantage_high:.3f}]"
+        )
+    if report.problem_kind == "flow":
+        lines.append(_cheapest(report))
+    return lines
+
+
+def _cheapest(report: StepReport) -> str:
+    good = [row for row in report.rows if 1.0 - row.bad_share >= ENOUGH]
+    adaptive = [row for row in good if row.group in ADAPTIVE]
+    ways = [[row for row in good if row.learned], [row for row in good if row.group == FITTED]]
+    best = [min(rows, key=lambda row: row.mean_cost) for rows in (*ways, adaptive) if rows]
+    start = f"cheapest with {100 * ENOUGH:.0f} % of the samples within {report.bad_error:g}: "
+    if not adaptive:
+        return start + "no tolerance of rk45 and rk23 reaches it"
+    floor = best[-1].mean_cost
+    told = [
+        f"{row.name} ({row.mean_cost:.1f} evaluations, {row.mean_cost / floor:.2f}x)"
+        for row in best
+    ]
+    return start + "; ".join(told)
 
 
 def _return_with_interval(row: StepRow) -> str:

@@ -8,6 +8,13 @@ from jobs.base.handle import Handle
 from models.solvers.spec import GridSpec
 from models.spec import ImageShape, Spec
 
+ADAPTIVE = ("rk45", "rk23")
+"""Groups of rows that choose their steps as they go, though nothing was learned."""
+
+
+FITTED = "fitted grid"
+"""Group of the rows of `StepGrid`."""
+
 
 class StepGrid(Handle):
     """A solver of fixed times and weights, fitted to a flow's exact end points."""
@@ -106,6 +113,11 @@ class StepReport(Handle):
     best_fixed: str
     """Fixed value with the highest mean return."""
     best_fixed_return: float
+    advantage: float | None = None
+    """`policy_return` less `best_fixed_return`; None in a report of an earlier version."""
+    advantage_low: float | None = None
+    advantage_high: float | None = None
+    """Its 95 % bootstrap interval over episodes, each paired with itself."""
     policy_cost: float
     """Mean evaluations of the chosen policy."""
     policy_bad_share: float

@@ -1,6 +1,6 @@
 """Measures step policies on test episodes, against fixed steps and adaptive solvers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from jobs.base.spec import JobSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from models.stepping.environment import Floats
+
 
 class EvaluateStepPolicy(JobSpec):
     """Cost, error and return of a policy, of every fixed step and of adaptive solvers.
@@ -21,6 +23,8 @@ class EvaluateStepPolicy(JobSpec):
     other integrators without retraining. Flow: test noises, every step of the grid, even grids,
     fitted grids, rk45 and rk23 at tolerances from 1e-1 to 1e-5.
     """
+
+    version: ClassVar[int] = 2
 
     policy: Ref[StepPolicy]
     """What to measure; the policies of all its training seeds are."""
@@ -54,9 +58,10 @@ class EvaluateStepPolicy(JobSpec):
         for name, grid in grids.items():
             if grid.flow != flow.id:
                 context.warn(f"grid '{name}' was fitted to another flow, {grid.flow}")
-        rows = measure_flow(context, policy, problem, flow, self.episodes, grids)
+        rows, returns = measure_flow(context, policy, problem, flow, self.episodes, grids)
         draw_pareto(rows, "RMS distance to the exact end", context.folder / "pareto.png")
-        return self._report(policy, rows, (), problem.reward.tolerance, ("pareto.png",))
+        tolerance = problem.reward.tolerance
+        return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
     def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
         from jobs.stepping.measure_three_body import BAD_ERROR, measure_three_body
@@ -72,20 +77,23 @@ class EvaluateStepPolicy(JobSpec):
         draw_trajectory(found.watched, problem.actions, folder / "trajectory.png")
         draw_actions(found.watched, problem.actions, folder / "actions.png")
         pictures = ("pareto.png", "trajectory.png", "actions.png")
-        return self._report(policy, found.rows, found.transfer, BAD_ERROR, pictures)
+        return self._report(policy, found.rows, found.returns, found.transfer, BAD_ERROR, pictures)
 
     def _report(
         self,
         policy: StepPolicy,
         rows: "Sequence[StepRow]",
+        returns: "Sequence[Floats]",
         transfer: "Sequence[StepRow]",
         bad_error: float,
         pictures: tuple[str, ...],
     ) -> StepReport:
+        from jobs.stepping.rows import advantage, best_fixed
+
         learned = [row for row in rows if row.learned]
-        fixed = [row for row in rows if not row.learned]
-        best = max(fixed, key=lambda row: row.mean_return or 0.0)
+        best = rows[best_fixed(rows)]
         chosen = learned[policy.chosen]
+        gain, low, high = advantage(rows, returns)
         return StepReport(
             policy=policy.id,
             problem_kind=policy.problem_kind,
@@ -96,6 +104,9 @@ class EvaluateStepPolicy(JobSpec):
             policy_return=sum(row.mean_return or 0.0 for row in learned) / len(learned),
             best_fixed=best.name,
             best_fixed_return=best.mean_return or 0.0,
+            advantage=gain,
+            advantage_low=low,
+            advantage_high=high,
             policy_cost=chosen.mean_cost,
             policy_bad_share=chosen.bad_share,
             pictures=pictures,

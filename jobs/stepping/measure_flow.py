@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 
 from jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
 from jobs.base.context import JobContext
+from jobs.base.step_artifacts import FITTED
 from jobs.stepping.episodes import device_here, flow_noises
 from jobs.stepping.rows import step_row
 from jobs.storage.flows import open_flow
@@ -22,7 +24,7 @@ from models.stepping.bogacki_shampine import rk23, rms
 from models.stepping.environment import Floats, excess
 from models.stepping.flow_environment import Noises
 from models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, solve_with_policy
-from models.stepping.spec import FlowProblem
+from models.stepping.spec import FlowProblem, TelescopingReward
 
 TOLERANCES = tuple(10.0 ** (-power / 2.0) for power in range(2, 11))
 """1e-1 to 1e-5 by half decades."""
@@ -42,7 +44,7 @@ def measure_flow(
     flow: Flow,
     episodes: int,
     grids: Mapping[str, StepGrid],
-) -> tuple[StepRow, ...]:
+) -> tuple[tuple[StepRow, ...], tuple[Floats, ...]]:
     """Solves the test noises in every way and compares with their exact ends.
 
     Args:
@@ -55,7 +57,8 @@ def measure_flow(
 
     Returns:
         A row for each policy, step size of the grid, even grid, fitted grid and tolerance of rk45
-        and rk23. Its bad share is that of samples outside the tolerance of the problem.
+        and rk23, whose bad share is that of samples outside the tolerance of the problem; and the
+        returns of each row, by noise.
     """
     runnable = open_flow(context.store, flow, device_here())
     noises = flow_noises(problem, flow, runnable, FIRST_TEST_NOISE, episodes)
@@ -63,13 +66,16 @@ def measure_flow(
     ways = _ways(context, policy, problem, runnable)
     for name, grid in grids.items():
         run = partial(solve, grid.solver, runnable)
-        ways.append(_Way(f"{name}, {grid.nfe} evaluations", "fitted grid", run))
-    rows = []
+        ways.append(_Way(f"{name}, {grid.nfe} evaluations", FITTED, run))
+    rows, returns = [], []
     for way in ways:
         cost, error = _measured(way.run, noises)
-        rows.append(_row(way, cost, error, problem))
+        paid = _returns(cost, error, problem.reward)
+        tolerance = problem.reward.tolerance
+        rows.append(step_row(way.name, way.group, cost, error, tolerance, paid, way.learned))
+        returns.append(paid)
         context.progress(len(rows), len(ways))
-    return tuple(rows)
+    return tuple(rows), tuple(returns)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,7 @@ def _measured(run: Solve, noises: Noises) -> tuple[Floats, Floats]:
     return torch.cat(cost).cpu().numpy(), torch.cat(error).cpu().numpy()
 
 
-def _row(way: _Way, cost: Floats, error: Floats, problem: FlowProblem) -> StepRow:
-    reward = problem.reward
-    returns = -reward.cost_weight * (cost - 1.0) / EVALUATION_UNIT
-    returns = returns - reward.error_weight * excess(error, reward.tolerance)
-    return step_row(way.name, way.group, cost, error, reward.tolerance, returns, way.learned)
+def _returns(cost: Floats, error: Floats, reward: TelescopingReward) -> Floats:
+    """What the decision process pays for whole episodes."""
+    spent = reward.cost_weight * (cost - 1.0) / EVALUATION_UNIT
+    return np.asarray(-spent - reward.error_weight * excess(error, reward.tolerance))

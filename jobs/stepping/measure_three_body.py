@@ -40,6 +40,8 @@ class ThreeBodyResults:
     rows: tuple[StepRow, ...]
     transfer: tuple[StepRow, ...]
     watched: Watched
+    returns: tuple[Floats, ...]
+    """Of each row, by test system."""
 
 
 def measure_three_body(
@@ -67,7 +69,8 @@ def measure_three_body(
         other = problem.model_copy(update={"integrator": integrator, "control": control})
         table.fixed(other, [value for value in values if value >= SMALLEST_TRANSFER_MU])
         table.policy(other, "policy", chooser[policy.chosen], None)
-    return ThreeBodyResults(tuple(table.rows[:own]), tuple(table.rows[own:]), watched)
+    own_rows, others = tuple(table.rows[:own]), tuple(table.rows[own:])
+    return ThreeBodyResults(own_rows, others, watched, tuple(table.returns[:own]))
 
 
 def _others(problem: ThreeBodyProblem) -> list[tuple[IntegratorName, StepControl]]:
@@ -90,6 +93,7 @@ class _Table:
         self._context, self._total = context, total
         self._seeds, self._horizon = TEST_SEEDS[:episodes], horizon
         self.rows: list[StepRow] = []
+        self.returns: list[Floats] = []
 
     def fixed(self, problem: ThreeBodyProblem, values: list[float]) -> None:
         """A row for each value of mu."""
@@ -114,6 +118,7 @@ class _Table:
         self.rows.append(
             step_row(name, group, played.cost, played.error, BAD_ERROR, played.returns, learned)
         )
+        self.returns.append(played.returns)
         self._context.progress(len(self.rows), self._total)
 
 

@@ -17,6 +17,7 @@ from orchestrator.results import (
     quality_rows,
     short_count,
     step_rows,
+    step_verdict,
 )
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
@@ -139,3 +140,5 @@ def print_steps(reports: dict[str, StepReport]) -> None:
             f"({report.best_fixed}) {report.best_fixed_return:.3f}; bad is an error above "
             f"{report.bad_error:g}"
         )
+        for line in step_verdict(report):
+            typer.echo(line)

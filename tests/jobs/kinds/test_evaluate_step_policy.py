@@ -1,5 +1,6 @@
 """What a report says of its rows, and what may be compared."""
 
+import numpy as np
 import pytest
 
 from jobs.base.artifacts import StepPolicy, StepRow
@@ -28,14 +29,18 @@ def test_a_report_sums_up_its_rows():
         row("mu 0.03", -9.0),
         row("mu 0.1", -2.0),
         row("mu 0.3", -5.0),
+        row("rk45 1e-3", -0.1, group="rk45"),  # its steps are not fixed
         row("policy, seed 0", -4.0, learned=True),
         row("policy, seed 1", -1.0, learned=True, mean_cost=7.0, bad_share=0.25),
     )
     other = (row("leapfrog", -8.0),)
     asked = EvaluateStepPolicy(policy="p", episodes=4)
-    report = asked._report(POLICY, rows, other, 1e-6, ("pareto.png",))
+    returns = [np.array([one.mean_return - 1.0, one.mean_return + 1.0]) for one in rows]
+    report = asked._report(POLICY, rows, returns, other, 1e-6, ("pareto.png",))
     assert (report.best_fixed, report.best_fixed_return) == ("mu 0.1", -2.0)
     assert report.policy_return == -2.5, "the mean over the training seeds"
+    gain = (report.advantage, report.advantage_low, report.advantage_high)
+    assert gain == (-0.5, -0.5, -0.5), "by episode, so what both share is no uncertainty"
     assert (report.policy_cost, report.policy_bad_share) == (7.0, 0.25), "of the chosen one"
     assert (report.policy, report.problem_kind, report.episodes) == (POLICY.id, "three_body", 4)
     assert (report.rows, report.transfer, report.bad_error) == (rows, other, 1e-6)

@@ -89,6 +89,33 @@ def test_steps_have_a_table_for_each_report(capsys):
     )
 
 
+def test_the_ways_to_solve_a_flow_are_compared_where_they_are_good_enough(capsys):
+    rows = (
+        step_row(name="policy, seed 0", learned=True, mean_cost=20.0, bad_share=0.05),
+        step_row(name="policy, seed 1", learned=True, mean_cost=10.0, bad_share=0.11),
+        step_row(name="grid, 14 steps", group="fitted grid", mean_cost=14.0, bad_share=0.1),
+        step_row(name="rk45 1e-3", group="rk45", mean_cost=40.0, bad_share=0.0),
+        step_row(name="rk23 1e-3", group="rk23", mean_cost=50.0, bad_share=0.0),
+        step_row(name="h 0.02", group="fixed step", mean_cost=5.0, bad_share=0.0),
+    )
+    fields = {
+        "policy": "p", "problem_kind": "flow", "episodes": 200, "bad_error": 2.3e-3,
+        "policy_return": -1.0, "best_fixed": "h 0.02", "best_fixed_return": -2.0,
+        "policy_cost": 20.0, "policy_bad_share": 0.05, "advantage": 1.0, "advantage_low": 0.5,
+        "advantage_high": 1.25,
+    }  # fmt: skip
+    print_steps({"quality": StepReport(rows=rows, **fields)})
+    paired, cheapest = capsys.readouterr().out.splitlines()[-2:]
+    assert paired.endswith("on the same episodes: +1.000 [0.500, 1.250]")
+    assert cheapest == (
+        "cheapest with 90 % of the samples within 0.0023: "
+        "policy, seed 0 (20.0 evaluations, 0.50x); "
+        "grid, 14 steps (14.0 evaluations, 0.35x); rk45 1e-3 (40.0 evaluations, 1.00x)"
+    )
+    print_steps({"quality": StepReport(rows=rows[:3], **fields)})
+    assert capsys.readouterr().out.endswith("no tolerance of rk45 and rk23 reaches it\n")
+
+
 def test_no_steps_print_nothing(capsys):
     print_steps({})
     assert capsys.readouterr().out == ""
