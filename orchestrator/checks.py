@@ -29,6 +29,7 @@ from orchestrator.graph import (
 )
 from orchestrator.link_mistakes import Jobs, link_mistakes, output_of
 from orchestrator.messages import contradiction, explain, shown, truth_mistakes
+from orchestrator.outside import read_outside, with_absolute_paths
 from orchestrator.problems import Mistake, listed
 from orchestrator.references import Link, links_in, with_links
 from orchestrator.stand_ins import (
@@ -47,6 +48,29 @@ UNKNOWN = ""
 
 
 @dataclass
+class Asked:
+    """The jobs as far as what is known of their results can be checked.
+
+    Args:
+        specs: jobs whose own fields are right.
+        stand_ins: other jobs, as far as they are right.
+        order: all jobs, inputs first.
+        edges: what they need; UNKNOWN where that is wrong.
+        known: what is known of the results of all jobs by their kinds.
+    """
+
+    specs: dict[str, JobSpec] = field(default_factory=dict)
+    stand_ins: dict[str, JobSpec] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    edges: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    known: dict[str, Facts] = field(default_factory=dict)
+
+    def mistakes(self, read: Mapping[str, Facts] | None = None) -> list[Mistake]:
+        """What cannot fit together, given what reading outside input told of some results."""
+        return expectations(self.specs, self.edges, self.order, read, self.known, self.stand_ins)[1]
+
+
+@dataclass
 class CheckedJobs:
     """What the check of the jobs found.
 
@@ -57,6 +81,7 @@ class CheckedJobs:
         stand_ins: jobs whose own fields are wrong, as far as they are right.
         kinds: spec class of each job whose kind is known or surely meant.
         links: every reference.
+        asked: what is checked of the results.
         mistakes: everything that is wrong.
     """
 
@@ -66,6 +91,7 @@ class CheckedJobs:
     stand_ins: dict[str, JobSpec] = field(default_factory=dict)
     kinds: dict[str, type[JobSpec]] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
+    asked: Asked = field(default_factory=Asked)
     mistakes: list[Mistake] = field(default_factory=list)
 
 
@@ -88,26 +114,41 @@ def check_jobs(jobs: Mapping[str, Any]) -> CheckedJobs:
     circles = [*cycles(edges)]
     checked.mistakes += _cycle_mistakes(edges, circles)
     order = topological_order(_without(edges, circles))
-    checked.mistakes += _expect(checked, {link for link, _ in found}, order)
+    checked.asked = _asked(checked, {link for link, _ in found}, order)
+    checked.mistakes += checked.asked.mistakes()
     checked.mistakes = [*checked.made.mistakes, *told_once(checked.mistakes, checked.made)]
     return checked
 
 
-def _expect(checked: CheckedJobs, wrong: Container[Link], order: Iterable[str]) -> list[Mistake]:
-    """What cannot fit together, as far as it does not follow from references that are wrong."""
-    specs, stand_ins = {**checked.specs}, {**checked.stand_ins}
-    edges: dict[str, list[tuple[str, str]]] = {name: [] for name in checked.kinds}
+def _asked(checked: CheckedJobs, wrong: Container[Link], order: Iterable[str]) -> Asked:
+    """The jobs as far as they can be judged without what references that are wrong would tell."""
+    asked = Asked({**checked.specs}, {**checked.stand_ins}, tuple(order))
+    asked.edges = {name: [] for name in checked.kinds}
     for link in checked.links:
         lost = not link.source or link in wrong
-        edges[link.job].append((link.place, UNKNOWN if lost else link.source))
+        asked.edges[link.job].append((link.place, UNKNOWN if lost else link.source))
         if lost and link.place.partition(".")[0] in many_ref_fields(checked.kinds[link.job]):
-            specs.pop(link.job, None)  # which they are is not known
-            stand_ins.pop(link.job, None)
+            asked.specs.pop(link.job, None)  # which they are is not known
+            asked.stand_ins.pop(link.job, None)
     for name, spec in checked.stand_ins.items():
         lost_fields = {field for field in ref_fields(type(spec)) if getattr(spec, field) is WRONG}
-        edges[name] += [(field, UNKNOWN) for field in lost_fields]
-    known = {name: Facts(made=output_of(kind).__name__) for name, kind in checked.kinds.items()}
-    return expectations(specs, edges, order, known=known, stand_ins=stand_ins)[1]
+        asked.edges[name] += [(field, UNKNOWN) for field in lost_fields]
+    kinds = checked.kinds.items()
+    asked.known = {name: Facts(made=output_of(kind).__name__) for name, kind in kinds}
+    return asked
+
+
+def outside_mistakes(checked: CheckedJobs) -> list[Mistake]:
+    """What reading outside input tells of jobs among which something else is wrong."""
+    wrong = {str(mistake.path[1]) for mistake in checked.mistakes if len(mistake.path) > 1}
+    origins = checked.made.origins
+    right = {
+        name: with_absolute_paths(spec)
+        for name, spec in checked.specs.items()
+        if wrong.isdisjoint([name, *([origins[name].group] if name in origins else [])])
+    }
+    read, unread = read_outside(right)
+    return told_once([*unread, *checked.asked.mistakes(read)], checked.made)
 
 
 def _read_job(name: str, value: Any, checked: CheckedJobs) -> None:

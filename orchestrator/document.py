@@ -17,11 +17,13 @@ class Document(Places):
         root: the whole, a mapping.
         problems: repeated keys; of each the last value counts.
         draft: whether files that it names may be missing.
+        reads: whether files that it names are read where something else is wrong.
     """
 
     root: Node
     problems: tuple[Problem, ...] = ()
     draft: bool = False
+    reads: bool = False
 
     @property
     def data(self) -> dict[str, Any]:

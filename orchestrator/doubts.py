@@ -6,7 +6,8 @@ A doubt that several jobs have for the same reason is told once, where the first
 from collections.abc import Container, Mapping
 
 from jobs.base.facts import Doubt, Facts
-from orchestrator.graph import Graph, field_path
+from orchestrator.graph import Graph
+from orchestrator.messages import field_path
 from orchestrator.pipeline import Pipeline
 from orchestrator.problems import Path, Problem, listed
 

@@ -11,11 +11,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, MissingFile
+from jobs.base.facts import Facts, FieldError
 from jobs.base.keys import artifact_id, job_key
 from jobs.base.refs import ref_types, refs_in
-from jobs.base.spec import BY_CONTENT, JobSpec, output_type
-from orchestrator.problems import Mistake, Path
+from jobs.base.spec import JobSpec, output_type
+from orchestrator.messages import field_mistake
+from orchestrator.outside import outside_mistake, read_outside
+from orchestrator.problems import Mistake
 from orchestrator.stand_ins import holds_wrong
 
 if TYPE_CHECKING:
@@ -208,26 +210,6 @@ def _expected(
         return Facts(), ()
 
 
-def field_path(job: str, field: str) -> Path:
-    """Path of a field, dotted for nested ones and with numbers for items of a list."""
-    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
-    return ("jobs", job, *parts)
-
-
-def field_mistake(job: str, error: FieldError) -> Mistake:
-    """The mistake behind a FieldError of a job."""
-    path = field_path(job, error.field)
-    what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
-    told = what.startswith(error.field.rpartition(".")[2])
-    what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
-    fix = error.fix or fix
-    missing = isinstance(error, MissingFile)
-    if missing:
-        option = f"--set {'.'.join(map(str, path))}=PATH"
-        fix = f"{fix}; or say where it is with {option}" if fix else f"say where it is: {option}"
-    return Mistake(path, what, fix, missing_file=missing)
-
-
 def known_facts(pipeline: "Pipeline", graph: Graph) -> dict[str, Facts]:
     """What is known of each job's result before anything runs."""
     facts, mistakes = expectations(pipeline.specs, graph.edges, graph.order)
@@ -253,7 +235,7 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
         try:
             fingerprint = spec.fingerprint()
         except (UserError, OSError) as error:
-            mistakes.append(_outside_mistake(name, spec, error))
+            mistakes.append(outside_mistake(name, spec, error))
             continue
         if all(source in found for source in inputs):
             ids = {source: found[source].id for source in inputs}
@@ -279,29 +261,8 @@ def preflight(
     Raises:
         PipelineProblems: that input cannot be used, or not by the jobs that need it.
     """
-    mistakes: list[Mistake] = []
-    read: dict[str, Facts] = {}
-    for name in pipeline.specs if only is None else only:
-        spec = pipeline.specs[name]
-        try:
-            found = spec.preflight()
-        except FieldError as error:
-            mistakes += [field_mistake(name, one) for one in error.each]
-        except (UserError, OSError) as error:
-            mistakes.append(_outside_mistake(name, spec, error))
-        else:
-            read |= {name: found} if found else {}
+    wanted = pipeline.specs if only is None else only
+    read, mistakes = read_outside({name: pipeline.specs[name] for name in wanted})
     facts, found_wrong = expectations(pipeline.specs, graph.edges, graph.order, read)
     pipeline.tell([*mistakes, *found_wrong])
     return facts
-
-
-def _outside_mistake(job: str, spec: JobSpec, error: UserError | OSError) -> Mistake:
-    """Input from outside that cannot be used, at the field that names it."""
-    marked = [k for k, info in type(spec).model_fields.items() if BY_CONTENT in info.metadata]
-    path = ("jobs", job, *marked[:1])
-    if isinstance(error, UserError):
-        where = f"{error.where}: " if error.where else ""
-        return Mistake(path, f"job '{job}': {where}{error.what}", error.fix, "value")
-    what = f"job '{job}': {error.filename or 'its input'} cannot be read: {error.strerror or error}"
-    return Mistake(path, what, "check that the file is there and may be read", "value")

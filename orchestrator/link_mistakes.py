@@ -8,8 +8,9 @@ from functools import cache
 from jobs.base.registry import kind_names, load_kind
 from jobs.base.spec import JobSpec, many_ref_fields, output_type
 from orchestrator.expansion import Expansion
-from orchestrator.graph import field_path, reachable, ref_fields
+from orchestrator.graph import reachable, ref_fields
 from orchestrator.groups import UNFILLED
+from orchestrator.messages import field_path
 from orchestrator.problems import Mistake, listed
 from orchestrator.references import Link
 

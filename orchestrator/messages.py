@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from jobs.base.facts import FieldError
+from jobs.base.facts import FieldError, MissingFile
 from jobs.base.placeholders import placeholders
 from jobs.base.refs import ref_types
 from jobs.base.registry import nearest
@@ -260,6 +260,26 @@ def contradiction(error: ValueError, subject: Subject, path: Path = ()) -> Mista
     what, _, fix = str(error).partition("\n  fix: ")
     label = f"{dotted(path)}: " if path else ""
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
+
+
+def field_path(job: str, field: str) -> Path:
+    """Path of a field, dotted for nested ones and with numbers for items of a list."""
+    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
+    return ("jobs", job, *parts)
+
+
+def field_mistake(job: str, error: FieldError) -> Mistake:
+    """The mistake behind a FieldError of a job."""
+    path = field_path(job, error.field)
+    what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
+    told = what.startswith(error.field.rpartition(".")[2])
+    what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
+    fix = error.fix or fix
+    missing = isinstance(error, MissingFile)
+    if missing:
+        option = f"--set {'.'.join(map(str, path))}=PATH"
+        fix = f"{fix}; or say where it is with {option}" if fix else f"say where it is: {option}"
+    return Mistake(path, what, fix, missing_file=missing)
 
 
 def shown(value: Any) -> str:

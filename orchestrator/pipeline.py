@@ -7,12 +7,10 @@ file, unreadable images) is still reported with `file:line`.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import (
-    BaseModel,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -24,14 +22,15 @@ from pydantic import (
 )
 
 from jobs.base.registry import kind_of
-from jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
+from jobs.base.spec import JobSpec, SeededJobSpec
 from models.spec import Spec
-from orchestrator.checks import CheckedJobs, check_jobs
+from orchestrator.checks import CheckedJobs, check_jobs, outside_mistakes
 from orchestrator.document import Document, parse_document, read_document
 from orchestrator.expansion import Expansion
-from orchestrator.fields import Subject, types_in
+from orchestrator.fields import Subject
 from orchestrator.groups import Group
 from orchestrator.messages import NAME_PATTERN, explain
+from orchestrator.outside import with_absolute_paths
 from orchestrator.overrides import apply_overrides, override_place
 from orchestrator.problems import (
     DottedPlaces,
@@ -48,8 +47,6 @@ from orchestrator.yaml_writer import yaml_text
 
 STORAGE_VARIABLE = "SLIMCTL_STORAGE"
 NO_JOBS = Mistake(("jobs",), "there are no jobs", "add one: 'data: {kind: load_dataset, ...}'")
-
-SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
 class Pipeline(Spec):
@@ -136,6 +133,8 @@ class Pipeline(Spec):
         except ValidationError as error:
             given = data if isinstance(data, Mapping) else {}
             mistakes = [*explain(error, Subject(cls, given)), *mistakes]
+        if mistakes and places.reads:
+            mistakes += outside_mistakes(checked)
         raise_problems(mistake.at(places) for mistake in mistakes)
         pipeline._places = places  # noqa: SLF001  (of this class)
         pipeline._made = replace(checked.made, jobs=dict(checked.specs))  # noqa: SLF001
@@ -180,6 +179,7 @@ def load_pipeline(
     storage: str | None = None,
     *,
     draft: bool = False,
+    reads: bool = False,
 ) -> LoadedPipeline:
     """Reads and checks a pipeline file.
 
@@ -189,11 +189,14 @@ def load_pipeline(
         storage: used instead of the file's; None = the file's, else `SLIMCTL_STORAGE`, else
             `./slim-store`.
         draft: whether files that it names may be missing: to look at it, not to run it.
+        reads: whether a pipeline with mistakes is to have those told, too, that are in its files;
+            without any, `preflight` tells them.
 
     Raises:
         PipelineProblems: every mistake in the file and the overrides.
     """
-    return _load(replace(read_document(path), draft=draft), overrides, storage)
+    document = replace(read_document(path), draft=draft, reads=reads)
+    return _load(document, overrides, storage)
 
 
 def parse_pipeline(
@@ -250,35 +253,10 @@ def resolve(pipeline: Pipeline) -> Pipeline:
 
 
 def _resolved(spec: JobSpec, seed: int) -> JobSpec:
-    spec = _with_absolute_paths(spec)
+    spec = with_absolute_paths(spec)
     if isinstance(spec, SeededJobSpec) and spec.seed is None:
         return spec.model_copy(update={"seed": seed})
     return spec
-
-
-def _with_absolute_paths(spec: SpecT) -> SpecT:
-    changes: dict[str, Any] = {}
-    for name, info in type(spec).model_fields.items():
-        value = getattr(spec, name)
-        if BY_CONTENT in info.metadata and isinstance(value, str):
-            if value in types_in(info.annotation):
-                continue  # one of the words that the field's Literal reserves
-            changes[name] = _absolute(value)
-        elif isinstance(value, BaseModel):
-            changes[name] = _with_absolute_paths(value)
-    changes = {name: value for name, value in changes.items() if value is not getattr(spec, name)}
-    return spec.model_copy(update=changes) if changes else spec
-
-
-def _absolute(value: str) -> str:
-    """The path from the root, if something is there or could match its wildcards."""
-    try:
-        path = Path(value).expanduser()
-        known = tuple(takewhile(lambda part: not set("*?[") & set(part), path.parts))
-        there = path.exists() or (path.parts != known and Path(*known).is_dir())
-        return str(path.absolute()) if there else value
-    except (OSError, ValueError, RuntimeError):  # no path at all
-        return value
 
 
 def to_data(pipeline: Pipeline) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Places(ABC):
 
     draft: bool = False
     """Whether files of the user may be missing: for looking at a pipeline, not for running it."""
+    reads: bool = False
+    """Whether the user's files are read where something else is wrong, to tell all at once."""
 
     @abstractmethod
     def place(self, path: Path, side: Side = "key") -> Place:

@@ -66,18 +66,24 @@ DEFAULT_STORAGE = "./slim-store"
 
 
 def load(
-    file: Path, overrides: list[str] | None, storage: str | None, *, draft: bool = False
+    file: Path,
+    overrides: list[str] | None,
+    storage: str | None,
+    *,
+    draft: bool = False,
+    reads: bool = False,
 ) -> "Pipeline":
     """Reads and checks a pipeline file; every mistake is reported at once.
 
-    A draft may name files that are not there.
+    A draft may name files that are not there; one that `reads` looks into them if anything is
+    wrong, so that it is told together with what is wrong in them.
 
     Raises:
         UserError: the file has mistakes.
     """
     from orchestrator.pipeline import load_pipeline
 
-    return load_pipeline(file, overrides or (), storage, draft=draft).pipeline
+    return load_pipeline(file, overrides or (), storage, draft=draft, reads=reads).pipeline
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def check(
     from orchestrator.pipeline import resolve
 
     with mistakes_as_json(as_json):
-        pipeline = resolve(load(file, overrides, storage))
+        pipeline = resolve(load(file, overrides, storage, reads=True))
         graph = Graph.of(pipeline)
         doubtful = doubts(pipeline, graph, preflight(pipeline, graph))
     warn(doubtful)
@@ -112,7 +112,7 @@ def submit(
     from orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
-        pipeline = load(file, overrides, storage)
+        pipeline = load(file, overrides, storage, reads=True)
     if is_job_server(address):
         hand_over(str(address), pipeline, detach=detach, as_json=as_json)
         return

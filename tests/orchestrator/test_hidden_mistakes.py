@@ -1,11 +1,15 @@
 """No mistake hides another, and none is told that only follows from another."""
 
+from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
-from orchestrator.pipeline import parse_pipeline
+from orchestrator.graph import Graph, preflight
+from orchestrator.pipeline import load_pipeline, parse_pipeline, resolve
 from orchestrator.problems import PipelineProblems
 
 
@@ -267,3 +271,66 @@ def test_what_is_taken_from_a_wrong_field_is_not_known_to_other_jobs():
         (11, "job 'quality', solver: 'one' is a flow and needs a solver"),
         (11, "job 'quality' needs 'features' as features, but there is no such job"),
     ]
+
+
+# Mistakes that are in the user's files
+
+
+FILES = """\
+name: x
+jobs:
+  data: {kind: load_dataset, source: images.npz}
+  torn: {kind: load_dataset, source: torn.npz}
+  teacher:
+    kind: train_flow
+    data: data
+    steps: 1
+    network: {kind: song_unet, channels: 8, channel_multipliers: [1, 1, 1, 1, 1]}
+  pairs: {kind: generate_pairs, flow: teacher, count: 10}
+"""
+
+
+@pytest.fixture
+def in_files(tmp_path, monkeypatch) -> Callable[..., list[int]]:
+    """`in_files(old, new)` are the lines of all mistakes where something else is wrong, too."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("images.npz", images=np.zeros((9, 8, 8, 1), np.uint8))
+    Path("torn.npz").write_bytes(b"torn")
+
+    def lines(old: str = "", new: str = "", *, reads: bool = True) -> list[int]:
+        Path("f.yaml").write_text(FILES.replace(old, new) if old else FILES)
+        with pytest.raises(PipelineProblems) as caught:
+            load_pipeline("f.yaml", reads=reads)
+        return [problem.line for problem in caught.value.problems]
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("count: 10", "count: 0", 10),
+        ("flow: teacher", "flow: nobody", 10),
+        ("steps: 1", "steps: none", 8),
+        ("name: x", "name: a/b", 1),
+        ("name: x", "name: x\nseed: -1", 2),
+    ],
+)
+def test_what_reading_the_files_tells_is_hidden_by_nothing(in_files, old, new, line):
+    more = new.count("\n") - old.count("\n")
+    assert in_files(old, new) == sorted([line, 4 + more, 9 + more])
+    assert in_files(old, new, reads=False) == [line]
+
+
+def test_what_reading_tells_of_a_job_with_a_mistake_of_its_own_is_not_known(in_files):
+    assert in_files("images.npz}", "images.npz, ziegel: 1}") == [3, 4]
+    assert in_files("images.npz}", "nowhere.npz}") == [3, 4]
+
+
+@pytest.mark.usefixtures("in_files")
+def test_a_file_without_other_mistakes_is_read_later():
+    Path("f.yaml").write_text(FILES)
+    pipeline = resolve(load_pipeline("f.yaml", reads=True).pipeline)
+    with pytest.raises(PipelineProblems) as caught:
+        preflight(pipeline, Graph.of(pipeline))
+    assert [problem.line for problem in caught.value.problems] == [4, 9]

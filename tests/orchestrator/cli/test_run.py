@@ -244,6 +244,16 @@ def test_mistakes_are_data_too(slimctl, wrong_file, verb):
     assert slimctl(verb, wrong_file).err == ended.err, "people are told the same"
 
 
+@pytest.mark.parametrize("verb", ["check", "submit"])
+def test_mistakes_in_the_data_are_told_together_with_those_of_the_file(slimctl, few_images, verb):
+    file = few_images.with_name("few.npz")
+    file.write_bytes(b"torn")
+    few_images.write_text(few_images.read_text().replace("10000", "none"))
+    ended = slimctl(verb, few_images, "--json")
+    assert [one["line"] for one in json.loads(ended.out)] == [3, 6]
+    assert str(file) in ended.err
+
+
 def test_python_is_told_the_same(wrong_file):
     with pytest.raises(PipelineProblems) as from_file:
         load_pipeline(wrong_file)
