@@ -133,12 +133,17 @@ class Pool(Generic[ItemT]):
             on_done(flight.item, result)
 
     def _hand_out(self, waiting: list[ItemT]) -> None:
-        """Fills the actors; an item that was in flight at a death gets an actor to itself."""
+        """Fills the actors; an item that was in flight at a death gets an actor to itself.
+
+        The last items are kept for actors that are still starting: with few long ones, the first
+        actor to answer would work through them alone.
+        """
         while waiting and self._load:
             suspect = self._kills[waiting[-1]] > 0
             weight = IN_FLIGHT if suspect else 1
             actor = min(self._load, key=lambda each: self._load[each])
-            if self._load[actor] + weight > IN_FLIGHT:
+            kept = self._load[actor] > 0 and len(waiting) <= len(self._probes)
+            if kept or self._load[actor] + weight > IN_FLIGHT:
                 return
             item = waiting.pop()
             flight = _Flight(actor, self._lives[actor], item, weight)
