@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jobs.base.artifacts import Flow, PairSet
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, check_flip
+from jobs.base.facts import Facts, check_each, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import Work
 from jobs.training.part import restricted
@@ -83,17 +83,19 @@ class AnnealReflow(ScoredTrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
-        self.check_part(inputs, "pairs")
-        check_scoring(inputs, "pairs", self.pairs.job)
-        check_flip(self.flip, known.flip_valid, self.pairs.job)
-        if known.image is not None:
-            check_network(self.network, known.image)
-        return Facts(
+        made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
             flow=Parameterisation(),
             network=self.network,
             part=self.part,
+        )
+        return check_each(
+            made,
+            lambda: self.check_part(inputs, "pairs"),
+            lambda: check_scoring(inputs, "pairs", self.pairs.job),
+            lambda: check_flip(self.flip, known.flip_valid, self.pairs.job),
+            lambda: check_network(self.network, known.image),
         )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from jobs.base.artifacts import Flow, Generator, PairSet
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.facts import Facts, FieldError, check_each, check_flip
 from jobs.base.refs import Ref
 from jobs.base.spec import SPEED_ONLY
 from jobs.base.work import FORWARD, THROUGH, Work
@@ -21,7 +21,7 @@ from jobs.training.distances import (
 )
 from jobs.training.part import restricted
 from jobs.training.recipes import RecipeName, with_recipe
-from jobs.training.scored import ScoredTrainingSpec, check_scoring
+from jobs.training.scored import ScoredTrainingSpec, check_images, check_scoring
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.parameterisation import Parameterisation
@@ -171,33 +171,31 @@ class Distill(ScoredTrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["pairs"]
-        self.check_part(inputs, "pairs")
-        check_scoring(inputs, "pairs", self.pairs.job)
-        check_flip(self.flip, known.flip_valid, self.pairs.job)
-        check_distance(self.distance, known.image)
-        if known.image is not None and self.network is not None:
-            check_network(self.network, known.image)
-        for field in ("start", "guide"):
-            image = inputs[field].image if field in inputs else None
-            if image and known.image and image != known.image:
-                raise FieldError(
-                    field,
-                    f"its images or classes differ from those of '{self.pairs.job}'",
-                    "use flows and pairs of the same image shape and classes",
-                )
-        start = inputs["start"].flow if "start" in inputs else None
-        if start is not None and start.denoises:
-            assert self.start is not None
-            what, fix = _not_a_velocity(start)
-            raise FieldError("start", f"'{self.start.job}' {what}", fix)
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
             part=self.part,
             network=self._student(inputs),
         )
-        require_weights(self.distance, made)
-        return made
+        return check_each(
+            made,
+            lambda: self.check_part(inputs, "pairs"),
+            lambda: check_scoring(inputs, "pairs", self.pairs.job),
+            lambda: check_flip(self.flip, known.flip_valid, self.pairs.job),
+            lambda: check_distance(self.distance, known.image),
+            lambda: check_network(self.network, known.image),
+            lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
+            lambda: self._check_start(inputs),
+            lambda: require_weights(self.distance, made),
+        )
+
+    def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
+        """Raises FieldError where the start cannot become a one-step student."""
+        start = inputs["start"].flow if "start" in inputs else None
+        if start is not None and start.denoises:
+            assert self.start is not None
+            what, fix = _not_a_velocity(start)
+            raise FieldError("start", f"'{self.start.job}' {what}", fix)
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if "start" in inputs else self.network

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
 from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, check_flip
+from jobs.base.facts import Facts, FieldError, check_each, check_flip
 from jobs.base.refs import Ref
 from jobs.base.work import FORWARD, TRAINING, Work
 from jobs.training.distances import (
@@ -17,7 +17,7 @@ from jobs.training.distances import (
     require_weights,
 )
 from jobs.training.part import PartTrainingSpec, restricted
-from jobs.training.scored import check_scoring
+from jobs.training.scored import check_images, check_scoring
 from jobs.training.spec import check_network
 from jobs.training.work import training_work
 from models.flows.spec import AdversarialSpec, L2Distance, UniformTime
@@ -191,35 +191,35 @@ class MatchDistribution(PartTrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["teacher"]
-        self.check_part(inputs, "teacher")
-        check_flip(self.flip, known.flip_valid, self.teacher.job)
-        check_distance(self.distance, known.image)
-        for field in ("start", "fake", "pairs"):
-            image = inputs[field].image if field in inputs else None
-            if image and known.image and image != known.image:
-                raise FieldError(
-                    field,
-                    f"its images or classes differ from those of '{self.teacher.job}'",
-                    "use models and pairs of the same image shape and classes",
-                )
-        check_scoring(inputs, "teacher", self.teacher.job)
-        if known.image is not None and self.network is not None:
-            check_network(self.network, known.image)
-        if self.start is not None:
-            _check_start(inputs["start"], self.start.job)
-        fake = self.fake or self.teacher
-        if inputs["fake" if self.fake else "teacher"].closed_form:
-            what = f"'{fake.job}' is the closed form of a data set, which cannot be trained"
-            fix = "name a trained flow as fake, such as a match_teacher of all labels"
-            raise FieldError("fake", what, fix)
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
             part=self.part,
             network=self._student(inputs),
         )
-        require_weights(self.distance, made)
-        return made
+        return check_each(
+            made,
+            lambda: self.check_part(inputs, "teacher"),
+            lambda: check_flip(self.flip, known.flip_valid, self.teacher.job),
+            lambda: check_distance(self.distance, known.image),
+            lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
+            lambda: check_scoring(inputs, "teacher", self.teacher.job),
+            lambda: check_network(self.network, known.image),
+            lambda: self._check_start(inputs),
+            lambda: self._check_fake(inputs),
+            lambda: require_weights(self.distance, made),
+        )
+
+    def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
+        if self.start is not None:
+            _check_start(inputs["start"], self.start.job)
+
+    def _check_fake(self, inputs: "Mapping[str, Facts]") -> None:
+        fake = self.fake or self.teacher
+        if inputs["fake" if self.fake else "teacher"].closed_form:
+            what = f"'{fake.job}' is the closed form of a data set, which cannot be trained"
+            fix = "name a trained flow as fake, such as a match_teacher of all labels"
+            raise FieldError("fake", what, fix)
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if self.start else self.network

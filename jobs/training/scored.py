@@ -77,6 +77,31 @@ class ScoredTrainingSpec(PartTrainingSpec):
         return Watch(judge, self.score_every)
 
 
+def check_images(
+    inputs: "Mapping[str, Facts]", source: str, job: str, fields: tuple[str, ...]
+) -> None:
+    """Checks that models and pairs, where they are known, are of the images of what is learned.
+
+    Args:
+        inputs: facts of the inputs, by field name.
+        source: field that gives the student's images.
+        job: name of that field's job.
+        fields: whose images must be the same, classes included.
+
+    Raises:
+        FieldError: those of a field differ.
+    """
+    wanted = inputs[source].image
+    for field in fields:
+        image = inputs[field].image if field in inputs else None
+        if image and wanted and image != wanted:
+            raise FieldError(
+                field,
+                f"its images or classes differ from those of '{job}'",
+                "use models and pairs of the same image shape and classes",
+            )
+
+
 def check_scoring(inputs: "Mapping[str, Facts]", source: str, job: str) -> None:
     """Checks `data` and `features`, where they are known, against what the student learns from.
 

@@ -19,13 +19,13 @@ SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
 
 
-def check_network(network: NetworkSpec | ClassifierSpec, image: ImageShape | None) -> None:
-    """Checks that a network can serve images of that shape, where it is known.
+def check_network(network: NetworkSpec | ClassifierSpec | None, image: ImageShape | None) -> None:
+    """Checks that a network can serve images of that shape, where both are known.
 
     Raises:
         FieldError: it cannot.
     """
-    if image is None:
+    if network is None or image is None:
         return
     try:
         network.check(image)
