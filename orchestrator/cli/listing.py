@@ -2,46 +2,71 @@
 
 import inspect
 import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import Json
 
+if TYPE_CHECKING:
+    from jobs.base.spec import JobSpec
 
-def kinds(as_json: Json = False) -> None:
-    """List the job kinds with their inputs and outputs."""
-    from jobs.base.refs import ref_types
+
+def kinds(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Kinds to tell the fields of; none = list them all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the job kinds with their inputs and outputs, or tell the fields of some."""
     from jobs.base.registry import kind_names, load_kind
-    from jobs.base.spec import output_type
 
-    found = []
-    for name in kind_names():
-        spec = load_kind(name)
-        inputs = {
-            field: [cls.__name__ for cls in types]
-            for field, info in spec.model_fields.items()
-            if (types := ref_types(info.annotation))
-        }
-        summary = (inspect.getdoc(spec) or "").splitlines()[0]
-        optional = [field for field in inputs if not spec.model_fields[field].is_required()]
-        found.append(
-            {
-                "name": name,
-                "inputs": inputs,
-                "optional": optional,
-                "output": output_type(spec).__name__,
-                "summary": summary,
-            }
-        )
+    wanted = {name: load_kind(name) for name in names or kind_names()}
+    found = [_about(name, spec) for name, spec in wanted.items()]
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        fields = [spec.model_json_schema() if names else None for spec in wanted.values()]
+        told = [
+            item | ({"fields": each} if each else {})
+            for item, each in zip(found, fields, strict=True)
+        ]
+        typer.echo(json.dumps(told, indent=1))
         return
     for item in found:
         typer.echo(f"{item['name']} -> {item['output']}")
+        if names:
+            _tell_fields(wanted[item["name"]])
+            continue
         typer.echo(f"  {item['summary']}")
-        for field, types in item["inputs"].items():  # type: ignore[attr-defined]
+        for field, types in item["inputs"].items():
             maybe = " (optional)" if field in item["optional"] else ""
             typer.echo(f"  {field}: {' or '.join(types)}{maybe}")
+
+
+def _about(name: str, spec: "type[JobSpec]") -> dict[str, Any]:
+    """A kind as plain data, without its fields."""
+    from jobs.base.refs import ref_types
+    from jobs.base.spec import output_type
+
+    inputs = {
+        field: [cls.__name__ for cls in types]
+        for field, info in spec.model_fields.items()
+        if (types := ref_types(info.annotation))
+    }
+    return {
+        "name": name,
+        "inputs": inputs,
+        "optional": [field for field in inputs if not spec.model_fields[field].is_required()],
+        "output": output_type(spec).__name__,
+        "summary": (inspect.getdoc(spec) or "").splitlines()[0],
+    }
+
+
+def _tell_fields(spec: "type[JobSpec]") -> None:
+    from orchestrator.cli.kind_fields import field_lines
+
+    typer.echo(f"{inspect.getdoc(spec)}\n")
+    for line in field_lines(spec):
+        typer.echo(line)
 
 
 def presets(as_json: Json = False) -> None:

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from jobs.base.registry import kind_names
 from models.networks.presets import PRESETS
 
@@ -11,12 +13,40 @@ def test_kinds(slimctl):
     assert found["distill"]["inputs"]["pairs"] == ["PairSet"]
     assert all(kind["summary"] for kind in found.values())
     assert (found["distill"]["optional"], found["analytic_flow"]["optional"]) == (
-        ["partition", "start", "guide"], [],
+        ["partition", "data", "features", "start", "guide"], [],
     )  # fmt: skip
     text = slimctl("kinds").out
     assert all(f"{name} -> {kind['output']}" in text for name, kind in found.items())
     assert "  guide: Flow (optional)\n" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_fields_of_a_kind(slimctl):
+    text = slimctl("kinds", "distill", "sweep").out
+    assert "distill -> Generator\n" in text
+    assert "\n  steps: integer >= 1 (required)\n      Optimizer steps.\n" in text
+    assert "  pairs: a job that makes PairSet (required)\n" in text
+    assert "  recipe: slimflow or slimflow_huber or null (default null)\n" in text
+    assert "{kind: huber" in text
+    assert "  two_step_times: [number, number] (default [0.2, 0.8])\n" in text
+    assert "  inputs: jobs that make Handle (default [])\n" in text
+    assert text.index("  pairs:") < text.index("  batch_size:"), "required ones first"
+    assert max(map(len, text.splitlines())) <= 100
+    (found,) = json.loads(slimctl("kinds", "evaluate", "--json").out)
+    assert "samples" in found["fields"]["properties"]
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_every_kind_can_be_told(slimctl, kind):
+    told = slimctl("kinds", kind)
+    assert told.code == 0
+    assert "any value" not in told.out or kind in ("sweep",)
+
+
+def test_a_kind_that_is_not_there(slimctl):
+    told = slimctl("kinds", "distil")
+    assert told.code == 2
+    assert "distill" in told.err
 
 
 def test_presets(slimctl):
