@@ -33,7 +33,7 @@ COMMANDS = {
         "model", "--to", "-o", "--output", "--nfe", "--name", "--licence", "--license", "--force",
         "--storage", "--json",
     },
-    "kinds": {"--json"},
+    "kinds": {"[names]", "--json"},
     "presets": {"--json"},
     "schema": set(),
 }  # fmt: skip
