@@ -186,5 +186,6 @@ def _log_trial(client: "MlflowClient", run: str, trial: Trial) -> None:
         Metric(last if short.count(last) == 1 else name, value, now, 0)
         for (name, value), last in zip(trial.metrics.items(), short, strict=True)
     ]
+    metrics += [Metric("score", value, now, step) for step, value in trial.scores]
     client.log_batch(run, metrics=metrics, params=params)
     client.set_terminated(run, TRIAL_STATUS[trial.state])

@@ -61,6 +61,7 @@ def tracked(tmp_path: Path) -> Tracked:
         ),
         Trial(values={"width": 16}, state="failed", why="it broke"),
         Trial(values={"width": 99}, state="filtered", why="too large"),
+        Trial(values={"width": 4}, state="stopped", scores=((0, 9.0), (50, 4.0)), why="behind"),
     )  # fmt: skip
     made.put(
         "sweep-k", SweepReport(objectives=("quality.fid",), trials=trials, chosen=0, front=(0,))
@@ -79,8 +80,10 @@ def test_trials_are_runs_under_their_sweep(tracked):
     assert trial.data.tags[PARENT_TAG] == runs["sizes"].info.run_id
     assert trial.data.params == {"width": "8"}
     assert trial.data.metrics == {"fid": 8.0, "parameters": 40.0}
-    states = {name: runs[f"sizes.width={name}"].info.status for name in (8, 16, 99)}
-    assert states == {8: "FINISHED", 16: "FAILED", 99: "KILLED"}
+    states = {name: runs[f"sizes.width={name}"].info.status for name in (8, 16, 99, 4)}
+    assert states == {8: "FINISHED", 16: "FAILED", 99: "KILLED", 4: "KILLED"}
+    curve = tracked.client.get_metric_history(runs["sizes.width=4"].info.run_id, "score")
+    assert [(point.step, point.value) for point in curve] == [(0, 9.0), (50, 4.0)]
     assert runs["sizes.width=16"].data.tags["slimctl.error"] == "it broke"
     assert tracked.track() == ""
     assert len(tracked.runs()) == len(runs)
