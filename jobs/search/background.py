@@ -13,7 +13,7 @@ from jobs.base.placeholders import in_words
 from jobs.base.subgraph import trial_jobs, trial_specs
 from jobs.search.trial import Place, SweepTask, note, noted_before, run_trial, scores_of
 
-POLL_S = 0.5
+POLL_S = 1.0
 STEP, SCORE = "step", "score"
 """Of a point: the optimizer step, and the score after it."""
 PENALTY = 1e9
