@@ -28,6 +28,8 @@ from models.stepping.three_body_environment import (
 FLOW_VALIDATION = 128
 """Noises on which flow policies are chosen."""
 NOISE_SEED = 0
+STRETCHES = 32
+"""Of the exact paths that training compares with."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def lessons(
     assert flow is not None
     runnable = open_flow(store, flow, device_here())
     first = FIRST_TRAINING_SEED + number * problem.pool
-    noises = flow_noises(problem, flow, runnable, first, problem.pool)
+    noises = flow_noises(problem, flow, runnable, first, problem.pool, STRETCHES)
     held_out = flow_noises(problem, flow, runnable, VALIDATION_SEEDS[0], FLOW_VALIDATION)
     return Lessons(
         FlowEnvironment.training(problem, runnable, noises, count, seed),
@@ -76,14 +78,19 @@ def three_body_validation(problem: ThreeBodyProblem) -> ThreeBodyEnvironment:
 
 
 def flow_noises(
-    problem: FlowProblem, handle: Flow, flow: torch.nn.Module, first: int, count: int
+    problem: FlowProblem,
+    handle: Flow,
+    flow: torch.nn.Module,
+    first: int,
+    count: int,
+    stretches: int = 0,
 ) -> Noises:
-    """Noises first..first + count - 1 with their exact ends."""
+    """Noises first..first + count - 1 with their exact ends, and paths in so many stretches."""
     from models.flows.flow import Flow as RunnableFlow  # noqa: PLC0415  (a name in two layers)
 
     assert isinstance(flow, RunnableFlow)
     tolerance, counts = problem.reference_tolerance, handle.label_counts
-    return known_noises(flow, first, count, tolerance, NOISE_SEED, counts)
+    return known_noises(flow, first, count, tolerance, NOISE_SEED, counts, stretches)
 
 
 def device_here() -> torch.device:

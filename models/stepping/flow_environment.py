@@ -1,6 +1,6 @@
 """The flow equation as a decision process: each sample chooses its next step in time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,14 @@ from models.stepping.environment import (
     Outcome,
     excess,
 )
+from models.stepping.exact_paths import ExactPaths, exact_paths
 from models.stepping.flow_walk import EVALUATION_UNIT, OBSERVATION_SIZE, FlowWalk, step_sizes
 from models.stepping.spec import FlowProblem
 
 _PIECE = 256
 """Samples solved at once."""
+EXPECTED_STEP, EVALUATIONS_A_STEP = 0.1, 3
+"""What a learner starts from."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Noises:
     """Ends of the exact solution."""
     nfe: float
     """Evaluations that the exact solution took, mean."""
+    paths: ExactPaths | None = None
+    """Where the exact solution is on the way; None = only the ends are known."""
 
 
 @torch.no_grad()
@@ -51,6 +56,7 @@ def known_noises(
     tolerance: float,
     seed: int = 0,
     label_counts: tuple[int, ...] = (),
+    stretches: int = 0,
 ) -> Noises:
     """Noises first..first + count - 1 of a seed, and where rk45 takes them.
 
@@ -61,6 +67,8 @@ def known_noises(
         tolerance: of rk45; its ends count as exact.
         seed: of the noises.
         label_counts: label marginal of a conditional flow.
+        stretches: even stretches of time at whose ends the exact solution is kept; 0 = only the
+            last end.
     """
     device = next(iter(flow.buffers()), next(iter(flow.parameters()), torch.empty(0))).device
     index = torch.arange(first, first + count, device=device)
@@ -69,6 +77,16 @@ def known_noises(
     label = None
     if flow.image.classes:
         label = counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, label_counts)
+    if stretches:
+        paths = _joined(
+            [
+                exact_paths(
+                    flow, x0[part], None if label is None else label[part], tolerance, stretches
+                )
+                for part in torch.split(torch.arange(count, device=device), _PIECE)
+            ]
+        )
+        return Noises(x0, label, paths.points[:, -1], paths.nfe, paths)
     spec = RK45Spec(tolerance=tolerance, max_evaluations=5000)
     parts = [
         solve(spec, flow, x0[part], None if label is None else label[part])
@@ -76,6 +94,13 @@ def known_noises(
     ]
     nfe = float(torch.cat([part.nfe for part in parts]).double().mean())
     return Noises(x0, label, torch.cat([part.x1 for part in parts]), nfe)
+
+
+def _joined(parts: Sequence[ExactPaths]) -> ExactPaths:
+    """The paths of pieces of a batch as one."""
+    points = torch.cat([part.points for part in parts])
+    nfe = sum(part.nfe * len(part.points) for part in parts) / len(points)
+    return ExactPaths(parts[0].times, points, torch.cat([part.velocities for part in parts]), nfe)
 
 
 class FlowEnvironment(Environment):
@@ -137,6 +162,23 @@ class FlowEnvironment(Environment):
         reward[fresh] -= self.problem.reward.error_weight * worse[fresh]
         self.ended = arrived
         return Outcome(reward, arrived.copy())
+
+    def potential(self) -> Floats:
+        """What the steps to come will cost, if they are of 0.1, and the error so far.
+
+        The error is the distance from the exact solution at the same time, where that is known: so
+        a step is paid for the harm that it does, though rewards tell it at the end only.
+        """
+        reward = self.problem.reward
+        left = (1.0 - self._walk.point.t).cpu().numpy()
+        guess = -reward.cost_weight * left / EXPECTED_STEP * EVALUATIONS_A_STEP / EVALUATION_UNIT
+        if self._noises.paths is not None:
+            point = self._walk.point
+            rows = torch.from_numpy(self._chosen).to(point.x.device)
+            away = self._noises.paths.deviation(rows, point.t, point.x).cpu().numpy()
+            away = np.where(np.isfinite(away), np.minimum(away, 1.0), 1.0)
+            guess = guess - reward.error_weight * np.log10(1.0 + away / reward.tolerance)
+        return np.where(self.ended, 0.0, guess)
 
     def restart(self) -> None:
         rows = np.flatnonzero(self.ended)

@@ -113,7 +113,7 @@ class FlowProblem(_Problem):
     reference_tolerance: float = Field(default=1e-6, ge=1e-9, le=1e-2)
     """Tolerance of the rk45 whose ends count as exact."""
     pool: int = Field(default=1024, ge=1)
-    """Noises with known ends that training draws from."""
+    """Noises that training draws from, with their exact paths: the memory of 66 images each."""
 
 
 Problem = Annotated[ThreeBodyProblem | FlowProblem, Field(discriminator="kind")]

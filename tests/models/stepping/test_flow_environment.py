@@ -98,6 +98,25 @@ def test_rk23_gives_up(exact, noises):
         rk23(exact, noises.x0, noises.label, 1e-6, max_evaluations=20)
 
 
+@pytest.mark.parametrize("stretches", [0, 16])
+def test_the_potential_changes_no_sum(exact, stretches):
+    """It is 0 at the end, so what it adds over an episode is what it was at the start."""
+    known = known_noises(exact, 0, 40, 1e-7, label_counts=(4, 4), stretches=stretches)
+    environment = FlowEnvironment(PROBLEM, exact, known)
+    start = environment.potential()
+    assert start == pytest.approx(np.full(40, -1.0)), "ten steps of 0.1 at 3 evaluations"
+    generator, added = np.random.default_rng(0), np.zeros(40)
+    seen_away = False
+    while not environment.ended.all():
+        before = environment.potential()
+        environment.step(generator.integers(0, 4, 40))
+        added += environment.potential() - before
+        left = 1.0 - environment._walk.point.t.numpy()
+        seen_away |= bool((environment.potential() < -left - 0.01).any())
+    assert added == pytest.approx(-start)
+    assert seen_away == (stretches > 0)
+
+
 def test_rewards_add_up_to_the_judgement(exact, noises):
     environment = FlowEnvironment(PROBLEM, exact, noises)
     generator = np.random.default_rng(0)
