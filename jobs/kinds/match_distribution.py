@@ -1,6 +1,6 @@
 """Distils a one-step generator by matching distributions (multi-student distillation, 1 and 2)."""
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,8 @@ class MatchDistribution(PartTrainingSpec):
         Song et al., Multi-student distillation, arXiv 2410.23274, with time turned round (here
         t = 0 is noise).
     """
+
+    version: ClassVar[int] = 2
 
     teacher: Ref[Flow]
     """The flow whose distribution is wanted."""

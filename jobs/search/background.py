@@ -44,10 +44,17 @@ class TrialInBackground:
         self._watched = _watched(task, values)
         self._last = (0, PENALTY)
         self._trial: Trial | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._try()
+        except Exception as error:  # noqa: BLE001  (raised again by `next`)
+            self._error = error
+
+    def _try(self) -> None:
         earlier = noted_before(self._task, self._values)
         if earlier is not None and earlier.state == "stopped":
             self._trial = earlier
@@ -70,6 +77,9 @@ class TrialInBackground:
 
         Returns:
             The point, with `done`.
+
+        Raises:
+            Exception: what kept the trial from being run or noted, such as an OSError.
         """
         while True:
             self._thread.join(POLL_S)
@@ -77,13 +87,11 @@ class TrialInBackground:
             if fresh := self._next_score():
                 self._last = fresh
                 return {**goals, STEP: fresh[0], SCORE: fresh[1], "done": False}
+            if over and self._error is not None:
+                raise self._error
             if over:
-                return {
-                    **self._goals(goals),
-                    STEP: self._last[0],
-                    SCORE: self._last[1],
-                    "done": True,
-                }
+                step, score = self._last
+                return {**self._goals(goals), STEP: step, SCORE: score, "done": True}
 
     def _next_score(self) -> tuple[int, float] | None:
         if self._watched is None:

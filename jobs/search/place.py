@@ -58,6 +58,7 @@ class OnRay:
     def __init__(self, task: SweepTask, gate: Any) -> None:
         self._task = task
         self._gate = gate
+        self._entering: Any = None
         self._work: Any = None
         self._stopped = False
 
@@ -70,7 +71,7 @@ class OnRay:
         cluster = self._task.cluster
         wanted = job.spec.needs(cluster)
         room = (min(wanted.cpus, cluster.cpus), min(wanted.gpus, cluster.gpus))
-        ray.get(self._gate.enter.remote(job.artifact, *room))
+        self._enter(job, room)
         try:
             return self._run(job, wanted)
         except ray.exceptions.RayError as error:
@@ -82,12 +83,25 @@ class OnRay:
             ray.get(self._gate.leave.remote(job.artifact, *room))
 
     def stop(self) -> None:
-        """Ends the job that runs, and starts no other; `__call__` raises Stopped from now on."""
+        """Ends the job that runs or waits, and starts no other: `__call__` raises Stopped."""
         import ray  # noqa: PLC0415
 
         self._stopped = True
+        if self._entering is not None:
+            ray.cancel(self._entering)  # else room would be taken for a trial that is gone
         if self._work is not None:
             ray.cancel(self._work, force=True)
+
+    def _enter(self, job: SubJob, room: tuple[float, float]) -> None:
+        import ray  # noqa: PLC0415
+
+        self._entering = self._gate.enter.remote(job.artifact, *room)
+        try:
+            ray.get(self._entering)
+        except ray.exceptions.TaskCancelledError as error:
+            raise Stopped from error
+        finally:
+            self._entering = None
 
     def _go_on(self) -> None:
         if self._stopped:

@@ -107,6 +107,18 @@ def test_one_that_fails_is_no_good_to_a_search(under_way, task, recorder):
     assert noted(task) == [found]
 
 
+def test_what_keeps_a_trial_from_running_is_raised(task):
+    """Tune then tries it again; a note would say that it failed for good."""
+
+    def broken(job):
+        raise OSError("the storage is away")
+
+    trial = TrialInBackground(task, VALUES, broken, lambda: None)
+    with pytest.raises(OSError, match="is away"):
+        trial.next(GOALS)
+    assert noted(task) == []
+
+
 def test_a_trial_that_makes_no_sense_ends_at_once(task):
     trial = TrialInBackground(task, {"width": -1}, lambda job: Ended(), lambda: None)
     assert trial.next(GOALS)["done"]

@@ -1,6 +1,7 @@
 """What stands around Ray Tune; the search itself runs in the tests on Ray."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -51,3 +52,19 @@ def test_the_gate_lets_in_what_there_is_room_for(first, second, together):
 
     expected = ["second in", "first out"]
     assert asyncio.run(both()) == (expected if together else expected[::-1])
+
+
+def test_who_stops_waiting_takes_no_room():
+    async def both() -> str:
+        gate = Gate(cpus=1, gpus=0)
+        await gate.enter("a", 1, 0)
+        waiting = asyncio.create_task(gate.enter("b", 1, 0))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        await gate.leave("a", 1, 0)
+        await asyncio.wait_for(gate.enter("c", 1, 0), timeout=5)
+        return "c is in"
+
+    assert asyncio.run(both()) == "c is in"
