@@ -62,8 +62,8 @@ class Estimate:
     def _hours(self, flop: float) -> float | None:
         return None if self.tflops is None else flop / (self.tflops * 1e12) / 3600
 
-    def assumptions(self) -> list[str]:
-        """What the figures rest on, each with the jobs that it concerns."""
+    def assumed(self) -> dict[str, list[str]]:
+        """What the figures rest on, and the jobs that each concerns."""
         said: dict[str, list[str]] = {}
         for job, work in self.work.items():
             for line in work.assumed:
@@ -72,7 +72,11 @@ class Estimate:
             said["not counted, as their networks or images are not known yet"] = [*self.unknown]
         if self.uncounted:
             said["not counted, as their kinds give no figure"] = [*self.uncounted]
-        return [f"{line} ({', '.join(jobs)})" for line, jobs in said.items()]
+        return said
+
+    def assumptions(self) -> list[str]:
+        """What the figures rest on, each with all the jobs that it concerns."""
+        return [f"{line} ({', '.join(jobs)})" for line, jobs in self.assumed().items()]
 
 
 def is_open(known: Facts) -> bool:

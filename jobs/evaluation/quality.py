@@ -30,7 +30,7 @@ from jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
 from jobs.evaluation.sheet import save_sheet
 from jobs.evaluation.statistics_file import read_statistics
 from jobs.evaluation.subsets import by_labels
-from models.metrics.cost import Latency, count_macs, count_parameters, measure_latency
+from models.metrics.cost import count_macs, count_parameters, measure_latency
 from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
 from models.metrics.kernel import kernel_distance
 from models.metrics.nearest import nearest_distance
@@ -124,12 +124,10 @@ def measure(
     images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
     target = reference or real.statistics
-    latency = _latency(sampler)
-    subsets = partition.subsets if partition else getattr(model, "subsets", ())
     labels = torch.cat(drawn.labels) if drawn.labels else None
-    parts, classes = by_labels(
-        store, data, real.features, (own_features, labels), subsets, spec.neighbours
-    )
+    subsets = partition.subsets if partition else getattr(model, "subsets", ())
+    mine = (own_features, labels)
+    parts, classes = by_labels(store, data, real.features, mine, subsets, spec.neighbours)
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
@@ -143,10 +141,7 @@ def measure(
         features=features.id,
         reference=data.id,
         **_costs(model, sampler),
-        latency_ms=latency.median_ms,
-        latency_p90_ms=latency.p90_ms,
-        device=latency.device,
-        threads=latency.threads,
+        **_latency(sampler),
         routing_us=_routing_us(sampler),
         straightness=_straightness(sampler, seed) if takes_solver(model) else None,
         nearest_rms=_nearest(context, data, images),
@@ -274,8 +269,8 @@ def _nearest(context: JobContext, data: Dataset, images: Tensor) -> float:
     return float(nearest_distance(to_float(images), candidates).distance.quantile(0.5))
 
 
-def _latency(sampler: Sampler) -> Latency:
-    """Time of one sample at batch 1, all evaluations."""
+def _latency(sampler: Sampler) -> dict[str, Any]:
+    """Time of one sample at batch 1, all evaluations, and on what it was measured."""
     index = torch.zeros(1, dtype=torch.int64, device=sampler.device)
     x0, label = sampler.noise(0, index), sampler.labels(0, index)
 
@@ -284,7 +279,13 @@ def _latency(sampler: Sampler) -> Latency:
 
     first = measure_latency(call, sampler.device, warmup=1, repeats=1).median_ms
     repeats = round(min(50, max(5, LATENCY_BUDGET_MS / max(first, 1e-3))))
-    return measure_latency(call, sampler.device, repeats=repeats)
+    found = measure_latency(call, sampler.device, repeats=repeats)
+    return {
+        "latency_ms": found.median_ms,
+        "latency_p90_ms": found.p90_ms,
+        "device": found.device,
+        "threads": found.threads,
+    }
 
 
 def _straightness(sampler: Sampler, seed: int) -> float:

@@ -80,8 +80,8 @@ def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
     head = ("job", "kind", "action", "why", *known, "artifact")
     print_table(head, rows)
     typer.echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
-    for line in found.assumptions():
-        typer.echo(f"assumed: {line}")
+    for line, names in found.assumed().items():
+        typer.echo(f"assumed: {line} ({', '.join(row.name for row in collapsed(names))})")
 
 
 def _hours(found: Estimate, here: Cluster) -> str:

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.base.artifacts import Dataset, Handle, QualityReport
@@ -12,6 +14,8 @@ from jobs.storage.store import Store
 from models.spec import ImageShape
 from orchestrator.cli.main import main
 from orchestrator.events import EventLog
+from orchestrator.graph import identities
+from orchestrator.pipeline import load_pipeline, resolve
 from orchestrator.runs import save_pipeline
 
 RUN = "digits-20260101-120000-aaaa"
@@ -109,3 +113,41 @@ def pipeline_file(tmp_path) -> Path:
     file = tmp_path / "digits.yaml"
     file.write_text("name: digits\njobs:\n  data: {kind: load_dataset, source: digits}\n")
     return file
+
+
+@pytest.fixture
+def no_ray(monkeypatch) -> None:
+    """Whoever starts Ray fails."""
+
+    def connect(address):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(import_module("orchestrator.submission"), "connect", connect)
+
+
+@pytest.fixture
+def few_images(tmp_path) -> Path:
+    """A pipeline that measures against 20 images, which only reading the file tells."""
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(20) % 2)
+    file = tmp_path / "few.yaml"
+    file.write_text(
+        "name: few\njobs:\n"
+        f"  data: {{kind: load_dataset, source: {tmp_path}/few.npz, size: 8, channels: 1, "
+        "classes: 2}\n  features: {kind: train_features, data: data}\n"
+        "  flow: {kind: analytic_flow, data: data}\n  quality: {kind: evaluate, model: flow, "
+        "data: data, features: features, samples: 10000, solver: {kind: euler, steps: 2}}\n"
+    )
+    return file
+
+
+@pytest.fixture
+def finish() -> Callable[[Path, Path], None]:
+    """`finish(file, storage)` puts the result of a pipeline's one job into a storage."""
+
+    def put_there(file: Path, storage: Path) -> None:
+        pipeline = resolve(load_pipeline(file, (), str(storage)).pipeline)
+        data = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
+        put(Store(str(storage)), identities(pipeline)["data"].id, data, "load_dataset")
+
+    return put_there
