@@ -78,7 +78,17 @@ def trial_specs(
         ValueError: jobs that need each other in a circle.
         pydantic.ValidationError: a value that a job refuses.
     """
-    specs = {name: trial_spec(template, values, seed) for name, template in templates.items()}
+    return in_order(
+        {name: trial_spec(template, values, seed) for name, template in templates.items()}
+    )
+
+
+def in_order(specs: Mapping[str, JobSpec]) -> dict[str, JobSpec]:
+    """Jobs, each after its inputs.
+
+    Raises:
+        ValueError: some need each other in a circle.
+    """
     ordered: dict[str, JobSpec] = {}
     while len(ordered) < len(specs):
         ready = [

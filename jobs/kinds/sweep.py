@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from jobs.base.artifacts import HANDLES, Handle, SweepReport, Trial
+from jobs.base.artifacts import Handle, SweepReport, Trial
 from jobs.base.cluster import Cluster, Needs
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Doubt, Facts, FieldError, FieldErrors
 from jobs.base.placeholders import in_words, placeholders
-from jobs.base.refs import Ref, iter_refs, ref_types
+from jobs.base.refs import Ref
 from jobs.base.registry import load_kind, nearest
 from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec, output_type
 from jobs.base.subgraph import outside_names, trial_specs
@@ -20,7 +20,7 @@ from jobs.training.spec import TrainingSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jobs.base.spec import JobSpec
+    from jobs.search.check import Findings
     from jobs.search.trial import SweepTask
 
 
@@ -129,10 +129,20 @@ class Sweep(SeededJobSpec):
         if len(inputs) != len(self.outside):
             what = f"one of the names {', '.join(self.outside)} means several jobs"
             raise FieldError("jobs", what, "name one job of the group")
-        known = {name: inputs[f"inputs.{at}"] for at, name in enumerate(self.outside)}
-        for values in self._corners():
-            self._check_trial(values, known)
+        found = self._look(inputs)
+        if found.errors:
+            raise FieldErrors(found.errors, Facts())
         return Facts()
+
+    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+        """What is doubtful about the jobs of the trials."""
+        return self._look(inputs).doubts
+
+    def _look(self, inputs: "Mapping[str, Facts]") -> "Findings":
+        from jobs.search.check import look_at
+
+        known = {name: inputs[f"inputs.{at}"] for at, name in enumerate(self.outside)}
+        return look_at(self.jobs, self._corners(), self.seed, known)
 
     def _corners(self) -> "Iterator[dict[str, Any]]":
         ends = {name: one.ends() for name, one in self.space.items()}
@@ -140,21 +150,6 @@ class Sweep(SeededJobSpec):
         yield first
         for name, values in ends.items():
             yield from ({**first, name: value} for value in values[1:])
-
-    def _check_trial(self, values: "Mapping[str, Any]", known: "Mapping[str, Facts]") -> None:
-        shown = in_words(values)
-        try:
-            specs = trial_specs(self.jobs, values, self.seed)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            what = f"with {shown}: {error.title}, {where}: {first['msg']}"
-            raise FieldError("jobs", what) from error
-        except (UserError, ValueError) as error:
-            raise FieldError("jobs", f"with {shown}: {error}") from error
-        facts = dict(known)
-        for name, spec in specs.items():
-            facts[name] = _expected(name, spec, facts, shown)
 
     def run(self, context: JobContext) -> SweepReport:
         from jobs.search.choose import best, front
@@ -290,34 +285,3 @@ def _check_watched(scheduler: Asha, jobs: "Mapping[str, Any]") -> None:
         what = f"'{name}' takes its first score after {every} steps"
         fix = f"use at least {every}, or lower score_every of '{name}'"
         raise FieldError("scheduler.grace_period", what, fix)
-
-
-def _expected(name: str, spec: "JobSpec", facts: "Mapping[str, Facts]", shown: str) -> Facts:
-    """What is known of a job's result in a trial.
-
-    Raises:
-        FieldError: its inputs do not fit.
-    """
-    for field, ref in iter_refs(spec):
-        accepted = ref_types(type(spec).model_fields[field.partition(".")[0]].annotation)
-        made = facts[ref.job].made
-        if made and made not in _names(accepted):
-            what = f"'{name}' needs {' or '.join(one.__name__ for one in accepted)} as {field}"
-            raise FieldError(f"jobs.{name}.{field}", f"{what}, but '{ref.job}' makes a {made}")
-    try:
-        known = spec.expect({field: facts[ref.job] for field, ref in iter_refs(spec)})
-    except FieldError as error:
-        what = f"with {shown}: {error.what}"
-        raise FieldError(f"jobs.{name}.{error.field}", what, error.fix) from error
-    return Facts(
-        known.image,
-        known.count,
-        known.flip_valid,
-        known.classes_seen,
-        made=output_type(type(spec)).__name__,
-    )
-
-
-def _names(types: tuple[type, ...]) -> set[str]:
-    """Names of handle types and those that are one of them."""
-    return {made.__name__ for made in HANDLES.values() if issubclass(made, types)}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from jobs.base.artifacts import SweepReport
@@ -169,7 +171,8 @@ def test_what_makes_no_sense_is_refused(changes, field, words):
 @pytest.mark.parametrize(
     ("job", "change", "field", "words"),
     [
-        ("student", {"steps": -1}, "jobs", "greater than or equal to 1"),
+        ("student", {"steps": -1}, "jobs.student.steps", "greater than or equal to 1"),
+        ("student", {"colour": "red"}, "jobs.student.colour", "Extra inputs are not permitted"),
         ("student", {"data": "f"}, "jobs.student.data", "but 'f' makes a FeatureNet"),
         ("quality", {"model": "d"}, "jobs.quality.model", "but 'd' makes a Dataset"),
         ("quality", {"solver": None, "seed": "${steps}"}, "jobs.quality.solver", "needs a solver"),
@@ -183,3 +186,29 @@ def test_trials_are_checked_before_anything_runs(job, change, field, words):
     with pytest.raises(FieldError, match=words) as caught:
         made.expect(inputs)
     assert caught.value.field == field
+
+
+def test_all_that_is_wrong_with_the_trials_is_told_once():
+    jobs = {
+        "student": {**JOBS["student"], "data": "f", "steps": "${steps}"},
+        "quality": {**JOBS["quality"], "samples": -1, "draws": 0, "seed": "${width}"},
+    }
+    space = {**SPACE, "steps": {"choice": [-1, 2]}}
+    made = spec(jobs=jobs, space=space)
+    facts = {"d": FACTS["inputs.0"], "f": FACTS["inputs.1"]}
+    with pytest.raises(FieldError) as caught:
+        made.expect({f"inputs.{at}": facts[name] for at, name in enumerate(made.outside)})
+    told = {error.field: error.what for error in caught.value.each}
+    assert told.keys() == {
+        "jobs.student.steps", "jobs.quality.samples", "jobs.quality.draws",
+        "jobs.quality.solver.steps", "jobs.student.data",
+    }  # fmt: skip
+    assert told["jobs.student.steps"].startswith("with width 4, steps -1: ")
+    assert len(caught.value.each) == 5, "not once for each trial"
+
+
+def test_what_is_doubtful_about_trials_is_told_before_they_run():
+    dimensions = {"inputs.1": replace(FACTS["inputs.1"], dimensions=512)}
+    found = spec().doubts({**FACTS, **dimensions})
+    assert [doubt.field for doubt in found] == ["jobs.quality.data", "jobs.quality.samples"]
+    assert all("512 features" in doubt.what for doubt in found)
