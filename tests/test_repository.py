@@ -79,7 +79,7 @@ PATHS = {
 }
 """Fields that name files of the user, and what is put there."""
 PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
-OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", *PAPER)
+OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", *PAPER)
 
 
 def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipeline:
