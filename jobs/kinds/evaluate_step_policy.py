@@ -36,6 +36,9 @@ class EvaluateStepPolicy(JobSpec):
     """Test systems (at most 200) or noises; training and validation use others."""
     intervals: int = Field(default=300, ge=1)
     """Length of a three-body episode, intervals of 0.1 yr."""
+    tolerance: float | None = Field(default=None, gt=0)
+    """Error above which an episode counts as bad; null = 1e-4 of three bodies, that of the reward
+    of a flow. A policy trained with a smaller one keeps a margin."""
 
     def run(self, context: JobContext) -> StepReport:
         from jobs.storage.policies import problem_of
@@ -58,26 +61,30 @@ class EvaluateStepPolicy(JobSpec):
         for name, grid in grids.items():
             if grid.flow != flow.id:
                 context.warn(f"grid '{name}' was fitted to another flow, {grid.flow}")
-        rows, returns = measure_flow(context, policy, problem, flow, self.episodes, grids)
+        tolerance = self.tolerance or problem.reward.tolerance
+        rows, returns = measure_flow(
+            context, policy, problem, flow, self.episodes, grids, tolerance
+        )
         draw_pareto(rows, "RMS distance to the exact end", context.folder / "pareto.png")
-        tolerance = problem.reward.tolerance
         return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
     def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
-        from jobs.stepping.measure_three_body import BAD_ERROR, measure_three_body
+        from jobs.stepping.measure_three_body import BAD_ERROR, Examination, measure_three_body
         from jobs.stepping.pictures import draw_actions, draw_pareto, draw_trajectory
         from jobs.storage.policies import problem_of
         from models.stepping.spec import ThreeBodyProblem
 
         problem = problem_of(policy)
         assert isinstance(problem, ThreeBodyProblem)
-        found = measure_three_body(context, policy, problem, self.episodes, self.intervals)
+        tolerance = self.tolerance or BAD_ERROR
+        test = Examination(self.episodes, self.intervals, tolerance)
+        found = measure_three_body(context, policy, problem, test)
         folder = context.folder
         draw_pareto(found.rows, "|dE/E| at the end", folder / "pareto.png")
         draw_trajectory(found.watched, problem.actions, folder / "trajectory.png")
         draw_actions(found.watched, problem.actions, folder / "actions.png")
         pictures = ("pareto.png", "trajectory.png", "actions.png")
-        return self._report(policy, found.rows, found.returns, found.transfer, BAD_ERROR, pictures)
+        return self._report(policy, found.rows, found.returns, found.transfer, tolerance, pictures)
 
     def _report(
         self,

@@ -44,6 +44,7 @@ def measure_flow(
     flow: Flow,
     episodes: int,
     grids: Mapping[str, StepGrid],
+    bad_error: float,
 ) -> tuple[tuple[StepRow, ...], tuple[Floats, ...]]:
     """Solves the test noises in every way and compares with their exact ends.
 
@@ -54,11 +55,11 @@ def measure_flow(
         flow: to solve.
         episodes: test noises, numbers 0, 1, ...
         grids: fitted solvers, by the name of their job.
+        bad_error: RMS distance above which a sample counts as bad.
 
     Returns:
         A row for each policy, step size of the grid, even grid, fitted grid and tolerance of rk45
-        and rk23, whose bad share is that of samples outside the tolerance of the problem; and the
-        returns of each row, by noise.
+        and rk23; and the returns of each row, by noise.
     """
     runnable = open_flow(context.store, flow, device_here())
     noises = flow_noises(problem, flow, runnable, FIRST_TEST_NOISE, episodes)
@@ -71,8 +72,7 @@ def measure_flow(
     for way in ways:
         cost, error = _measured(way.run, noises)
         paid = _returns(cost, error, problem.reward)
-        tolerance = problem.reward.tolerance
-        rows.append(step_row(way.name, way.group, cost, error, tolerance, paid, way.learned))
+        rows.append(step_row(way.name, way.group, cost, error, bad_error, paid, way.learned))
         returns.append(paid)
         context.progress(len(rows), len(ways))
     return tuple(rows), tuple(returns)

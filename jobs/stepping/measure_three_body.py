@@ -21,6 +21,18 @@ SMALLEST_TRANSFER_MU = 2e-3
 """Smaller values cost most and, in other integrators, say nothing more."""
 
 
+@dataclass(frozen=True)
+class Examination:
+    """What policies and fixed values are tested on."""
+
+    episodes: int
+    """Test systems, seeds 0, 1, ..."""
+    horizon: int
+    """Intervals of 0.1 yr."""
+    bad_error: float = BAD_ERROR
+    """|dE/E| above which a system counts as bad."""
+
+
 @dataclass
 class Watched:
     """What a policy did on the test systems."""
@@ -45,7 +57,7 @@ class ThreeBodyResults:
 
 
 def measure_three_body(
-    context: JobContext, policy: StepPolicy, problem: ThreeBodyProblem, episodes: int, horizon: int
+    context: JobContext, policy: StepPolicy, problem: ThreeBodyProblem, test: Examination
 ) -> ThreeBodyResults:
     """Plays the test systems with every fixed value, the default and every policy.
 
@@ -53,10 +65,9 @@ def measure_three_body(
         context: of the job.
         policy: the policies.
         problem: that they were trained on.
-        episodes: test systems, seeds 0, 1, ...
-        horizon: intervals of 0.1 yr.
+        test: which systems, for how long.
     """
-    table = _Table(context, episodes, horizon, _total(policy, problem))
+    table = _Table(context, test, _total(policy, problem))
     values = sorted({*problem.actions, DEFAULT_MU})
     chooser = {n: open_policy(context.store, policy, n) for n in range(len(policy.validation))}
     watched = Watched()
@@ -89,9 +100,8 @@ def _total(policy: StepPolicy, problem: ThreeBodyProblem) -> int:
 class _Table:
     """Plays and measures, row by row."""
 
-    def __init__(self, context: JobContext, episodes: int, horizon: int, total: int) -> None:
-        self._context, self._total = context, total
-        self._seeds, self._horizon = TEST_SEEDS[:episodes], horizon
+    def __init__(self, context: JobContext, test: Examination, total: int) -> None:
+        self._context, self._test, self._total = context, test, total
         self.rows: list[StepRow] = []
         self.returns: list[Floats] = []
 
@@ -112,11 +122,14 @@ class _Table:
         learned: bool,
     ) -> None:  # fmt: skip
         every = problem.model_copy(update={"hold": 1})  # so that every interval can be watched
-        environment = ThreeBodyEnvironment(every, self._seeds, self._horizon)
+        test = self._test
+        environment = ThreeBodyEnvironment(every, TEST_SEEDS[: test.episodes], test.horizon)
         played = _play(environment, holding(choose, problem.hold), watched)
         group = f"{problem.integrator}, {problem.control}"
         self.rows.append(
-            step_row(name, group, played.cost, played.error, BAD_ERROR, played.returns, learned)
+            step_row(
+                name, group, played.cost, played.error, test.bad_error, played.returns, learned
+            )
         )
         self.returns.append(played.returns)
         self._context.progress(len(self.rows), self._total)

@@ -120,6 +120,9 @@ def train_seed(task: PolicyTask, number: int) -> TrainedPolicy:
     """Trains one seed in this process."""
     spec = task.spec
     seed = derive_seed(spec.seed or 0, "step policy", number) % 2**32
+    if isinstance(spec.problem, FlowProblem):
+        told = f"training seed {number} solves {spec.problem.pool} noises exactly, then learns"
+        task.reporter.send(task.job, "log", message=told)
     given = lessons(task.store, spec.problem, task.flow, spec.learner.environments, number, seed)
     learner = DoubleDqn(spec.learner, given.environment, seed, given.judge)
     folder = task.store.work(task.artifact_id).below(f"seed-{number}")

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from jobs.base.artifacts import StepPolicy
 from jobs.base.errors import UserError
 from jobs.storage.store import Store
+from models.stepping.flow_walk import observation_size
 from models.stepping.q_network import GreedyPolicy
 from models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
 from models.stepping.three_body_environment import three_body_guess
@@ -25,16 +26,30 @@ def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> 
 
     Raises:
         DamagedArtifact: the file is not what its manifest says.
+        UserError: an earlier version trained it, whose policies saw less of a flow.
     """
+    problem = problem_of(handle)
+    if isinstance(problem, FlowProblem):
+        _check_view(handle, observation_size(len(problem.actions)))
     prefix = f"{handle.chosen if number is None else number}."
     every = load_file(store.file(handle, handle.file))
     weights = {
         name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
     }
-    problem = problem_of(handle)
     if isinstance(problem, ThreeBodyProblem):
         return GreedyPolicy(weights, partial(three_body_guess, problem))
     return GreedyPolicy(weights)
+
+
+def _check_view(handle: StepPolicy, shown: int) -> None:
+    """Raises UserError where a policy was trained to see other numbers than it would be shown."""
+    if handle.observation_size != shown:
+        raise UserError(
+            handle.id,
+            f"sees {handle.observation_size} numbers of a sample, and this version shows {shown}: "
+            "an earlier version of slimctl trained it",
+            "train it again: 'slimctl show' tells the command that made it",
+        )
 
 
 def problem_of(handle: StepPolicy) -> ThreeBodyProblem | FlowProblem:

@@ -25,7 +25,7 @@ from models.stepping.environment import (
     excess,
 )
 from models.stepping.exact_paths import ExactPaths, exact_paths
-from models.stepping.flow_walk import EVALUATION_UNIT, OBSERVATION_SIZE, FlowWalk, step_sizes
+from models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, observation_size, step_sizes
 from models.stepping.spec import FlowProblem
 
 _PIECE = 256
@@ -125,12 +125,13 @@ class FlowEnvironment(Environment):
         """
         self.problem = problem
         self.actions = np.array(problem.actions)
-        self.observation_size = OBSERVATION_SIZE
+        self.observation_size = observation_size(len(self.actions))
         self._flow, self._noises = flow, noises
         self._generator = generator or np.random.default_rng(0)
         self._chosen = np.arange(len(noises.x0)) if chosen is None else chosen.copy()
         self.ended: Flags = np.zeros(len(self._chosen), dtype=np.bool_)
         self._walk = self._begin(self._chosen)
+        self._harm: Floats = np.zeros(len(self._chosen))
 
     @classmethod
     def training(
@@ -148,12 +149,13 @@ class FlowEnvironment(Environment):
         return FlowWalk(self._flow, self._noises.x0[rows], label)
 
     def observe(self) -> Observation:
-        return self._walk.observe(self.problem.reward.tolerance)
+        return self._walk.observe(self.problem)
 
     @torch.no_grad()
     def step(self, choice: Integers) -> Outcome:
-        before = self._walk.nfe.clone()
+        before, away = self._walk.nfe.clone(), self._deviation()
         self._walk.advance(step_sizes(self.actions, choice, self._walk))
+        self._add_harm(away)
         paid = (self._walk.nfe - before).double().cpu().numpy() / EVALUATION_UNIT
         reward = -self.problem.reward.cost_weight * paid
         arrived = self._walk.arrived().cpu().numpy()
@@ -164,21 +166,39 @@ class FlowEnvironment(Environment):
         return Outcome(reward, arrived.copy())
 
     def potential(self) -> Floats:
-        """What the steps to come will cost, if they are of 0.1, and the error so far.
+        """What the steps to come will cost, if they are of 0.1, and the harm of those so far.
 
-        The error is the distance from the exact solution at the same time, where that is known: so
-        a step is paid for the harm that it does, though rewards tell it at the end only.
+        So a step is paid at once for the harm that it does, though rewards tell it at the end only.
+        The harm of a step is the change that it makes to the distance from the exact solution at
+        the same time, as a vector: steps that happen to undo the errors of others are not praised,
+        which is luck that no policy can see. Squares of harms add up, as independent errors do.
         """
         reward = self.problem.reward
         left = (1.0 - self._walk.point.t).cpu().numpy()
         guess = -reward.cost_weight * left / EXPECTED_STEP * EVALUATIONS_A_STEP / EVALUATION_UNIT
-        if self._noises.paths is not None:
-            point = self._walk.point
-            rows = torch.from_numpy(self._chosen).to(point.x.device)
-            away = self._noises.paths.deviation(rows, point.t, point.x).cpu().numpy()
-            away = np.where(np.isfinite(away), np.minimum(away, 1.0), 1.0)
-            guess = guess - reward.error_weight * np.log10(1.0 + away / reward.tolerance)
+        harm = np.minimum(np.sqrt(self._harm), 1.0)
+        guess = guess - reward.error_weight * np.log10(1.0 + harm / reward.tolerance)
         return np.where(self.ended, 0.0, guess)
+
+    def _deviation(self) -> Tensor | None:
+        """How far the samples are from the exact solution; None where that is not known."""
+        if self._noises.paths is None:
+            return None
+        point = self._walk.point
+        rows = torch.from_numpy(self._chosen).to(point.x.device)
+        return self._noises.paths.deviation(rows, point.t, point.x)
+
+    def _add_harm(self, before: Tensor | None) -> None:
+        """Adds the squared harm of a step to the sum.
+
+        Args:
+            before: `_deviation` before the step.
+        """
+        after = self._deviation()
+        if before is None or after is None:
+            return
+        squared = rms(after - before).double().square().cpu().numpy()
+        self._harm += np.where(np.isfinite(squared), np.minimum(squared, 1.0), 1.0)
 
     def restart(self) -> None:
         rows = np.flatnonzero(self.ended)
@@ -188,7 +208,7 @@ class FlowEnvironment(Environment):
         fresh, places = self._begin(self._chosen[rows]), torch.from_numpy(rows)
         for own, new in zip(_held(self._walk).values(), _held(fresh).values(), strict=True):
             own[places.to(own.device)] = new
-        self.ended[rows] = False
+        self.ended[rows], self._harm[rows] = False, 0.0
 
     def cost(self) -> Floats:
         return np.asarray(self._walk.nfe.double().cpu().numpy())
@@ -200,13 +220,14 @@ class FlowEnvironment(Environment):
 
     def arrays(self) -> Arrays:
         held = {name: value.cpu().numpy().copy() for name, value in _held(self._walk).items()}
-        return held | {"chosen": self._chosen.copy(), "ended": self.ended.copy()}
+        own = {"chosen": self._chosen, "ended": self.ended, "harm": self._harm}
+        return held | {name: value.copy() for name, value in own.items()}
 
     def generator_state(self) -> Mapping[str, Any]:
         return dict(self._generator.bit_generator.state)
 
     def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
-        self._chosen = arrays["chosen"].copy()
+        self._chosen, self._harm = arrays["chosen"].copy(), arrays["harm"].copy()
         self.ended = arrays["ended"].astype(np.bool_)
         for name, own in _held(self._walk).items():
             own.copy_(torch.from_numpy(arrays[name]))

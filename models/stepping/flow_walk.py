@@ -16,12 +16,18 @@ from models.stepping.bogacki_shampine import FlowPoint, begin, local_error, rms,
 from models.stepping.environment import Choose, Floats, Integers, Observation
 from models.stepping.spec import FlowProblem
 
-OBSERVATION_SIZE = 7
 EVALUATION_UNIT = 30.0
 """Evaluations that count as 1 in rewards and observations."""
 _NEARLY = 0.999
 """A step of this share of the way that is left ends at t = 1."""
 _TINY = 1e-9
+_NEAR = 1e-2
+"""Way that is left from which a policy sees no difference."""
+
+
+def observation_size(actions: int) -> int:
+    """Numbers that a policy sees, with so many step sizes to choose from."""
+    return 7 + 2 * actions
 
 
 class FlowWalk:
@@ -60,14 +66,15 @@ class FlowWalk:
         """Which samples are at t = 1, (B,)."""
         return self.point.t >= 1.0
 
-    def observe(self, tolerance: float) -> Observation:
-        """What a policy sees, (B, 7), scaled to be of order 1.
+    def observe(self, problem: FlowProblem) -> Observation:
+        """What a policy sees, (B, 7 + 2 n) for n step sizes, scaled to be of order 1.
 
         t, log10 of the last step, of its error and of the summed errors over the tolerance,
         evaluations / 30, log10 of the relative change of the velocity over the last step and of
-        1 - t.
+        1 - t; then of each step size whether it ends the episode, and log10 of what it would leave.
+        Worths jump where a step just ends it, which a network of t alone does not learn.
         """
-        left = (1.0 - self.point.t).clamp(min=1e-3)
+        left, tolerance = 1.0 - self.point.t, problem.reward.tolerance
         columns = (
             self.point.t,
             self.last_h.log10() + 1.0,
@@ -75,9 +82,12 @@ class FlowWalk:
             (self.drift / tolerance).clamp(min=1e-4).log10() / 2.0,
             self.nfe.double() / EVALUATION_UNIT,
             self.bend.clamp(min=1e-4).log10() / 2.0 + 0.5,
-            left.log10() + 0.5,
+            left.clamp(min=1e-3).log10() + 0.5,
         )
-        seen = torch.stack(columns, dim=1).float().cpu().numpy()
+        sizes = torch.tensor(problem.actions, dtype=torch.float64, device=left.device)
+        ends = (sizes >= _NEARLY * left[:, None]).double()
+        after = (left[:, None] - sizes).clamp(min=_NEAR).log10() + 1.0
+        seen = torch.cat([torch.stack(columns, dim=1), ends, after], dim=1).float().cpu().numpy()
         return np.asarray(np.nan_to_num(seen, nan=10.0, posinf=10.0, neginf=-10.0))
 
     def advance(self, step: Float[Tensor, " b"]) -> None:
@@ -148,7 +158,7 @@ def solve_with_policy(
     for _ in range(math.ceil((1.0 - start) / problem.actions[0]) + 1):
         if bool(walk.arrived().all()):
             break
-        seen = walk.observe(problem.reward.tolerance)
+        seen = walk.observe(problem)
         walk.advance(step_sizes(actions, choose(seen), walk))
     check_finite(walk.point.x, 1.0)
     return Solution(walk.point.x, walk.nfe)

@@ -175,14 +175,3 @@ class DoubleDqnSpec(Spec):
     """Share of the decisions over which epsilon falls linearly."""
     validate_every: int = Field(default=10_000, ge=1)
     """Decisions between two looks at the validation episodes; the best network is kept."""
-
-
-class PolicySpec(Spec):
-    """A trained policy as data: what it decides about and the network behind it."""
-
-    problem: Problem
-    """What it was trained on."""
-    hidden: tuple[int, ...]
-    """Widths of the hidden layers."""
-    observation_size: int
-    """Numbers that it sees."""

@@ -129,6 +129,11 @@ def test_a_report_on_three_bodies(run_job, store):
     assert all(row.return_low <= row.mean_return <= row.return_high for row in report.rows)
     fixed = [row for row in report.rows if not row.learned]
     assert report.best_fixed_return == max(row.mean_return for row in fixed)
+    assert report.bad_error == 1e-4
+    strict = run_job(asked.model_copy(update={"tolerance": 1e-15}), policy=policy)
+    assert strict.bad_error == 1e-15
+    assert strict.rows[0].bad_share > report.rows[0].bad_share
+    assert [row.mean_return for row in strict.rows] == [row.mean_return for row in report.rows]
     for name in ("pareto.png", "trajectory.png", "actions.png"):
         assert store.file(report, name).read_bytes()[:4] == b"\x89PNG"
 
@@ -144,6 +149,11 @@ def test_a_report_on_a_flow(run_job, store, flow_policy):
     ]  # fmt: skip
     tight = next(row for row in report.rows if row.name == "rk45 1.0e-05")
     assert tight.bad_share == 0.0
+    assert report.bad_error == 2.3e-3
+    asked = EvaluateStepPolicy(policy="policy", flow="flow", episodes=6, tolerance=1e-9)
+    strict = run_job(asked, policy=policy, flow=flow)
+    assert (strict.bad_error, strict.policy_bad_share) == (1e-9, 1.0)
+    assert [row.mean_return for row in strict.rows] == [row.mean_return for row in report.rows]
     assert tight.mean_cost > next(r for r in report.rows if r.name == "rk45 1.0e-01").mean_cost
     assert store.file(report, "pareto.png").stat().st_size > 1000
 
@@ -218,6 +228,13 @@ def test_a_policy_on_a_problem_it_was_not_trained_for(refused, attempt, run_job,
     with pytest.raises(Exception, match="three-body systems, not those of a flow"):
         flow_problem(bodies)
     assert flow_problem(policy).pool == 8
+
+
+def test_a_policy_of_an_earlier_version_is_refused(store, flow_policy):
+    policy, _, _ = flow_policy
+    assert policy.observation_size == 13
+    with pytest.raises(Exception, match="sees 7 numbers of a sample, and this version shows 13"):
+        open_policy(store, policy.model_copy(update={"observation_size": 7}))
 
 
 def test_another_flow_of_the_same_shape_is_a_warning(

@@ -3,7 +3,6 @@
 import math
 from itertools import pairwise
 
-import pytest
 import torch
 
 from models.flows.flow import Flow
@@ -50,8 +49,8 @@ def test_between_them_it_is_of_order_four():
     assert errors[-1] < 1e-4
 
 
-def test_the_deviation_is_the_distance_at_the_same_time():
+def test_the_deviation_is_from_the_same_time():
     paths = exact_paths(Decay(), X0, None, 1e-10, 32)
     away = 0.01 * torch.tensor([1.0, -1.0, 2.0, 0.0], dtype=torch.float64)[:, None, None, None]
     found = paths.deviation(ROWS, TIMES, exact(ROWS, TIMES) + away)
-    assert found.tolist() == pytest.approx([0.01, 0.01, 0.02, 0.0], abs=1e-5)
+    assert (found - away).abs().max() < 1e-5

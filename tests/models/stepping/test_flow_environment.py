@@ -16,7 +16,7 @@ from models.stepping.bogacki_shampine import rk23, rms
 from models.stepping.double_dqn import DoubleDqn
 from models.stepping.environment import excess
 from models.stepping.flow_environment import FlowEnvironment, Noises, known_noises
-from models.stepping.flow_walk import FlowWalk, solve_with_policy
+from models.stepping.flow_walk import FlowWalk, observation_size, solve_with_policy
 from models.stepping.rollout import always, play
 from models.stepping.spec import DoubleDqnSpec, FlowProblem
 
@@ -83,6 +83,20 @@ def test_the_error_estimate_is_that_of_the_step():
     assert float(walk.bend[0]) == pytest.approx(math.exp(0.3) - 1, rel=1e-2)
 
 
+def test_a_policy_sees_which_steps_end_the_episode_and_what_the_others_leave():
+    walk = FlowWalk(Decay(), torch.ones((2, 1, 2, 2), dtype=torch.float64), None)
+    walk.advance(torch.tensor([0.75, 0.9], dtype=torch.float64))
+    seen = walk.observe(PROBLEM)
+    assert seen.shape == (2, observation_size(4))
+    assert seen[:, 7:11].tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
+    left = [[0.2, 0.15, 0.05, 0.01], [0.05, 0.01, 0.01, 0.01]]
+    assert seen[:, 11:] == pytest.approx(np.log10(left) + 1.0, abs=1e-6)
+    before = walk.nfe.clone()
+    walk.advance(torch.full((2,), 0.1, dtype=torch.float64))
+    assert walk.arrived().tolist() == [False, True]
+    assert (walk.nfe - before).tolist() == [3, 2]
+
+
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
 def test_rk23_controls_its_error_and_counts_all_steps(exact, noises, tolerance):
     solved = rk23(exact, noises.x0, noises.label, tolerance)
@@ -115,6 +129,31 @@ def test_the_potential_changes_no_sum(exact, stretches):
         seen_away |= bool((environment.potential() < -left - 0.01).any())
     assert added == pytest.approx(-start)
     assert seen_away == (stretches > 0)
+
+
+def test_harm_is_what_a_step_does_and_not_what_it_undoes():
+    """Two steps whose errors cancel are each paid for what they did."""
+
+    class Swinging(Flow):
+        """dx/dt = a sin(2 pi t): steps of a half end where they began, wrong on the way."""
+
+        def _velocity(self, xt, t, label):
+            return 0.0 * xt + torch.sin(2.0 * math.pi * t).to(xt.dtype)[:, None, None, None]
+
+    flow = Swinging(ImageShape(channels=1, size=2))
+    known = known_noises(flow, 0, 3, 1e-9, stretches=64)
+    environment = FlowEnvironment(
+        FlowProblem(actions=(0.25, 0.5), reference_tolerance=1e-7), flow, known
+    )
+    harms = []
+    while not environment.ended.all():
+        environment.step(np.ones(3, dtype=np.int64))
+        harms.append(environment._harm.copy())
+    own = harms[0] ** 0.5
+    assert own == pytest.approx(np.full(3, own[0]), rel=1e-3)
+    assert own[0] > 1e-3
+    assert harms[1] == pytest.approx(2.0 * harms[0], rel=1e-2), "squares add up"
+    assert (environment.error() < 0.05 * own).all(), "though the errors cancelled"
 
 
 def test_rewards_add_up_to_the_judgement(exact, noises):
