@@ -146,3 +146,24 @@ def test_trials_that_fall_behind_are_stopped(storage, shared):
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources()["CPU"] == 2  # what was stopped holds nothing
+
+
+def test_optuna_learns_on_when_trials_are_stopped(storage):
+    text = STOPPED_EARLY.replace("SHARED", "true").replace("steps: 8000", "steps: 4000")
+    overrides = (
+        "jobs.rates.space.rate={loguniform: [1e-9, 1e-2]}",
+        "jobs.rates.search={kind: optuna, trials: 5}",
+    )
+    result = submit(parse_pipeline(text, "f.yaml", overrides, storage).pipeline)
+    job = result.status.jobs["rates"]
+    assert job.state == "done", job.message
+    report = Store(storage).load(job.artifact, SweepReport)
+    states = [trial.state for trial in report.trials]
+    assert len(states) == 5
+    assert set(states) == {"done", "stopped"}
+    assert report.trials[report.chosen].state == "done"
+    first = {trial.values["rate"]: dict(trial.scores)[500] for trial in report.trials}
+    for trial in report.trials:
+        if trial.state == "stopped":  # one that came before it was better
+            assert first[trial.values["rate"]] > min(first.values())
+            assert trial.metrics == {}
