@@ -1,18 +1,23 @@
 """What jobs take from outside the store: reading it before anything starts, and its paths."""
 
+import copy
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel
 
 from jobs.base.errors import UserError
 from jobs.base.facts import Facts, FieldError
+from jobs.base.registry import kind_of
 from jobs.base.spec import BY_CONTENT, JobSpec
 from orchestrator.fields import types_in
 from orchestrator.messages import field_mistake
 from orchestrator.problems import Mistake
+
+if TYPE_CHECKING:
+    from jobs.kinds.sweep import Sweep
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
@@ -59,8 +64,28 @@ def with_absolute_paths(spec: SpecT) -> SpecT:
             changes[name] = _absolute(value)
         elif isinstance(value, BaseModel):
             changes[name] = with_absolute_paths(value)
+    if isinstance(spec, JobSpec) and kind_of(spec) == "sweep":
+        changes["jobs"] = _absolute_templates(cast("Sweep", spec))
     changes = {name: value for name, value in changes.items() if value is not getattr(spec, name)}
     return spec.model_copy(update=changes) if changes else spec
+
+
+def _absolute_templates(sweep: "Sweep") -> dict[str, Any]:
+    """The jobs of a sweep with absolute paths where the templates name files as such."""
+    jobs = copy.deepcopy(sweep.jobs)
+    for name, spec in sweep.corners():
+        _replace(jobs[name], spec, with_absolute_paths(spec))
+    return sweep.jobs if jobs == sweep.jobs else jobs
+
+
+def _replace(template: dict[str, Any], spec: BaseModel, absolute: BaseModel) -> None:
+    """Puts what differs between two specs into a template that holds the value of the first."""
+    for name in type(spec).model_fields:
+        old, new, held = getattr(spec, name), getattr(absolute, name), template.get(name)
+        if isinstance(new, BaseModel) and isinstance(held, dict) and new is not old:
+            _replace(held, old, new)
+        elif new is not old and held == old:
+            template[name] = new
 
 
 def _absolute(value: str) -> str:

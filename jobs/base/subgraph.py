@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+from jobs.base.errors import UserError
 from jobs.base.keys import artifact_id, job_key
-from jobs.base.placeholders import fill
+from jobs.base.placeholders import fill, placeholders
 from jobs.base.refs import iter_refs, ref_types
 from jobs.base.registry import load_kind, parse_job
 from jobs.base.spec import JobSpec, SeededJobSpec
@@ -38,19 +40,33 @@ def outside_names(templates: Mapping[str, Any], choices: Mapping[str, list[Any]]
         choices: variable -> its values, where they can be counted: they may name jobs too.
 
     Raises:
-        UserError: an unknown kind.
+        UserError: an unknown kind, or a job named by a variable without choices.
     """
     found: dict[str, None] = {}
     for template in templates.values():
         cls = load_kind(str(template["kind"]))
         for field in _ref_fields(cls):
             for text in _texts(template.get(field)):
-                values = [fill(text, {name: one}) for name, all_ in choices.items() for one in all_]
-                meant = values if "${" in text else [text]
-                found |= {
-                    name: None for name in meant if isinstance(name, str) and "${" not in name
-                }
+                found |= dict.fromkeys(_meant(text, choices))
     return [name for name in found if name not in templates]
+
+
+def _meant(text: str, choices: Mapping[str, list[Any]]) -> list[str]:
+    """The jobs that a text names, with every combination of its variables' choices.
+
+    Raises:
+        UserError: a variable has no choices to count.
+    """
+    names = list(dict.fromkeys(name for _, name in placeholders(text)))
+    if any(name not in choices for name in names):
+        return []  # that there is no such variable is told elsewhere
+    for name in names:
+        if not choices[name]:
+            what = f"'{text}' names jobs by '{name}', which is a range: they cannot be counted"
+            raise UserError("jobs", what, f"give '{name}' a choice")
+    combinations = product(*(choices[name] for name in names))
+    filled = [fill(text, dict(zip(names, values, strict=True))) for values in combinations]
+    return [name for name in filled if isinstance(name, str)]
 
 
 def _ref_fields(cls: type[JobSpec]) -> Iterator[str]:

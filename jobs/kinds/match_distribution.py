@@ -8,11 +8,12 @@ from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
 from jobs.base.context import JobContext
 from jobs.base.facts import Facts, FieldError, check_each, check_flip
 from jobs.base.refs import Ref
-from jobs.base.work import FORWARD, TRAINING, Work
+from jobs.base.work import FORWARD, THROUGH, TRAINING, Work
 from jobs.training.distances import (
     ImageDistance,
     check_content,
     check_distance,
+    distance_macs,
     fingerprint,
     require_weights,
 )
@@ -230,15 +231,19 @@ class MatchDistribution(PartTrainingSpec):
         image = inputs["teacher"].image
         pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
         made = training_work(self._student(inputs), image, self.steps * (self.batch_size + pairs))
-        fake = inputs["fake" if self.fake else "teacher"].network
+        known = inputs["teacher"].network, inputs["fake" if self.fake else "teacher"].network
         if made is None or image is None:
             return None
-        if fake is None:
+        if known[0] is None or known[1] is None:
             left_out = ("teacher and fake network are not counted: not known before they run",)
             return Work(made.parameters, made.macs, made.flop, left_out)
+        teacher, fake = network_size(known[0], image).macs, network_size(known[1], image).macs
         updates = self.fake_updates or (1 if self.pairs else 5)
-        critic = network_size(fake, image).macs * self.steps * self.batch_size
-        flop = made.flop + critic * (2 * FORWARD + updates * TRAINING)
+        judged = self.adversarial is not None  # real images beside the student's, and a gradient
+        each = FORWARD * (teacher + fake) + (THROUGH * fake if judged else 0)
+        each += updates * (FORWARD * made.macs + TRAINING * fake * (2 if judged else 1))
+        flop = made.flop + each * self.steps * self.batch_size
+        flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * self.steps * pairs
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))
 
 

@@ -20,6 +20,7 @@ from jobs.training.spec import TrainingSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from jobs.base.spec import JobSpec
     from jobs.search.check import Findings
     from jobs.search.trial import SweepTask
 
@@ -120,6 +121,36 @@ class Sweep(SeededJobSpec):
         """What is to be small."""
         return (self.minimize,) if self.minimize else self.pareto
 
+    def corners(self) -> "Iterator[tuple[str, JobSpec]]":
+        """The jobs of trials at the ends of every variable, by name; those that differ only."""
+        seen = set()
+        for values in self._corners():
+            try:
+                specs = trial_specs(self.jobs, values, self.seed)
+            except (UserError, ValueError):
+                continue  # `expect` tells why
+            for name, spec in specs.items():
+                if (name, repr(spec)) not in seen:
+                    seen.add((name, repr(spec)))
+                    yield name, spec
+
+    def fingerprint(self) -> dict[str, str]:
+        """Content of the files of its jobs, and the versions of their kinds."""
+        found: dict[str, set[str]] = {}
+        for name, spec in self.corners():
+            found.setdefault(f"{name}.version", set()).add(str(spec.version))
+            for field, content in spec.fingerprint().items():
+                found.setdefault(f"{name}.{field}", set()).add(content)
+        return {key: ",".join(sorted(contents)) for key, contents in found.items()}
+
+    def preflight(self) -> Facts | None:
+        from jobs.search.check import read_outside
+
+        errors = read_outside(self.corners())
+        if errors:
+            raise FieldErrors(errors, Facts())
+        return None
+
     def needs(self, cluster: Cluster) -> Needs:
         """The whole cluster: the trials' jobs share it among themselves."""
         return Needs(cpus=cluster.cpus, gpus=cluster.gpus)
@@ -162,9 +193,8 @@ class Sweep(SeededJobSpec):
             self._check_sizes(task, candidates)
             trials = try_candidates(task, candidates, self.parallel)
         if all(trial.state != "done" for trial in trials):
-            raise UserError(
-                f"job '{context.job}'", f"no trial was finished; the first: {trials[0].why}"
-            )
+            why = f"; the first: {trials[0].why}" if trials else ""
+            raise UserError(f"job '{context.job}'", f"no trial was finished{why}")
         for trial in trials:
             if trial.state == "failed":
                 context.warn(f"the trial {in_words(trial.values)} failed: {trial.why}")
@@ -233,11 +263,15 @@ class Sweep(SeededJobSpec):
     def _check_sizes(self, task: "SweepTask", candidates: "list[dict[str, Any]]") -> None:
         """Refuses limits that no candidate can meet, before anything is trained."""
         from jobs.search.sizes import beyond, distance, latency_on, sizes_known
+        from jobs.search.trial import CANNOT_BE
 
         handles, latency, sizes = task.handles(), latency_on(task.cluster), []
         for values in candidates:
-            specs = trial_specs(self.jobs, values, self.seed)
-            known = sizes_known(specs, handles, task.limits, latency)
+            try:
+                specs = trial_specs(self.jobs, values, self.seed)
+                known = sizes_known(specs, handles, task.limits, latency)
+            except CANNOT_BE:
+                return  # its trial will say so
             if not beyond(known, task.limits):
                 return
             sizes.append((distance(known, task.limits), known, values))

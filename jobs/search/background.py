@@ -56,10 +56,12 @@ class TrialInBackground:
 
     def _try(self) -> None:
         earlier = noted_before(self._task, self._values)
-        if earlier is not None and earlier.state == "stopped":
+        if earlier is not None and (earlier.state == "stopped" or self._is_there(earlier)):
             self._trial = earlier
             return
         trial = run_trial(self._task, self._values, self._place)
+        if trial.state == "stopped" and not self._may_stop():
+            return  # nobody judged it: it was the search that ended
         if trial.state in ("done", "stopped") and self._watched:
             scores = scores_of(self._task.store, self._watched)
             trial = trial.model_copy(update={"scores": tuple(scores.items())})
@@ -68,6 +70,18 @@ class TrialInBackground:
         send(job, "log", message=_line(self._task, trial))
         send(job, "progress", done=count, total=self._task.total, metrics={})
         self._trial = trial
+
+    def _is_there(self, earlier: Trial) -> bool:
+        """Whether a trial that was finished before still has all that it made."""
+        state = self._task.store.state
+        return earlier.state == "done" and all(
+            state(one) == "done" for one in earlier.artifacts.values()
+        )
+
+    def _may_stop(self) -> bool:
+        """Whether a scheduler has had a score to judge the trial by."""
+        early = self._task.early
+        return early is not None and self._last[0] >= early.grace_period
 
     def next(self, goals: Mapping[str, float]) -> dict[str, Any]:
         """Waits for the next score, or for the end.
@@ -82,16 +96,17 @@ class TrialInBackground:
             Exception: what kept the trial from being run or noted, such as an OSError.
         """
         while True:
-            self._thread.join(POLL_S)
             over = not self._thread.is_alive()  # asked first: then no score is missed
+            told = self._goals(goals) if over else dict(goals)
             if fresh := self._next_score():
                 self._last = fresh
-                return {**goals, STEP: fresh[0], SCORE: fresh[1], "done": False}
+                return {**told, STEP: fresh[0], SCORE: fresh[1], "done": False}
             if over and self._error is not None:
                 raise self._error
             if over:
                 step, score = self._last
-                return {**self._goals(goals), STEP: step, SCORE: score, "done": True}
+                return {**told, STEP: step, SCORE: score, "done": True}
+            self._thread.join(POLL_S)
 
     def _next_score(self) -> tuple[int, float] | None:
         if self._watched is None:
@@ -120,7 +135,7 @@ def _watched(task: SweepTask, values: Mapping[str, Any]) -> str | None:
         return next(
             job.artifact for job in trial_jobs(specs, task.outside) if job.name == task.early.watch
         )
-    except (UserError, ValidationError, ValueError):
+    except (UserError, ValidationError, ValueError, OSError):
         return None  # the trial itself will say so
 
 

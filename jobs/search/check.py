@@ -1,17 +1,19 @@
 """The jobs of trials, built and checked without running them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from jobs.base.artifacts import HANDLES
+from jobs.base.errors import UserError
 from jobs.base.facts import Doubt, Facts, FieldError
 from jobs.base.placeholders import in_words
 from jobs.base.refs import iter_refs, ref_types
-from jobs.base.registry import load_kind
-from jobs.base.spec import JobSpec, output_type
+from jobs.base.registry import load_kind, nearest
+from jobs.base.spec import BY_CONTENT, JobSpec, output_type
 from jobs.base.subgraph import in_order, trial_spec
 
 
@@ -74,7 +76,7 @@ def _one(
         found.errors.append(FieldError("jobs", str(error)))
         return found
     for name, spec in ordered.items():
-        inputs = {place: facts[ref.job] for place, ref in iter_refs(spec)}
+        inputs = {place: facts.get(ref.job, Facts()) for place, ref in iter_refs(spec)}
         misfits = _misfits(name, spec, facts)
         if misfits:
             found.errors += misfits
@@ -102,8 +104,8 @@ def _refused(name: str, template: Mapping[str, Any], error: ValidationError) -> 
         if isinstance(cause, FieldError):
             each = [FieldError(f"jobs.{name}.{it.field}", it.what, it.fix) for it in cause.each]
         else:
-            place = ".".join(["jobs", name, *_written(template, one["loc"])])
-            each = [FieldError(place, f"{one['msg']}, not {one['input']!r}")]
+            place = ".".join(["jobs", name, *_written(template, one)])
+            each = [FieldError(place, _said(one), _hint(template, one))]
         for said in each:
             found.setdefault(said.field, said)
     # What another alternative of a union says of the whole value is left out.
@@ -111,16 +113,34 @@ def _refused(name: str, template: Mapping[str, Any], error: ValidationError) -> 
     return [found[place] for place in inner]
 
 
-def _written(template: Any, place: Iterable[str | int]) -> list[str]:
+def _written(template: Any, error: ErrorDetails) -> list[str]:
     """The part of pydantic's place that the template has; names of alternatives are left out."""
     parts: list[str] = []
-    for part in place:
+    for part in error["loc"]:
         try:
             template = template[part]
         except (KeyError, IndexError, TypeError):
             continue
         parts.append(str(part))
-    return parts
+    return [*parts, str(error["loc"][-1])] if error["type"] == "missing" else parts
+
+
+def _said(error: ErrorDetails) -> str:
+    """What is wrong, with the user's value where it is short."""
+    if error["type"] == "missing":
+        return f"'{error['loc'][-1]}' is missing"
+    if error["type"] == "extra_forbidden":
+        return f"there is no '{error['loc'][-1]}'"
+    value = error["input"]
+    return error["msg"] if isinstance(value, (dict, list)) else f"{error['msg']}, not {value!r}"
+
+
+def _hint(template: Mapping[str, Any], error: ErrorDetails) -> str:
+    """The field that an unknown one of the job itself may mean."""
+    if error["type"] != "extra_forbidden" or len(error["loc"]) != 1:
+        return ""
+    fields = set(load_kind(template["kind"]).model_fields) - set(template)
+    return nearest(str(error["loc"][0]), fields)
 
 
 def _misfits(name: str, spec: JobSpec, facts: Mapping[str, Facts]) -> list[FieldError]:
@@ -128,7 +148,7 @@ def _misfits(name: str, spec: JobSpec, facts: Mapping[str, Facts]) -> list[Field
     found = []
     for place, ref in iter_refs(spec):
         accepted = ref_types(type(spec).model_fields[place.partition(".")[0]].annotation)
-        made = facts[ref.job].made
+        made = facts.get(ref.job, Facts()).made
         if made and made not in _names(accepted):
             needs = f"'{name}' needs {' or '.join(one.__name__ for one in accepted)} as {place}"
             what = f"{needs}, but '{ref.job}' makes a {made}"
@@ -139,3 +159,26 @@ def _misfits(name: str, spec: JobSpec, facts: Mapping[str, Facts]) -> list[Field
 def _names(types: tuple[type, ...]) -> set[str]:
     """Names of handle types and those that are one of them."""
     return {made.__name__ for made in HANDLES.values() if issubclass(made, types)}
+
+
+def read_outside(jobs: Iterable[tuple[str, JobSpec]]) -> list[FieldError]:
+    """Reads what jobs of trials take from outside; tells once what is wrong with it."""
+    found: dict[tuple[str, str], FieldError] = {}
+    for name, spec in jobs:
+        fields = type(spec).model_fields
+        marked = [key for key, info in fields.items() if BY_CONTENT in info.metadata]
+        errors: Sequence[FieldError] = ()
+        try:
+            spec.preflight()
+        except FieldError as error:
+            errors = error.each
+        except UserError as error:
+            where = f"{error.where}: " if error.where else ""
+            errors = [FieldError(marked[0] if marked else "kind", where + error.what, error.fix)]
+        except OSError as error:
+            what = f"{error.filename or 'its input'} cannot be read: {error.strerror or error}"
+            errors = [FieldError(marked[0] if marked else "kind", what)]
+        for one in errors:
+            told = FieldError(f"jobs.{name}.{one.field}", one.what, one.fix)
+            found.setdefault((told.field, told.what), told)
+    return list(found.values())

@@ -20,28 +20,38 @@ class Gate:
 
     def __init__(self, cpus: float, gpus: float) -> None:
         self._free = {"cpus": cpus, "gpus": gpus}
-        self._busy: set[str] = set()
+        self._inside: dict[str, tuple[str, float, float]] = {}
+        """Trial -> the result that it makes, and the room that this takes."""
         self._changed = asyncio.Condition()
 
-    async def enter(self, artifact: str, cpus: float, gpus: float) -> None:
-        """Waits until there is room."""
+    async def enter(self, trial: str, artifact: str, cpus: float, gpus: float) -> None:
+        """Waits until there is room.
+
+        Args:
+            trial: its identity; a trial makes one result at a time.
+            artifact: the result.
+            cpus: that it takes.
+            gpus: that it takes.
+        """
+        await self.leave(trial)  # what an earlier process of the trial, now dead, left behind
         async with self._changed:
             await self._changed.wait_for(
                 lambda: (
-                    artifact not in self._busy
+                    artifact not in {made for made, _, _ in self._inside.values()}
                     and cpus <= self._free["cpus"]
                     and gpus <= self._free["gpus"]
                 )
             )
-            self._busy.add(artifact)
+            self._inside[trial] = (artifact, cpus, gpus)
             self._take(cpus, gpus)
 
-    async def leave(self, artifact: str, cpus: float, gpus: float) -> None:
-        """Gives the room back."""
+    async def leave(self, trial: str) -> None:
+        """Gives the room of a trial back, if it has any."""
         async with self._changed:
-            self._busy.discard(artifact)
-            self._take(-cpus, -gpus)
-            self._changed.notify_all()
+            held = self._inside.pop(trial, None)
+            if held is not None:
+                self._take(-held[1], -held[2])
+                self._changed.notify_all()
 
     def _take(self, cpus: float, gpus: float) -> None:
         self._free = {"cpus": self._free["cpus"] - cpus, "gpus": self._free["gpus"] - gpus}
@@ -53,11 +63,13 @@ class OnRay:
     Args:
         task: the sweep.
         gate: handle of the gate.
+        trial: identity of the trial, the same in every process that it has.
     """
 
-    def __init__(self, task: SweepTask, gate: Any) -> None:
+    def __init__(self, task: SweepTask, gate: Any, trial: str) -> None:
         self._task = task
         self._gate = gate
+        self._trial = trial
         self._entering: Any = None
         self._work: Any = None
         self._stopped = False
@@ -80,24 +92,25 @@ class OnRay:
             self._go_on()
             return Ended(f"its worker died: {type(error).__name__}", retry=True)
         finally:
-            ray.get(self._gate.leave.remote(job.artifact, *room))
+            ray.get(self._gate.leave.remote(self._trial))
 
     def stop(self) -> None:
         """Ends the job that runs or waits, and starts no other: `__call__` raises Stopped."""
         import ray  # noqa: PLC0415
 
         self._stopped = True
-        if self._entering is not None:
-            ray.cancel(self._entering)  # else room would be taken for a trial that is gone
-        if self._work is not None:
-            ray.cancel(self._work, force=True)
+        entering, work = self._entering, self._work  # once: the trial's thread changes them
+        if entering is not None:
+            ray.cancel(entering)  # else room would be taken for a trial that is gone
+        if work is not None:
+            ray.cancel(work, force=True)
 
     def _enter(self, job: SubJob, room: tuple[float, float]) -> None:
         import ray  # noqa: PLC0415
 
-        self._entering = self._gate.enter.remote(job.artifact, *room)
+        entering = self._entering = self._gate.enter.remote(self._trial, job.artifact, *room)
         try:
-            ray.get(self._entering)
+            ray.get(entering)
         except ray.exceptions.TaskCancelledError as error:
             raise Stopped from error
         finally:
@@ -120,9 +133,9 @@ class OnRay:
             scheduling_strategy="DEFAULT",  # else it would have to fit into its trial's own share
         )
         threads = max(1, int(here.cpus))
-        self._work = remote.remote(self._task.runner, job, threads, here.gpus > 0)
+        work = self._work = remote.remote(self._task.runner, job, threads, here.gpus > 0)
         try:
-            ended: Ended = ray.get(self._work)
+            ended: Ended = ray.get(work)
         finally:
             self._work = None
         return ended

@@ -1,6 +1,6 @@
 """What a student costs before it is trained: parameters, multiply-adds, time of a step."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -95,22 +95,28 @@ def _network_behind(specs: Mapping[str, JobSpec], name: str) -> tuple[str, Netwo
     return None
 
 
+MODEL_INPUTS = ("start", "pairs", "teacher", "flow", "model")
+"""Inputs whose images are those of a network that a job builds; data has classes besides."""
+
+
 def _image_behind(
     specs: Mapping[str, JobSpec], name: str, handles: Mapping[str, Handle]
 ) -> ImageShape | None:
-    """Shape of the images that a job deals in."""
-    return next(_images(specs, name, handles), None)
-
-
-def _images(
-    specs: Mapping[str, JobSpec], name: str, handles: Mapping[str, Handle]
-) -> Iterator[ImageShape]:
+    """Shape of the images that a job deals in, with classes where its network takes labels."""
     if name in handles:
         image = getattr(handles[name], "image", None)
-        yield from [image] if isinstance(image, ImageShape) else []
-    elif name in specs:
-        for _, ref in iter_refs(specs[name]):
-            yield from _images(specs, ref.job, handles)
+        return image if isinstance(image, ImageShape) else None
+    if name not in specs:
+        return None
+    spec = specs[name]
+    sources = {field: ref.job for field, ref in iter_refs(spec)}
+    order = [field for field in MODEL_INPUTS if field in sources]
+    order += [field for field in sources if field not in MODEL_INPUTS]
+    found = (_image_behind(specs, sources[field], handles) for field in order)
+    image = next((one for one in found if one is not None), None)
+    if image is not None and getattr(spec, "conditional", True) is False:
+        return image.model_copy(update={"classes": 0})
+    return image
 
 
 def _evaluations(spec: JobSpec) -> int | None:

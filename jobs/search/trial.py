@@ -24,6 +24,8 @@ from jobs.training.score_curve import noted_scores
 
 MAX_ATTEMPTS = 3
 FOLDER = "trials"
+CANNOT_BE = (UserError, ValidationError, ValueError, OSError)
+"""What building the jobs of a trial raises where its values do not go together."""
 
 
 class Stopped(Exception):  # noqa: N818  (nothing went wrong)
@@ -84,12 +86,13 @@ class SweepTask:
 
 def run_trial(task: SweepTask, values: Mapping[str, Any], place: Place) -> Trial:
     """Runs the jobs of a trial until one fails; never raises for what a trial does wrong."""
+    handles = task.handles()
     try:
         specs = trial_specs(task.templates, values, task.seed)
         jobs = trial_jobs(specs, task.outside)
-    except (UserError, ValidationError, ValueError) as error:
+        known = sizes_known(specs, handles, task.limits, latency_on(task.cluster))
+    except CANNOT_BE as error:
         return Trial(values=dict(values), state="failed", why=_first_line(error))
-    known = sizes_known(specs, task.handles(), task.limits, latency_on(task.cluster))
     over = beyond(known, task.limits)
     if over:
         return Trial(values=dict(values), state="filtered", why=over)
@@ -162,8 +165,13 @@ def noted_before(task: SweepTask, values: Mapping[str, Any]) -> Trial | None:
     return Trial.model_validate(json.loads(text)["trial"])
 
 
+def identity(values: Mapping[str, Any]) -> str:
+    """A name of the trial with these values: 16 hexadecimal digits."""
+    return f"{derive_seed(0, canonical_json(values)):016x}"
+
+
 def _note_name(values: Mapping[str, Any]) -> str:
-    return f"{derive_seed(0, canonical_json(values)):016x}.json"
+    return f"{identity(values)}.json"
 
 
 def noted(task: SweepTask) -> list[Trial]:

@@ -13,10 +13,11 @@ from jobs.base.artifacts import Trial
 from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
 from jobs.search.place import Gate, OnRay
 from jobs.search.spec import Dimension, OptunaSearch
-from jobs.search.trial import MAX_ATTEMPTS, SweepTask, noted
+from jobs.search.trial import MAX_ATTEMPTS, SweepTask, identity, noted
 
-DRIVER_CPUS = 0.01
-"""What a trial holds while its jobs run: with more, jobs would wait for their own trial."""
+TRIAL_HOLDS = {"memory": 1}
+"""What Ray reserves for a trial while its jobs run, bytes. No share of a CPU, however small: of two
+CPUs less a hundredth only one could be given to a job."""
 
 
 def try_candidates(
@@ -94,8 +95,9 @@ def _fit(
         """A point is a score of the training that is watched; the last one tells the goals."""
 
         def setup(self, config: Mapping[str, Any]) -> None:
-            place = OnRay(task, gate)
-            self._trial = TrialInBackground(task, values(config), place, place.stop)
+            chosen = values(config)
+            place = OnRay(task, gate, identity(chosen))
+            self._trial = TrialInBackground(task, chosen, place, place.stop)
 
         def step(self) -> dict[str, Any]:
             return self._trial.next(unknown)
@@ -103,15 +105,24 @@ def _fit(
         def cleanup(self) -> None:
             self._trial.end()
 
+    class Leaving(tune.Callback):  # type: ignore[misc]
+        """Trials whose process died leave the gate."""
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            ray.get(gate.leave.remote(identity(values(trial.config))))
+
+        on_trial_recover = on_trial_error
+
     with tempfile.TemporaryDirectory(prefix="slimctl-tune-") as folder:
         tune.Tuner(
-            tune.with_resources(OneTrial, {"CPU": DRIVER_CPUS}),
+            tune.with_resources(OneTrial, tune.PlacementGroupFactory([TRIAL_HOLDS])),
             param_space=dict(space),
             tune_config=tune.TuneConfig(**options, scheduler=_scheduler(task)),
             run_config=tune.RunConfig(
                 storage_path=folder,
                 name="sweep",
                 verbose=0,
+                callbacks=[Leaving()],
                 failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
             ),
         ).fit()

@@ -1,12 +1,16 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from jobs.base.artifacts import SweepReport
+from jobs.base.cluster import Cluster
 from jobs.base.facts import Facts, FieldError
+from jobs.base.keys import job_key
 from jobs.evaluation import quality
 from jobs.kinds.sweep import Sweep
 from jobs.kinds.train_features import TrainFeatures
+from jobs.kinds.train_flow import TrainFlow
 from jobs.search import tune
 from jobs.search.trial import note, run_trial
 from models.spec import ImageShape
@@ -21,6 +25,7 @@ JOBS = {
     "student": {"kind": "train_flow", "data": "d", "network": NETWORK, "steps": 2,
                 "batch_size": 4, "workers": 1},
 }  # fmt: skip
+RANDOM = {"kind": "random", "trials": 3}
 SPACE = {"width": {"choice": [4, 8]}, "steps": {"choice": [1, 2]}}
 FACTS = {"inputs.0": Facts(PLAIN, 20, made="Dataset"), "inputs.1": Facts(PLAIN, made="FeatureNet")}
 
@@ -61,6 +66,17 @@ def test_it_needs_the_jobs_that_its_trials_name():
     choice = {"width": {"choice": [4]}, "steps": {"choice": [1]}, "data": {"choice": ["a", "b"]}}
     jobs = {**JOBS, "student": {**JOBS["student"], "data": "${data}"}}
     assert spec(space=choice, jobs=jobs).outside == ("d", "f", "a", "b")
+
+
+def test_jobs_are_named_by_several_variables():
+    jobs = {"student": {**JOBS["student"], "data": "ds.width=${width}.seed=${seed}.data"},
+            "quality": {**JOBS["quality"], "data": "d"}}  # fmt: skip
+    space = {**SPACE, "seed": {"choice": [0, 1]}}
+    assert set(spec(space=space, jobs=jobs).outside) == {"d", "f"} | {
+        f"ds.width={width}.seed={seed}.data" for width in (4, 8) for seed in (0, 1)
+    }
+    with pytest.raises(ValueError, match="names jobs by 'seed', which is a range"):
+        spec(space={**SPACE, "seed": {"randint": [0, 1]}}, jobs=jobs, search=RANDOM)
 
 
 def test_names_are_found_again_when_the_jobs_change():
@@ -110,6 +126,44 @@ def test_limits_that_nothing_meets_say_how_close_it_comes(attempt, inputs, trial
     assert outcome.failure == "UserError"
     assert "the nearest is width 4, steps 1: quality.parameters is" in outcome.what
     assert trials_here == []
+
+
+def test_values_that_do_not_go_together_are_left_to_their_trial():
+    """A range is checked at its ends; what lies between them is found out when it is tried."""
+    jobs = {**JOBS, "student": {**JOBS["student"], "batch_size": "${batch}", "workers": 2}}
+    limits = {"quality.parameters": {"max": 10}}
+    space = {"width": {"choice": [4]}, "steps": {"choice": [1]}, "batch": {"randint": [2, 4]}}
+    made = spec(jobs=jobs, space=space, search=RANDOM, subject_to=limits)
+    task = SimpleNamespace(
+        job="sizes", cluster=Cluster(cpus=1), limits=made.subject_to, handles=dict
+    )
+    made._check_sizes(task, [{"width": 4, "steps": 1, "batch": 3}])
+
+
+def test_what_its_jobs_read_from_outside_is_in_its_key(tmp_path):
+    made = spec(jobs={**JOBS, "quality": {**JOBS["quality"], "reference": str(tmp_path / "r.npz")}})
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        (tmp_path / "r.npz").write_bytes(content)
+        keys.append(job_key(made, {"d": "d-1", "f": "f-1"}))
+    assert keys[0] == keys[2] != keys[1]
+    assert made.fingerprint()["student.version"] == str(TrainFlow.version)
+    (tmp_path / "r.npz").unlink()
+    with pytest.raises(FieldError) as caught:
+        made.preflight()
+    assert [one.field for one in caught.value.each] == ["jobs.quality.reference"]
+
+
+def test_what_is_missing_is_named_beside_what_is_wrong():
+    student = {key: value for key, value in JOBS["student"].items() if key != "steps"}
+    made = spec(jobs={**JOBS, "student": {**student, "learning_rate": 7, "stepz": 2}})
+    with pytest.raises(FieldError) as caught:
+        made.expect({"inputs.0": FACTS["inputs.0"], "inputs.1": FACTS["inputs.1"]})
+    told = {one.field: (one.what.partition(": ")[2], one.fix) for one in caught.value.each}
+    assert told["jobs.student.steps"] == ("'steps' is missing", "")
+    assert told["jobs.student.stepz"] == ("there is no 'stepz'", "did you mean 'steps'?")
+    assert told["jobs.student.learning_rate"][0].endswith("not 7")
+    assert len(told) == 3
 
 
 def test_a_trial_that_fails_does_not_stop_the_others(run_job, inputs, trials_here, recorder):
@@ -172,7 +226,7 @@ def test_what_makes_no_sense_is_refused(changes, field, words):
     ("job", "change", "field", "words"),
     [
         ("student", {"steps": -1}, "jobs.student.steps", "greater than or equal to 1"),
-        ("student", {"colour": "red"}, "jobs.student.colour", "Extra inputs are not permitted"),
+        ("student", {"colour": "red"}, "jobs.student.colour", "there is no 'colour'"),
         ("student", {"data": "f"}, "jobs.student.data", "but 'f' makes a FeatureNet"),
         ("quality", {"model": "d"}, "jobs.quality.model", "but 'd' makes a Dataset"),
         ("quality", {"solver": None, "seed": "${steps}"}, "jobs.quality.solver", "needs a solver"),

@@ -7,6 +7,7 @@ from jobs.kinds.anneal_reflow import AnnealReflow
 from jobs.kinds.distill import Distill
 from jobs.kinds.evaluate import Evaluate
 from jobs.kinds.generate_pairs import GeneratePairs
+from jobs.kinds.match_distribution import MatchDistribution
 from jobs.kinds.train_features import TrainFeatures
 from jobs.kinds.train_flow import TrainFlow
 from models.networks.presets import PRESETS
@@ -75,6 +76,24 @@ def test_lpips_costs_two_evaluations_and_one_gradient(lpips_files):
     inputs = {"pairs": PAIRS, "start": flow(STUDENT)}
     more = spec.work(inputs).flop - plain.work(inputs).flop
     assert more == (4 + 2) * 1_252_786_176 * 1280
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_matching_distributions_costs_three_networks(pairs):
+    """Per step: the student trained, teacher and fake network asked, and the fake one's updates."""
+    fields = {"teacher": "t", "start": "s", "fake": "k", "data": "d", "steps": 10, "batch_size": 4}
+    fields |= {"pairs": "p", "pair_batch": 2} if pairs else {}
+    inputs = {"teacher": flow(TEACHER), "start": flow(STUDENT), "fake": flow(STUDENT)}
+    inputs |= {"data": Facts(IMAGE, 100), "pairs": PAIRS}
+    updates, trained = (1, 6) if pairs else (5, 4)
+    student, fake, teacher = STUDENT.macs, STUDENT.macs, TEACHER.macs
+    step = 6 * student * trained + 4 * (2 * teacher + 2 * fake)
+    step += updates * 4 * (2 * student + 6 * fake)
+    assert MatchDistribution.model_validate(fields).work(inputs).flop == 10 * step
+    judged = MatchDistribution.model_validate(fields | {"adversarial": {}})
+    assert judged.work(inputs).flop == 10 * (step + 4 * 4 * fake + updates * 4 * 6 * fake)
+    unknown = judged.work(inputs | {"fake": Facts(IMAGE)})
+    assert (unknown.flop, len(unknown.assumed)) == (10 * 6 * student * trained, 1)
 
 
 def test_measuring_costs_the_samples_and_all_features():

@@ -97,6 +97,60 @@ def test_a_stopped_trial_is_noted_with_its_scores(under_way, task, recorder):
     assert noted(task) == [found]
 
 
+def test_a_trial_that_nobody_judged_is_not_noted_as_stopped(under_way, task):
+    """Tune ends all trials when it fails itself."""
+    trial, place = under_way
+    place.score(5, 5.0)  # before the grace period
+    trial.next(GOALS)
+    trial.end()
+    assert place.stopped
+    assert noted(task) == []
+
+
+def test_a_finished_trial_stays_so(task, store, under_way):
+    """After a crash its scores are told again, and it can no longer be stopped."""
+    trial, place = under_way
+    for step in (10, 20):
+        place.score(step, 5.0)
+    place.over.set()
+    while not trial.next(GOALS)["done"]:
+        pass
+    (failed,) = noted(task)
+    made = task.outside["data"]  # something that is there
+    note(task, failed.model_copy(update={"state": "done", "artifacts": {"q": made}}))
+
+    def run_again(job):
+        raise AssertionError
+
+    again = TrialInBackground(task, VALUES, run_again, lambda: None)
+    points = [again.next(GOALS) for _ in range(3)]
+    assert [point[STEP] for point in points] == [10, 20, 20]
+    again.end()
+    assert [one.state for one in noted(task)] == ["done"]
+    gone = failed.model_copy(update={"state": "done", "artifacts": {"q": "evaluate-gone"}})
+    note(task, gone)
+    place.over.clear()
+    place.started.clear()
+    TrialInBackground(task, VALUES, place, place.stop)
+    assert place.started.wait(10), "what was lost is made again"
+    place.over.set()
+
+
+def test_the_goals_of_a_finished_trial_come_with_its_last_scores(under_way, task, monkeypatch):
+    """Else a search that stops it at one of them would take it for a bad one."""
+    trial, place = under_way
+    ended = Trial(values=VALUES, state="done", metrics={"q.fid": 3.0})
+    monkeypatch.setattr(background, "run_trial", lambda *_: ended)
+    place.over.set()
+    trial.end()
+    late = TrialInBackground(task, {"width": 9}, place, place.stop)
+    place.artifact = late._watched
+    late._thread.join(10)
+    for step in (10, 20):
+        place.score(step, 5.0)
+    assert [late.next(GOALS)["q.fid"] for _ in range(3)] == [3.0, 3.0, 3.0]
+
+
 def test_one_that_fails_is_no_good_to_a_search(under_way, task, recorder):
     trial, place = under_way
     place.over.set()

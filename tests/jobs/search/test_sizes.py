@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.base.artifacts import Dataset
+from jobs.base.artifacts import Dataset, PairSet
 from jobs.base.cluster import Cluster
 from jobs.base.subgraph import trial_specs
 from jobs.search.sizes import beyond, distance, latency_ms, latency_on, sizes_known
@@ -21,6 +21,7 @@ TEMPLATES = {
     "outside": {"kind": "evaluate", "model": "teacher", "data": "data", "features": "features"},
 }  # fmt: skip
 HANDLES = {"data": Dataset(image=IMAGE, count=5, flip_valid=False)}
+PAIRS = PairSet(image=IMAGE, count=5, shard_size=5, seed=0, generator_version=1, nfe=1.0)
 LIMIT = Limit(max=100)
 
 
@@ -35,6 +36,27 @@ def test_sizes_are_those_of_the_network_that_is_measured():
         "quality.parameters": count_parameters(network.build(IMAGE)),
         "quality.macs": count_macs(network, IMAGE),
     }
+
+
+def test_labels_count_only_where_the_network_takes_them():
+    """Data has classes; students of unconditional pairs and flows that ask for none have not."""
+    labelled = IMAGE.model_copy(update={"classes": 10})
+    handles = {"data": Dataset(image=labelled, count=5, flip_valid=False), "pairs": PAIRS}
+    student = {"kind": "anneal_reflow", "pairs": "pairs", "data": "data", "network": NETWORK}
+    quality = {"kind": "evaluate", "data": "data", "features": "f"}
+    templates = {
+        "scored": {**student, "steps": 1, "score_every": 1},
+        "plain": TEMPLATES["student"],
+        "labelled": {**TEMPLATES["student"], "conditional": True},
+        **{f"q_{name}": {**quality, "model": name, "solver": {"kind": "euler", "steps": 1}}
+           for name in ("scored", "plain", "labelled")},
+    }  # fmt: skip
+    limits = {f"q_{name}.parameters": LIMIT for name in ("scored", "plain", "labelled")}
+    found = sizes_known(trial_specs(templates, {}, 0), handles, limits)
+    network = parse_network(NETWORK)
+    without, with_labels = (count_parameters(network.build(image)) for image in (IMAGE, labelled))
+    assert list(found.values()) == [without, without, with_labels]
+    assert without < with_labels
 
 
 def test_latency_counts_every_evaluation():
