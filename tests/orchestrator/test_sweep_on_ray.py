@@ -167,3 +167,21 @@ def test_optuna_learns_on_when_trials_are_stopped(storage):
         if trial.state == "stopped":  # one that came before it was better
             assert first[trial.values["rate"]] > min(first.values())
             assert trial.metrics == {}
+
+
+def test_a_training_may_take_every_cpu(storage):
+    """Trials hold none themselves: a training of two workers would never start else."""
+    text = STOPPED_EARLY.replace("shared: SHARED", "").replace("workers: 1", "workers: 2")
+    overrides = (
+        "jobs.rates.space.rate={choice: [1e-3, 3e-3]}",
+        "jobs.rates.scheduler=",
+        "jobs.rates.jobs.student.steps=20",
+        "jobs.rates.parallel=2",
+    )
+    result = submit(parse_pipeline(text, "f.yaml", overrides, storage).pipeline)
+    job = result.status.jobs["rates"]
+    assert job.state == "done", job.message
+    store = Store(storage)
+    report = store.load(job.artifact, SweepReport)
+    assert [trial.state for trial in report.trials] == ["done", "done"]
+    assert {store.manifest(t.artifacts["student"]).engine["workers"] for t in report.trials} == {2}
