@@ -64,6 +64,7 @@ class WorkLock:
         self._owner = owner
         self._mine = f"{self._prefix}{secrets.token_hex(8)}.json"
         self._watched: dict[str, tuple[bytes, float]] = {}
+        self._taken_over: set[str] = set()
         self._over = threading.Event()
         self._lost = threading.Event()
 
@@ -127,6 +128,7 @@ class WorkLock:
                 continue
             owner = self._alive(name, data)
             if owner is None:
+                self._taken_over.add(name)
                 self._blobs.delete(name)
             else:
                 found = owner
@@ -154,4 +156,7 @@ class WorkLock:
                 if not self._blobs.exists(self._mine):
                     self._lost.set()
                     return
+                for name in self._taken_over:  # renewed at the moment when it was removed
+                    if self._blobs.exists(name):
+                        self._blobs.delete(name)
                 self._write()

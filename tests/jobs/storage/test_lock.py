@@ -95,6 +95,20 @@ def test_an_earlier_attempt_is_taken_over_and_learns_of_it(blobs):
         assert first.lost
 
 
+def test_a_claim_that_was_renewed_while_it_was_removed_is_removed_again(blobs):
+    """Else both would hold the lock to their ends."""
+    first = WorkLock(blobs, "flow-ab", "run-1/a")
+    with (
+        first.held(never, silent),
+        WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent),
+    ):
+        first._write()  # it had looked just before
+        deadline = time.monotonic() + 60
+        while blobs.exists(first._mine) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not blobs.exists(first._mine)
+
+
 def claim_of(pid: int, **changes: object) -> bytes:
     claim = {"owner": "run-0/a", "host": lock_module.host_name(), "pid": pid, "time": 0.0}
     return seal({**claim, **changes})
