@@ -126,6 +126,8 @@ class WorkLock:
                 data = self._blobs.read(name)
             except FileNotFoundError:
                 continue
+            except OSError:  # renewed while it was read, or out of reach for now
+                data = b""
             owner = self._alive(name, data)
             if owner is None:
                 self._taken_over.add(name)

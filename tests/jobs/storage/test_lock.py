@@ -113,6 +113,23 @@ def test_a_claim_that_was_renewed_while_it_was_removed_is_removed_again(blobs):
         assert settled()
 
 
+def test_a_claim_that_changes_while_it_is_read_is_alive(store, monkeypatch):
+    """An object store then answers with an error; the claim is read again a little later."""
+    told: list[str] = []
+    plain, failures = store.blobs.read, [OSError("AWS Error INTERNAL_FAILURE")]
+
+    def read(name):
+        if failures:
+            raise failures.pop()
+        return plain(name)
+
+    with WorkLock(store.blobs, "flow-ab", "run-1/a").held(never, silent):
+        monkeypatch.setattr(store.blobs, "read", read)
+        with WorkLock(store.blobs, "flow-ab", "run-2/a").held(lambda: True, told.append) as needed:
+            assert not needed
+    assert told == ["a maker whose claim cannot be read"]
+
+
 def claim_of(pid: int, **changes: object) -> bytes:
     claim = {"owner": "run-0/a", "host": lock_module.host_name(), "pid": pid, "time": 0.0}
     return seal({**claim, **changes})
