@@ -89,6 +89,32 @@ def _fit(
         .options(num_cpus=0, max_concurrency=1000)
         .remote(cluster.cpus, cluster.gpus)
     )
+    trainable = _trainable(task, values, goals, gate)
+    with tempfile.TemporaryDirectory(prefix="slimctl-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_HOLDS])),
+            param_space=dict(space),
+            tune_config=tune.TuneConfig(**options, scheduler=_scheduler(task)),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="sweep",
+                verbose=0,
+                callbacks=[_leaving(values, gate)],
+                failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+            ),
+        ).fit()
+    ray.kill(gate)
+
+
+def _trainable(
+    task: SweepTask,
+    values: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    goals: Sequence[str],
+    gate: Any,
+) -> type:
+    """What Tune runs for each trial; arguments as of `_fit`, and the handle of the gate."""
+    from ray import tune  # noqa: PLC0415
+
     unknown = dict.fromkeys(goals, PENALTY)
 
     class OneTrial(tune.Trainable):  # type: ignore[misc]
@@ -105,28 +131,23 @@ def _fit(
         def cleanup(self) -> None:
             self._trial.end()
 
+    return OneTrial
+
+
+def _leaving(values: Callable[[Mapping[str, Any]], Mapping[str, Any]], gate: Any) -> Any:
+    """Tune's callback by which trials whose process died leave the gate."""
+    import ray  # noqa: PLC0415
+    from ray import tune  # noqa: PLC0415
+
     class Leaving(tune.Callback):  # type: ignore[misc]
-        """Trials whose process died leave the gate."""
+        """Called on an error whether or not the trial is tried again."""
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             ray.get(gate.leave.remote(identity(values(trial.config))))
 
         on_trial_recover = on_trial_error
 
-    with tempfile.TemporaryDirectory(prefix="slimctl-tune-") as folder:
-        tune.Tuner(
-            tune.with_resources(OneTrial, tune.PlacementGroupFactory([TRIAL_HOLDS])),
-            param_space=dict(space),
-            tune_config=tune.TuneConfig(**options, scheduler=_scheduler(task)),
-            run_config=tune.RunConfig(
-                storage_path=folder,
-                name="sweep",
-                verbose=0,
-                callbacks=[Leaving()],
-                failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
-            ),
-        ).fit()
-    ray.kill(gate)
+    return Leaving()
 
 
 def _scheduler(task: SweepTask) -> Any:
