@@ -68,7 +68,7 @@ def _one(
             specs[name] = trial_spec(template, values, seed)
         except ValidationError as error:
             found.errors += _refused(name, template, error)
-        except (FieldError, ValueError) as error:
+        except (UserError, ValueError) as error:
             found.errors.append(FieldError(f"jobs.{name}", str(error)))
     try:
         ordered = in_order(specs)

@@ -28,7 +28,7 @@ class Gate:
         """Waits until there is room.
 
         Args:
-            trial: its identity; a trial makes one result at a time.
+            trial: Tune's name of it; a trial makes one result at a time.
             artifact: the result.
             cpus: that it takes.
             gpus: that it takes.
@@ -63,7 +63,7 @@ class OnRay:
     Args:
         task: the sweep.
         gate: handle of the gate.
-        trial: identity of the trial, the same in every process that it has.
+        trial: Tune's name of it, the same in every process that it has.
     """
 
     def __init__(self, task: SweepTask, gate: Any, trial: str) -> None:

@@ -165,13 +165,8 @@ def noted_before(task: SweepTask, values: Mapping[str, Any]) -> Trial | None:
     return Trial.model_validate(json.loads(text)["trial"])
 
 
-def identity(values: Mapping[str, Any]) -> str:
-    """A name of the trial with these values: 16 hexadecimal digits."""
-    return f"{derive_seed(0, canonical_json(values)):016x}"
-
-
 def _note_name(values: Mapping[str, Any]) -> str:
-    return f"{identity(values)}.json"
+    return f"{derive_seed(0, canonical_json(values)):016x}.json"
 
 
 def noted(task: SweepTask) -> list[Trial]:

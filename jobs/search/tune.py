@@ -13,7 +13,7 @@ from jobs.base.artifacts import Trial
 from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
 from jobs.search.place import Gate, OnRay
 from jobs.search.spec import Dimension, OptunaSearch
-from jobs.search.trial import MAX_ATTEMPTS, SweepTask, identity, noted
+from jobs.search.trial import MAX_ATTEMPTS, SweepTask, noted
 
 TRIAL_HOLDS = {"memory": 1}
 """What Ray reserves for a trial while its jobs run, bytes. No share of a CPU, however small: of two
@@ -99,7 +99,7 @@ def _fit(
                 storage_path=folder,
                 name="sweep",
                 verbose=0,
-                callbacks=[_leaving(values, gate)],
+                callbacks=[_leaving(gate)],
                 failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
             ),
         ).fit()
@@ -121,9 +121,8 @@ def _trainable(
         """A point is a score of the training that is watched; the last one tells the goals."""
 
         def setup(self, config: Mapping[str, Any]) -> None:
-            chosen = values(config)
-            place = OnRay(task, gate, identity(chosen))
-            self._trial = TrialInBackground(task, chosen, place, place.stop)
+            place = OnRay(task, gate, self.trial_id)
+            self._trial = TrialInBackground(task, values(config), place, place.stop)
 
         def step(self) -> dict[str, Any]:
             return self._trial.next(unknown)
@@ -134,7 +133,7 @@ def _trainable(
     return OneTrial
 
 
-def _leaving(values: Callable[[Mapping[str, Any]], Mapping[str, Any]], gate: Any) -> Any:
+def _leaving(gate: Any) -> Any:
     """Tune's callback by which trials whose process died leave the gate."""
     import ray  # noqa: PLC0415
     from ray import tune  # noqa: PLC0415
@@ -143,7 +142,7 @@ def _leaving(values: Callable[[Mapping[str, Any]], Mapping[str, Any]], gate: Any
         """Called on an error whether or not the trial is tried again."""
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            ray.get(gate.leave.remote(identity(values(trial.config))))
+            ray.get(gate.leave.remote(trial.trial_id))
 
         on_trial_recover = on_trial_error
 
