@@ -192,6 +192,15 @@ def _parameters(report: QualityReport) -> str:
     return f"{report.parameters:,} of {report.parameters_total:,}"
 
 
+def floor_text(report: QualityReport) -> str:
+    """What real images themselves have as FID, and how much that varies."""
+    spread = ""
+    if report.fid_real_sd is not None:
+        spread = f" (mean of 20 draws, standard deviation {report.fid_real_sd:.2f})"
+    drawn = f"FID of {report.samples} real images drawn with replacement"
+    return f"{drawn}: {report.fid_real:.2f}{spread}"
+
+
 def part_lines(reports: dict[str, QualityReport]) -> list[str]:
     """For each report with parts a line with the FID of every part and what routing costs."""
     lines = []

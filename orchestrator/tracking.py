@@ -40,8 +40,8 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 QUALITY = (
-    "fid", "fid_real", "kid", "kid_low", "kid_high", "precision", "recall", "nfe", "samples",
-    "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
+    "fid", "fid_real", "fid_real_sd", "kid", "kid_low", "kid_high", "precision", "recall", "nfe",
+    "samples", "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
     "nearest_rms_real", "parameters_total", "routing_us",
 )  # fmt: skip
 STEPPING = (

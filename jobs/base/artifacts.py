@@ -190,7 +190,10 @@ class SubsetQuality(Spec):
     """Real images of these labels."""
     fid: float
     fid_real: float
-    """The same distance for as many draws with replacement from the real images: the floor."""
+    """The same distance for as many of the real images, drawn with replacement: the floor, as mean
+    over 20 draws."""
+    fid_real_sd: float | None = None
+    """Standard deviation over these draws; None in reports of earlier versions (of one draw)."""
     precision: float | None
     """None where there are too few images for the nearest neighbours asked for."""
     recall: float | None
@@ -224,7 +227,10 @@ class QualityReport(Handle):
     protocol: FidProtocol | None = None
     """What makes this FID comparable; None in reports of earlier versions."""
     fid_real: float
-    """The same distance for as many images drawn with replacement from the data: the floor."""
+    """The same distance for as many images drawn with replacement from the data: the floor, as mean
+    over 20 draws."""
+    fid_real_sd: float | None = None
+    """Standard deviation over these draws; None in reports of earlier versions (of one draw)."""
     kid: float
     kid_low: float
     kid_high: float

@@ -119,7 +119,8 @@ def measure(
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
     sampler = open_sampler(store, model, solver, device)
     extract = open_features(store, features, device, context.threads)
-    real = measure_real(store, data, features, extract, spec.samples, spec.manifold_samples)
+    kept = spec.manifold_samples
+    real = measure_real(store, data, features, extract, spec.samples, kept, reference)
     drawn = _draw(context, sampler, spec, extract, seed)
     images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
@@ -135,7 +136,8 @@ def measure(
         **_distances(target, drawn.statistics),
         **_against_real(real.features, own_features, spec.neighbours, seed),
         protocol=_protocol(spec, data, features),
-        fid_real=frechet_distance(target, real.floor),
+        fid_real=float(real.floor.mean()),
+        fid_real_sd=float(real.floor.std()),
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=features.id,

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from jobs.base.artifacts import Dataset, SubsetQuality
-from jobs.evaluation.reference import FLOOR_SEED, random_subset
+from jobs.evaluation.reference import floor_draws, random_subset
 from jobs.storage.store import Store
 from jobs.storage.tensors import load_labels
-from models import counter_random
-from models.counter_random import Stream
 from models.metrics.frechet import GaussianStatistics, frechet_distance
 from models.metrics.precision_recall import precision_recall
 
@@ -82,18 +80,24 @@ def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int
     manifold = None
     if same > neighbours:
         manifold = precision_recall(real[random_subset(len(real), same)], own[:same], neighbours)
+    floor = _floor(statistics, real, len(own))
     return SubsetQuality(
         labels=labels,
         samples=len(own),
         real=len(real),
         fid=frechet_distance(statistics, GaussianStatistics.from_features(own)),
-        fid_real=_floor(statistics, real, len(own)),
+        fid_real=float(floor.mean()),
+        fid_real_sd=float(floor.std()),
         precision=None if manifold is None else manifold.precision,
         recall=None if manifold is None else manifold.recall,
     )
 
 
-def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> float:
-    """Fréchet distance of `count` draws with replacement from the real features, seed 0."""
-    index = counter_random.integers(FLOOR_SEED, Stream.SUBSET, torch.arange(count), len(real))
-    return frechet_distance(statistics, GaussianStatistics.from_features(real[index]))
+def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> Tensor:
+    """Fréchet distances of 20 draws of `count` of the real features, float64 (20,)."""
+    draws = floor_draws(len(real), count)
+    distances = [
+        frechet_distance(statistics, GaussianStatistics.from_features(real[drawn]))
+        for drawn in draws
+    ]
+    return torch.tensor(distances, dtype=torch.float64)

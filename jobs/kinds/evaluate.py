@@ -1,7 +1,7 @@
 """Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -45,6 +45,8 @@ class Evaluate(SeededJobSpec):
     FID, KID, precision, recall, straightness, distance to the data; parameters, multiply-adds,
     latency.
     """
+
+    version: ClassVar[int] = 2
 
     model: Ref[Flow | Generator | Fleet]
     """What to measure."""

@@ -9,6 +9,7 @@ but with fewer samples than dimensions those roots are of rounding errors: 1e-8 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -49,6 +50,15 @@ class Gaussian:
         check_rows(self.covariance, "covariance of the statistics", at_least=1)
         _check_symmetric(self.covariance)
 
+    @cached_property
+    def root(self) -> Float[Tensor, "d r"]:
+        """A factor L with L L^T = covariance, of as many columns as its numerical rank r."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        rounding = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
+        kept = values > rounding
+        root: Tensor = vectors[:, kept] * values[kept].sqrt()
+        return root
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianStatistics(Gaussian):
@@ -77,7 +87,11 @@ class GaussianStatistics(Gaussian):
             ValueError: fewer than 2 rows, no columns, or a NaN or infinity.
         """
         check_rows(features, "features", at_least=2)
-        return cls.from_batches(torch.split(features, _BATCH))
+        found = cls.from_batches(torch.split(features, _BATCH))
+        if len(features) < features.shape[1]:  # the centred rows are a factor without eigenvectors
+            centred = features.double() - found.mean
+            found.__dict__["root"] = centred.T / (found.count - 1) ** 0.5
+        return found
 
     @classmethod
     def from_batches(cls, batches: Iterable[Float[Tensor, "_ d"]]) -> "GaussianStatistics":
@@ -172,18 +186,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """
     check_same_width(a.mean, b.mean, ("the first statistics", "the second"))
     shift = (a.mean - b.mean.to(a.mean.device)).square().sum()
-    overlap = torch.linalg.svdvals(_root(a.covariance).T @ _root(b.covariance.to(a.mean.device)))
+    overlap = torch.linalg.svdvals(a.root.T @ b.root.to(a.mean.device))
     spread = a.covariance.trace() + b.covariance.trace().to(a.mean.device)
     return max(0.0, float(shift + spread - 2.0 * overlap.sum()))
-
-
-def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
-    """A factor L with L L^T = covariance, of as many columns as its numerical rank r."""
-    values, vectors = torch.linalg.eigh(covariance)
-    rounding = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
-    kept = values > rounding
-    root: Tensor = vectors[:, kept] * values[kept].sqrt()
-    return root
 
 
 @dataclass(frozen=True, eq=False)

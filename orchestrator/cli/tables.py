@@ -12,6 +12,7 @@ from orchestrator.plan import RunPlan
 from orchestrator.results import (
     COLUMNS,
     STEP_COLUMNS,
+    floor_text,
     part_lines,
     protocol_notes,
     quality_rows,
@@ -53,8 +54,7 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
     print_table(COLUMNS, quality_rows(reports))
     floor = next(iter(reports.values()))
     typer.echo(
-        f"FID of {floor.samples} real images drawn with replacement: {floor.fid_real:.2f}; "
-        f"latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
+        f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
     for line in [*part_lines(reports), *protocol_notes(reports), *lines]:
         typer.echo(line)

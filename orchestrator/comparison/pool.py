@@ -1,11 +1,11 @@
 """Results that differ only in their seeds become one row with mean and interval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.base.keys import canonical_json
-from models.metrics.interval import mean_interval
+from models.metrics.interval import Interval, mean_interval
 from orchestrator.comparison.collect import Found, Missing, Result
 from orchestrator.comparison.lineage import Lineage
 from orchestrator.comparison.protocol import check_protocols, fid_protocol
@@ -44,6 +44,8 @@ class Row:
         shape: the kinds they were made by.
         hours: device hours behind the models, by kind of device; the mean over seeds.
         front: whether no other row is better in one objective and as good in the other.
+        above_first: by how much its FID is above that of the first row at the same seeds: mean and
+            95 % interval; None for the first row, and with fewer than two seeds in common.
     """
 
     name: str
@@ -53,6 +55,13 @@ class Row:
     shape: str
     hours: Mapping[str, float]
     front: bool = False
+    above_first: Interval | None = None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the seeds do not tell its FID from that of the first row."""
+        above = self.above_first
+        return above is not None and above.low <= 0 <= above.high
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,8 @@ def compare(found: Found, lineage: Lineage) -> Comparison:
         pools.setdefault(canonical_json([shape, kept]), []).append(result)
     rows = [_row(pool, settings, lineage, several=several) for pool in pools.values()]
     rows = with_front(sorted(rows, key=lambda row: row.numbers["fid"].mean))
+    noise = {result.name: _seeds(settings[result.name]) for result in found.results}
+    rows = rows[:1] + [replace(row, above_first=_above(rows[0], row, noise)) for row in rows[1:]]
     models = [lineage.behind(result.report.model) for result in found.results]
     spent = lineage.hours(set().union(*models))
     alone: dict[str, float] = {}
@@ -112,6 +123,32 @@ def compare(found: Found, lineage: Lineage) -> Comparison:
 def is_seed(setting: str) -> bool:
     """Whether a dotted setting is the seed of a job."""
     return setting.rpartition(".")[2] == SEED
+
+
+def _seeds(settings: Mapping[str, Any]) -> str:
+    """What two results have in common that share their random numbers.
+
+    The seed of the samples' noise, and all that occur in the jobs behind it: those of one iteration
+    over seeds have the same ones, whatever the jobs are called.
+    """
+    occurring = {canonical_json(value) for name, value in settings.items() if is_seed(name)}
+    return canonical_json([settings.get(SEED), sorted(occurring)])
+
+
+def _above(first: Row, row: Row, noise: Mapping[str, str]) -> Interval | None:
+    """FID of a row less that of the first, at the seeds that both have, each once."""
+    ours, theirs = (_fid_by_seeds(one, noise) for one in (row, first))
+    shared = [key for key in ours if key in theirs]
+    if len(shared) < 2:
+        return None
+    return mean_interval([ours[key] - theirs[key] for key in shared])
+
+
+def _fid_by_seeds(row: Row, noise: Mapping[str, str]) -> dict[str, float]:
+    fids: dict[str, list[float]] = {}
+    for result in row.results:
+        fids.setdefault(noise[result.name], []).append(result.report.fid)
+    return {key: values[0] for key, values in fids.items() if len(values) == 1}
 
 
 def _settings(result: Result, lineage: Lineage) -> dict[str, Any]:
@@ -177,7 +214,7 @@ def with_front(rows: Sequence[Row]) -> list[Row]:
     """Marks the rows that no other row beats."""
     points = [tuple(row.numbers[name].mean for name in MINIMIZED) for row in rows]
     return [
-        Row(**{**vars(row), "front": not any(beats(other, point) for other in points)})
+        replace(row, front=not any(beats(other, point) for other in points))
         for row, point in zip(rows, points, strict=True)
     ]
 

@@ -23,7 +23,10 @@ HEAD = (
     "latency",
 )
 FRONT = "*"
+TIE = "="
 ABSENT = "-"
+ABOVE = "above the first"
+UNSEEN = "not looked at: evaluations and latency, so a flow of ten steps hides its own single step"
 _TEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -43,13 +46,19 @@ def table(comparison: Comparison, *, protocol: bool = False) -> Table:
     names = short_names(comparison.differing)
     devices = sorted({device for row in comparison.rows for device in row.hours})
     seeds = any(len(row.results) > 1 for row in comparison.rows)
+    paired = _is_paired(comparison)
     head = ["", HEAD[0], *names.values(), *HEAD[1:], *(["seeds"] if seeds else [])]
+    if paired:
+        head.insert(head.index("FID") + 1, ABOVE)
     head += [f"{device}-hours" for device in devices] + (["FID protocol"] if protocol else [])
     rows = []
     for row in comparison.rows:
         cells = [FRONT if row.front else "", row.name]
         cells += [_setting(row.settings.get(name, ...)) for name in names]
-        cells += _measured(row)
+        measured = _measured(row)
+        if paired:
+            measured.insert(HEAD.index("FID"), _above(row))
+        cells += measured
         cells += [str(len(row.results))] if seeds else []
         cells += [f"{row.hours.get(device, 0.0):.3g}" for device in devices]
         cells += [protocol_text(comparison.protocol)] if protocol else []
@@ -60,6 +69,20 @@ def table(comparison: Comparison, *, protocol: bool = False) -> Table:
         empty[1], empty[at] = missing.job, missing.state
         rows.append(tuple(empty))
     return tuple(head), rows
+
+
+def _is_paired(comparison: Comparison) -> bool:
+    return any(row.above_first is not None for row in comparison.rows)
+
+
+def _above(row: Row) -> str:
+    """How far the FID is above the first row's, with its interval, and the mark of a tie."""
+    above = row.above_first
+    if above is None:
+        return ""
+    digits = 2 if row.numbers["fid"].mean >= 1 else 3
+    low, high = (f"{end:+.{digits}f}" for end in (above.low, above.high))
+    return f"{above.mean:+.{digits}f} [{low}, {high}]{' ' + TIE if row.tied else ''}"
 
 
 def _measured(row: Row) -> list[str]:
@@ -107,11 +130,20 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 def notes(comparison: Comparison) -> list[str]:
     """What belongs under the table."""
     lines = [
-        f"{FRONT} no other row has a lower FID with no more parameters",
+        f"{FRONT} no other row has a lower FID with no more parameters ({UNSEEN})",
         f"FID protocol: {protocol_text(comparison.protocol)}",
     ]
     if any(len(row.results) > 1 for row in comparison.rows):
         lines.append("± half the 95 % interval of the mean over seeds; KID of one seed: its own")
+    if _is_paired(comparison):
+        lines.append(
+            f"{ABOVE}: FID less the first row's at the same seeds, mean [95 % interval]; {TIE} a "
+            "tie, which these seeds do not decide (no correction for the number of comparisons)"
+        )
+    elif len(comparison.rows) > 1:
+        lines.append(
+            "no two rows have two seeds in common: which FID is lower may be luck of the seed"
+        )
     for device, hours in comparison.spent.items():
         saved = comparison.saved[device]
         lines.append(
@@ -137,11 +169,13 @@ def _in_markdown(cell: str) -> str:
 def as_csv(comparison: Comparison) -> str:
     """A comparison as comma-separated values, numbers in full; `_half` is half the interval."""
     devices = sorted({device for row in comparison.rows for device in row.hours})
+    paired = _is_paired(comparison)
     pooled = [name for name in MEASURED if any(row.numbers[name].half for row in comparison.rows)]
     measured = [
         one for name in MEASURED for one in ([name, f"{name}_half"][: 1 + (name in pooled)])
     ]
-    head = ["front", "name", "state", *comparison.differing, "solver", *measured, "seeds"]
+    above = ["fid_above_first", "fid_above_first_low", "fid_above_first_high"] if paired else []
+    head = ["front", "name", "state", *comparison.differing, "solver", *measured, *above, "seeds"]
     head += [*(f"{device}_hours" for device in devices), "fid_protocol"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -153,6 +187,9 @@ def as_csv(comparison: Comparison) -> str:
         for name in MEASURED:
             number = row.numbers[name]
             cells += [number.mean, number.half][: 1 + (name in pooled)]
+        if paired:
+            found = row.above_first
+            cells += ["", "", ""] if found is None else [found.mean, found.low, found.high]
         cells.append(len(row.results))
         cells += [row.hours.get(device, 0.0) for device in devices]
         writer.writerow([*cells, protocol_text(comparison.protocol)])
@@ -193,6 +230,8 @@ def _row_json(row: Row, comparison: Comparison) -> dict[str, Any]:
         "front": row.front,
         "settings": {name: row.settings.get(name) for name in comparison.differing},
         **{name: vars(numbers[name]) for name in MEASURED},
+        "fid_above_first": None if row.above_first is None else vars(row.above_first),
+        "tied": row.tied,
         "hours": dict(row.hours),
         "results": [
             {"run": one.run, "job": one.job, "artifact": one.report.id, "model": one.report.model}

@@ -8,7 +8,7 @@ from jobs.evaluation.reference import measure_real
 from jobs.storage.tensors import load_dataset_tensors
 from models import counter_random
 from models.counter_random import Stream
-from models.metrics.frechet import GaussianStatistics
+from models.metrics.frechet import Gaussian, GaussianStatistics, frechet_distance
 from models.metrics.nearest import memorisation
 from models.pixels import to_float
 
@@ -47,11 +47,36 @@ def test_pieces_give_what_the_whole_gives(store, real, counted):
     images, _ = load_dataset_tensors(store, data)
     rows = counted[0](images)
     close(found.statistics, GaussianStatistics.from_features(rows))
-    index = counter_random.integers(0, Stream.SUBSET, torch.arange(30), 40)
-    close(found.floor, GaussianStatistics.from_features(rows[index]))
+    index = counter_random.integers(0, Stream.SUBSET, torch.arange(20 * 30), 40).view(20, 30)
+    floor = [
+        frechet_distance(found.statistics, GaussianStatistics.from_features(rows[draw]))
+        for draw in index
+    ]
+    torch.testing.assert_close(found.floor, torch.tensor(floor, dtype=torch.float64))
     torch.testing.assert_close(found.features, rows[reference.random_subset(40, 40)])
     whole = memorisation(to_float(images[:2]), to_float(images))
     assert found.nearest_rms == whole.real_median
+
+
+def test_the_floor_is_the_expected_distance_of_a_draw(store, make_dataset):
+    """Of one Gaussian feature of variance s^2: s^2 / n of the mean, s^2 / 2n of the deviation."""
+    data = make_dataset(count=1000)
+    numbers = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)) * 3
+    extract = Features(lambda images: numbers[: len(images)], torch.device("cpu"))
+    net = FeatureNet(id="normal", dimensions=1)
+    floor = measure_real(store, data, net, extract, 200, 10).floor
+    expected = 1.5 * numbers.var().item() / 200
+    assert len(floor) == 20
+    assert abs(floor.mean().item() - expected) < 3 * floor.std().item() / 20**0.5
+
+
+def test_the_floor_is_to_the_reference_that_is_asked_for(store, real, counted):
+    data, measure = real
+    own = measure()
+    far = Gaussian(own.statistics.mean + 10, own.statistics.covariance)
+    found = measure_real(store, data, NET, counted[0], 30, 100, far)
+    assert found.floor.mean() == pytest.approx(300 + own.floor.mean().item(), rel=0.1)
+    torch.testing.assert_close(measure().floor, own.floor)
 
 
 def test_only_some_features_are_kept_drawn_from_all(store, real, counted):

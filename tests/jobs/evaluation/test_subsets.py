@@ -36,6 +36,7 @@ def test_a_subset_is_measured_on_its_own_rows():
         statistics = [GaussianStatistics.from_features(rows) for rows in (theirs, ours)]
         assert each.fid == pytest.approx(frechet_distance(*statistics))
         assert 0 < each.fid_real < each.fid
+        assert 0 < each.fid_real_sd < each.fid_real
         assert 0 < each.precision <= 1
 
 

@@ -45,6 +45,27 @@ def test_a_row_that_another_beats_is_not_on_the_front(store):
     assert set(made.differing) == {"model.network.channels", "model.steps"}
 
 
+def test_differences_are_paired_by_seed_and_ties_are_marked(store):
+    """Differences to the first row of 5, 5.5, 6 (exact numbers of Student's t with two degrees)."""
+    made = compared(store)
+    above = made.rows[1].above_first
+    half = 4.302653 * 0.5 / math.sqrt(3)  # the differences are 5, 5.5, 6: standard deviation 0.5
+    assert (above.mean, above.count) == (5.5, 3)
+    assert above.high == pytest.approx(5.5 + half, rel=1e-6)
+    assert made.rows[0].above_first is None
+    assert not made.rows[1].tied
+    for seed, fid in enumerate((6.0, 5.4, 5.9)):  # above by 1.0, -0.1, -0.1
+        model = put_student(store, f"near{seed}", steps=7, seed=seed)
+        one = put_report(store, f"near{seed}", model, fid=fid)
+        put_run(store, f"near-2026010{seed + 2}-120000-aaaa", {"near": one}, {})
+    runs = [f"near-2026010{seed + 2}-120000-aaaa" for seed in range(3)]
+    rows = {row.name.rpartition("/")[2]: row for row in compared(store, RUN, *runs).rows}
+    assert rows["near"].tied
+    assert rows["near"].above_first.mean == pytest.approx(0.8 / 3)
+    (alone,) = compared(store, runs[0]).rows
+    assert not alone.tied
+
+
 def test_who_beats_whom():
     assert beats((1, 2), (1, 3))
     assert not beats((1, 2), (1, 2))

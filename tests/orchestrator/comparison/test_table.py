@@ -31,13 +31,14 @@ def comparison(store) -> Comparison:
 def test_the_table(comparison):
     head, rows = table(comparison)
     assert head == (
-        "", "name", "channels", "solver", "parameters", "MACs", "NFE", "FID", "KID", "precision",
-        "recall", "latency", "seeds", "CPU-hours",
+        "", "name", "channels", "solver", "parameters", "MACs", "NFE", "FID",
+        "above the first", "KID", "precision", "recall", "latency", "seeds", "CPU-hours",
     )  # fmt: skip
     assert rows[0] == (
         "*", "students.width=16.quality", "16", "euler 2", "1,600", "4.46 M", "2", "5.50 ± 1.24",
-        "0.500 ± 0.000", "0.500 ± 0.000", "0.250 ± 0.000", "1.50 ms", "3", "3",
+        "", "0.500 ± 0.000", "0.500 ± 0.000", "0.250 ± 0.000", "1.50 ms", "3", "3",
     )  # fmt: skip
+    assert rows[1][8] == "+5.50 [+4.26, +6.74]"
     assert rows[2][1] == "late"
     assert rows[2][head.index("FID")] == "failed"
 
@@ -52,6 +53,7 @@ def test_notes_say_what_the_numbers_mean(comparison):
 def test_csv_is_read_back(comparison):
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     assert float(rows[0]["fid"]) == pytest.approx(5.5)
+    assert [row["fid_above_first"] for row in rows] == ["", "5.5", ""]
     assert float(rows[0]["fid_half"]) == pytest.approx(1.24, abs=0.005)
     assert rows[0]["fid_protocol"] == PROTOCOL
     assert [row["front"] for row in rows] == ["1", "1", "0"]
