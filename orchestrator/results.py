@@ -196,7 +196,8 @@ def floor_text(report: QualityReport) -> str:
     """What real images themselves have as FID, and how much that varies."""
     spread = ""
     if report.fid_real_sd is not None:
-        spread = f" (mean of 20 draws, standard deviation {report.fid_real_sd:.2f})"
+        draws = f"mean of {report.fid_real_draws} draws"
+        spread = f" ({draws}, standard deviation {report.fid_real_sd:.2f})"
     drawn = f"FID of {report.samples} real images drawn with replacement"
     return f"{drawn}: {report.fid_real:.2f}{spread}"
 

@@ -191,7 +191,7 @@ class SubsetQuality(Spec):
     fid: float
     fid_real: float
     """The same distance for as many of the real images, drawn with replacement: the floor, as mean
-    over 20 draws."""
+    over draws."""
     fid_real_sd: float | None = None
     """Standard deviation over these draws; None in reports of earlier versions (of one draw)."""
     precision: float | None
@@ -228,9 +228,11 @@ class QualityReport(Handle):
     """What makes this FID comparable; None in reports of earlier versions."""
     fid_real: float
     """The same distance for as many images drawn with replacement from the data: the floor, as mean
-    over 20 draws."""
+    over draws."""
     fid_real_sd: float | None = None
     """Standard deviation over these draws; None in reports of earlier versions (of one draw)."""
+    fid_real_draws: int = 1
+    """Draws of the floor: 20 to 100, by the width of the features."""
     kid: float
     kid_low: float
     kid_high: float

@@ -138,6 +138,7 @@ def measure(
         protocol=_protocol(spec, data, features),
         fid_real=float(real.floor.mean()),
         fid_real_sd=float(real.floor.std()),
+        fid_real_draws=len(real.floor),
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=features.id,

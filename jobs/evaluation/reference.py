@@ -27,13 +27,15 @@ from models.metrics.nearest import own_distance
 from models.pixels import to_float
 
 FLOOR_SEED = 0
-FLOOR_DRAWS = 20
-"""Draws of real images whose distances make the floor. That of one draw varies much: of 2000 of the
-digits its standard deviation is half its mean."""
+FLOOR_DRAWS = (20, 100)
+"""Fewest and most draws of real images whose distances make the floor. That of one draw varies
+much: of 2000 of the digits its standard deviation is half its mean."""
+FLOOR_WIDTHS = 6400
+"""Draws times features, between these bounds: a distance of 2048 features takes seconds."""
 BATCH = 1000
 NEAREST_AMONG = 50_000
 """Real images among which the nearest one to a sample is looked for; more are drawn from."""
-FORMAT = 2
+FORMAT = 3
 """Of the cache: raised when the same key would hold something else."""
 
 
@@ -43,8 +45,8 @@ class RealImages:
 
     Args:
         statistics: of the features of all of them.
-        floor: float64 (20,), Fréchet distances to the reference of as many images drawn with
-            replacement as there are samples, once for each of 20 draws.
+        floor: float64 (R,), Fréchet distances to the reference of as many images drawn with
+            replacement as there are samples, of each draw.
         features: float32 (n, D) of some of them in random order, for KID, precision and recall.
         nearest_rms: median RMS pixel distance of an image to the nearest other one.
     """
@@ -79,16 +81,22 @@ def measure_real(
     name = f"cache/real-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
     found = _read(store, name)
     if found is None:
-        found = _measure(store, data, extract, samples, kept, target)
+        draws = floor_draws(data.count, samples, features.dimensions)
+        found = _measure(store, data, extract, draws, kept, target)
         store.blobs.write(name, save(_to_tensors(found)))
     return found
 
 
-def floor_draws(count: int, samples: int) -> Tensor:
-    """Which of `count` real images each draw of the floor takes: int64 (20, samples)."""
-    index = torch.arange(FLOOR_DRAWS * samples)
+def floor_draws(count: int, samples: int, width: int) -> Tensor:
+    """Which of `count` real images each draw of the floor takes: int64 (R, samples).
+
+    R is 100 up to 64 features, and 20 from 320 on.
+    """
+    fewest, most = FLOOR_DRAWS
+    draws = min(most, max(fewest, FLOOR_WIDTHS // width))
+    index = torch.arange(draws * samples)
     drawn = counter_random.integers(FLOOR_SEED, Stream.SUBSET, index, count)
-    return drawn.view(FLOOR_DRAWS, samples)
+    return drawn.view(draws, samples)
 
 
 def _digest(target: Gaussian | None) -> str:
@@ -103,14 +111,11 @@ def _measure(
     store: Store,
     data: Dataset,
     extract: Features,
-    samples: int,
+    draws: Tensor,
     kept: int,
     target: Gaussian | None,
 ) -> RealImages:
-    draws = [
-        (torch.bincount(drawn, minlength=data.count), RunningStatistics())
-        for drawn in floor_draws(data.count, samples)
-    ]
+    floors = [(torch.bincount(drawn, minlength=data.count), RunningStatistics()) for drawn in draws]
     wanted = random_subset(data.count, min(data.count, kept))
     place = torch.full((data.count,), -1)
     place[wanted] = torch.arange(len(wanted))
@@ -121,7 +126,7 @@ def _measure(
         here = slice(first, first + len(images))
         rows.append(found[place[here] >= 0])
         all_of_them.add(found)
-        for times_drawn, drawn in draws:
+        for times_drawn, drawn in floors:
             again = found.repeat_interleave(times_drawn[here], dim=0)
             if len(again):
                 drawn.add(again)
@@ -129,9 +134,9 @@ def _measure(
     shuffled = torch.cat(rows)[place[place >= 0].argsort()]
     nearest = own_distance(to_float(nearest_candidates(store, data)))
     statistics = all_of_them.result()
-    floor = [frechet_distance(target or statistics, drawn.result()) for _, drawn in draws]
-    floors = torch.tensor(floor, dtype=torch.float64)
-    return RealImages(statistics, floors, shuffled, nearest)
+    distances = [frechet_distance(target or statistics, drawn.result()) for _, drawn in floors]
+    floor = torch.tensor(distances, dtype=torch.float64)
+    return RealImages(statistics, floor, shuffled, nearest)
 
 
 def nearest_candidates(store: Store, data: Dataset) -> Tensor:

@@ -13,7 +13,7 @@ from jobs.base.artifacts import Dataset, SubsetQuality
 from jobs.evaluation.reference import floor_draws, random_subset
 from jobs.storage.store import Store
 from jobs.storage.tensors import load_labels
-from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.frechet import Rooted, frechet_distance, gaussian_of
 from models.metrics.precision_recall import precision_recall
 
 FEWEST = 2
@@ -75,7 +75,7 @@ def subset_qualities(
 
 
 def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int) -> SubsetQuality:
-    statistics = GaussianStatistics.from_features(real)
+    statistics = gaussian_of(real)
     same = min(len(real), len(own))
     manifold = None
     if same > neighbours:
@@ -85,7 +85,7 @@ def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int
         labels=labels,
         samples=len(own),
         real=len(real),
-        fid=frechet_distance(statistics, GaussianStatistics.from_features(own)),
+        fid=frechet_distance(statistics, gaussian_of(own)),
         fid_real=float(floor.mean()),
         fid_real_sd=float(floor.std()),
         precision=None if manifold is None else manifold.precision,
@@ -93,11 +93,8 @@ def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int
     )
 
 
-def _floor(statistics: GaussianStatistics, real: Tensor, count: int) -> Tensor:
-    """Fréchet distances of 20 draws of `count` of the real features, float64 (20,)."""
-    draws = floor_draws(len(real), count)
-    distances = [
-        frechet_distance(statistics, GaussianStatistics.from_features(real[drawn]))
-        for drawn in draws
-    ]
+def _floor(statistics: Rooted, real: Tensor, count: int) -> Tensor:
+    """Fréchet distances of draws of `count` of the real features, float64 (R,)."""
+    draws = floor_draws(len(real), count, real.shape[1])
+    distances = [frechet_distance(statistics, gaussian_of(real[drawn])) for drawn in draws]
     return torch.tensor(distances, dtype=torch.float64)

@@ -59,6 +59,11 @@ class Gaussian:
         root: Tensor = vectors[:, kept] * values[kept].sqrt()
         return root
 
+    @property
+    def spread(self) -> Tensor:
+        """Trace of the covariance, 0-dim."""
+        return self.covariance.trace()
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianStatistics(Gaussian):
@@ -87,11 +92,7 @@ class GaussianStatistics(Gaussian):
             ValueError: fewer than 2 rows, no columns, or a NaN or infinity.
         """
         check_rows(features, "features", at_least=2)
-        found = cls.from_batches(torch.split(features, _BATCH))
-        if len(features) < features.shape[1]:  # the centred rows are a factor without eigenvectors
-            centred = features.double() - found.mean
-            found.__dict__["root"] = centred.T / (found.count - 1) ** 0.5
-        return found
+        return cls.from_batches(torch.split(features, _BATCH))
 
     @classmethod
     def from_batches(cls, batches: Iterable[Float[Tensor, "_ d"]]) -> "GaussianStatistics":
@@ -135,6 +136,35 @@ class GaussianStatistics(Gaussian):
         return cls(tensors["mean"], tensors["covariance"], int(tensors["count"]))
 
 
+@dataclass(frozen=True, eq=False)
+class FewRows:
+    """The Gaussian of fewer samples than dimensions, without its covariance."""
+
+    mean: Float[Tensor, " d"]
+    root: Float[Tensor, "d n"]
+    spread: Tensor
+    """Trace of the covariance, 0-dim."""
+
+
+Rooted = Gaussian | FewRows
+"""What a Fréchet distance is of."""
+
+
+def gaussian_of(features: Float[Tensor, "n d"]) -> Rooted:
+    """The Gaussian of a table of features, at least 2 rows, in the form that is cheaper to compare.
+
+    Raises:
+        ValueError: fewer than 2 rows, no columns, or a NaN or infinity.
+    """
+    if len(features) >= features.shape[1]:
+        return GaussianStatistics.from_features(features)
+    check_rows(features, "features", at_least=2)
+    rows = features.double()
+    mean = rows.mean(dim=0)
+    root = (rows - mean).T / (len(rows) - 1) ** 0.5
+    return FewRows(mean, root, root.square().sum())
+
+
 class RunningStatistics:
     """Statistics of features that come in pieces of any size; the pieces are not kept."""
 
@@ -166,7 +196,7 @@ class RunningStatistics:
         return GaussianStatistics(total.mean, total.scatter / (total.count - 1), total.count)
 
 
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+def frechet_distance(a: Rooted, b: Rooted) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, at least 0.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in the square of the features' unit. With Inception
@@ -187,7 +217,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     check_same_width(a.mean, b.mean, ("the first statistics", "the second"))
     shift = (a.mean - b.mean.to(a.mean.device)).square().sum()
     overlap = torch.linalg.svdvals(a.root.T @ b.root.to(a.mean.device))
-    spread = a.covariance.trace() + b.covariance.trace().to(a.mean.device)
+    spread = a.spread + b.spread.to(a.mean.device)
     return max(0.0, float(shift + spread - 2.0 * overlap.sum()))
 
 

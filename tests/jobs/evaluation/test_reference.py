@@ -47,7 +47,7 @@ def test_pieces_give_what_the_whole_gives(store, real, counted):
     images, _ = load_dataset_tensors(store, data)
     rows = counted[0](images)
     close(found.statistics, GaussianStatistics.from_features(rows))
-    index = counter_random.integers(0, Stream.SUBSET, torch.arange(20 * 30), 40).view(20, 30)
+    index = counter_random.integers(0, Stream.SUBSET, torch.arange(100 * 30), 40).view(100, 30)
     floor = [
         frechet_distance(found.statistics, GaussianStatistics.from_features(rows[draw]))
         for draw in index
@@ -66,8 +66,8 @@ def test_the_floor_is_the_expected_distance_of_a_draw(store, make_dataset):
     net = FeatureNet(id="normal", dimensions=1)
     floor = measure_real(store, data, net, extract, 200, 10).floor
     expected = 1.5 * numbers.var().item() / 200
-    assert len(floor) == 20
-    assert abs(floor.mean().item() - expected) < 3 * floor.std().item() / 20**0.5
+    assert len(floor) == 100
+    assert abs(floor.mean().item() - expected) < 3 * floor.std().item() / 100**0.5
 
 
 def test_the_floor_is_to_the_reference_that_is_asked_for(store, real, counted):

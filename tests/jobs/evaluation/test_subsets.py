@@ -1,11 +1,13 @@
 """Quality by part and class, and what a fleet's report says of it."""
 
+import numpy as np
 import pytest
 import torch
 
 from jobs.base.artifacts import Fleet, Flow, Generator, Partition
 from jobs.evaluation import quality
 from jobs.evaluation.export import write_samples
+from jobs.evaluation.reference import floor_draws
 from jobs.evaluation.sampling import open_sampler
 from jobs.evaluation.subsets import subset_qualities
 from jobs.kinds.evaluate import Evaluate
@@ -35,8 +37,13 @@ def test_a_subset_is_measured_on_its_own_rows():
         assert (each.real, each.samples) == (len(theirs), len(ours))
         statistics = [GaussianStatistics.from_features(rows) for rows in (theirs, ours)]
         assert each.fid == pytest.approx(frechet_distance(*statistics))
-        assert 0 < each.fid_real < each.fid
-        assert 0 < each.fid_real_sd < each.fid_real
+        draws = [theirs[index] for index in floor_draws(len(theirs), len(ours), 5)]
+        drawn = [
+            frechet_distance(statistics[0], GaussianStatistics.from_features(rows))
+            for rows in draws
+        ]
+        assert each.fid_real == pytest.approx(np.mean(drawn))
+        assert each.fid_real_sd == pytest.approx(np.std(drawn, ddof=1))
         assert 0 < each.precision <= 1
 
 

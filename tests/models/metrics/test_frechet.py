@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from models.metrics.frechet import GaussianStatistics, frechet_distance
+from models.metrics.frechet import FewRows, GaussianStatistics, frechet_distance, gaussian_of
 
 
 def table(count, width, seed, scale=1.0, shift=0.0):
@@ -182,3 +182,13 @@ def test_refuses_damaged_statistics():
         dataclasses.replace(good, mean=good.mean * math.inf)
     with pytest.raises(ValueError, match=r"1 sample\(s\) have no covariance"):
         dataclasses.replace(good, count=1)
+
+
+def test_few_rows_have_the_distance_of_their_covariances():
+    few, many = table(5, 9, seed=1), table(40, 9, seed=2)
+    whole = [GaussianStatistics.from_features(rows) for rows in (few, many)]
+    thin = [gaussian_of(rows) for rows in (few, many)]
+    assert isinstance(thin[0], FewRows)
+    assert isinstance(thin[1], GaussianStatistics)
+    assert frechet_distance(*thin) == pytest.approx(frechet_distance(*whole), rel=1e-10)
+    assert frechet_distance(thin[0], thin[0]) == pytest.approx(0, abs=1e-10)
