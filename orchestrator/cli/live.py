@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a live tree on a terminal, a line per event when piped."""
+"""What a user sees while a run goes on: a live list of jobs on a terminal, lines when piped."""
 
 import sys
 import time

@@ -55,6 +55,10 @@ def test_the_floor_is_told_under_the_table(capsys):
         "FID of 300 real images drawn with replacement: 0.50; "
         "latency at batch 1 on cpu, 2 thread(s)"
     )
+    drawn = report.model_copy(update={"fid_real_sd": 0.25, "fid_real_draws": 20})
+    print_quality({"student_2": drawn})
+    told = capsys.readouterr().out
+    assert "drawn with replacement: 0.50 (mean of 20 draws, standard deviation 0.25); lat" in told
 
 
 def step_row(**changes) -> StepRow:
