@@ -3,37 +3,18 @@
 A pickle is a program that may call whatever it can name. Here it can name three things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
 and filled with a state, and do no more than remember it; the arrays are built from it afterwards,
-from raw bytes. Before that the program is read through, so that one which uses other instructions,
-or would fill the memory with an empty table, is not even begun.
+from raw bytes. Its instructions and its size are checked by `models.inert_pickle` before that.
 """
 
-import pickle
-import pickletools
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.base.errors import UserError
+from models.inert_pickle import RefusedError, load_inert
 
-# fmt: off
-INSTRUCTIONS = frozenset({
-    "PROTO", "FRAME", "MARK", "STOP",
-    "NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT",
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
-    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
-    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
-    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
-})
-# fmt: on
-"""Instructions that a pickle may use: plain values, containers, and calls of what it may name."""
-STORES = ("PUT", "BINPUT", "LONG_BINPUT")
-"""Those that put a value into the numbered table."""
 UNSIGNED_BYTE = ("u1", b"u1", "|u1", b"|u1")
 """Names of the only element type that an array may have."""
 
@@ -102,27 +83,11 @@ ALLOWED: dict[tuple[str, str], object] = {
 """What a pickle may name (module, name), and what it gets instead."""
 
 
-class _RefusedError(Exception):
-    """A pickle names something that it may not use."""
-
-
-def _check_instructions(file: IO[bytes]) -> None:
-    """Reads the program through without running it, and goes back to its start."""
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if instruction.name not in INSTRUCTIONS:
-            raise _RefusedError(f"{instruction.name} {argument or ''}".rstrip())
-        # The unpickler makes room for every number up to this one; honest ones count upwards.
-        if instruction.name in STORES and int(argument or 0) > count:
-            raise ValueError(f"entry {argument} of a table of {count}")
-    file.seek(0)
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
+def _find(module: str, name: str) -> object:
+    try:
+        return ALLOWED[module, name]
+    except KeyError:
+        raise RefusedError(f"{module}.{name}") from None
 
 
 def read_pickle(path: Path) -> Any:
@@ -133,9 +98,8 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            _check_instructions(file)
-            return _RestrictedUnpickler(file, encoding="bytes").load()
-    except _RefusedError as error:
+            return load_inert(file, _find, encoding="bytes")
+    except RefusedError as error:
         raise UserError(
             str(path),
             f"the pickle would use {error}, which no batch of CIFAR-10 does; it was not run",

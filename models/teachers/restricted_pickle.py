@@ -8,14 +8,16 @@ entries that are wanted; their bytes are files of torch.save, which its restrict
 """
 
 import io
-import pickle
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
 from models.shapes import Tensor
+from models.teachers.unwanted import is_harmless, what_to_do
 
 
 class _Note:
@@ -33,8 +35,21 @@ class Inert(_Note):
 
     __slots__ = ()
 
+    def __new__(cls, *arguments: object, **named: object) -> "Inert":
+        """Forgets what it is made of."""
+        del arguments, named
+        return super().__new__(cls)
+
     def __setstate__(self, state: object) -> None:
         """Forgets the state."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Forgets the entry."""
+
+    def extend(self, values: object) -> None:
+        """Forgets the values."""
+
+    append = add = extend
 
 
 class ObjectNote(_Note):
@@ -114,7 +129,10 @@ class TensorNote(_Note):
         """
         if not isinstance(self.storage, StorageNote):
             raise TypeError("a tensor has no storage")
-        return self.storage.numbers().as_strided(self.shape, self.stride, self.offset)
+        numbers = self.storage.numbers()
+        if math.prod(self.shape) > len(numbers):
+            raise ValueError(f"a tensor of shape {self.shape} in {len(numbers):,} numbers")
+        return numbers.as_strided(self.shape, self.stride, self.offset)
 
 
 class _Function:
@@ -152,8 +170,8 @@ def _note_nothing(*arguments: object) -> Inert:
     return Inert()
 
 
-def _plain_dict(*arguments: Any) -> dict[Any, Any]:
-    return dict(*arguments)
+def _plain_dict() -> dict[Any, Any]:
+    return {}
 
 
 ALLOWED: Mapping[tuple[str, str], object] = {
@@ -166,26 +184,21 @@ ALLOWED: Mapping[tuple[str, str], object] = {
     ("dnnlib.util", "EasyDict"): DictNote,
     ("collections", "OrderedDict"): _Function(_plain_dict),
     ("builtins", "set"): _Function(_note_nothing),
-    ("numpy.core.multiarray", "scalar"): _Function(_note_nothing),
-    ("numpy._core.multiarray", "scalar"): _Function(_note_nothing),
-    ("numpy", "dtype"): _Function(_note_nothing),
 }
 """What a pickle may name (module, name), and what it gets instead."""
 
 
-class RefusedError(ValueError):
-    """A pickle names something that it may not use."""
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise RefusedError(
-                f"its pickle would use {module}.{name}, which no snapshot of EDM does; nothing was "
-                "run\n  fix: do not trust this file; fetch it from its authors"
-            ) from None
+def _find(module: str, name: str) -> object:
+    """The stand-in of what a pickle names."""
+    known = ALLOWED.get((module, name))
+    if known is not None:
+        return known
+    if is_harmless(module, name):
+        return Inert
+    raise RefusedError(
+        f"its pickle would use {module}.{name}, which no snapshot of EDM does; nothing was run"
+        f"\n  fix: {what_to_do(module, name)}"
+    )
 
 
 def read_pickle(path: Path) -> object:
@@ -197,7 +210,7 @@ def read_pickle(path: Path) -> object:
     """
     try:
         with path.open("rb") as file:
-            return _RestrictedUnpickler(file).load()
+            return load_inert(file, _find, INSTRUCTIONS | OBJECT_INSTRUCTIONS)
     except RefusedError:
         raise
     except Exception as error:
@@ -212,11 +225,24 @@ def read_tensors(note: object) -> Iterator[tuple[str, Tensor]]:
         ValueError: the notes are of no module, or a tensor is damaged.
     """
     try:
-        for name, tensor in _tensor_notes(note, ""):
+        found = list(_tensor_notes(note, ""))
+        _require_own_bytes([tensor for _, tensor in found])
+        for name, tensor in found:
             yield name, tensor.tensor()
     except Exception as error:
         # As above, and whatever torch's restricted loader refuses with.
         raise unreadable(error) from error
+
+
+def _require_own_bytes(tensors: list[TensorNote]) -> None:
+    """Raises ValueError if so many tensors lie in the same bytes that copies would fill the memory.
+
+    Shared ones are read once for each tensor.
+    """
+    data = [tensor.storage.data for tensor in tensors if isinstance(tensor.storage, StorageNote)]
+    sizes = [(id(each), len(each)) for each in data if isinstance(each, bytes)]
+    if sum(size for _, size in sizes) > 2 * sum(size for _, size in set(sizes)) + 2**20:
+        raise ValueError("many tensors lie in the same bytes")
 
 
 def unreadable(error: Exception) -> ValueError:

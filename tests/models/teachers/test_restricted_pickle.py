@@ -212,3 +212,34 @@ def test_damaged_files_say_so(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="no readable snapshot of EDM"):
         read_pickle(path)
+
+
+def test_options_and_random_states_are_forgotten(read):
+    import argparse
+    import pathlib
+    import random
+
+    import numpy as np
+
+    beside = {
+        "args": argparse.Namespace(lr=1e-4, out=pathlib.Path("x")),
+        "python": random.getstate(),
+        "numpy": np.random.default_rng(0),
+        "array": np.arange(3.0),
+        "dtype": torch.float16,
+    }
+    content = read({"ema": 3, **beside})
+    assert content["ema"] == 3
+    assert all(isinstance(content[name], Inert) for name in ("args", "array", "numpy"))
+
+
+def test_a_tensor_cannot_be_larger_than_its_storage():
+    data = torch.ones(4).__reduce_ex__(2)[1][0].__reduce__()[1][0]
+    storage = StorageNote(data)
+    big = TensorNote(storage, 0, (10**6, 10**6), (0, 0))
+    with pytest.raises(ValueError, match="in 4 numbers"):
+        list(read_tensors(ObjectNote("Net", {"_parameters": {"weight": big}})))
+    note = TensorNote(StorageNote(data + bytes(2**20)), 0, (4,), (1,))
+    many = {str(number): note for number in range(8)}
+    with pytest.raises(ValueError, match="many tensors lie in the same bytes"):
+        list(read_tensors(ObjectNote("Net", {"_parameters": many})))
