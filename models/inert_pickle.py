@@ -9,7 +9,7 @@ would overflow the stack, is refused. What remains can fill no more memory than 
 import pickle
 import pickletools
 from collections.abc import Callable, Collection
-from typing import IO, Any
+from typing import IO, Any, cast
 
 # fmt: off
 INSTRUCTIONS = frozenset({
@@ -101,11 +101,13 @@ class _Window:
 def _check(file: IO[bytes], instructions: Collection[str]) -> None:
     """Reads the program through without running it."""
     window, depths = _Window(file), _Depths()
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(window)):
+    for count, (instruction, argument, _) in enumerate(
+        pickletools.genops(cast("IO[bytes]", window))
+    ):
         if instruction.name not in instructions:
             raise RefusedError(f"{instruction.name} {argument or ''}".rstrip())
         if instruction.name == "FRAME":
-            window.require(int(argument))
+            window.require(int(argument or 0))
         # The unpickler makes room for every number up to this one; honest ones count upwards.
         if instruction.name in STORES and int(argument or 0) > count:
             raise ValueError(f"entry {argument} of a table of {count}")

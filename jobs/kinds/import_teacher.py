@@ -1,7 +1,7 @@
 """Makes a teacher of a checkpoint that somebody published, or of the user's own weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class ImportTeacher(JobSpec):
     Nothing in the file is executed, and nothing of it is loaded unless all of it fits. The
     architecture is read from the file; what it does not say stands in the fields.
     """
+
+    version: ClassVar[int] = 2
 
     path: Annotated[str, Field(min_length=1), BY_CONTENT]
     """Checkpoint of SlimFlow or RectifiedFlow (.pth), snapshot of EDM (.pkl), folder of diffusers,

@@ -51,6 +51,18 @@ def parameters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.endswith(FILTER)}
 
 
+def mean_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the second half of the outputs, the variances, which no flow needs."""
+    taken = _sizes(state, r"enc\.\d+x\d+_conv\.weight", 1)
+    heads = re.compile(r"(out_conv|dec\.\d+x\d+_aux_conv)\.(weight|bias)")
+    return {
+        name: value[: len(value) // 2]
+        if heads.fullmatch(name) and value.dim() and [len(value)] == [2 * each for each in taken]
+        else value
+        for name, value in state.items()
+    }
+
+
 def read_layout(state: Mapping[str, Tensor]) -> EDMLayout:
     """The architecture of a state in EDM's naming.
 

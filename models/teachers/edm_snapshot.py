@@ -12,6 +12,7 @@ from models.flows.parameterisation import (
     VESchedule,
 )
 from models.networks.adm import edm_weights as adm
+from models.networks.edm_layout import mean_only
 from models.networks.song_unet import edm_weights as song_unet
 from models.networks.spec import NetworkSpec
 from models.shapes import Tensor
@@ -43,7 +44,7 @@ def read_edm_snapshot(path: Path, overrides: Overrides) -> TeacherFile:
     snapshot = _load(path)
     how = overrides.starting(PRECONDITIONINGS[snapshot.precond](snapshot.attributes))
     read, rename = NETWORKS[snapshot.class_name]
-    state = _mean_only(snapshot.state) if snapshot.precond == "iDDPMPrecond" else snapshot.state
+    state = mean_only(snapshot.state) if snapshot.precond == "iDDPMPrecond" else snapshot.state
     spec, image = read(state)
     spec = overrides.apply(spec, image)
     weights = rename(state, build_to_fill(spec, image), image.size)
@@ -59,6 +60,11 @@ def _load(path: Path) -> _Snapshot:
     if not isinstance(wrapper, ObjectNote):
         raise ValueError(  # noqa: TRY004
             "has no network under `ema`\n  fix: give a network snapshot of EDM (network-*.pkl)"
+        )
+    if "unet" in wrapper.attributes().get("_modules", {}):
+        raise ValueError(
+            f"is a snapshot of EDM2 (class {wrapper.class_name}), which is not supported"
+            "\n  fix: give a network of NVlabs/edm, such as edm-imagenet-64x64-cond-adm.pkl"
         )
     if wrapper.class_name not in PRECONDITIONINGS:
         raise ValueError(
@@ -78,16 +84,6 @@ def _load(path: Path) -> _Snapshot:
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     return _Snapshot(str(wrapper.class_name), numbers, str(name), dict(read_tensors(network)))
-
-
-def _mean_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the second half of the outputs, the variances, which no flow needs."""
-    heads = {"out_conv.weight", "out_conv.bias"}
-    heads |= {name for name in state if name.endswith(("_aux_conv.weight", "_aux_conv.bias"))}
-    return {
-        name: value[: len(value) // 2] if name in heads and value.dim() > 0 else value
-        for name, value in state.items()
-    }
 
 
 def _edm(numbers: Mapping[str, float]) -> Parameterisation:

@@ -5,6 +5,8 @@ a `FlowHeader`, the tensors are `network.state_dict()`.
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,8 @@ from models.networks.spec import NetworkSpec
 from models.shapes import Tensor
 from models.spec import ImageShape
 from models.teachers.architecture import Overrides
-from models.teachers.plain_weights import read_plain_weights
+from models.teachers.saved_weights import is_averaged, lay_flat
+from models.teachers.slimflow_checkpoint import read_saved
 from models.teachers.teacher_file import TeacherFile, build_to_fill
 
 ENTRY = "slimctl"
@@ -88,12 +91,12 @@ def read_flow_file(path: Path, overrides: Overrides) -> TeacherFile:
         ValueError: the file is damaged or nothing is said of its network, or its tensors do not
             fit; every one that differs is listed.
     """
-    if not overrides.ema:
-        raise ValueError("holds one set of weights only\n  fix: leave out ema")
     metadata, state = _load(path)
     entry = metadata.get(ENTRY)
+    if not overrides.ema and not (entry is None and any(map(is_averaged, state))):
+        raise ValueError("holds one set of weights only\n  fix: leave out ema")
     if entry is None:
-        return read_plain_weights(state, None, overrides)
+        return _bare(state, overrides)
     header = _header(entry)
     spec = overrides.apply(header.network, header.image)
     network = build_to_fill(spec, header.image)
@@ -102,6 +105,12 @@ def read_flow_file(path: Path, overrides: Overrides) -> TeacherFile:
     own = {name: value.clone() for name, value in rename(state, sources, network).items()}
     how = overrides.starting(Parameterisation.model_validate(_part(header)))
     return TeacherFile(spec, header.image, how, own)
+
+
+def _bare(state: Mapping[str, Tensor], overrides: Overrides) -> TeacherFile:
+    """The network of weights without a description; it does not depend on the mapped file."""
+    read = read_saved(lay_flat(state), overrides, bare=True)
+    return replace(read, weights={name: own.clone() for name, own in read.weights.items()})
 
 
 def _load(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -3,24 +3,28 @@
 So a network of another package (entry-point group `slimctl.networks`) becomes a teacher.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 
 from models.flows.parameterisation import Parameterisation
 from models.networks.published_weights import Source, named_averages, rename
 from models.shapes import Tensor
 from models.spec import ImageShape
 from models.teachers.architecture import Overrides
+from models.teachers.saved_weights import (
+    Saved,
+    Weights,
+    find_weights,
+    of_names,
+    usual_prefix,
+)
 from models.teachers.teacher_file import TeacherFile, build_to_fill
 
 
-def read_plain_weights(
-    state: Mapping[str, Tensor], averages: Sequence[Tensor] | None, overrides: Overrides
-) -> TeacherFile:
+def read_plain_weights(saved: Saved, overrides: Overrides) -> TeacherFile:
     """The network that the caller describes, with the weights of a file.
 
     Args:
-        state: name -> tensor.
-        averages: averaged weights in the order of the state; None = the state is what is wanted.
+        saved: all tensors of the file.
         overrides: the network, its images, and what it predicts.
 
     Raises:
@@ -28,7 +32,8 @@ def read_plain_weights(
     """
     spec = overrides.spec
     if spec is None or overrides.size is None or overrides.image_channels is None:
-        first = ", ".join(list(state)[:3]) or "none"
+        prefix = usual_prefix(saved.tensors)
+        first = ", ".join(name.removeprefix(prefix) for name in list(saved.tensors)[:3])
         raise ValueError(
             f"does not say what network its tensors are of; the first are {first}"
             "\n  fix: give network (all of it, with its kind), size and image_channels, or a file "
@@ -38,11 +43,25 @@ def read_plain_weights(
         channels=overrides.image_channels, size=overrides.size, classes=overrides.classes or 0
     )
     network = build_to_fill(spec, image)
+    weights = find_weights(saved, of_names(network.state_dict()))
     sources = {name: Source((name,)) for name in network.state_dict()}
-    if averages is not None:
-        state = named_averages(state, averages)
-    # Tensors of a mapped file lie in it: what is kept must not depend on it.
-    weights = {name: value.clone() for name, value in rename(state, sources, network).items()}
+    state = _chosen(weights, overrides, {name for name, _ in network.named_buffers()})
     given = {"prediction": overrides.prediction, "schedule": overrides.schedule}
     known = {name: value for name, value in given.items() if value is not None}
-    return TeacherFile(spec, image, overrides.starting(Parameterisation(**known)), weights)
+    how = overrides.starting(Parameterisation(**known))
+    return TeacherFile(spec, image, how, rename(state, sources, network))
+
+
+def _chosen(weights: Weights, overrides: Overrides, buffers: Collection[str]) -> dict[str, Tensor]:
+    """The averages, where there are some and they are wanted; buffers have none of their own."""
+    if not overrides.ema:
+        if not weights.plain:
+            raise ValueError("holds averaged weights only\n  fix: leave out ema")
+        return dict(weights.plain)
+    if not weights.listed:
+        kept = {name: value for name, value in weights.plain.items() if name in buffers}
+        return {**kept, **weights.averages} if weights.averages else dict(weights.plain)
+    averaged = dict(weights.plain)
+    if len(weights.listed) < len(averaged):
+        averaged = {name: own for name, own in averaged.items() if name not in buffers}
+    return {**weights.plain, **named_averages(averaged, weights.listed)}

@@ -1,30 +1,25 @@
-"""Reads checkpoints as SlimFlow and RectifiedFlow write them: a file of torch.save.
+"""Reads checkpoints of anybody's trainer: files of torch.save, and bare state dictionaries.
 
-The optimizer's state in them may hold numpy scalars, which torch's restricted loader refuses. They
-are of no use here, so it is given stand-ins that forget them.
+The names of the tensors tell the family: SlimFlow's and RectifiedFlow's NCSN++, an ADM or DDPM++ in
+EDM's names, else the network that the caller describes.
 """
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from torch.serialization import safe_globals
 
-from models.flows.parameterisation import Parameterisation
+from models.flows.parameterisation import EDMSchedule, Parameterisation
 from models.networks.adm import edm_weights as adm
 from models.networks.adm.network import ADM
+from models.networks.edm_layout import mean_only
 from models.networks.edm_layout import parameters as edm_parameters
-from models.networks.published_weights import (
-    Source,
-    named_averages,
-    rename,
-    require_fit,
-    without_prefix,
-)
+from models.networks.published_weights import Source, named_averages, rename, require_fit
+from models.networks.song_unet import edm_weights as ddpmpp
 from models.networks.song_unet import slimflow_weights as ncsnpp
 from models.networks.song_unet.network import SongUNet
 from models.networks.song_unet.slimflow_layout import ImageSize, read_slimflow
@@ -34,32 +29,14 @@ from models.shapes import Tensor
 from models.spec import ImageShape
 from models.teachers.architecture import Overrides
 from models.teachers.plain_weights import read_plain_weights
+from models.teachers.saved_weights import Saved, Weights, find_weights, lay_flat, of_family
 from models.teachers.teacher_file import TeacherFile, build_to_fill
+from models.teachers.torch_file import Forgotten, read_torch_file, require_own_bytes
 
 T_START = 1e-3
 """Flow time at which the published networks start to be trained and sampled."""
-
-
-class _Forgotten:
-    """A numpy number or type of the optimizer's state."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        """Forgets the state."""
-
-
-def _forget(*arguments: object) -> _Forgotten:
-    del arguments
-    return _Forgotten()
-
-
-_STAND_INS = (
-    (_forget, "numpy.core.multiarray.scalar"),
-    (_forget, "numpy._core.multiarray.scalar"),
-    (_forget, "numpy.dtype"),
-    _Forgotten,
-)
+FAMILY = re.compile(r"(^|(?<=\.))(all_modules\.\d+\.|enc\.\d+x\d+_|input_blocks\.\d+\.\d+\.)")
+"""How the names begin that tell a family."""
 
 
 class _Network(NamedTuple):
@@ -80,29 +57,83 @@ def read_checkpoint(path: Path, overrides: Overrides) -> TeacherFile:
         ValueError: the file is damaged or names what it may not, holds no network of a known
             family, or its tensors do not fit; every one that differs is listed.
     """
-    checkpoint = _load(path)
-    state = _state(checkpoint)
-    if not any(name.startswith(("enc.", "all_modules.")) for name in state):
-        averages = _averages(checkpoint) if overrides.ema and "ema" in checkpoint else None
-        return read_plain_weights(state, averages, overrides)
-    is_adm = not any(name.startswith("all_modules.") for name in state)
-    state = edm_parameters(state) if is_adm else ncsnpp.parameters(state)
-    network = _adm(state, overrides) if is_adm else _ncsnpp(state, overrides)
-    require_fit(state, network.sources, network.module)
-    if overrides.ema:
-        state = named_averages(state, _averages(checkpoint))
-    weights = rename(state, network.sources, network.module)
-    if _is_mapped(path):  # what is kept must not depend on the file
-        weights = {name: value.clone() for name, value in weights.items()}
-    how = overrides.starting(_predicts(overrides))
+    content = read_torch_file(path)
+    if isinstance(content, Forgotten):
+        raise ValueError(  # noqa: TRY004
+            f"holds a whole object of class {content.named}, not its weights; nothing was run"
+            "\n  fix: save its state dictionary where the class is known: "
+            "torch.save(model.state_dict(), ...)"
+        )
+    if not isinstance(content, Mapping):
+        raise ValueError(  # noqa: TRY004
+            f"holds a {type(content).__name__}, not a checkpoint of SlimFlow"
+            "\n  fix: give a file with `model` and `ema`"
+        )
+    saved = lay_flat(content)
+    if not saved.tensors:
+        has = saved.objects or tuple(map(str, content)) or ("nothing",)
+        raise ValueError(
+            f"has no weights under `model`; it has {', '.join(has)}"
+            "\n  fix: give a checkpoint of SlimFlow or RectifiedFlow, or a state dictionary"
+        )
+    require_own_bytes(saved.tensors, path)
+    read = read_saved(saved, overrides)
+    if zipfile.is_zipfile(path):  # its tensors lie in the file: what is kept must not
+        return replace(read, weights={name: own.clone() for name, own in read.weights.items()})
+    return read
+
+
+def read_saved(saved: Saved, overrides: Overrides, *, bare: bool = False) -> TeacherFile:
+    """The network whose tensors are given.
+
+    Args:
+        saved: all tensors of a file.
+        overrides: what the caller knows better.
+        bare: whether one set of weights is all that such a file can have, averaged or not.
+
+    Raises:
+        ValueError: as `read_checkpoint`.
+    """
+    if not any(FAMILY.search(name) for name in saved.tensors):
+        return read_plain_weights(saved, overrides)
+    weights = find_weights(saved, of_family(FAMILY))
+    if any(name.startswith("input_blocks.") for name in weights.names):
+        if overrides.spec is not None:
+            return read_plain_weights(saved, overrides)
+        raise ValueError(
+            "holds a network in the names of openai/guided-diffusion, which is not supported"
+            "\n  fix: give a network of the same images from NVlabs/edm, such as "
+            "edm-imagenet-64x64-cond-adm.pkl, or a UNet2DModel of diffusers"
+        )
+    network, states = _network(weights, overrides)
+    require_fit(states.names, network.sources, network.module)
+    chosen = _chosen(states, overrides, bare=bare)
     size = network.size
     return TeacherFile(
         network.spec,
         network.image,
-        how,
-        weights,
+        overrides.starting(_predicts(overrides)),
+        rename(chosen, network.sources, network.module),
         assumed=size.words if size and size.is_certain else "",
         undecided=size.words if size and not size.is_certain else "",
+    )
+
+
+def _chosen(weights: Weights, overrides: Overrides, *, bare: bool) -> Mapping[str, Tensor]:
+    """The averages or the plain weights, as the caller wants."""
+    if not overrides.ema:
+        if not weights.plain:
+            raise ValueError("holds averaged weights only\n  fix: leave out ema")
+        return weights.plain
+    if weights.averages:
+        return weights.averages
+    if weights.listed:
+        return named_averages(weights.plain, weights.listed)
+    if bare:
+        return weights.plain
+    raise ValueError(
+        "has no averaged weights under `ema`\n  fix: ask for the plain ones: ema: false "
+        "(ema=False in Python)"
     )
 
 
@@ -110,74 +141,57 @@ def _predicts(overrides: Overrides) -> Parameterisation:
     """A velocity, unless the caller knows better: such a file says nothing of it."""
     given = {"prediction": overrides.prediction, "schedule": overrides.schedule}
     known = {name: value for name, value in given.items() if value is not None}
+    if overrides.prediction == "edm":
+        known.setdefault("schedule", EDMSchedule())
     return Parameterisation(t_start=T_START, **known)
 
 
-def _is_mapped(path: Path) -> bool:
-    """Whether the file is read where it lies; older files of torch.save cannot be."""
-    return zipfile.is_zipfile(path)
+def _time_scale(how: Parameterisation) -> float:
+    """What a network multiplies its time by: SlimFlow's 999, unless the schedule has scaled it."""
+    schedule = how.schedule
+    unscaled = schedule.kind == "rectified" or getattr(schedule, "time_scale", None) == 1.0
+    return 999.0 if unscaled else 1.0
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        with safe_globals(list(_STAND_INS)):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mapped(path))
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"its pickle would use {named[1]}" if named else str(error).splitlines()[0]
-        raise ValueError(
-            f"is refused: {what}; nothing was run"
-            "\n  fix: do not trust this file; fetch it from its authors"
-        ) from error
-    except Exception as error:
-        # A damaged file can raise anything at all from torch's readers.
-        reason = (str(error) or "no reason given").splitlines()[0]
-        raise ValueError(
-            f"is no readable checkpoint ({type(error).__name__}: {reason})"
-            "\n  fix: fetch the file again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(  # noqa: TRY004
-            f"holds a {type(content).__name__}, not a checkpoint of SlimFlow"
-            "\n  fix: give a file with `model` and `ema`"
-        )
-    return content
+def _network(weights: Weights, overrides: Overrides) -> tuple[_Network, Weights]:
+    """The network that the names tell, and the weights without what is no parameter of it."""
+    scale = _time_scale(_predicts(overrides))
+    if any(name.startswith("all_modules.") for name in weights.names):
+        states = weights.each(ncsnpp.parameters)
+        return _ncsnpp(states.names, overrides, scale), states
+    weights = weights.each(mean_only)
+    states = weights.each(edm_parameters)
+    if any("_aux_conv." in name for name in states.names):
+        # The filters, which are no parameters, tell how it resamples.
+        return _ddpmpp(weights.names, overrides), states
+    return _adm(states.names, overrides, scale), states
 
 
-def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the model, which a file without `model` may consist of."""
-    model = checkpoint.get("model", checkpoint)
-    if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
-        raise ValueError(
-            f"has no weights under `model`; it has {', '.join(map(str, checkpoint)) or 'nothing'}"
-            "\n  fix: give a checkpoint of SlimFlow or RectifiedFlow"
-        )
-    return without_prefix({str(name): value for name, value in model.items()}, "module.")
-
-
-def _averages(checkpoint: Mapping[str, Any]) -> list[Tensor]:
-    ema = checkpoint.get("ema")
-    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
-    if not isinstance(shadow, (list, tuple)) or not all(isinstance(v, Tensor) for v in shadow):
-        raise ValueError(
-            "has no averaged weights under `ema`\n  fix: ask for the plain ones with ema=False"
-        )
-    return list(shadow)
-
-
-def _adm(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
-    spec, image = adm.read_edm(state, time_scale=999.0)
+def _adm(state: Mapping[str, Tensor], overrides: Overrides, scale: float) -> _Network:
+    spec, image = adm.read_edm(state, time_scale=scale)
     spec = overrides.apply(spec, image)
     network = build_to_fill(spec, image)
     return _Network(spec, network, image, adm.sources(cast("ADM", network), image.size))
 
 
-def _ncsnpp(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
+def _ddpmpp(state: Mapping[str, Tensor], overrides: Overrides) -> _Network:
+    if overrides.prediction in (None, "velocity"):
+        raise ValueError(
+            "holds a DDPM++ or NCSN++ in EDM's names without saying what it predicts"
+            "\n  fix: give prediction: edm; or prediction: noise with its schedule"
+        )
+    spec, image = ddpmpp.read_edm(state)
+    spec = overrides.apply(spec, image)
+    network = build_to_fill(spec, image)
+    return _Network(spec, network, image, ddpmpp.sources(cast("SongUNet", network), image.size))
+
+
+def _ncsnpp(state: Mapping[str, Tensor], overrides: Overrides, scale: float) -> _Network:
     given = None
     if "attention_resolutions" in overrides.network or overrides.spec is not None:
         given = overrides.network_of(SongUNetSpec(channels=64)).attention_resolutions
     spec, image, size = read_slimflow(state, overrides.size, given)
-    spec = overrides.apply(spec, image)
+    spec = overrides.apply(spec.model_copy(update={"time_scale": scale}), image)
     network = build_to_fill(spec, image)
     sources = ncsnpp.sources(cast("SongUNet", network))
     return _Network(spec, network, image, sources, size)
