@@ -32,6 +32,9 @@ class ImportTeacher(JobSpec):
     or safetensors, ours or of one's own network."""
     ema: bool = True
     """Whether to take the averaged weights, where the file has others too."""
+    variant: Annotated[str, Field(min_length=1)] | None = None
+    """Variant of the weights in a folder of diffusers, such as fp16; null = the unnamed one, else
+    the only one."""
     network: dict[str, Any] | None = None
     """Fields of the network that the file does not say, such as `attention_resolutions`; with
     `kind`, the whole network, which weights under its own names need; null = as the file says."""
@@ -92,6 +95,7 @@ class ImportTeacher(JobSpec):
         try:
             overrides = Overrides(
                 ema=self.ema,
+                variant=self.variant,
                 size=self.size,
                 image_channels=self.image_channels,
                 classes=self.classes,
@@ -132,7 +136,8 @@ class ImportTeacher(JobSpec):
         from models.teacher_paths import files_of
 
         path = Path(self.path)
-        return {"path": content_of_files(files_of(path), path)}
+        files = files_of(path, ema=self.ema, variant=self.variant)
+        return {"path": content_of_files(files, path)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         from models.teacher_paths import require_path

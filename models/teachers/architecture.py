@@ -21,6 +21,8 @@ class Overrides:
 
     ema: bool = True
     """Whether to read averaged weights, where the file has both."""
+    variant: str | None = None
+    """Variant of the weights in a folder of diffusers."""
     size: int | None = None
     """Height and width of the images in pixels."""
     image_channels: int | None = None

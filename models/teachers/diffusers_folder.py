@@ -7,29 +7,42 @@ steps. A flow-matching scheduler tells 1000 (1 - t) for the point (1 - t) x0 + t
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.flows.parameterisation import DiscreteVPSchedule, Parameterisation, Prediction
+from models.flows.parameterisation import (
+    DiscreteVPSchedule,
+    EDMSchedule,
+    Parameterisation,
+    Prediction,
+)
 from models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from models.networks.published_weights import Source, rename
 from models.shapes import Tensor
 from models.spec import ImageShape
 from models.teacher_paths import (
+    AVERAGED,
     CONFIG,
+    EMA,
+    NON_EMA,
+    PLAIN,
     SCHEDULER,
     WEIGHTS,
+    chosen_variant,
     diffusers_scheduler,
     diffusers_unet,
+    weight_files,
+    weight_variants,
 )
 from models.teachers.architecture import Overrides
 from models.teachers.teacher_file import TeacherFile, build_to_fill
+from models.teachers.torch_file import read_torch_file, require_own_bytes
 
 PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": "noise",
@@ -47,6 +60,14 @@ DDPM_FAMILY = frozenset(
     )
 )  # fmt: skip
 """Schedulers whose networks are trained on DDPM's table; they differ in how they sample."""
+EMA_FIELDS = frozenset({
+    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
+    "power",
+})  # fmt: skip
+"""What the package writes into the config of averaged weights."""
+OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+PRESENT = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""The package's old name of a layer of attention -> today's."""
 FLOW_FAMILY = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"})
 
 
@@ -57,12 +78,13 @@ def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
         ValueError: a file is missing or damaged, the network or its scheduler are of a kind that
             is not known, the package is not installed, or tensors do not fit; all are listed.
     """
-    if not overrides.ema:
-        raise ValueError("holds one set of weights only\n  fix: leave out ema")
     if any((path / part).is_dir() for part in ("vae", "vqvae")):
         raise ValueError("makes latents, not images\n  fix: give a model of pixels")
-    unet = diffusers_unet(path) or path
+    unet = diffusers_unet(path, ema=overrides.ema) or path
     config = _json(unet / CONFIG)
+    variant = chosen_variant(unet, ema=overrides.ema, variant=overrides.variant)
+    _require_choice(path, unet, config, variant, overrides)
+    config = {name: value for name, value in config.items() if name not in EMA_FIELDS}
     image = _image(config, overrides)
     scheduler = diffusers_scheduler(path)
     how, spec = _how(_json(scheduler) if scheduler else None, config, overrides)
@@ -70,7 +92,8 @@ def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
     spec = overrides.network_of(spec)
     network = build_to_fill(spec, image)
     sources = {name: Source((name.removeprefix("unet."),)) for name in network.state_dict()}
-    weights = rename(_weights(unet), sources, network)
+    state = {_present_name(name): value for name, value in _weights(unet, variant).items()}
+    weights = rename(state, sources, network)
     return TeacherFile(spec, image, overrides.starting(how), weights)
 
 
@@ -148,7 +171,8 @@ def _how_given(
         )
     if overrides.prediction == "velocity":
         return Parameterisation(), DiffusersUNetSpec(config=dict(config))
-    schedule = overrides.schedule or DiscreteVPSchedule()
+    usual = EDMSchedule() if overrides.prediction == "edm" else DiscreteVPSchedule()
+    schedule = overrides.schedule or usual
     how = Parameterisation(prediction=overrides.prediction, schedule=schedule)
     return how, DiffusersUNetSpec(config=dict(config), convention="timestep")
 
@@ -178,24 +202,67 @@ def _table(scheduler: Mapping[str, Any]) -> DiscreteVPSchedule:
         ) from error
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
+def _require_choice(
+    path: Path,
+    unet: Path,
+    config: Mapping[str, Any],
+    variant: str | None,
+    overrides: Overrides,
+) -> None:
+    """Raises ValueError unless the weights are the averages, or not, as the caller wants."""
+    averaged = unet.name == AVERAGED or not EMA_FIELDS.isdisjoint(config) or variant == EMA
+    if overrides.ema:
+        if variant == NON_EMA and overrides.variant is None:
+            raise ValueError("holds no averaged weights\n  fix: give ema: false")
+        if path == unet and unet.name == PLAIN and (unet.parent / AVERAGED / CONFIG).is_file():
+            raise ValueError(
+                f"holds the weights without averaging; their averages lie in {AVERAGED} beside it"
+                f"\n  fix: give {unet.parent}, or ema: false"
+            )
+        return
+    if averaged:
+        plain = unet.parent / PLAIN
+        fix = f"give {plain}" if (plain / CONFIG).is_file() else "leave out ema"
+        raise ValueError(f"holds averaged weights only\n  fix: {fix}")
+    if variant != NON_EMA and not (unet.parent / AVERAGED / CONFIG).is_file():
+        raise ValueError("holds one set of weights only\n  fix: leave out ema")
+
+
+def _present_name(name: str) -> str:
+    """The name in today's network: attention had others until version 0.15 of the package."""
+    found = OLD_ATTENTION.fullmatch(name)
+    return f"{found[1]}.{PRESENT[found[2]]}.{found[3]}" if found else name
+
+
+def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
+    files = () if variant is None else weight_files(folder, variant)
+    if not files:
+        variants = sorted(weight_variants(folder) - {""})
         beside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
+        fix = f"give variant: one of {', '.join(variants)}" if variants else "copy it again"
+        raise ValueError(f"has no {WEIGHTS[0]}; {folder.name} holds {beside}\n  fix: {fix}")
+    shards = [file for file in files if file.suffix != ".json"]
+    missing = [file.name for file in shards if not file.is_file()]
+    if missing:
         raise ValueError(
-            f"has no {WEIGHTS[0]}; {folder.name} holds {beside}"
-            "\n  fix: give a folder with the weights in one file"
+            f"lacks {', '.join(missing)}, which {files[0].name} names\n  fix: copy the whole folder"
         )
+    return {name: value for file in shards for name, value in _tensors(file).items()}
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file, which do not lie in it."""
     try:
         if file.suffix == ".safetensors":
             return {name: value.clone() for name, value in load_file(file).items()}
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = read_torch_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file.name} is no readable safetensors ({error})") from error
-    except Exception as error:
-        # A damaged or forged file can raise anything at all from torch's restricted reader.
-        reason = (str(error) or "no reason given").splitlines()[0]
-        raise ValueError(f"{file.name} is refused ({reason}); nothing was run") from error
+        raise ValueError(
+            f"{file.name} is no readable safetensors ({error})\n  fix: copy it again"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{file.name} {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{file.name} holds no weights\n  fix: copy it again")
-    return state
+    require_own_bytes(state, file)
+    return {name: value.clone() for name, value in state.items()}

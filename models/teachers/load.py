@@ -27,6 +27,7 @@ def load_teacher(
     path: str | PathLike[str],
     *,
     ema: bool = True,
+    variant: str | None = None,
     size: int | None = None,
     image_channels: int | None = None,
     classes: int | None = None,
@@ -42,6 +43,8 @@ def load_teacher(
             file of `save_flow` (`.safetensors`), a folder of diffusers (a `UNet2DModel`), or the
             state dictionary of a network that the other arguments describe.
         ema: read the averaged weights, where the file has others too.
+        variant: of the weights in a folder of diffusers, such as fp16; None is the unnamed one,
+            else the only one.
         size: height and width of the images in pixels; None is what the file says. An NCSN++ of
             SlimFlow does not say: 16 times the power of two that puts its attention at 16 px, or
             32 where that leaves a choice.
@@ -65,6 +68,7 @@ def load_teacher(
     """
     overrides = Overrides(
         ema=ema,
+        variant=variant,
         size=size,
         image_channels=image_channels,
         classes=classes,
@@ -96,6 +100,17 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
     require_path(path)
     if path.is_dir():
         return read_diffusers
+    reader = _file_reader(path)
+
+    def read(path: Path, overrides: Overrides) -> TeacherFile:
+        if overrides.variant is not None:
+            raise ValueError("is one file, without variants\n  fix: leave out variant")
+        return reader(path, overrides)
+
+    return read
+
+
+def _file_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
     with path.open("rb") as file:
         start = file.read(len(_OLD_TORCH))
     if zipfile.is_zipfile(path) or start == _OLD_TORCH:

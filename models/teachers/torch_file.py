@@ -6,6 +6,7 @@ forgets what it is given, unless it acts on the machine: then the file is refuse
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ def read_torch_file(path: Path) -> Any:
     while True:
         allowed: Any = [(stand_in, name) for name, stand_in in known.items()]
         try:
-            with safe_globals(allowed):
+            with safe_globals(allowed), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other protocols, which end in an error here
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -95,7 +97,7 @@ def read_torch_file(path: Path) -> Any:
 def _unreadable(error: Exception) -> ValueError:
     reason = (str(error) or "no reason given").splitlines()[0]
     return ValueError(
-        f"is no readable checkpoint ({type(error).__name__}: {reason})"
+        f"is no readable checkpoint ({type(error).__name__}: {reason}); nothing was run"
         "\n  fix: fetch the file again, or save its state dictionary alone by torch.save"
     )
 

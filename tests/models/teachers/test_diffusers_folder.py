@@ -192,6 +192,100 @@ def test_old_weights_that_would_call_the_shell_are_refused(write):
     assert not trace.exists()
 
 
+def same(one, other):
+    x, t = inputs()
+    return torch.equal(one.velocity(x, t), other.velocity(x, t))
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_and_variants_are_read_and_counted(tmp_path, safe, variant):
+    from models.teacher_paths import files_of
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, size in ((whole, "10GB"), (parts, "20KB")):
+        options = {"safe_serialization": safe, "variant": variant, "max_shard_size": size}
+        unet().save_pretrained(folder, **options)
+        diffusers.DDPMScheduler().save_pretrained(folder)
+    read = files_of(parts)
+    assert set(read) == set(parts.iterdir())
+    assert len(read) > 4
+    assert same(load_teacher(parts), load_teacher(whole))
+    assert same(load_teacher(parts), load_teacher(parts, variant=variant))
+    with pytest.raises(ValueError, match="has no diffusion_pytorch_model"):
+        load_teacher(parts, variant="bf16")
+    next(file for file in read if "-of-" in file.name).unlink()
+    with pytest.raises(ValueError, match="lacks diffusion_pytorch_model"):
+        load_teacher(parts)
+
+
+def test_an_index_cannot_lead_out_of_its_folder(write):
+    folder = write(unet(), diffusers.DDPMScheduler(), flat=True)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    for content, message in [
+        ({"weight_map": {"a": "../other.safetensors"}}, "names files outside its folder"),
+        ({"weights": {}}, "no readable index"),
+    ]:
+        index.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            load_teacher(folder)
+
+
+def test_old_names_of_attention_are_todays(write):
+    from safetensors.torch import load_file, save_file
+
+    folder = write(unet(), diffusers.DDPMScheduler(), flat=True)
+    today = load_teacher(folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(file)
+    for new, name in old.items():
+        state = {each.replace(f".{new}.", f".{name}."): value for each, value in state.items()}
+    assert any("proj_attn" in name for name in state)
+    save_file(state, file)
+    reference = diffusers.UNet2DModel.from_pretrained(folder).eval()
+    flow, (x, t) = load_teacher(folder), inputs()
+    assert same(flow, today)
+    assert torch.equal(flow.network.unet(x, 7).sample, reference(x, 7).sample)
+    assert len(t) == len(x)
+
+
+def test_a_training_checkpoint_has_averages_beside_the_weights(tmp_path):
+    from models.teacher_paths import files_of
+
+    for seed, name in ((0, "unet"), (1, "unet_ema")):
+        torch.manual_seed(seed)
+        diffusers.UNet2DModel(**CONFIG).save_pretrained(tmp_path / name)
+    config = tmp_path / "unet_ema" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"decay": 0.9, "power": 0.7}))
+    known = {"prediction": "noise"}
+    averaged = load_teacher(tmp_path, **known)
+    plain = load_teacher(tmp_path, ema=False, **known)
+    assert same(averaged, load_teacher(tmp_path / "unet_ema", **known))
+    assert same(plain, load_teacher(tmp_path / "unet", ema=False, **known))
+    assert not same(plain, averaged)
+    assert files_of(tmp_path)[0].parent.name == "unet_ema"
+    assert files_of(tmp_path, ema=False)[0].parent.name == "unet"
+    with pytest.raises(ValueError, match="averages lie in unet_ema beside it\n  fix: give "):
+        load_teacher(tmp_path / "unet", **known)
+    with pytest.raises(ValueError, match=r"averaged weights only\n  fix: give .*unet"):
+        load_teacher(tmp_path / "unet_ema", ema=False, **known)
+
+
+def test_the_variant_without_averages_is_for_ema_false(write):
+    folder = write(unet(), diffusers.DDPMScheduler(), flat=True)
+    averaged = load_teacher(folder)
+    with pytest.raises(ValueError, match="one set of weights only"):
+        load_teacher(folder, ema=False)
+    torch.manual_seed(1)
+    diffusers.UNet2DModel(**CONFIG).save_pretrained(folder, variant="non_ema")
+    assert same(load_teacher(folder), averaged)
+    assert not same(load_teacher(folder, ema=False), averaged)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no averaged weights\n  fix: give ema: false"):
+        load_teacher(folder)
+
+
 def test_a_spec_says_what_does_not_fit():
     spec = DiffusersUNetSpec(config=CONFIG)
     for image, message in [
