@@ -17,6 +17,7 @@ from jobs.base.cluster import Cluster
 from jobs.base.context import Ended, JobContext, JobRunner, Reporter
 from jobs.base.errors import SlimError, UserError, WorkLost
 from jobs.base.facts import FieldError
+from jobs.base.keys import split_id
 from jobs.base.refs import iter_refs
 from jobs.base.registry import kind_of, parse_job
 from jobs.base.spec import JobSpec
@@ -128,7 +129,8 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
 
 def work_name(artifact_id: str) -> str:
     """What no two may make at once: the result, or the series that it is the beginning of."""
-    return "-".join(artifact_id.split("-")[:2])
+    kind, key = split_id(artifact_id)
+    return f"{kind}-{key}" if key else artifact_id
 
 
 def _say_who(request: JobRequest, owner: str) -> None:

@@ -6,6 +6,7 @@ files}. The seed is a field like any other once the pipeline's has been filled i
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,12 @@ def job_key(
         "files": dict(spec.fingerprint() if files is None else files),
     }
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def split_id(artifact: str) -> tuple[str, str]:
+    """Kind and key of an artifact; the key is "" in what is no id. A kind's name may have dashes."""
+    found = re.fullmatch(rf"(.+)-([0-9a-f]{{{KEY_LENGTH}}})(-\d+)?", artifact)
+    return (found[1], found[2]) if found else (artifact, "")
 
 
 def artifact_id(spec: JobSpec, key: str) -> str:

@@ -11,8 +11,9 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from jobs.base.artifacts import HANDLES, Handle
 from jobs.base.errors import UserError
-from jobs.base.spec import JobSpec
+from jobs.base.spec import JobSpec, output_type
 
 ENTRY_POINTS = "slimctl.kinds"
 
@@ -40,6 +41,11 @@ def _builtin_names() -> tuple[str, ...]:
 @cache
 def _third_party() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def is_built_in(kind: str) -> bool:
+    """Whether a kind is one of this package's own."""
+    return kind in _builtin_names()
 
 
 def kind_names() -> tuple[str, ...]:
@@ -81,6 +87,35 @@ def kind_of(spec: JobSpec | type[JobSpec]) -> str:
         if load_kind(name) is cls:
             return name
     raise TypeError(f"{cls.__qualname__} is not registered under '{ENTRY_POINTS}'")
+
+
+def handle_type(name: str, kind: str) -> type[Handle]:
+    """The handle type of a result.
+
+    Args:
+        name: of the type.
+        kind: that made it; one of another package may have a type of its own.
+
+    Raises:
+        UserError: neither is known here, such as where that package is not installed.
+    """
+    if kind in _third_party() and kind not in _builtin_names():
+        made = output_type(load_kind(kind))
+        if made.__name__ == name:
+            return made
+    if name in HANDLES:
+        return HANDLES[name]
+    raise UserError(
+        "",
+        f"is a {name} of the job kind '{kind}', which is not installed here",
+        f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'",
+    )
+
+
+def handle_types() -> tuple[type[Handle], ...]:
+    """All types of results, those of installed packages too."""
+    others = (output_type(load_kind(kind)) for kind in _third_party())
+    return tuple(dict.fromkeys((*HANDLES.values(), *others)))
 
 
 def parse_job(kind: str, fields: Mapping[str, Any]) -> JobSpec:

@@ -191,9 +191,14 @@ class Distill(ScoredTrainingSpec):
 
     def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
         """Raises FieldError where the start cannot become a one-step student."""
-        start = inputs["start"].flow if "start" in inputs else None
+        if self.start is None:
+            return
+        known = inputs["start"]
+        if known.closed_form:
+            what = f"'{self.start.job}' is the closed form of a data set, which has no weights"
+            raise FieldError("start", what, "start from a trained flow, or give a network instead")
+        start = known.flow
         if start is not None and start.denoises:
-            assert self.start is not None
             what, fix = _not_a_velocity(start)
             raise FieldError("start", f"'{self.start.job}' {what}", fix)
 

@@ -7,12 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs.base.artifacts import HANDLES
 from jobs.base.errors import UserError
 from jobs.base.facts import Doubt, Facts, FieldError
 from jobs.base.placeholders import in_words
 from jobs.base.refs import iter_refs, ref_types
-from jobs.base.registry import load_kind, nearest
+from jobs.base.registry import handle_types, load_kind, nearest
 from jobs.base.spec import BY_CONTENT, JobSpec, output_type
 from jobs.base.subgraph import in_order, trial_spec
 
@@ -158,7 +157,7 @@ def _misfits(name: str, spec: JobSpec, facts: Mapping[str, Facts]) -> list[Field
 
 def _names(types: tuple[type, ...]) -> set[str]:
     """Names of handle types and those that are one of them."""
-    return {made.__name__ for made in HANDLES.values() if issubclass(made, types)}
+    return {made.__name__ for made in handle_types() if issubclass(made, types)}
 
 
 def read_outside(jobs: Iterable[tuple[str, JobSpec]]) -> list[FieldError]:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
 from jobs.base.errors import DamagedArtifact, UserError
+from jobs.base.registry import handle_type, is_built_in
 from jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
 from models.spec import Spec
 
@@ -126,13 +127,14 @@ class Store:
             return None
         try:
             manifest = Manifest.model_validate_json(text)
-            handle = HANDLES[manifest.type].model_validate(manifest.handle)
+            if is_built_in(manifest.kind):  # a type of another package need not be installed
+                HANDLES[manifest.type].model_validate(manifest.handle)
             intact = manifest.sha256 == _checksum(json.loads(text))
         except (ValueError, KeyError) as error:
             raise DamagedArtifact(
                 artifact_id, f"{MANIFEST} is not readable", "submit again: it will be made again"
             ) from error
-        if not intact or handle.id != artifact_id:
+        if not intact or manifest.handle.get("id") != artifact_id:
             raise DamagedArtifact(
                 artifact_id,
                 f"{MANIFEST} was changed or belongs to another artifact",
@@ -179,11 +181,21 @@ class Store:
 
         Raises:
             DamagedArtifact: absent or unreadable.
+            UserError: its type is of a package that is not installed here.
         """
         manifest = self.manifest(artifact_id)
         if manifest is None:
             raise DamagedArtifact(artifact_id, f"is not in {self.uri}", "submit its pipeline")
-        return HANDLES[manifest.type].model_validate(manifest.handle)
+        try:
+            return handle_type(manifest.type, manifest.kind).model_validate(manifest.handle)
+        except ValidationError as error:
+            raise DamagedArtifact(
+                artifact_id,
+                f"is no {manifest.type} as the installed version of '{manifest.kind}' has it",
+                "install the version that made it, or submit again under the new one",
+            ) from error
+        except UserError as error:
+            raise UserError(artifact_id, error.what, error.fix) from error
 
     def file(self, handle: Handle, name: str) -> Path:
         """A local path to a file of an artifact, checksum verified once per process.

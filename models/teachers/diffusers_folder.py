@@ -212,7 +212,7 @@ def _require_choice(
     """Raises ValueError unless the weights are the averages, or not, as the caller wants."""
     averaged = unet.name == AVERAGED or not EMA_FIELDS.isdisjoint(config) or variant == EMA
     if overrides.ema:
-        if variant == NON_EMA and overrides.variant is None:
+        if overrides.variant is None and weight_variants(unet) == {NON_EMA}:
             raise ValueError("holds no averaged weights\n  fix: give ema: false")
         if path == unet and unet.name == PLAIN and (unet.parent / AVERAGED / CONFIG).is_file():
             raise ValueError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.base.artifacts import QualityReport, SweepReport
 from jobs.base.errors import UserError
+from jobs.base.keys import split_id
 from jobs.base.registry import load_kind, nearest
 from jobs.base.spec import output_type
 from jobs.storage.store import Store
@@ -133,7 +134,7 @@ def _of_job(store: Store, job: _Job) -> Iterator[_Job]:
         yield job
         return
     for trial in trial_jobs(job.name, sweep):
-        if _measures(trial.artifact.rpartition("-")[0]):
+        if _measures(split_id(trial.artifact)[0]):
             yield _Job(job.run, trial.name, trial.artifact, "done")
     for name, why in failed_trials(job.name, sweep):
         yield _Job(job.run, name, f"{job.artifact}/{name}", "failed", why)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from jobs.base.artifacts import FidProtocol, QualityReport
 from jobs.base.errors import UserError
+from jobs.base.keys import split_id
 
 MAX_NAMED = 3
 
@@ -60,5 +61,5 @@ def _named(names: list[str]) -> str:
 
 def _short(value: str) -> str:
     """An artifact id with six digits of its key; other values as they are."""
-    kind, dash, key = value.partition("-")
-    return f"{kind}-{key[:6]}" if dash and len(key) > 12 else value
+    kind, key = split_id(value)
+    return f"{kind}-{key[:6]}" if len(key) > 12 else value

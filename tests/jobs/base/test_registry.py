@@ -6,12 +6,15 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.base import registry
-from jobs.base.artifacts import HANDLES, Dataset
+from jobs.base.artifacts import HANDLES, Dataset, Handle
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.registry import kind_names, kind_of, load_kind, nearest, parse_job
+from jobs.base.keys import split_id
+from jobs.base.registry import handle_types, kind_names, kind_of, load_kind, nearest, parse_job
 from jobs.base.spec import JobSpec, output_type
+from jobs.execution import work_name
 from jobs.kinds.generate_pairs import GeneratePairs
+from jobs.storage.store import Store
 
 BUILT_IN = {
     "analytic_flow",
@@ -74,6 +77,33 @@ def test_packages_add_kinds(install_kinds):
     assert parse_job("make_stone", {"size": 3}) == MakeStone(size=3)
 
 
+class Stone(Handle):
+    weight: float
+
+
+class MakeHeavyStone(JobSpec):
+    def run(self, context: JobContext) -> Stone:
+        raise NotImplementedError
+
+
+def test_results_of_another_package_outlive_its_absence(install_kinds, tmp_path):
+    kind, key = "make-heavy-stone", "0123456789abcdef01234567"
+    install_kinds(**{kind: MakeHeavyStone})
+    store, artifact = Store(str(tmp_path)), f"{kind}-{key}"
+    causes = {"kind": kind, "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
+    made = store.commit(artifact, Stone(weight=2.5), store.stage(), causes)
+    assert store.load(artifact, Stone) == made
+    assert Stone in handle_types()
+    install_kinds()
+    assert store.state(artifact) == "done"
+    with pytest.raises(UserError, match="Stone of the job kind 'make-heavy-stone', which is not"):
+        store.load_any(artifact)
+    install_kinds(**{kind: MakeHeavyStone})
+    assert store.load_any(artifact) == made
+    assert split_id(f"{artifact}-500") == (kind, key)
+    assert work_name(f"{artifact}-500") == work_name(artifact) == artifact
+
+
 def test_a_class_that_no_package_names_has_no_kind():
     with pytest.raises(TypeError, match=r"MakeStone is not registered under 'slimctl\.kinds'"):
         kind_of(MakeStone)
@@ -100,7 +130,8 @@ def test_fields_are_parsed_by_the_kinds_own_class():
 
 def test_loading_the_kinds_imports_neither_torch_nor_ray():
     code = (
-        "import sys; from jobs.base.registry import kind_names, load_kind;"
+        "import sys; from jobs.base.keys import split_id
+from jobs.base.registry import handle_types, kind_names, load_kind;"
         "[load_kind(name) for name in kind_names()];"
         "print({'torch', 'ray', 'mlflow', 'pyarrow', 'numpy'} & set(sys.modules))"
     )

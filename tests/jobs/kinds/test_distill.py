@@ -186,3 +186,9 @@ def test_an_unknown_recipe_is_refused():
     fields = {"pairs": "p", "start": "s", "guide": "g", "steps": 3}
     with pytest.raises(ValidationError, match="slimflow_huber"):
         Distill.model_validate(fields | {"recipe": "best"})
+
+
+def test_a_closed_form_is_no_start_before_anything_runs(refused):
+    error = refused(spec(), pairs=Facts(PLAIN), start=Facts(PLAIN, closed_form=True), guide=Facts())
+    assert error.field == "start"
+    assert error.what == "'s' is the closed form of a data set, which has no weights"
