@@ -74,7 +74,7 @@ def job_key(
 
 
 def split_id(artifact: str) -> tuple[str, str]:
-    """Kind and key of an artifact; the key is "" in what is no id. A kind's name may have dashes."""
+    """Kind and key of an artifact, "" in what is no id. A kind's name may have dashes."""
     found = re.fullmatch(rf"(.+)-([0-9a-f]{{{KEY_LENGTH}}})(-\d+)?", artifact)
     return (found[1], found[2]) if found else (artifact, "")
 

@@ -91,7 +91,8 @@ def _entries(content: Mapping[Any, Any], before: str, depth: int) -> Iterator[tu
 
 def is_averaged(prefix: str) -> bool:
     """Whether the words before a name say that the weights are averaged."""
-    return not AVERAGED.isdisjoint(re.split(r"[^a-z]+", prefix.lower()))
+    words = re.split(r"[^a-z]+", prefix.lower())
+    return not AVERAGED.isdisjoint(words) and "online" not in words
 
 
 def of_family(pattern: re.Pattern[str]) -> Callable[[Collection[str]], set[str]]:

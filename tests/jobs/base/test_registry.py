@@ -130,8 +130,7 @@ def test_fields_are_parsed_by_the_kinds_own_class():
 
 def test_loading_the_kinds_imports_neither_torch_nor_ray():
     code = (
-        "import sys; from jobs.base.keys import split_id
-from jobs.base.registry import handle_types, kind_names, load_kind;"
+        "import sys; from jobs.base.registry import kind_names, load_kind;"
         "[load_kind(name) for name in kind_names()];"
         "print({'torch', 'ray', 'mlflow', 'pyarrow', 'numpy'} & set(sys.modules))"
     )

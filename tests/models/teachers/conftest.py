@@ -65,9 +65,9 @@ def snapshot(tmp_path, monkeypatch):
         modules = {name: nested("Layer", part) for name, part in inner.items()}
         return Persistent(class_name, {"_parameters": own, "_buffers": {}, "_modules": modules})
 
-    def write(class_name, tensors, wrapper="EDMPrecond", **attributes):
+    def write(class_name, tensors, wrapper="EDMPrecond", inner="model", **attributes):
         path = tmp_path / "network-snapshot.pkl"
-        state = {"_modules": {"model": nested(class_name, tensors)}, **attributes}
+        state = {"_modules": {inner: nested(class_name, tensors)}, **attributes}
         path.write_bytes(pickle.dumps({"ema": Persistent(wrapper, state), "loss_fn": None}))
         return path
 
