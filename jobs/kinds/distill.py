@@ -191,7 +191,7 @@ class Distill(ScoredTrainingSpec):
 
     def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
         """Raises FieldError where the start cannot become a one-step student."""
-        if self.start is None:
+        if self.start is None or "start" not in inputs:
             return
         known = inputs["start"]
         if known.closed_form:
