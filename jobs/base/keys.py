@@ -75,7 +75,7 @@ def job_key(
 
 def split_id(artifact: str) -> tuple[str, str]:
     """Kind and key of an artifact, "" in what is no id. A kind's name may have dashes."""
-    found = re.fullmatch(rf"(.+)-([0-9a-f]{{{KEY_LENGTH}}})(-\d+)?", artifact)
+    found = re.fullmatch(r"(.+?)-([^-]+)(-\d{1,18})?", artifact)  # a key is longer than a count
     return (found[1], found[2]) if found else (artifact, "")
 
 
