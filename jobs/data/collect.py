@@ -5,6 +5,7 @@ their names. Only one batch of encoded images is in memory beside the array.
 """
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from jobs.data.pixels import (
     NotSquareError,
     PixelRules,
     Pixels,
+    TooLargeError,
     complaint,
     decode,
     is_grey,
+    pixel_limit,
 )
 
 BATCH = 256
@@ -47,8 +50,8 @@ class Refusal(NamedTuple):
 
     name: str
     reason: str
-    is_damaged: bool
-    """False if it is only not square."""
+    fix: str
+    """What to do with images like it."""
 
 
 def collect(items: Iterable[Item], count: int, rules: PixelRules, where: str) -> NDArray[np.uint8]:
@@ -68,17 +71,20 @@ def collect(items: Iterable[Item], count: int, rules: PixelRules, where: str) ->
     refused: list[Refusal] = []
     sizes: Counter[tuple[int, int]] = Counter()
     all_grey = True
-    for index, result in enumerate(_decoded(items, rules)):
-        if isinstance(result, Refusal):
-            refused.append(result)
-            continue
-        side = len(result.values)
-        sizes[result.found] += 1
-        all_grey = all_grey and result.is_grey
-        if images is None:
-            images = np.empty((count, side, side, rules.channels or 3), np.uint8)
-        if side == images.shape[1]:
-            images[index] = np.atleast_3d(result.values)
+    with warnings.catch_warnings():
+        # Pillow warns of metadata and of large images, which are used or refused by name here.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for index, result in enumerate(_decoded(items, rules)):
+            if isinstance(result, Refusal):
+                refused.append(result)
+                continue
+            side = len(result.values)
+            sizes[result.found] += 1
+            all_grey = all_grey and result.is_grey
+            if images is None:
+                images = np.empty((count, side, side, rules.channels or 3), np.uint8)
+            if side == images.shape[1]:
+                images[index] = np.atleast_3d(result.values)
     _check_refused(refused, count, where)
     _check_sizes(sizes, rules, where)
     assert images is not None
@@ -126,9 +132,14 @@ def _decode_one(item: Item, rules: PixelRules) -> Pixels | Refusal:
     try:
         return decode(item.data, rules)
     except NotSquareError as error:
-        return Refusal(item.name, f"{error}, not square", is_damaged=False)
+        return Refusal(
+            item.name, f"{error}, not square", "set crop: center for those that are not square"
+        )
+    except TooLargeError as error:
+        fix = f"shrink those of more than {pixel_limit():,} pixels; a limit guards the memory"
+        return Refusal(item.name, str(error), fix)
     except DAMAGE as error:
-        return Refusal(item.name, complaint(error), is_damaged=True)
+        return Refusal(item.name, complaint(error), "remove or replace what is damaged")
 
 
 def _check_refused(refused: list[Refusal], count: int, where: str) -> None:
@@ -137,15 +148,8 @@ def _check_refused(refused: list[Refusal], count: int, where: str) -> None:
         raise UserError(
             where,
             f"{len(refused):,} of {count:,} images cannot be used: {listed(names, len(refused))}",
-            _mend(refused),
+            "; ".join(dict.fromkeys(refusal.fix for refusal in refused)),
         )
-
-
-def _mend(refused: list[Refusal]) -> str:
-    damaged = sum(refusal.is_damaged for refusal in refused)
-    ways = ["remove or replace what is damaged"] * (damaged > 0)
-    ways += ["set crop: center for those that are not square"] * (damaged < len(refused))
-    return "; ".join(ways)
 
 
 def _check_sizes(sizes: Counter[tuple[int, int]], rules: PixelRules, where: str) -> None:

@@ -1,22 +1,41 @@
 """One image file to one square of pixels.
 
 Transparent images are laid over white, as a browser's page would show them, and animations give
-their first frame. Only five decoders are ever tried, since others among Pillow's start outside
-programs (its EPS reader runs PostScript).
+their first frame. Only decoders that know a file by its first bytes are ever tried, since others
+among Pillow's take anything for theirs (TGA), or start outside programs (EPS runs PostScript).
+What is broken beside the pixels (EXIF, texts, colour profiles) does not count: an image is damaged
+if its pixels are.
 """
 
 import io
+import logging
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+from jobs.data.png_chunks import only_pixels
+
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000"),
+    *("PPM", "QOI", "SGI", "PCX", "PSD", "ICO"),
+)
 """Decoders that may read a file, whatever its name says."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF 2.32, table 6, that is not upright."""
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -24,9 +43,9 @@ DAMAGE = (
     EOFError,
     IndexError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 """What Pillow's decoders raise on files that are cut off, damaged or no images."""
 
@@ -35,6 +54,9 @@ Encoded = bytes | Path | NDArray[np.uint8]
 Crop = Literal["center", "none"]
 """How an image that is not square becomes so: cut at the centre, or refused."""
 Channels = Literal[1, 3]
+
+# What is wrong with a file is said once, by `complaint`, and not by a line of Pillow's log as well.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class PixelRules(NamedTuple):
@@ -49,6 +71,13 @@ class PixelRules(NamedTuple):
 
 class NotSquareError(Exception):
     """An image is not square and the rules forbid to cut it; says its size."""
+
+
+class TooLargeError(Exception):
+    """An image has more pixels than are ever decoded, lest a small file fill the memory."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {pixel_limit():,} pixels")
 
 
 class Pixels(NamedTuple):
@@ -70,11 +99,18 @@ def decode(data: Encoded, rules: PixelRules) -> Pixels:
 
     Raises:
         NotSquareError: the image is not square and `rules.crop` is none.
+        TooLargeError: the image has more pixels than are ever decoded.
         DAMAGE: any of these, if the file is no readable image.
     """
-    with _open(data) as opened:
-        ImageOps.exif_transpose(opened, in_place=True)
-        image = _eight_bit(opened)
+    try:
+        image = _upright(data)
+    except Image.DecompressionBombError:
+        raise TooLargeError from None
+    except DAMAGE:
+        bare = None if isinstance(data, np.ndarray) else only_pixels(_bytes(data))
+        if bare is None:
+            raise
+        image = _upright(bare)
     found = image.size
     image = _square(image, rules.crop)
     if rules.channels == 1:
@@ -94,11 +130,37 @@ def is_grey(values: NDArray[np.uint8]) -> bool:
     return bool((red == green).all() and (green == blue).all())
 
 
+def pixel_limit() -> int:
+    """Pixels of the largest image that is decoded: Pillow refuses twice what it warns of."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+
+
 def complaint(error: BaseException) -> str:
     """Says in a few words what is wrong with a file."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, BMP or GIF image"
+        return "not an image of a format that is read"
     return str(error) or type(error).__name__
+
+
+def _bytes(data: bytes | Path) -> bytes:
+    return data if isinstance(data, bytes) else data.read_bytes()
+
+
+def _upright(data: Encoded) -> Image.Image:
+    """The pixels as grey or colour of 8 bits, turned as the file says that they are meant."""
+    with _open(data) as opened:
+        opened.load()  # before the orientation is asked for, so that damage is told from it
+        turn = UPRIGHT.get(_orientation(opened))
+        return _eight_bit(opened if turn is None else opened.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1..8; 1 = upright, or nothing that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001
+        # A damaged directory can raise anything at all, and says nothing of the pixels.
+        return 1
 
 
 def _open(data: Encoded) -> Image.Image:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.base.errors import UserError
 from jobs.data.collect import BATCH, Item, collect, fit_array
@@ -52,7 +53,7 @@ def test_all_damaged_images_are_named_at_once(items, colours):
         collect(good + images, 15, PixelRules(), "folder")
     assert error.value.where == "folder"
     assert "12 of 15 images" in error.value.what
-    assert "bad9.png (not a PNG, JPEG, WebP, BMP or GIF image) and 2 more" in error.value.what
+    assert "bad9.png (not an image of a format that is read) and 2 more" in error.value.what
     assert "bad10" not in error.value.what
     assert error.value.fix == "remove or replace what is damaged"
 
@@ -105,3 +106,14 @@ def test_arrays_are_treated_like_files(items, colours, size, channels, shape, gr
 def test_arrays_that_are_not_square_are_refused_where_none_may_be_cut(colours):
     with pytest.raises(UserError, match="6 x 4, not square"):
         fit_array(colours(2, 4, 6), PixelRules(crop="none"), "here")
+
+
+def test_large_images_are_read_in_silence_and_larger_ones_refused_as_such(
+    monkeypatch, items, colours
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert collect(items(colours(1, 12, 12)), 1, PixelRules(), "folder").shape == (1, 12, 12, 3)
+    with pytest.raises(UserError) as error:
+        collect(items(colours(1, 20, 20)), 1, PixelRules(), "folder")
+    assert "(more than 200 pixels)" in error.value.what
+    assert "shrink those of more than 200 pixels" in error.value.fix

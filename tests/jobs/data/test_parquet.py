@@ -115,7 +115,7 @@ def test_damaged_and_missing_images_are_named(tmp_path, colours, encode, write_p
     write_parquet(tmp_path / "a.parquet", [good, b"nonsense", good])
     write_parquet(tmp_path / "b.parquet", [good, None, good[:40]])
     what = refusal(tmp_path).what
-    assert "3 of 6 images cannot be used: a.parquet row 1 (not a PNG" in what
+    assert "3 of 6 images cannot be used: a.parquet row 1 (not an image" in what
     assert "b.parquet row 1" in what
     assert "b.parquet row 2" in what
 
