@@ -3,14 +3,17 @@
 A source is read by the one reader that recognises it; `jobs.data.source` decides which.
 """
 
+from math import isnan
 from pathlib import Path
 
 import numpy as np
 
+from jobs.base.errors import UserError
 from jobs.data.arrays import read_array, read_digits
 from jobs.data.cifar_batches import read_batches
 from jobs.data.collect import Item, collect
-from jobs.data.labels import check_classes
+from jobs.data.labels import check_classes, check_labels
+from jobs.data.listing import listed
 from jobs.data.loaded import LoadedImages
 from jobs.data.parquet import read_parquet
 from jobs.data.pixels import Channels, Crop, PixelRules
@@ -28,6 +31,7 @@ def read_images(
     channels: Channels | None = None,
     max_images: int | None = None,
     labels: bool = True,
+    label: str | None = None,
 ) -> LoadedImages:
     """Reads a whole source into memory.
 
@@ -41,11 +45,12 @@ def read_images(
         channels: 1 grey by luminance, 3 colour; None = 1 if every image is grey, else 3.
         max_images: number of images to take, from the first; None = all.
         labels: whether to read labels, where there are any.
+        label: column of the labels, where there are columns; None = `label` or `labels`.
 
     Raises:
         UserError: there is no such source, or it cannot be used as asked.
     """
-    found = find_source(source, split)
+    found = find_source(source, split, label)
     rules = PixelRules(size, crop, channels)
     readers = {
         "digits": read_digits,
@@ -63,7 +68,7 @@ def source_files(source: str, split: str | None = None) -> list[Path]:
     Raises:
         UserError: there is no such source, or it has no such part.
     """
-    return list(find_source(source, split).files)
+    return list(find_source(source, split).content)
 
 
 def source_root(source: str) -> Path:
@@ -84,6 +89,22 @@ def describe_source(source: str, split: str | None = None) -> str:
     return find_source(source, split).words
 
 
+def _check_told(source: ImageSource, count: int) -> None:
+    """Checks that a file of labels tells the labels of the first `count` images.
+
+    Raises:
+        UserError: it does not; names the first images.
+    """
+    told = zip(source.files[:count], source.labels or (), strict=False)
+    untold = [str(path.relative_to(source.root)) for path, label in told if isnan(label)]
+    if untold:
+        raise UserError(
+            ", ".join(str(path) for path in source.label_files),
+            f"{len(untold):,} of {count:,} images have no label: {listed(untold, len(untold))}",
+            "add them, remove the images, or set labels: false",
+        )
+
+
 def _read_folder(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
@@ -91,7 +112,8 @@ def _read_folder(
     where = str(source.root)
     numbers = None
     if labels and source.labels is not None:
-        numbers = np.array(source.labels[:max_images], np.int64)
+        _check_told(source, len(files))
+        numbers = check_labels(np.array(source.labels[:max_images]), source.class_names, where)
         check_classes(numbers, source.class_names, where, cut=len(files) < len(source.files))
     items = (Item(str(path.relative_to(source.root)), path) for path in files)
     return LoadedImages(

@@ -1,4 +1,4 @@
-"""Finds what a source is and which files belong to it, without opening one.
+"""Finds what a source is and which files belong to it, without opening an image.
 
 The plan asks this of every data set, since the content of these files is the key of the result.
 Only the word `digits` names no path; a folder of that name is `./digits`.
@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jobs.base.errors import UserError
-from jobs.data.folders import find_images, only_images, visible
+from jobs.data.folders import (
+    FolderImages,
+    Remark,
+    find_images,
+    in_words,
+    only_images,
+    visible,
+)
 from jobs.data.listing import listed
 
 DIGITS = "digits"
@@ -37,13 +44,24 @@ class ImageSource(NamedTuple):
     """Every file that counts, in the order in which they are read."""
     words: str
     """The source in words."""
-    labels: tuple[int, ...] | None = None
-    """Class of each file, of a folder per class."""
+    labels: tuple[float, ...] | None = None
+    """Class of each file of a folder of images, NaN where it is not told."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes, of a folder per class."""
+    """Names of the classes of a folder of images."""
+    label_files: tuple[Path, ...] = ()
+    """Files beside the images that say their labels."""
+    label: str | None = None
+    """Name of the column of the labels; None = the usual ones."""
+    remarks: tuple[Remark, ...] = ()
+    """What the user should know of how it is read."""
+
+    @property
+    def content(self) -> tuple[Path, ...]:
+        """Every file that the result depends on."""
+        return (*self.files, *self.label_files)
 
 
-def find_source(source: str, split: str | None = None) -> ImageSource:
+def find_source(source: str, split: str | None = None, label: str | None = None) -> ImageSource:
     """Recognises a source and lists its files.
 
     Args:
@@ -51,26 +69,29 @@ def find_source(source: str, split: str | None = None) -> ImageSource:
             of images or of CIFAR-10's batches, or of an .npz or .npy file.
         split: part of it: the Parquet files or the subfolder of that name, or CIFAR-10's `train`
             or `test`; None = all.
+        label: column of the labels, where there are columns; None = the usual ones.
 
     Raises:
         UserError: there is no such source, it is none of these, it is empty, or has no such part.
     """
     if source == DIGITS:
         _refuse_split(DIGITS, split)
+        if label is not None:
+            raise UserError(DIGITS, f"has no columns, but label is '{label}'", "set label: null")
         return ImageSource("digits", Path(), (), "scikit-learn's digits")
     path = Path(source).expanduser() if source.startswith("~/") else Path(source)
     try:
-        return _find_path(source, path, split)
+        return _find_path(source, path, split, label)._replace(label=label)
     except PermissionError as error:
         raise UserError(source, f"may not be read: {error}", "give yourself the right") from error
 
 
-def _find_path(source: str, path: Path, split: str | None) -> ImageSource:
+def _find_path(source: str, path: Path, split: str | None, label: str | None) -> ImageSource:
     if not source or "://" in source:
         what = "is a URI" if source else "is empty"
         raise UserError(source or "source", what, f"name a local path, or {DIGITS}")
     if path.is_dir():
-        return _find_in_folder(path, split)
+        return _find_in_folder(path, split, label)
     if path.exists():
         return _find_file(path, split)
     if _has_wildcard(path):
@@ -107,7 +128,7 @@ def _find_by_pattern(pattern: Path, split: str | None) -> ImageSource:
     return _parquet(root, files, split)
 
 
-def _find_in_folder(path: Path, split: str | None) -> ImageSource:
+def _find_in_folder(path: Path, split: str | None, label: str | None) -> ImageSource:
     for folder in (path, path / BATCH_FOLDER):
         if any((folder / name).is_file() for name in (TRAIN_BATCHES + TEST_BATCHES)):
             return _batches(folder, split)
@@ -115,11 +136,34 @@ def _find_in_folder(path: Path, split: str | None) -> ImageSource:
     if tables:
         _refuse_images_beside(path)
         return _parquet(path, tables, split)
-    found = find_images(path if split is None else _part(path, split))
-    classes = f"{len(found.class_names)} classes" if found.class_names else "unlabelled"
-    ignored = f" ({found.ignored:,} other files left out)" if found.ignored else ""
-    words = f"folder of {len(found.files):,} images, {classes}{ignored}"
-    return ImageSource("images", path, found.files, words, found.labels, found.class_names)
+    if split is not None:
+        _check_part(path, split)
+    return _images(path, find_images(path, split, label))
+
+
+def _images(path: Path, found: FolderImages) -> ImageSource:
+    classes = "unlabelled"
+    if found.labels is not None:
+        classes = f"{len(found.class_names) or len(set(found.labels)):,} classes"
+    told = [f"labels of {listed((f.name for f in found.label_files), len(found.label_files))}"]
+    told = told if found.labels is not None and found.label_files else []
+    number, remarks = sum(found.left_out.values()), found.remarks
+    if number:
+        left_out = f"{number:,} of {number + len(found.files):,} files left out"
+        told.append(f"{left_out}: {in_words(found.left_out)}")
+        fix = "turn them into images that are read, or move them out of the folder"
+        remarks = (*remarks, Remark(told[-1], fix))
+    words = f"folder of {len(found.files):,} images, {classes}"
+    return ImageSource(
+        "images",
+        path,
+        found.files,
+        f"{words} ({'; '.join(told)})" if told else words,
+        found.labels,
+        found.class_names,
+        found.label_files,
+        remarks=remarks,
+    )
 
 
 def _parquet(root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
@@ -172,10 +216,10 @@ def _batches(folder: Path, split: str | None) -> ImageSource:
     return ImageSource("batches", folder, tuple(files), "CIFAR-10's python batches")
 
 
-def _part(path: Path, split: str) -> Path:
+def _check_part(path: Path, split: str) -> None:
     folders = [entry.name for entry in visible(path) if entry.is_dir()]
     if split in folders:
-        return path / split
+        return
     held = listed(folders, len(folders)) if folders else "no folders at all"
     fix = _did_you_mean(split, folders) or "set split: null to read all of it"
     raise UserError(str(path), f"has no folder for split '{split}'; it holds {held}", fix)
