@@ -59,7 +59,7 @@ def test_damaged_files_are_named_from_the_source_on(folder):
     with pytest.raises(UserError, match=r"1 of 4 images cannot be used: dog/b\.png") as error:
         read_images(str(path))
     assert error.value.where == str(path)
-    assert "(1 other files left out)" in describe_source(str(path))
+    assert "(1 of 5 files left out: 1 .txt)" in describe_source(str(path))
 
 
 def test_reading_twice_gives_the_same_bytes(folder):
