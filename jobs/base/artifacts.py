@@ -49,6 +49,8 @@ class Dataset(Handle):
     """Images of each class; () if unlabelled."""
     flip_valid: bool
     """Whether a mirrored image is as good as the original."""
+    source: str = ""
+    """What was read, and how many files beside it were not; "" = not kept."""
     file: str = "data.safetensors"
 
 

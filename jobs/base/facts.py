@@ -44,6 +44,8 @@ class Facts:
     """Number of classes that have an image."""
     label_counts: tuple[int, ...] | None = None
     """Images of each class."""
+    label_columns: tuple[str, ...] = ()
+    """Columns that could be the labels of images that were read without."""
     parts: int | None = None
     """Number of parts of a partition."""
     part: int | None = None
@@ -179,6 +181,17 @@ def model_image(data: Facts, conditional: bool) -> ImageShape | None:
     return data.image.model_copy(update={"classes": 0})
 
 
+def without_labels(data: Facts, job: str) -> tuple[str, str]:
+    """Says that a data set has no labels, and where there may be some; and what to do then."""
+    if not data.label_columns:
+        return f"'{job}' has no labels", ""
+    held = ", ".join(f"`{name}`" for name in data.label_columns)
+    return (
+        f"'{job}' has no labels (no column `label`, but {held})",
+        f"set label: {data.label_columns[0]} on '{job}'",
+    )
+
+
 def check_labels(data: Facts, conditional: bool, job: str) -> None:
     """Raises FieldError if a model is to follow labels that the data does not have.
 
@@ -188,10 +201,11 @@ def check_labels(data: Facts, conditional: bool, job: str) -> None:
         job: name of the job that makes the data set.
     """
     if conditional and data.image is not None and data.image.classes == 0:
+        what, fix = without_labels(data, job)
         raise FieldError(
             "conditional",
-            f"'{job}' has no labels, so the flow cannot be conditional",
-            "set conditional: false, or use a labelled data set",
+            f"{what}, so the flow cannot be conditional",
+            f"{fix or 'use a labelled data set'}, or set conditional: false",
         )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.base.errors import UserError
 from jobs.data.collect import fit_array
+from jobs.data.label_files import no_column
 from jobs.data.labels import check_classes, check_labels
 from jobs.data.loaded import LoadedImages
 from jobs.data.pixels import PixelRules
@@ -64,7 +65,9 @@ def read_array(
     """
     path = source.root
     where = str(path)
-    arrays = _load(path)
+    arrays = _load(path, source.label or "labels")
+    if source.label is not None and "labels" not in arrays:
+        raise no_column(where, source.label, [name for name in _names(path) if name != "images"])
     every = arrays["images"]
     images = _to_bytes(_check_shape(every, where)[:max_images], where)
     found = None
@@ -77,15 +80,16 @@ def read_array(
     return LoadedImages(fit_array(images, rules, where), found, (), None, source.words)
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; nothing that would need unpickling is loaded."""
+def _load(path: Path, label: str) -> dict[str, NDArray[Any]]:
+    """The arrays `images` and `labels` of a file; nothing that would need unpickling is loaded."""
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return {"images": content}
             names = content.files
-            arrays = {name: content[name] for name in ("images", "labels") if name in names}
+            keys = {"images": "images", "labels": label}
+            arrays = {key: content[name] for key, name in keys.items() if name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             str(path), f"is no readable array file: {error}", "write it again with numpy.savez"
@@ -97,6 +101,12 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             "write it as numpy.savez(path, images=..., labels=...)",
         )
     return arrays
+
+
+def _names(path: Path) -> list[str]:
+    """Names of the arrays in a file that can be read; a single array has none."""
+    content = np.load(path, allow_pickle=False, mmap_mode="r")
+    return [] if isinstance(content, np.ndarray) else list(content.files)
 
 
 def _check_shape(images: NDArray[Any], where: str) -> NDArray[Any]:

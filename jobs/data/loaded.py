@@ -22,6 +22,8 @@ class LoadedImages(NamedTuple):
     """Whether a mirrored image is as good as the original; None = not known for this source."""
     source: str
     """The source in words."""
+    label_columns: tuple[str, ...] = ()
+    """Columns that could be the labels of images that are read without."""
 
     @property
     def class_count(self) -> int:

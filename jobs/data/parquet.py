@@ -1,7 +1,8 @@
 """Reads Parquet files of encoded images: the layout in which image data sets are usually published.
 
 A column `image` (or `img`) holds the bytes of the files, plain or as struct(bytes, path); a column
-`label` (or `labels`) holds whole numbers. Labels are checked before an image is decoded.
+`label` (or `labels`, or the one that the user names) holds whole numbers. Labels are checked before
+an image is decoded.
 """
 
 import json
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.base.errors import UserError
 from jobs.data.collect import BATCH, Item, collect
+from jobs.data.label_files import LABEL_COLUMNS, no_column
 from jobs.data.labels import check_classes, check_labels
 from jobs.data.listing import listed
 from jobs.data.loaded import LoadedImages
@@ -23,7 +25,6 @@ from jobs.data.pixels import PixelRules
 from jobs.data.source import ImageSource
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels")
 
 
 class Table(NamedTuple):
@@ -36,6 +37,8 @@ class Table(NamedTuple):
     label_column: str | None
     class_names: tuple[str, ...]
     """From the metadata of Hugging Face's `datasets`; () = it says nothing of classes."""
+    label_columns: tuple[str, ...]
+    """Columns that could be the labels, by their names; () = `label_column` is known."""
 
 
 def read_parquet(
@@ -53,7 +56,7 @@ def read_parquet(
         UserError: a file is damaged or has no images, files disagree, or images or labels are bad.
     """
     where = str(source.root)
-    tables = [_look(path) for path in source.files]
+    tables = [_look(path, source.label) for path in source.files]
     total = sum(table.rows for table in tables)
     if not total:
         raise UserError(where, "holds no rows", "name a file with images")
@@ -67,10 +70,20 @@ def read_parquet(
         class_names=tables[0].class_names if found is not None else (),
         flip_valid=None,
         source=source.words,
+        label_columns=tables[0].label_columns,
     )
 
 
-def _look(path: Path) -> Table:
+def label_columns(source: ImageSource) -> tuple[str, ...]:
+    """Columns that could be the labels where there are none under the usual names.
+
+    Raises:
+        UserError: the first file is damaged, has no images, or no column that the user names.
+    """
+    return _look(source.files[0], source.label).label_columns
+
+
+def _look(path: Path, label: str | None) -> Table:
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -84,9 +97,19 @@ def _look(path: Path) -> Table:
             f"has no column `image` of encoded images; it has {listed(columns, len(schema))}",
             "name the column image; its type is binary, or a struct with a binary field bytes",
         )
-    label_column = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    others = [name for name in schema.names if name != image_column]
+    if label is not None and label not in others:
+        raise no_column(str(path), label, others)
+    usual = (name for name in LABEL_COLUMNS if name in schema.names)
+    label_column = label or next(usual, None)
     names = _class_names(schema.metadata or {}, label_column)
-    return Table(path, rows, image_column, label_column, names)
+    likely = tuple(
+        name
+        for name in others
+        if ("label" in name.lower() or "class" in name.lower())
+        and pa.types.is_integer(schema.field(name).type)
+    )
+    return Table(path, rows, image_column, label_column, names, () if label_column else likely)
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -10,16 +10,25 @@ import numpy as np
 
 from jobs.base.errors import UserError
 from jobs.data.arrays import read_array, read_digits
+from jobs.data.cifar_batches import label_columns as columns_of_batches
 from jobs.data.cifar_batches import read_batches
 from jobs.data.collect import Item, collect
 from jobs.data.labels import check_classes, check_labels
 from jobs.data.listing import listed
 from jobs.data.loaded import LoadedImages
+from jobs.data.parquet import label_columns as columns_of_parquet
 from jobs.data.parquet import read_parquet
 from jobs.data.pixels import Channels, Crop, PixelRules
 from jobs.data.source import ImageSource, find_source
 
-__all__ = ["LoadedImages", "describe_source", "read_images", "source_files", "source_root"]
+__all__ = [
+    "LoadedImages",
+    "describe_source",
+    "label_columns",
+    "read_images",
+    "source_files",
+    "source_root",
+]
 
 
 def read_images(
@@ -60,6 +69,17 @@ def read_images(
         "array": read_array,
     }
     return readers[found.reader](found, rules, max_images, labels=labels)
+
+
+def label_columns(source: ImageSource) -> tuple[str, ...]:
+    """Columns that could be the labels of a source that is read without.
+
+    Raises:
+        UserError: its first file is damaged, or has no images.
+    """
+    if source.reader == "parquet":
+        return columns_of_parquet(source)
+    return columns_of_batches(source) if source.reader == "batches" else ()
 
 
 def source_files(source: str, split: str | None = None) -> list[Path]:

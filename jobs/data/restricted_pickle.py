@@ -1,4 +1,4 @@
-"""Reads the pickles of CIFAR-10's python batches without running anything from them.
+"""Reads the pickles of CIFAR's python batches without running anything from them.
 
 A pickle is a program that may call whatever it can name. Here it can name three things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
@@ -102,7 +102,7 @@ def read_pickle(path: Path) -> Any:
     except RefusedError as error:
         raise UserError(
             str(path),
-            f"the pickle would use {error}, which no batch of CIFAR-10 does; it was not run",
+            f"the pickle would use {error}, which no batch of CIFAR does; it was not run",
             "do not trust this file; fetch the archive from its authors",
         ) from error
     except Exception as error:

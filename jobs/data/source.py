@@ -5,7 +5,7 @@ Only the word `digits` names no path; a folder of that name is `./digits`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +30,10 @@ BATCH_FOLDER = "cifar-10-batches-py"
 """Name of the folder in CIFAR-10's archive; its parent will do as a source, too."""
 BATCH_NAMES = "batches.meta"
 """The file beside CIFAR-10's batches that has the names of the classes."""
+CIFAR_100_FOLDER = "cifar-100-python"
+CIFAR_100_NAMES = "meta"
+CIFAR_100 = ("train", "test")
+"""Its batches, one file each, beside `meta`."""
 
 Reader = Literal["digits", "parquet", "images", "batches", "array"]
 
@@ -132,6 +136,11 @@ def _find_in_folder(path: Path, split: str | None, label: str | None) -> ImageSo
     for folder in (path, path / BATCH_FOLDER):
         if any((folder / name).is_file() for name in (TRAIN_BATCHES + TEST_BATCHES)):
             return _batches(folder, split)
+    for folder in (path, path / CIFAR_100_FOLDER):
+        if (folder / CIFAR_100_NAMES).is_file() and any(
+            (folder / name).is_file() for name in CIFAR_100
+        ):
+            return _cifar_100(folder, split)
     tables = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file, path))
     if tables:
         _refuse_images_beside(path)
@@ -199,21 +208,34 @@ def _refuse_images_beside(path: Path) -> None:
 
 def _batches(folder: Path, split: str | None) -> ImageSource:
     parts = {None: TRAIN_BATCHES + TEST_BATCHES, "train": TRAIN_BATCHES, "test": TEST_BATCHES}
+    files = _batch_files(folder, split, parts, "CIFAR-10")
+    names = folder / BATCH_NAMES
+    files += [names] if names.is_file() else []
+    return ImageSource("batches", folder, tuple(files), "CIFAR-10's python batches")
+
+
+def _cifar_100(folder: Path, split: str | None) -> ImageSource:
+    parts = {None: CIFAR_100, "train": ("train",), "test": ("test",)}
+    files = [*_batch_files(folder, split, parts, "CIFAR-100"), folder / CIFAR_100_NAMES]
+    return ImageSource("batches", folder, tuple(files), "CIFAR-100's python batches")
+
+
+def _batch_files(
+    folder: Path, split: str | None, parts: Mapping[str | None, Sequence[str]], name: str
+) -> list[Path]:
     if split not in parts:
         raise UserError(
-            str(folder), f"CIFAR-10 has no split '{split}'", "set split: train or split: test"
+            str(folder), f"{name} has no split '{split}'", "set split: train or split: test"
         )
     files = [folder / name for name in parts[split]]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise UserError(
             str(folder),
-            f"CIFAR-10's python batches are incomplete without {', '.join(missing)}",
+            f"{name}'s python batches are incomplete without {', '.join(missing)}",
             "unpack the archive again, or set split to the part that is there",
         )
-    names = folder / BATCH_NAMES
-    files += [names] if names.is_file() else []
-    return ImageSource("batches", folder, tuple(files), "CIFAR-10's python batches")
+    return files
 
 
 def _check_part(path: Path, split: str) -> None:

@@ -1,14 +1,14 @@
 """Reads images from outside into the store, checked and in one shape."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from jobs.base.artifacts import Dataset
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, MissingFile
+from jobs.base.facts import Doubt, Facts, FieldError, MissingFile
 from jobs.base.spec import BY_CONTENT, JobSpec
 from models.spec import ImageShape
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jobs.data.read import LoadedImages
+    from jobs.data.source import ImageSource
 
 PREFLIGHT_BYTES = 64 * 2**20
 """Sources up to this size are read whole before anything starts; larger ones when the job runs."""
 
 
 class LoadDataset(JobSpec):
-    """Images from scikit-learn's digits, Parquet, a folder, CIFAR-10's batches or an .npz file."""
+    """Images from scikit-learn's digits, Parquet, a folder, CIFAR's batches or an .npz file."""
+
+    version: ClassVar[int] = 2
 
     source: Annotated[Literal["digits"] | str, BY_CONTENT]
     """`digits`, or a path: Parquet file, folder or glob of them, folder of images (a subfolder per
-    class), folder of CIFAR-10's python batches, .npz with `images` and `labels`, or .npy."""
+    class), folder of CIFAR's python batches, .npz with `images` and `labels`, or .npy."""
     split: str | None = None
     """Part of the source to read (`train`, `test`), where it has parts; null = all of it."""
     size: int | None = Field(default=None, ge=1, le=4096)
@@ -39,6 +42,9 @@ class LoadDataset(JobSpec):
     """Number of images to take, from the first; null = all."""
     labels: bool = True
     """Whether to keep the labels of a labelled source."""
+    label: str | None = Field(default=None, min_length=1)
+    """Column of the labels (such as CIFAR-100's `fine_label`) in Parquet files, batches, an .npz or
+    a metadata.csv; null = `label` or `labels`."""
     classes: int | None = Field(default=None, ge=1)
     """Number of classes that the labels must have; null = as many as they have. A pipeline that
     states it can be planned before its images are there."""
@@ -58,7 +64,8 @@ class LoadDataset(JobSpec):
         made = self._handle(loaded)
         size, channels = made.image.size, made.image.channels
         context.log(
-            f"{made.count} images of {size} x {size} x {channels}, {loaded.class_count} classes"
+            f"{made.count} images of {size} x {size} x {channels}, {loaded.class_count} classes, "
+            f"from {loaded.source}"
         )
         return made
 
@@ -77,6 +84,7 @@ class LoadDataset(JobSpec):
             class_names=loaded.class_names,
             label_counts=loaded.label_counts,
             flip_valid=known if self.flip_valid is None else self.flip_valid,
+            source=loaded.source,
         )
 
     def _read(self) -> "LoadedImages":
@@ -90,16 +98,21 @@ class LoadDataset(JobSpec):
             channels=self.channels,
             max_images=self.max_images,
             labels=self.labels,
+            label=self.label,
         )
+
+    def _find(self) -> "ImageSource":
+        from jobs.data.source import find_source
+
+        return find_source(self.source, self.split, self.label)
 
     def fingerprint(self) -> dict[str, str]:
         from jobs.base.fingerprint import content_of_files
-        from jobs.data.source import find_source
 
         if self.source == "digits":
             return {"source": "scikit-learn digits"}
-        found = find_source(self.source, self.split)
-        return {"source": content_of_files(found.files, found.root)}
+        found = self._find()
+        return {"source": content_of_files(found.content, found.root)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = self._known()
@@ -120,24 +133,42 @@ class LoadDataset(JobSpec):
         return Facts(flip_valid=self.flip_valid)
 
     def _check_source(self, known: Facts) -> None:
-        from jobs.data.source import find_source
-
         try:
-            find_source(self.source, self.split)
+            self._find()
         except UserError as error:
             what = str(error).partition("\n  fix:")[0]
             if self.source and not Path(self.source).expanduser().exists():
                 raise MissingFile("source", what, error.fix, known) from error
             raise FieldError("source", what, error.fix) from error
 
-    def preflight(self) -> Facts | None:
-        from jobs.data.source import find_source
+    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+        from jobs.data.read import label_columns
 
+        try:
+            found = self._find()
+            columns = label_columns(found) if self.labels else ()
+        except UserError:
+            return []  # `expect` and `preflight` tell it as a mistake
+        doubts = [Doubt("source", remark.what, remark.fix) for remark in found.remarks]
+        if columns:
+            held = ", ".join(f"`{name}`" for name in columns)
+            what = f"there is no column `label`, but {held}: the images are read without labels"
+            fix = f"set label: {columns[0]}; or labels: false"
+            doubts.append(Doubt("label", what, fix))
+        return doubts
+
+    def preflight(self) -> Facts | None:
         if self.source == "digits":
             return None
-        files = find_source(self.source, self.split).files
-        if sum(path.stat().st_size for path in files) > PREFLIGHT_BYTES:
+        if sum(path.stat().st_size for path in self._find().files) > PREFLIGHT_BYTES:
             return None
-        made = self._handle(self._read())
-        seen = sum(number > 0 for number in made.label_counts)
-        return Facts(made.image, made.count, made.flip_valid, seen, made.label_counts)
+        loaded = self._read()
+        made = self._handle(loaded)
+        return Facts(
+            made.image,
+            made.count,
+            made.flip_valid,
+            classes_seen=sum(number > 0 for number in made.label_counts),
+            label_counts=made.label_counts,
+            label_columns=loaded.label_columns,
+        )

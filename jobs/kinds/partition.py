@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from jobs.base.artifacts import Dataset, FeatureNet, Partition
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, without_labels
 from jobs.base.refs import Ref
 from jobs.base.spec import BY_CONTENT, SeededJobSpec
 
@@ -126,12 +126,15 @@ class SplitConditions(SeededJobSpec):
             "give a row for each class, in the order of the labels",
         )
 
-    def _check_conditions(self, conditions: int, counts: tuple[int, ...]) -> None:
+    def _check_conditions(
+        self, conditions: int, counts: tuple[int, ...], known: Facts | None = None
+    ) -> None:
         """Checks the request against the labels that there are."""
         assert self.data is not None
         if conditions == 0:
-            what = f"'{self.data.job}' has no labels, so there is nothing to split"
-            raise FieldError("data", what, "use a labelled data set")
+            what, fix = without_labels(known or Facts(), self.data.job)
+            what = f"{what}, so there is nothing to split"
+            raise FieldError("data", what, fix or "use a labelled data set")
         if self.count is not None and self.count > conditions:
             what = f"count is {self.count}, but '{self.data.job}' has {conditions} classes"
             raise FieldError("count", what, f"ask for at most {conditions} parts")
@@ -180,7 +183,7 @@ class SplitConditions(SeededJobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs.get("data")
         if known is not None and known.image is not None:
-            self._check_conditions(known.image.classes, known.label_counts or ())
+            self._check_conditions(known.image.classes, known.label_counts or (), known)
         return Facts(parts=self.parts())
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from jobs.base.artifacts import Dataset, FeatureNet
 from jobs.base.context import JobContext
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
+from jobs.base.facts import Facts, FieldError, without_labels
 from jobs.base.refs import Ref
 from jobs.base.spec import SeededJobSpec
 from jobs.base.work import TRAINING, Work
@@ -87,7 +87,9 @@ class TrainFeatures(SeededJobSpec):
         image = inputs["data"].image
         seen = inputs["data"].classes_seen
         if image is not None and min(image.classes, image.classes if seen is None else seen) < 2:
-            raise FieldError("data", *self._too_few(image.classes, seen))
+            what, fix = self._too_few(image.classes, seen)
+            _, better = without_labels(inputs["data"], self.data.job)
+            raise FieldError("data", what, better or fix)
         if image is not None:
             check_network(self.network, image)
         macs = None if image is None else self.network.size(image).macs

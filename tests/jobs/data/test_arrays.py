@@ -157,3 +157,11 @@ def test_damaged_files_are_told(tmp_path, colours, compressed, suffix):
     if suffix == ".npz":
         path.write_bytes(whole[:600] + bytes(400) + whole[1000:])
         assert "is no readable array file" in refusal(str(path)).what
+
+
+def test_the_user_names_the_array_of_the_labels(tmp_path):
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, kinds=[1, 0])
+    assert read_images(str(tmp_path / "a.npz"), label="kinds").labels.tolist() == [1, 0]
+    with pytest.raises(UserError, match="no column `sort`; it has `kinds`"):
+        read_images(str(tmp_path / "a.npz"), label="sort")

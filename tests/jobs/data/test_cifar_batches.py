@@ -66,6 +66,25 @@ def test_the_names_are_optional_and_count_as_content(folder):
     assert read_images(str(folder)).class_names == ()
 
 
+@pytest.mark.parametrize("inside", ["", "cifar-100-python"])
+def test_the_two_labels_of_cifar_100(tmp_path, inside):
+    folder = tmp_path / inside
+    folder.mkdir(exist_ok=True)
+    for name in ("train", "test"):
+        numbers = {b"fine_labels": [2, 0, 1], b"coarse_labels": [1, 0, 0]}
+        write(folder / name, {b"data": np.zeros((3, 3072), np.uint8), **numbers})
+    names = {b"fine_label_names": [b"cat", b"dog", b"oak"], b"coarse_label_names": [b"pet", b"x"]}
+    write(folder / "meta", names)
+    fine = read_images(str(tmp_path), label="fine_label")
+    assert (fine.labels.tolist(), fine.class_names) == ([2, 0, 1] * 2, ("cat", "dog", "oak"))
+    coarse = read_images(str(tmp_path), label="coarse_labels", split="test")
+    assert (coarse.labels.tolist(), coarse.class_names) == ([1, 0, 0], ("pet", "x"))
+    unsaid = read_images(str(tmp_path))
+    assert (unsaid.labels, unsaid.label_columns) == (None, ("fine_label", "coarse_label"))
+    with pytest.raises(UserError, match="no column `label`; it has `fine_label`, `coarse_label`"):
+        read_images(str(tmp_path), label="label")
+
+
 def test_code_in_a_batch_is_not_run(folder):
     class Malicious:
         def __reduce__(self):

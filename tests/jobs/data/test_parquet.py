@@ -164,3 +164,19 @@ def test_the_real_cifar10(test_data):
     assert loaded.labels[4321] == rows[0]["label"]
     grey = read_images(source, split="train", size=16, channels=1, max_images=300)
     assert grey.images.shape == (300, 16, 16, 1)
+
+
+def test_the_user_names_the_column_of_the_labels(tmp_path, colours, encode):
+    columns = {
+        "img": [{"bytes": encode(image), "path": None} for image in colours(3)],
+        "fine_label": [2, 0, 1],
+        "coarse_label": [1, 0, 0],
+        "width": [6, 6, 6],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    unsaid = read_images(str(tmp_path))
+    assert (unsaid.labels, unsaid.label_columns) == (None, ("fine_label", "coarse_label"))
+    fine = read_images(str(tmp_path), label="fine_label")
+    assert (fine.labels.tolist(), fine.label_columns) == ([2, 0, 1], ())
+    with pytest.raises(UserError, match="no column `label`; it has `fine_label`, `coarse_label`"):
+        read_images(str(tmp_path), label="label")

@@ -1,11 +1,15 @@
+import io
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from jobs.base.errors import UserError
-from jobs.base.facts import Facts, MissingFile
+from jobs.base.facts import Facts, FieldError, MissingFile, check_labels
 from jobs.kinds import load_dataset
 from jobs.kinds.load_dataset import LoadDataset
 from jobs.storage.tensors import load_dataset_tensors
@@ -121,7 +125,52 @@ def test_the_names_of_classes_and_the_order_of_files_are_content(folder):
 
 def test_the_source_in_words_reaches_the_log(run_job, recorder, folder):
     run_job(LoadDataset(source=str(folder[0])))
-    assert recorder.said("log") == [{"message": "3 images of 5 x 5 x 3, 2 classes"}]
+    (said,) = recorder.said("log")
+    assert said["message"].startswith("3 images of 5 x 5 x 3, 2 classes, from folder of 3 images")
+
+
+def test_what_is_left_out_is_told_and_kept(run_job, folder):
+    path, _ = folder
+    assert LoadDataset(source=str(path)).doubts({}) == []
+    (path / "cat" / "notes.txt").touch()
+    (path / "dog" / "gone.png").symlink_to("nowhere.png")
+    spec = LoadDataset(source=str(path))
+    (doubt,) = spec.doubts({})
+    assert "2 of 5 files left out" in doubt.what
+    assert "1 .txt" in doubt.what
+    assert "1 links to nothing" in doubt.what
+    assert doubt.what in run_job(spec).source
+    assert LoadDataset(source="/none/such").doubts({}) == []
+
+
+def test_labels_beside_the_images_are_content(folder):
+    path, _ = folder
+    spec = LoadDataset(source=str(path))
+    seen = {spec.fingerprint()["source"]}
+    for labels in ("0", "1"):
+        rows = f"file_name,label\ncat/a.png,0\ncat/b.png,1\ndog/a.png,{labels}\n"
+        (path / "metadata.csv").write_text(rows)
+        seen.add(spec.fingerprint()["source"])
+    assert len(seen) == 3
+
+
+def test_labels_under_another_name_are_offered(tmp_path):
+    encoded = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(encoded, "PNG")
+    columns = {"img": [encoded.getvalue()] * 2, "fine_label": [1, 0], "coarse_label": [0, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    spec = LoadDataset(source=str(tmp_path))
+    (doubt,) = spec.doubts({})
+    assert "no column `label`, but `fine_label`, `coarse_label`" in doubt.what
+    facts = spec.preflight()
+    assert facts is not None
+    with pytest.raises(FieldError) as error:
+        check_labels(facts, True, "data")
+    assert "`fine_label`, `coarse_label`" in error.value.what
+    assert "set label: fine_label on 'data'" in error.value.fix
+    named = spec.model_copy(update={"label": "fine_label"})
+    assert named.doubts({}) == []
+    assert named.preflight().image.classes == 2
 
 
 def test_a_stated_shape_is_known_before_the_images_are_there(refused, attempt, tmp_path):
