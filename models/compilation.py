@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.user_cache import cache_folder
+
 WARM_UP = 3
 TIMED = 7
 
@@ -67,8 +69,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def _cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "slimctl" / "compile_times.json"
+    return cache_folder() / "compile_times.json"
 
 
 def _read() -> dict[str, CompileTimes]:

@@ -4,7 +4,13 @@ A spec says what is asked for; it never holds tensors and importing it never imp
 so that the command line can read a pipeline in a fraction of a second.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticKnownError
+
+WHOLE_NUMBERS = 2**63
+"""Whole numbers stay below: torch, numpy and every file format here keep 64 bits with a sign."""
 
 
 class Spec(BaseModel):
@@ -13,6 +19,16 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*")
+    @classmethod
+    def _whole_numbers_fit(cls, value: Any) -> Any:
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and one >= WHOLE_NUMBERS:
+                raise PydanticKnownError("less_than", {"lt": WHOLE_NUMBERS})
+            if isinstance(one, int) and one < -WHOLE_NUMBERS:
+                raise PydanticKnownError("greater_than_equal", {"ge": -WHOLE_NUMBERS})
+        return value
 
 
 class ImageShape(Spec):

@@ -1,5 +1,6 @@
 """A pipeline file: plain data, and the line of every key and value in it."""
 
+import codecs
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -7,6 +8,9 @@ from typing import Any
 
 from orchestrator.problems import Path, PipelineProblems, Place, Places, Problem, Side, listed
 from orchestrator.yaml_tree import Node, parse_yaml
+
+ASIDE = "x-"
+"""Keys at the top of a file that begin so are a place for anchors, and say nothing themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +90,8 @@ def read_document(path: str | FilePath) -> Document:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{content[error.start]:02x} is not UTF-8"
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            what = "the file is in UTF-16, not in UTF-8"
         problem = Problem(str(path), line, 0, what, "save the file in UTF-8")
         raise PipelineProblems(problem) from None
     return parse_document(text, str(path))
@@ -105,7 +111,8 @@ def parse_document(text: str, file: str) -> Document:
         is_list = isinstance(root.value, list)
         what = f"a pipeline is a mapping, but this is {'a list' if is_list else 'a single value'}"
         raise PipelineProblems(Problem(*root.place, what, start))
-    return Document(root, repeated)
+    kept = {key: node for key, node in root.value.items() if not key.startswith(ASIDE)}
+    return Document(replace(root, value=kept), repeated)
 
 
 def _unreadable(path: str, error: OSError | ValueError) -> Problem:

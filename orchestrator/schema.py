@@ -8,6 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from jobs.base.placeholders import VARIABLE_PATTERN
 from jobs.base.registry import kind_names, load_kind
 from jobs.base.spec import JobSpec, many_ref_fields
+from orchestrator.document import ASIDE
 from orchestrator.graph import ref_fields
 from orchestrator.groups import MEMBER_PATTERN, Group
 from orchestrator.messages import NAME_PATTERN
@@ -97,6 +98,7 @@ def _frame() -> dict[str, Any]:
         **frame,
         "title": "slimctl pipeline",
         "description": "Named jobs that take each other's results.",
+        "patternProperties": {f"^{ASIDE}": {"description": "A place for anchors; ignored."}},
     }
 
 

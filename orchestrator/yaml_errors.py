@@ -1,5 +1,6 @@
 """What is wrong with text that is no YAML, in words for somebody who does not know the grammar."""
 
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,42 @@ class _Saying(NamedTuple):
     what: str
     fix: str
     opening: bool = False
+
+
+class Odd(NamedTuple):
+    """A character that looks like another, which YAML means something by.
+
+    Args:
+        column: where it stands, from 1.
+        what: what is wrong.
+        fix: what to do.
+    """
+
+    column: int
+    what: str
+    fix: str
+
+
+QUOTES = "\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+"""Typographic quotes, which word processors put in place of straight ones."""
+ESCAPED_BYTES = range(0xDC80, 0xDD00)
+"""How Python writes bytes of the command line that are not UTF-8."""
+
+
+def odd_character(text: str) -> Odd | None:
+    """The first character of unquoted text that cannot be seen, or is a typographic quote.
+
+    Those are the blanks that are no plain space (Unicode's Zs) and formatting without width (Cf).
+    """
+    for place, sign in enumerate(text):
+        if sign in QUOTES and (place == 0 or text[place - 1] in " [{,:"):
+            what = f"{sign} is no quote of YAML's"
+            return Odd(place + 1, what, "write straight quotes: \" or '")
+        if sign != " " and unicodedata.category(sign) in ("Zs", "Cf"):
+            name = unicodedata.name(sign, "no name").lower()
+            what = f"the invisible character U+{ord(sign):04X} ({name}) stands here"
+            return Odd(place + 1, what, "write a plain space, or put text that needs it in quotes")
+    return None
 
 
 _QUOTE = "put the text in quotes"
@@ -84,13 +121,23 @@ def syntax_problem(error: Exception, text: str, locate: Callable[[int, int], Pla
     if isinstance(error, ReaderError):
         before = text[: error.position]
         place = locate(before.count("\n") + 1, len(before) - before.rfind("\n"))
-        what = f"the invisible character U+{ord(text[error.position]):04X} is not allowed"
+        code = ord(text[error.position])
+        if code in ESCAPED_BYTES:
+            what = f"the byte 0x{code - ESCAPED_BYTES[0] + 0x80:02x} is not UTF-8"
+            return Problem(*place, what, "name the file by a plain path, such as that of a link")
+        what = f"the invisible character U+{code:04X} is not allowed"
         return Problem(*place, what, "remove it, or write it as an escape in double quotes")
     if isinstance(error, (RecursionError, MaxDepthExceededError)):
         place = locate(*_mark(error, opening=False)) if _is_marked(error) else locate(0, 0)
         return Problem(*place, "the values are nested too deeply", "use fewer levels")
     if not isinstance(error, MarkedYAMLError):
         return Problem(*locate(0, 0), f"this is not YAML: {error}", _OTHER.fix)
+    lines = text.splitlines()
+    for opening in (False, True):
+        line, _ = _mark(error, opening)
+        odd = odd_character(lines[line - 1]) if 0 < line <= len(lines) else None
+        if odd:
+            return Problem(*locate(line, odd.column), odd.what, odd.fix)
     message = str(error.problem or error.note or error.context)
     saying = next((saying for saying in _SAYINGS if saying.sign in message), _OTHER)
     place = locate(*_mark(error, saying.opening))

@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
 
 from orchestrator.problems import PipelineProblems, Place, Problem, raise_problems
-from orchestrator.yaml_errors import syntax_problem
+from orchestrator.yaml_errors import odd_character, syntax_problem
 
 MAX_DEPTH = 32
 """Levels of nesting; a pipeline needs six."""
@@ -162,6 +162,7 @@ class _Tree:
         return Node(None, place, place)
 
     def _scalar(self, source: ScalarNode, place: Place) -> Node:
+        self._check_visible(source)
         try:
             return Node(_scalar_value(_tag(source), source.value), place, place)
         except ValueError:
@@ -180,6 +181,7 @@ class _Tree:
             elif _tag(key) == "!!merge":
                 merged += self._merged(value)
             else:
+                self._check_visible(key)
                 self._check_fresh(key.value, where, children)
                 child = self.convert(value)
                 # ruamel puts an empty value where the next key is
@@ -189,6 +191,14 @@ class _Tree:
             children = {**children, **{k: v for k, v in node.value.items() if k not in children}}
         size = 1 + sum(child.size for child in children.values())
         return Node(children, place, place, size)
+
+    def _check_visible(self, source: ScalarNode) -> None:
+        """Unquoted text holds no character that is taken for another by those who look at it."""
+        odd = odd_character(source.value) if source.style is None else None
+        if odd:
+            mark = source.start_mark
+            place = self._locate(mark.line + 1, mark.column + odd.column)
+            self.fatal.append(Problem(*place, odd.what, odd.fix))
 
     def _check_fresh(self, key: str, where: Place, children: Mapping[str, Node]) -> None:
         if key in children:

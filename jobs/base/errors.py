@@ -10,6 +10,17 @@
 All constructor arguments stay in `args`, so that each survives the way through Ray.
 """
 
+import re
+
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+"""How Python writes a byte of a file's name that is not UTF-8."""
+
+
+def printable(text: str) -> str:
+    r"""Text that every terminal and every JSON takes: a file's name is any bytes, here `\xe9`."""
+    shown = ESCAPED_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return shown.encode("utf-8", "backslashreplace").decode()
+
 
 class SlimError(Exception):
     """Base of the errors that say where, what and how to mend it.
@@ -24,9 +35,9 @@ class SlimError(Exception):
 
     def __init__(self, where: str, what: str, fix: str = "") -> None:
         super().__init__(where, what, fix)
-        self.where = where
-        self.what = what
-        self.fix = fix
+        self.where = printable(where)
+        self.what = printable(what)
+        self.fix = printable(fix)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from models.user_cache import cache_folder
+
 SETTLED_NS = 2 * 10**9
 """Age from which a modification time tells later changes apart: FAT's clock ticks every 2 s."""
 
 
 def _cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "slimctl" / "checksums.json"
+    return cache_folder() / "checksums.json"
 
 
 def _read_cache() -> dict[str, list[object]]:
@@ -66,7 +67,7 @@ def content_of_files(files: Sequence[Path], root: Path) -> str:
                 cache[str(path.absolute())] = entry
                 changed = True
         name = "" if path == root else path.relative_to(root).as_posix()
-        total.update(f"{name}\0{entry[2]}\n".encode())
+        total.update(os.fsencode(name) + f"\0{entry[2]}\n".encode())
     if changed:
         _write_cache(cache)
     return total.hexdigest()

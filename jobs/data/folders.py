@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jobs.base.errors import UserError
+from jobs.base.errors import UserError, printable
 from jobs.data.label_files import EDM, LabelFile, find_label_file, in_numbers
 from jobs.data.listing import listed
 
@@ -113,7 +113,9 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 def _left_out(files: Iterable[Path]) -> Counter[str]:
     """How many files there are of each ending, links to nothing apart."""
     return Counter(
-        (path.suffix.lower() or "without an ending") if path.exists() else "links to nothing"
+        (printable(path.suffix.lower()) or "without an ending")
+        if path.exists()
+        else "links to nothing"
         for path in sorted(files)
     )
 
@@ -228,7 +230,7 @@ def _find_classes(root: Path, folders: Sequence[Path], beside: Sequence[Path]) -
     return FolderImages(
         files=tuple(images[label][place] for place, label in order),
         labels=tuple(float(label) for _, label in order),
-        class_names=tuple(folder.name for folder in folders),
+        class_names=tuple(printable(folder.name) for folder in folders),
         left_out=left_out,
     )
 

@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from itertools import islice
 
+from jobs.base.errors import printable
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+"""What may stand in a file's name and must not reach a terminal: new lines, escape sequences."""
 NAMED = 10
 """Number of culprits that an error names."""
 
@@ -14,6 +18,6 @@ def listed(names: Iterable[str], total: int) -> str:
         names: read no further than needed.
         total: how many there are.
     """
-    shown = list(islice(names, NAMED))
+    shown = [printable(name).translate(CONTROLS) for name in islice(names, NAMED)]
     more = f" and {total - len(shown):,} more" if total > len(shown) else ""
     return ", ".join(shown) + more

@@ -1,5 +1,8 @@
 """What a sweep varies, how it searches, and what it looks for."""
 
+import json
+from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,12 +29,29 @@ class Dimension(Spec):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give one of choice, uniform, loguniform and randint")
+        self._check_choice()
         low, high = self.bounds() if self.choice is None else (0.0, 1.0)
         if low >= high:
             raise ValueError(
-                f"the range from {low:g} to {high:g} is empty: put the lower one first"
+                f"the range from {low:g} to {high:g} is empty\n  fix: put the lower one first"
             )
         return self
+
+    def _check_choice(self) -> None:
+        """Checks that the choices differ: equal ones would be one trial under two names."""
+        first: dict[str, Any] = {}
+        for value in self.choice or ():
+            try:
+                meant = json.dumps(_meant(value), sort_keys=True, allow_nan=False)
+            except ValueError:
+                what = f"choice has {value}, which is no finite number"
+                raise ValueError(f"{what}\n  fix: remove it") from None
+            if meant in first:
+                raise ValueError(
+                    f"choice has two equal values, {first[meant]} and {value}\n"
+                    "  fix: remove one of them"
+                )
+            first[meant] = value
 
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value of a range."""
@@ -42,6 +62,22 @@ class Dimension(Spec):
     def ends(self) -> list[Any]:
         """All choices, or the bounds of a range."""
         return list(self.bounds() if self.choice is None else self.choice)
+
+
+def _meant(value: Any) -> Any:
+    """A value as fields read it, so that what they take for equal is equal: 1, 1.0 and "1"."""
+    if isinstance(value, Mapping):
+        return {str(key): _meant(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_meant(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return value
+    exact = isinstance(value, int) and int(number) != value
+    return value if exact or (isinstance(value, str) and not isfinite(number)) else number
 
 
 class Grid(Spec):

@@ -3,6 +3,7 @@
 Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted.
 """
 
+import io
 import sys
 
 import typer
@@ -54,6 +55,8 @@ for verb in (
 
 def main() -> None:
     """Runs the command line and turns errors into messages and exit codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes
     try:
         app()
     except SlimError as error:

@@ -48,6 +48,8 @@ Run = Annotated[
     typer.Argument(help="Run id or its beginning; else the latest.", show_default=False),
 ]
 
+LIMIT = 2**63 - 1
+"""Largest whole number of an option: what is made of it keeps 64 bits with a sign."""
 DEFAULT_TFLOPS = 40.0
 """Assumed sustained rate of a GPU, 1e12 operations per second: about an eighth of the 312 that an
 A100 does at best in bfloat16, since small U-Nets at 32 to 64 px leave most of it idle."""

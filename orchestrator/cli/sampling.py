@@ -6,16 +6,21 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.browse import find_model_id
-from orchestrator.cli.options import Storage, open_store
+from orchestrator.cli.options import LIMIT, Storage, open_store
 
 
 def sample(
     model: Annotated[str, typer.Argument(help="RUN/JOB or the beginning of an artifact id.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and labels.")] = 0,
-    label: Annotated[int | None, typer.Option(min=0, help="Class; else the data's mix.")] = None,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=LIMIT, help="Number of samples.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=LIMIT, help="Seed of noise and labels.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(min=0, max=LIMIT, help="Class; else the data's mix.")
+    ] = None,
     nfe: Annotated[
-        int | None, typer.Option(min=1, help="Euler steps of a flow; else 50.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=LIMIT, help="Euler steps of a flow; else 50.", show_default=False),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .png or .npz file.")] = Path(
         "samples.png"

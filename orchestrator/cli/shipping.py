@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.browse import find_model_id
-from orchestrator.cli.options import Json, Storage, open_store
+from orchestrator.cli.options import LIMIT, Json, Storage, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,8 @@ def export(
         typer.Option("-o", "--output", help="Folder to make; else called after the model."),
     ] = None,
     nfe: Annotated[
-        int | None, typer.Option(min=1, help="Euler steps of a flow; else 50.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=LIMIT, help="Euler steps of a flow; else 50.", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name on the model card.")] = None,
     licence: Annotated[

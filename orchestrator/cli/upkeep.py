@@ -8,14 +8,22 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_STORAGE, Address, Json, Storage, open_store
+from orchestrator.cli.options import (
+    DEFAULT_STORAGE,
+    LIMIT,
+    Address,
+    Json,
+    Storage,
+    open_store,
+)
 
 Artifact = Annotated[
     str | None,
     typer.Argument(help="Beginning of an artifact id; else everything.", show_default=False),
 ]
 Pairs = Annotated[
-    int, typer.Option("--pairs", min=0, help="Random pairs of each pair set to make again.")
+    int,
+    typer.Option("--pairs", min=0, max=LIMIT, help="Random pairs of each pair set to make again."),
 ]
 Mend = Annotated[
     bool,
