@@ -103,6 +103,8 @@ def _read_batch(path: Path, key: str | None) -> Batch:
         planes = record.array()
     except (TypeError, ValueError) as error:
         raise _no_batch(path, str(error)) from error
+    if planes.dtype != np.uint8:
+        raise _no_batch(path, f"data is {planes.dtype}, not bytes")
     if planes.ndim != 2 or planes.shape[1] != 3 * SIDE * SIDE:
         raise _no_batch(path, f"data has shape {planes.shape}")
     images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)

@@ -1,13 +1,13 @@
-"""Reads the pickles of CIFAR's python batches without running anything from them.
+"""Reads pickles of plain values and arrays (CIFAR's batches, EDM2's statistics); runs nothing.
 
-A pickle is a program that may call whatever it can name. Here it can name three things, all of
+A pickle is a program that may call whatever it can name. Here it can name four things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
 and filled with a state, and do no more than remember it; the arrays are built from it afterwards,
 from raw bytes. Its instructions and its size are checked by `models.inert_pickle` before that.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,23 @@ from numpy.typing import NDArray
 from jobs.base.errors import UserError
 from models.inert_pickle import RefusedError, load_inert
 
-UNSIGNED_BYTE = ("u1", b"u1", "|u1", b"|u1")
-"""Names of the only element type that an array may have."""
+ELEMENTS: dict[str, np.dtype[Any]] = {
+    "u1": np.dtype("u1"),
+    "f4": np.dtype("f4"),
+    "f8": np.dtype("f8"),
+}
+"""Element types that an array may have: bytes, and floating-point numbers of 32 and 64 bits."""
+ORDERS: dict[str | bytes, Literal["<", ">", "="]] = {
+    "<": "<",
+    ">": ">",
+    "=": "=",
+    "|": "=",
+    b"<": "<",
+    b">": ">",
+    b"=": "=",
+    b"|": "=",
+}
+"""Byte orders as numpy and Python 2 write them; a byte has none."""
 
 
 class ArrayRecord:
@@ -30,27 +45,34 @@ class ArrayRecord:
     def __setstate__(self, state: Any) -> None:
         self._state = state
 
-    def array(self) -> NDArray[np.uint8]:
+    def array(self) -> NDArray[Any]:
         """The array itself.
 
         Raises:
-            TypeError: the record is not of an array of unsigned bytes.
+            TypeError: the record is not of an array of the types that are allowed.
             ValueError: the record contradicts itself.
         """
         _, shape, dtype, in_fortran_order, data = self._state
         if not isinstance(dtype, DtypeRecord) or not isinstance(data, bytes):
-            raise TypeError("an array is not made of unsigned bytes")
-        flat: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+            raise TypeError("an array is not made of numbers")
+        flat: NDArray[Any] = np.frombuffer(data, dtype.dtype)
         return flat.reshape(tuple(shape), order="F" if in_fortran_order else "C")
 
 
 class DtypeRecord:
-    """The element type `unsigned byte`."""
+    """An element type."""
 
-    __slots__ = ()
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
 
     def __setstate__(self, state: Any) -> None:
-        """Forgets byte order and alignment: a byte has none."""
+        """Takes the byte order, and forgets the alignment."""
+        order = state[1]
+        if order not in ORDERS:
+            raise ValueError("an unknown byte order")
+        self.dtype = self.dtype.newbyteorder(ORDERS[order])
 
 
 class _NewArray:
@@ -62,21 +84,37 @@ class _NewArray:
         return ArrayRecord()
 
 
+class _FromBuffer:
+    """Stands for numpy's `_frombuffer`, which protocol 5 calls."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> ArrayRecord:
+        record = ArrayRecord()
+        raw = bytes(data) if isinstance(data, bytearray) else data
+        record.__setstate__((1, shape, dtype, order in ("F", b"F"), raw))
+        return record
+
+
 class _NewDtype:
     """Stands for `numpy.dtype`."""
 
     __slots__ = ()
 
     def __call__(self, name: Any, *arguments: Any) -> DtypeRecord:
-        if name not in UNSIGNED_BYTE:
+        text = name.decode(errors="replace") if isinstance(name, bytes) else name
+        known = ELEMENTS.get(text.lstrip("|<>=")) if isinstance(text, str) else None
+        if known is None:
             kind = name if isinstance(name, str | bytes) else type(name)
-            raise ValueError(f"an array of type {kind!r}, not of unsigned bytes")
-        return DtypeRecord()
+            raise ValueError(f"an array of type {kind!r}, not of bytes or floats")
+        return DtypeRecord(known)
 
 
 ALLOWED: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
     ("numpy._core.multiarray", "_reconstruct"): _NewArray(),
+    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
+    ("numpy._core.numeric", "_frombuffer"): _FromBuffer(),
     ("numpy", "dtype"): _NewDtype(),
     ("numpy", "ndarray"): "ndarray",
 }
@@ -90,11 +128,15 @@ def _find(module: str, name: str) -> object:
         raise RefusedError(f"{module}.{name}") from None
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, kind: str = "batch of CIFAR") -> Any:
     """Reads plain values, containers and `ArrayRecord`s; Python 2's strings become bytes.
 
+    Args:
+        path: the file.
+        kind: what it should be, in words.
+
     Raises:
-        UserError: the file is no such pickle, or names anything but an array of bytes.
+        UserError: the file is no such pickle, or names anything but arrays.
     """
     try:
         with path.open("rb") as file:
@@ -102,12 +144,12 @@ def read_pickle(path: Path) -> Any:
     except RefusedError as error:
         raise UserError(
             str(path),
-            f"the pickle would use {error}, which no batch of CIFAR does; it was not run",
-            "do not trust this file; fetch the archive from its authors",
+            f"the pickle would use {error}, which no {kind} does; it was not run",
+            "do not trust this file; fetch it from its authors",
         ) from error
     except Exception as error:
         # A damaged pickle can raise anything at all from the stand-ins and the unpickler.
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            str(path), f"is no readable pickle ({reason})", "fetch the archive again"
+            str(path), f"is no readable pickle ({reason})", "fetch the file again"
         ) from error

@@ -113,7 +113,7 @@ PIXELS = np.zeros((2, 3072), np.uint8)
         ({b"data": b"abc", b"labels": [0, 1]}, "it has data, labels"),
         ({b"data": PIXELS[:1], b"labels": [0, 1]}, "shape (1, 3072) for 2 labels"),
         ({b"data": PIXELS.T.copy(), b"labels": [0, 1]}, "shape (3072, 2)"),
-        ({b"data": PIXELS.astype(np.int32), b"labels": [0, 1]}, "type 'i4', not of unsigned bytes"),
+        ({b"data": PIXELS.astype(np.int32), b"labels": [0, 1]}, "type 'i4', not of bytes"),
         ({b"data": PIXELS, b"labels": [0, -1]}, "row 1: -1"),
         ({b"data": PIXELS, b"labels": [0, 10**30]}, "not one whole number per image"),
         ({b"data": PIXELS, b"labels": [0, 2]}, "not among 0..1: row 1: 2"),
