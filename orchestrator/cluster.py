@@ -1,7 +1,12 @@
 """Connecting to Ray: a private local one by default, or a running cluster."""
 
+import atexit
+import getpass
 import os
+import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +39,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
         yield describe_cluster()
         return
     if address is None:
+        _provide_home()
         _start_local(ray)
     else:
         _join(ray, address)
@@ -48,6 +54,26 @@ def _prepare_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+def _provide_home() -> None:
+    """A home for a user that has none, such as a container's that is but a number.
+
+    Ray, torch and MLflow ask for a home and a name before they do anything. A home that is there
+    stays, since credentials may be in it; the token that Ray would write into it can be given.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(tempfile.mkdtemp(prefix="slimctl-home-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = str(home)
+    if not os.access(home, os.W_OK) and not (home / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _start_local(ray: Any) -> None:

@@ -27,6 +27,10 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NAME_RULE = "1 to 64 letters, digits, '_', '-' or '.', the first one a letter or digit"
 MAX_SHOWN = 60
 """Characters of the user's value that a message repeats."""
+NOTHING = ("none", "nil", "undefined")
+"""What other languages write for null."""
+DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+FRACTION = re.compile(r"([0-9.]*[0-9]) */ *([0-9]*[1-9][0-9]*)")
 EMPTY = "something"
 """What a value of length 0 must be."""
 
@@ -108,7 +112,11 @@ def _unknown(subject: Subject, parent: Path, name: str, meant: str | None) -> Mi
     what = f"{subject.intro}{owner} has no '{name}'"
     path = (*subject.path, *parent, name)
     if meant:
-        return Mistake(path, f"{what}, and '{meant}' is missing", f"did you mean '{meant}'?")
+        key, colon, value = name.partition(":")
+        fix = f"did you mean '{meant}'?"
+        if colon and key == meant:
+            fix = f"write '{key}: {value.strip()}', with a space after the colon"
+        return Mistake(path, f"{what}, and '{meant}' is missing", fix)
     known = fields_at(subject, parent)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     unused = close or set(known) - set(value_at(subject.data, parent))
@@ -164,6 +172,12 @@ def _value_fix(wrong: _Wrong, wanted: str, info: FieldInfo | None) -> str:
         return ""
     if wanted == NAME_RULE:
         return name_fix(value)
+    if value.lower() in NOTHING:
+        return "write null, or leave it out"
+    if "number" in wanted and DECIMAL_COMMA.fullmatch(value):
+        return f"write it with a point: {value.replace(',', '.')}"
+    if "number" in wanted and (parts := FRACTION.fullmatch(value)):
+        return f"nothing is computed here: write {float(parts[1]) / float(parts[2]):g}"
     kind = difflib.get_close_matches(value, kinds_of(info) if info else (), n=1)
     if kind:
         return f"write '{{kind: {kind[0]}, ...}}'"

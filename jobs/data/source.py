@@ -35,6 +35,8 @@ CIFAR_100_NAMES = "meta"
 CIFAR_100 = ("train", "test")
 """Its batches, one file each, beside `meta`."""
 
+WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
+
 Reader = Literal["digits", "parquet", "images", "batches", "array"]
 
 
@@ -160,7 +162,7 @@ def _images(path: Path, found: FolderImages) -> ImageSource:
     if number:
         left_out = f"{number:,} of {number + len(found.files):,} files left out"
         told.append(f"{left_out}: {in_words(found.left_out)}")
-        fix = "turn them into images that are read, or move them out of the folder"
+        fix = "turn them into images that are read, mend the links, or move them out of the folder"
         remarks = (*remarks, Remark(told[-1], fix))
     words = f"folder of {len(found.files):,} images, {classes}"
     return ImageSource(
@@ -269,6 +271,10 @@ def _missing(path: Path) -> UserError:
     fix = _did_you_mean(path.relative_to(parent).parts[0], names, parent)
     if path.name == str(path) and get_close_matches(path.name, [DIGITS]):
         fix = f"did you mean {DIGITS}?"
+    if "$" in str(path):
+        fix = "variables of a shell do not count in here: write what it stands for"
+    if WINDOWS.match(str(path)):
+        fix = "this is a path of Windows, and here is none: write the path of this system"
     held = listed(names, len(names)) or "nothing"
     return UserError(str(path), "there is no such file or folder", fix or f"{parent} holds {held}")
 

@@ -24,6 +24,15 @@ class Dimension(Spec):
     randint: tuple[int, int] | None = None
     """Any whole number between two."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_bare_value(cls, data: Any) -> Any:
+        if isinstance(data, list | tuple | int | float | str):
+            values = list(data) if isinstance(data, list | tuple) else [data]
+            what = f"{data} does not say how to choose"
+            raise ValueError(f"{what}\n  fix: write '{{choice: {values}}}'")  # noqa: TRY004
+        return data
+
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]

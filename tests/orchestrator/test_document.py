@@ -133,3 +133,17 @@ def test_what_is_no_mapping(text: str, told: str):
     with pytest.raises(PipelineProblems) as caught:
         parse_document(text, "f.yaml")
     assert str(caught.value) == f"{told}\n  fix: begin with 'name: ...' and 'jobs: ...'"
+
+
+def test_keys_at_the_top_can_be_a_place_for_anchors():
+    text = "name: x\nx-net: &net {kind: mlp}\njobs: {a: {network: *net, x-b: 1}}\n"
+    assert parse_document(text, "f.yaml").data == {
+        "name": "x",
+        "jobs": {"a": {"network": {"kind": "mlp"}, "x-b": 1}},
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_the_encoding_of_windows_is_named(tmp_path, encoding):
+    (tmp_path / "f.yaml").write_bytes(f"\ufeff{TEXT}".encode(encoding))
+    assert "the file is in UTF-16, not in UTF-8" in problems_of(tmp_path / "f.yaml")[0]

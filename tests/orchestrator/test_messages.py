@@ -259,3 +259,28 @@ def test_of_a_union_the_alternative_of_the_kind_is_told_and_all_of_it(pairs, pat
         Holder.model_validate({"pairs": pairs})
     mistakes = explain(caught.value, Subject(Holder, {"pairs": pairs}))
     assert [".".join(map(str, one.path)) for one in mistakes] == paths
+
+
+@pytest.mark.parametrize(
+    ("fields", "fix"),
+    [
+        ({"share": "0,25"}, "write it with a point: 0.25"),
+        ({"share": "1/1000"}, "nothing is computed here: write 0.001"),
+        ({"count": "None"}, "write null, or leave it out"),
+    ],
+)
+def test_values_of_other_languages_are_answered_with_what_to_write(fields, fix):
+    with pytest.raises(ValidationError) as caught:
+        Everything.model_validate(fields)
+    (mistake,) = explain(caught.value, Subject(Everything, fields))
+    assert fix in f"{mistake.what}\n{mistake.fix}"
+
+
+def test_a_key_that_ran_into_its_value():
+    class Small(Spec):
+        source: str
+
+    with pytest.raises(ValidationError) as caught:
+        Small.model_validate({"source:digits": None})
+    (mistake,) = explain(caught.value, Subject(Small, {"source:digits": None}))
+    assert mistake.fix == "write 'source: digits', with a space after the colon"

@@ -24,6 +24,12 @@ from orchestrator.problems import PipelineProblems
         ("a: [1, , 2]", "1", "a value is missing here"),
         ("a: *x", "1", "this is not YAML: found undefined alias 'x'"),
         ("a: 1\n---\nb: 2", "2", "a second document begins here"),
+        ("a: 1\n\u00a0 b: 2", "2", "the invisible character U+00A0 (no-break space) stands here"),
+        ("b: 2\na:\u00a01\n", "2", "the invisible character U+00A0 (no-break space) stands here"),
+        ("a: 1\u200b", "1", "the invisible character U+200B (zero width space) stands here"),
+        ("a: \u201cx\u201d", "1", "\u201c is no quote of YAML's"),
+        ("a: [\u2018x\u2019]", "1", "\u2018 is no quote of YAML's"),
+        ("a: x\udce9", "1", "the byte 0xe9 is not UTF-8"),
         ("a: 1\nb: x\x07", "2", "the invisible character U+0007 is not allowed"),
     ],
 )
@@ -34,3 +40,8 @@ def test_syntax_errors_are_said_in_plain_words(text: str, where: str, what: str)
     assert problem.where == f"f.yaml:{where}"
     assert problem.what == what
     assert problem.fix
+
+
+def test_odd_characters_in_quotes_and_comments_are_meant():
+    document = parse_document('a: "x\u00a0\u201cy\u201d"  # \u00a0\nb: don\u2019t', "f.yaml")
+    assert document.data == {"a": "x\u00a0\u201cy\u201d", "b": "don\u2019t"}

@@ -1,5 +1,6 @@
 import copy
 import importlib
+import os
 import pickle
 import pkgutil
 
@@ -13,6 +14,7 @@ from jobs.base.errors import (
     TrainingDiverged,
     UserError,
     WorkLost,
+    printable,
 )
 from jobs.base.facts import FieldError
 
@@ -62,3 +64,9 @@ def test_field_errors_survive_pickling():
     error = pickle.loads(pickle.dumps(FieldError("network.blocks", "is 0", "make it 1")))
     assert (error.field, error.what, error.fix) == ("network.blocks", "is 0", "make it 1")
     assert isinstance(error, ValueError)
+
+
+def test_names_that_are_not_utf_8_are_told_in_any_terminal():
+    error = UserError(os.fsdecode(b"caf\xe9"), "has '\udce9' and \ud800", "mv caf\udce9 cafe")
+    assert str(error) == "caf\\xe9: has '\\xe9' and \\ud800\n  fix: mv caf\\xe9 cafe"
+    assert printable("\u732b") == "\u732b"

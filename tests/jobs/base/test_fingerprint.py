@@ -1,6 +1,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,23 @@ def test_a_cache_that_cannot_be_kept_costs_only_time(tree, monkeypatch, tmp_path
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         content_of_files([tmp_path / "none"], tmp_path)
+
+
+def test_names_are_bytes(tree):
+    seen = {of(tree)}
+    for name in (b"caf\xe9", b"caf\xea", "caf\u00e9".encode()):
+        folder = os.fsencode(tree) + b"/" + name
+        os.mkdir(folder)  # noqa: PTH102  (a name of bytes)
+        write(Path(os.fsdecode(folder)) / "a.png", "three")
+        seen.add(of(tree))
+    assert len(seen) == 4
+
+
+def test_nobody_without_a_home_can_read(tree, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    first = of(tree)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert of(tree) == first

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -166,3 +168,13 @@ def test_every_ending_is_one_that_pillow_opens():
     known = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     aliases = {".jif", ".mpo"}  # JPEG too
     assert SUFFIXES - aliases == known - {".dib", ".pfm"}  # without a signature; floats
+
+
+def test_names_that_are_not_utf_8_are_shown_as_bytes(tmp_path):
+    for name in (b"caf\xe9", b"bar"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+        (tmp_path / os.fsdecode(name) / "1.png").touch()
+    assert find_images(tmp_path).class_names == ("bar", "caf\\xe9")
+    (tmp_path / os.fsdecode(b"bar") / "1.png").unlink()
+    with pytest.raises(UserError, match="1 of 2 class folders"):
+        find_images(tmp_path)

@@ -180,3 +180,13 @@ def test_a_folder_that_may_not_be_read(tree, monkeypatch):
     monkeypatch.setattr(Path, "rglob", refuse)
     with pytest.raises(UserError, match="may not be read"):
         find_source(str(tree("a.png")))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("$HOME/images", "variables of a shell"), ("C:\\data\\images", "a path of Windows")],
+)
+def test_paths_of_other_places_are_named(source, words):
+    with pytest.raises(UserError) as error:
+        find_source(source)
+    assert words in error.value.fix

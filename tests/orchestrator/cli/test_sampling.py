@@ -36,3 +36,12 @@ def test_what_is_no_model_is_refused(slimctl, store, tmp_path):
     ended = slimctl("sample", "evaluate-q0", "-o", tmp_path / "x.npz")
     assert ended.code == 2
     assert "is a QualityReport, which has no samples" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--seed", "-n", "--label", "--nfe"])
+@pytest.mark.parametrize("value", [-1, 2**63, 2**64])
+def test_options_have_bounds(slimctl, store, written, option, value):
+    ended = slimctl("sample", "evaluate", option, value)
+    assert ended.code == 2
+    assert option in ended.err
+    assert written == []
