@@ -142,11 +142,9 @@ class LoadDataset(JobSpec):
             raise FieldError("source", what, error.fix) from error
 
     def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
-        from jobs.data.read import label_columns
-
         try:
             found = self._find()
-            columns = label_columns(found) if self.labels else ()
+            columns = self._columns(found) if self.labels else ()
         except UserError:
             return []  # `expect` and `preflight` tell it as a mistake
         doubts = [Doubt("source", remark.what, remark.fix) for remark in found.remarks]
@@ -156,6 +154,14 @@ class LoadDataset(JobSpec):
             fix = f"set label: {columns[0]}; or labels: false"
             doubts.append(Doubt("label", what, fix))
         return doubts
+
+    def _columns(self, found: "ImageSource") -> tuple[str, ...]:
+        """Columns that could be the labels of a source that has columns."""
+        if found.reader not in ("parquet", "batches"):
+            return ()
+        from jobs.data.read import label_columns
+
+        return label_columns(found)
 
     def preflight(self) -> Facts | None:
         if self.source == "digits":
