@@ -36,7 +36,7 @@ ROWS = {
     "annealed_2": "annealing reflow, 2 steps",
     "plain_1": "plain reflow, 1 step",
     "plain_2": "plain reflow, 2 steps",
-    "slimflow": "annealed, distilled with the two-step term (weight 0.3, half as many fresh noises)",
+    "slimflow": "annealed, distilled with the two-step term (weight 0.3, fewer fresh noises)",
     "published": "the same with the paper's weight 1 and as many fresh noises as pairs",
     "annealed_pairs": "annealed, distilled on pairs only",
     "plain_pairs": "plain, distilled on pairs only",
