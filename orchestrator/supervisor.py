@@ -323,9 +323,15 @@ class Supervisor:
             self._follow_cluster()
 
     def _follow_cluster(self) -> None:
-        """Shares out what the cluster has now: nodes come and go."""
+        """Shares out what the cluster has now: nodes come and go.
+
+        Work that went with a node is not held against its job, whenever the loss is noticed.
+        """
         cluster = describe_cluster()
         if cluster != self._cluster and cluster.cpus + cluster.gpus > 0:
+            if cluster.cpus < self._cluster.cpus or cluster.gpus < self._cluster.gpus:
+                losses = self._losses.items()
+                self._losses = {name: (max(0, often - 1), at) for name, (often, at) in losses}
             self._cluster = cluster
             self._needs = self._needs_on(cluster)
             self._scheduler.resize(cluster, self._needs)

@@ -1,21 +1,23 @@
 """A pool of Ray actors that outlives its actors.
 
 Each actor has a bounded number of items in flight; the items of a dead actor are handed out again,
-and an item that kills its actor three times is named instead of being tried for ever.
+each alone on an actor, and one that goes on killing actors so is named instead of being tried for
+ever (`suspicion`: a node that goes, or a kill from outside, is not held against an item).
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from jobs.base.errors import JobFailed
+from jobs.base.errors import JobFailed, WorkLost
+from jobs.pairs.suspicion import CONVICTING, Suspicion
 
-ItemT = TypeVar("ItemT")
+ItemT = TypeVar("ItemT", bound=Hashable)
 IN_FLIGHT = 2
-MAX_KILLS = 3
 PROBE_PAUSE_S = 0.5
+WATCH_S = 0.5
+"""How often a pool with items in line looks whether one of them may run now."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Pool(Generic[ItemT]):
 
     Args:
         actors: handles of actors with methods `ready()` and `make(item)`, created with
-            `max_restarts=-1` and `max_task_retries=0`.
+            `max_restarts=-1` and `max_task_retries=0`. `ready` returns `Life.here()`: without that
+            a node that is lost is not told from a process that died.
         name: of the job, for errors.
         describe: an item in words, for errors.
     """
@@ -48,7 +51,7 @@ class Pool(Generic[ItemT]):
         self._actors = actors
         self._name = name
         self._describe = describe
-        self._kills: dict[ItemT, int] = defaultdict(int)
+        self._suspicion = Suspicion[ItemT]()
         self._load: dict[int, int] = {}
         """Items in flight of each actor that has answered."""
         self._flying: dict[Any, _Flight[ItemT]] = {}
@@ -63,30 +66,49 @@ class Pool(Generic[ItemT]):
             on_done: called here with each item and its result.
 
         Raises:
-            JobFailed: items that killed their actor three times; all others are done.
+            JobFailed: items that kill their actor whenever they run alone; all others are done.
+            WorkLost: every actor was ended for good by somebody else.
             Exception: whatever `make` raised by itself.
         """
-        import ray  # noqa: PLC0415
-
         waiting = list(items)[::-1]
         poison: list[ItemT] = []
         for actor in range(len(self._actors)):
             self._probe(actor)
         while waiting or self._flying:
+            self._convict(waiting, poison)
             self._hand_out(waiting)
-            finished, _ = ray.wait([*self._flying, *self._probes], num_returns=1)
-            for future in finished:
+            for future in self._finished(waiting):
                 if future in self._probes:
                     self._answered(future)
                 else:
-                    self._land(future, waiting, poison, on_done)
+                    self._land(future, waiting, on_done)
         if poison:
             listed = ", ".join(sorted(map(self._describe, poison)))
+            run = f"{len(poison)} item(s), run alone,"
             raise JobFailed(
                 f"job '{self._name}'",
-                f"{len(poison)} item(s) killed their actor {MAX_KILLS} times: {listed}",
+                f"{run} killed their actor {CONVICTING} times: {listed}",
                 "look at the memory of the machines; submit again to retry only these",
             )
+
+    def _finished(self, waiting: list[ItemT]) -> list[Any]:
+        """Waits for a call to end; with items in line no longer than `WATCH_S`."""
+        import ray  # noqa: PLC0415
+
+        calls = [*self._flying, *self._probes]
+        if calls:
+            return list(ray.wait(calls, num_returns=1, timeout=WATCH_S if waiting else None)[0])
+        if waiting and not self._load:
+            raise WorkLost(f"job '{self._name}'", "all its actors were ended from outside")
+        time.sleep(WATCH_S)
+        return []
+
+    def _convict(self, waiting: list[ItemT], poison: list[ItemT]) -> None:
+        """Takes what kills out of the line."""
+        found = [item for item in waiting if self._suspicion.is_convicted(item)]
+        for item in found:
+            waiting.remove(item)
+        poison += found
 
     def _probe(self, actor: int) -> None:
         """Asks an actor that is starting or starting again whether it is there."""
@@ -100,22 +122,21 @@ class Pool(Generic[ItemT]):
 
         actor = self._probes.pop(future)
         try:
-            _value(future)
-        except ray.exceptions.ActorUnavailableError:
+            life = _value(future)
+        except ray.exceptions.ActorDiedError as error:
+            # It restarts without end: either its constructor raised, or somebody ended it for good.
+            if error.actor_init_failed:
+                what = f"an actor could not start: {error}"
+                raise JobFailed(f"job '{self._name}'", what) from error
+        except ray.exceptions.RayActorError:
             time.sleep(PROBE_PAUSE_S)
             self._probe(actor)
-        except ray.exceptions.ActorDiedError as error:
-            # It restarts without end, so this is its constructor raising: that is an answer too.
-            raise JobFailed(f"job '{self._name}'", f"an actor could not start: {error}") from error
         else:
+            self._suspicion.answered(actor, life)
             self._load[actor] = 0
 
     def _land(
-        self,
-        future: Any,
-        waiting: list[ItemT],
-        poison: list[ItemT],
-        on_done: Callable[[ItemT, Any], None],
+        self, future: Any, waiting: list[ItemT], on_done: Callable[[ItemT, Any], None]
     ) -> None:
         import ray  # noqa: PLC0415
 
@@ -125,12 +146,24 @@ class Pool(Generic[ItemT]):
             self._load[flight.actor] -= flight.weight
         try:
             result = _value(future)
-        except ray.exceptions.RayActorError:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+            alone = flight.weight == IN_FLIGHT
             if same_life:
+                self._suspicion.ended(flight.actor)
                 self._probe(flight.actor)
-            self._requeue(flight.item, waiting, poison)
+            self._suspicion.was_in_hand(flight.item, flight.actor, alone=alone)
+            if alone:
+                self._look_around()
+            waiting.insert(0, flight.item)  # last in line: the others are done whatever it does
+        except ray.exceptions.ObjectLostError:
+            waiting.append(flight.item)  # it was made, and its result went with a node
         else:
             on_done(flight.item, result)
+
+    def _look_around(self) -> None:
+        """Asks the idle actors whether they are there, too: what ended them ended this one."""
+        for actor in [each for each, load in self._load.items() if load == 0]:
+            self._probe(actor)
 
     def _hand_out(self, waiting: list[ItemT]) -> None:
         """Fills the actors; an item that was in flight at a death gets an actor to itself.
@@ -139,23 +172,30 @@ class Pool(Generic[ItemT]):
         actor to answer would work through them alone.
         """
         while waiting and self._load:
-            suspect = self._kills[waiting[-1]] > 0
-            weight = IN_FLIGHT if suspect else 1
-            actor = min(self._load, key=lambda each: self._load[each])
+            at = self._next(waiting)
+            if at is None:
+                return
+            weight = IN_FLIGHT if self._suspicion.is_suspect(waiting[at]) else 1
+            blamed = self._suspicion.blamed(waiting[at])
+            actor = min(self._load, key=lambda each: (self._load[each], each in blamed))
             kept = self._load[actor] > 0 and len(waiting) <= len(self._probes)
             if kept or self._load[actor] + weight > IN_FLIGHT:
                 return
-            item = waiting.pop()
+            item = waiting.pop(at)
             flight = _Flight(actor, self._lives[actor], item, weight)
             self._flying[self._actors[actor].make.remote(item)] = flight
             self._load[actor] += weight
 
-    def _requeue(self, item: ItemT, waiting: list[ItemT], poison: list[ItemT]) -> None:
-        self._kills[item] += 1
-        if self._kills[item] >= MAX_KILLS:
-            poison.append(item)
-        else:
-            waiting.insert(0, item)  # last in line: the others are done whatever becomes of it
+    def _next(self, waiting: list[ItemT]) -> int | None:
+        """Place of the first item in line that may run now; those under watch run one at a time."""
+        flying = (flight.item for flight in self._flying.values())
+        watched = any(map(self._suspicion.ran_alone, flying))
+        for at in reversed(range(len(waiting))):
+            item = waiting[at]
+            held = watched and self._suspicion.ran_alone(item)
+            if self._suspicion.may_run(item) and not held:
+                return at
+        return None
 
 
 def _value(future: Any) -> Any:

@@ -22,7 +22,9 @@ from jobs.storage.blobs import Blobs
 from jobs.storage.store import Store
 from jobs.training.score_curve import noted_scores
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 6
+"""Of a job: its worker may be killed by whoever shares the machine; a pause that doubles before
+each other one, half a minute in all, outlasts a node that goes or an operator at work."""
 FOLDER = "trials"
 CANNOT_BE = (UserError, ValidationError, ValueError, OSError)
 """What building the jobs of a trial raises where its values do not go together."""
@@ -118,7 +120,9 @@ def run_trial(task: SweepTask, values: Mapping[str, Any], place: Place) -> Trial
 
 def _run_job(job: SubJob, place: Place) -> Ended:
     ended = Ended("it was never started", retry=True)
-    for _ in range(MAX_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt:
+            time.sleep(2.0 ** (attempt - 1))
         ended = place(job)
         if not ended.retry:
             break

@@ -17,6 +17,7 @@ from jobs.base.context import JobContext, Reporter
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
 from jobs.pairs.pool import Pool
+from jobs.pairs.suspicion import Life
 from jobs.stepping.checkpoint import load_state, save_state
 from jobs.stepping.episodes import lessons
 from jobs.storage.store import Store
@@ -83,9 +84,9 @@ class PolicyActor:
         torch.set_num_threads(1)
         self._task = task
 
-    def ready(self) -> bool:
+    def ready(self) -> Life:
         """Answers once the process is up."""
-        return True
+        return Life.here()
 
     def make(self, number: int) -> TrainedPolicy:
         """Trains one seed, from its last checkpoint if there is one."""
@@ -97,7 +98,7 @@ def train_policies(context: JobContext, task: PolicyTask, actors: int) -> list[T
 
     Raises:
         TrainingDiverged: a loss is no longer finite.
-        JobFailed: a training seed killed its actor three times.
+        JobFailed: a training seed kills its actor whenever it runs alone.
     """
     import ray  # noqa: PLC0415
 

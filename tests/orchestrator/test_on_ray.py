@@ -20,6 +20,7 @@ from jobs.base.context import JobContext
 from jobs.base.errors import JobFailed, TrainingDiverged
 from jobs.kinds.train_flow import TrainFlow
 from jobs.pairs.pool import Pool
+from jobs.pairs.suspicion import Life
 from jobs.storage.store import Store
 from jobs.training.objective import Objective, Share
 from jobs.training.objectives.flow_matching import FlowMatching
@@ -136,6 +137,39 @@ def test_a_pool_outlives_its_actors_and_names_poison(local_ray, tmp_path):
     with pytest.raises(JobFailed, match=r"killed their actor 3 times: 13\n"):
         Pool[int](actors, "pairs").run(range(20), done.__setitem__)
     assert done == {item: item * item for item in range(20) if item != 13}
+
+
+@ray.remote
+class Bombed:
+    """On item 3 every actor of the pool dies, as if from outside, the first `often` times."""
+
+    def __init__(self, folder: str, often: int) -> None:
+        self._folder = Path(folder)
+        self._often = often
+        (self._folder / f"actor-{os.getpid()}").touch()
+
+    def ready(self) -> Life:
+        return Life.here()
+
+    def make(self, item: int) -> int:
+        bombs = len(list(self._folder.glob("bomb-*")))
+        if item == 3 and bombs < self._often:
+            (self._folder / f"bomb-{bombs}").touch()
+            others = [int(each.name[6:]) for each in self._folder.glob("actor-*")]
+            for pid in sorted(others, key=lambda each: each == os.getpid()):
+                (self._folder / f"actor-{pid}").unlink()
+                os.kill(pid, signal.SIGKILL)
+        return item * item
+
+
+def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path):
+    """More often than would convict it if it alone had died."""
+    options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0.5}
+    actors = [Bombed.options(**options).remote(str(tmp_path), 5) for _ in range(2)]
+    done: dict[int, int] = {}
+    Pool[int](actors, "pairs").run(range(4), done.__setitem__)
+    assert done == {item: item * item for item in range(4)}
+    assert len(list(tmp_path.glob("bomb-*"))) == 5
 
 
 def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):

@@ -74,6 +74,23 @@ def test_a_node_that_is_lost_is_not_counted_on(world):
     assert driven._cluster == Cluster(cpus=1)
 
 
+def test_losses_with_a_node_are_not_counted(world):
+    """A cluster that loses a node each time, far more often than a job may be lost."""
+    world.script["a"] = [LOST] * 3 * MAX_ATTEMPTS
+    often = iter(range(100, 1, -1))
+
+    def held(name: str) -> bool:
+        world.cluster = Cluster(cpus=next(often))
+        return False
+
+    world.held = lambda name: True
+    driven = world.start(job("a"), cpus=100)
+    world.held = held
+    driven._thread.join(20)
+    assert states(driven.status()) == {"a": "done"}
+    assert len(world.launched) == 3 * MAX_ATTEMPTS + 1
+
+
 def test_work_of_a_dead_actor_that_is_finished_is_not_done_again(world):
     """Another run may have ended the actor after it had written the result."""
     world.script["a"] = [LOST]
