@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jobs.base.artifacts import (
@@ -161,10 +161,24 @@ def quality_rows(reports: dict[str, QualityReport]) -> list[tuple[str, ...]]:
             f"{report.kid:.3f} ± {(report.kid_high - report.kid_low) / 2:.3f}",
             f"{report.precision:.3f}",
             f"{report.recall:.3f}",
-            f"{report.latency_ms:.2f} ms",
+            latency_text(report.latency_ms, quiet=report.latency_quiet),
         )
         for name, report in reports.items()
     ]
+
+
+LOUD = "~"
+
+
+def latency_text(milliseconds: float, *, quiet: bool | None) -> str:
+    """A latency, marked where the device was not quiet."""
+    return f"{LOUD if quiet is False else ''}{milliseconds:.2f} ms"
+
+
+def latency_notes(reports: Iterable[QualityReport]) -> list[str]:
+    """What the mark before a latency means, where there is one."""
+    loud = any(report.latency_quiet is False for report in reports)
+    return [f"{LOUD} something else computed while this latency was measured"] if loud else []
 
 
 def protocol_notes(reports: dict[str, QualityReport]) -> list[str]:

@@ -257,6 +257,8 @@ class QualityReport(Handle):
     latency_ms: float
     """Median time of one sample at batch 1, all evaluations."""
     latency_p90_ms: float
+    latency_quiet: bool | None = None
+    """Whether it was measured with nothing else on its device; None in earlier reports."""
     routing_us: float | None = None
     """Median time to find the student of one request, part of the latency; None without a fleet."""
     device: str

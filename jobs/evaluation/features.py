@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jobs.base.artifacts import FeatureNet
+from jobs.base.turns import computing
 from jobs.evaluation.onnx_features import open_onnx
 from jobs.storage.store import Store
 from jobs.storage.weights import load_weights
@@ -39,11 +40,12 @@ class Features:
 
         Samples go through 8 bits like the real images, as published FIDs do.
         """
-        parts = [
-            self.extract(part.to(self.device)).float().cpu()
-            for part in torch.split(images, FEATURE_BATCH)
-        ]
+        parts = [self._part(part) for part in torch.split(images, FEATURE_BATCH)]
         return torch.cat(parts)
+
+    def _part(self, images: Tensor) -> Tensor:
+        with computing():
+            return self.extract(images.to(self.device)).float().cpu()
 
 
 def open_features(

@@ -24,6 +24,7 @@ from jobs.base.context import JobContext
 from jobs.base.errors import UserError
 from jobs.base.refs import Ref
 from jobs.base.solver import fitted_solver
+from jobs.base.turns import in_turns, measure_alone
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.reference import measure_real, nearest_candidates
 from jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
@@ -46,7 +47,6 @@ SHEET_SAMPLES = 100
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
-LATENCY_BUDGET_MS = 3000.0
 ROUTED_REQUESTS = 1000
 
 
@@ -239,7 +239,8 @@ def _draw(
     drawn, done, total = Drawn(), 0, spec.samples * spec.draws
     for draw in range(spec.draws):
         running = RunningStatistics()
-        for batch in sampler.draw(seed, spec.samples, spec.batch_size, draw * spec.samples):
+        drawing = sampler.draw(seed, spec.samples, spec.batch_size, draw * spec.samples)
+        for batch in in_turns(drawing):
             if not bool(batch.images.isfinite().all()):
                 raise FloatingPointError(
                     f"samples {done}.. hold NaN or infinity: weights are broken"
@@ -280,10 +281,10 @@ def _latency(sampler: Sampler) -> dict[str, Any]:
     def call() -> None:
         sampler.generate(x0, label)
 
-    first = measure_latency(call, sampler.device, warmup=1, repeats=1).median_ms
-    repeats = round(min(50, max(5, LATENCY_BUDGET_MS / max(first, 1e-3))))
-    found = measure_latency(call, sampler.device, repeats=repeats)
+    measured = measure_alone(call, sampler.device)
+    found = measured.latency
     return {
+        "latency_quiet": measured.quiet,
         "latency_ms": found.median_ms,
         "latency_p90_ms": found.p90_ms,
         "device": found.device,

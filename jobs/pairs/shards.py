@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from jobs.base.artifacts import PairSet, ShardFile, StepPolicy
+from jobs.base.turns import computing
 from jobs.pairs.draw import pair_labels, pair_noise
 from jobs.pairs.spec import PairRecipe
 from jobs.storage.policies import flow_problem, open_policy
@@ -97,8 +98,9 @@ def solve_shard(
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
         label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
-        solution = run(x0, label)
-        images.append(solution.x1.to(torch.float16).cpu())
+        with computing():
+            solution = run(x0, label)
+            images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
     seconds = time.perf_counter() - started
     return Solved(torch.cat(images), nfe, seconds, str(device))

@@ -8,15 +8,15 @@ from jobs.base.artifacts import Handle
 from jobs.base.cluster import Cluster
 from jobs.base.refs import iter_refs
 from jobs.base.spec import JobSpec
+from jobs.base.turns import measure_alone
 from jobs.search.spec import Limit
-from models.metrics.cost import build_on_meta, count_macs, count_parameters, measure_latency
+from models.metrics.cost import build_on_meta, count_macs, count_parameters
 from models.networks.spec import NetworkSpec
 from models.solvers.spec import EulerSpec
 from models.spec import ImageShape
 
 SIZES = ("parameters", "macs", "latency_ms")
 """Numbers of a QualityReport that the network alone tells."""
-REPEATS = 10
 Latency = Callable[[NetworkSpec, ImageShape], float]
 """Time of one evaluation of a network at batch 1, ms."""
 
@@ -32,7 +32,7 @@ def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> 
         built(x0, t, label)
 
     with torch.no_grad():
-        return measure_latency(call, device, repeats=REPEATS).median_ms
+        return measure_alone(call, device).latency.median_ms
 
 
 def latency_on(cluster: Cluster) -> Latency:

@@ -16,6 +16,7 @@ from jobs.base.artifacts import Flow
 from jobs.base.context import JobContext, Reporter
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
+from jobs.base.turns import computing
 from jobs.pairs.pool import Pool
 from jobs.pairs.suspicion import Life
 from jobs.stepping.checkpoint import load_state, save_state
@@ -152,7 +153,8 @@ def _learn(task: PolicyTask, learner: DoubleDqn, number: int, earlier_s: float) 
     folder = task.store.work(task.artifact_id).below(f"seed-{number}")
     started = saved = reported = time.monotonic()
     while not learner.done:
-        loss = learner.round()
+        with computing():
+            loss = learner.round()
         now = time.monotonic()
         if loss is not None and not loss < float("inf"):
             raise TrainingDiverged(

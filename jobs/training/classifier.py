@@ -12,6 +12,7 @@ from torch.nn import functional
 from jobs.base.artifacts import Dataset
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
+from jobs.base.turns import computing
 from models.networks.classifier.spec import ClassifierSpec
 from models.pixels import to_float
 
@@ -81,11 +82,12 @@ def train_classifier(
     for step in range(spec.steps):
         picked = torch.randint(len(train), (spec.batch_size,), generator=generator)
         index = train[picked]
-        x = _shifted(to_float(images[index].to(device)), spec.shift, generator)
-        loss = functional.cross_entropy(network(x), labels[index].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with computing():
+            x = _shifted(to_float(images[index].to(device)), spec.shift, generator)
+            loss = functional.cross_entropy(network(x), labels[index].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         schedule.step()
         if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == spec.steps:
             value = loss.item()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from jobs.base.errors import TrainingDiverged
 from jobs.base.seeds import derive_seed
+from jobs.base.turns import computing
 from jobs.storage.blobs import Blobs
 from jobs.training.adam import load_moments, make_adam, moments_of
 from jobs.training.best import ScoredAverage
@@ -110,7 +111,8 @@ class Trainer:
         if self.step == 0:
             self._judge()
         while self.step < self.spec.steps:
-            loss = self._advance(model)
+            with computing():
+                loss = self._advance(model)
             if self._is_due(self._score_every()):
                 self._judge()
             yield loss

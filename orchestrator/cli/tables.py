@@ -13,6 +13,7 @@ from orchestrator.results import (
     COLUMNS,
     STEP_COLUMNS,
     floor_text,
+    latency_notes,
     part_lines,
     protocol_notes,
     quality_rows,
@@ -56,7 +57,8 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
     typer.echo(
         f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
     )
-    for line in [*part_lines(reports), *protocol_notes(reports), *lines]:
+    told = [*part_lines(reports), *protocol_notes(reports), *latency_notes(reports.values())]
+    for line in [*told, *lines]:
         typer.echo(line)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.comparison.pool import MEASURED, Comparison, Number, Row
 from orchestrator.comparison.protocol import protocol_text
-from orchestrator.results import short_count
+from orchestrator.results import latency_notes, latency_text, short_count
 
 HEAD = (
     "name",
@@ -98,7 +98,10 @@ def _measured(row: Row) -> list[str]:
         _number(numbers["kid"], 3),
         _number(numbers["precision"], 3),
         _number(numbers["recall"], 3),
-        f"{numbers['latency_ms'].mean:.2f} ms",
+        latency_text(
+            numbers["latency_ms"].mean,
+            quiet=all(one.report.latency_quiet is not False for one in row.results),
+        ),
     ]
 
 
@@ -135,6 +138,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if any(len(row.results) > 1 for row in comparison.rows):
         lines.append("± half the 95 % interval of the mean over seeds; KID of one seed: its own")
+<<<<<<< HEAD
     if _is_paired(comparison):
         lines.append(
             f"{ABOVE}: FID less the first row's at the same seeds, mean [95 % interval]; {TIE} a "
@@ -144,6 +148,9 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(
             "no two rows have two seeds in common: which FID is lower may be luck of the seed"
         )
+=======
+    lines += latency_notes(one.report for row in comparison.rows for one in row.results)
+>>>>>>> 544d750 (jobs: a latency is measured alone on its node, and marked where it could not be)
     for device, hours in comparison.spent.items():
         saved = comparison.saved[device]
         lines.append(
