@@ -61,6 +61,25 @@ def test_the_floor_is_told_under_the_table(capsys):
     assert "drawn with replacement: 0.50 (mean of 20 draws, standard deviation 0.25); lat" in told
 
 
+def test_a_latency_that_was_not_measured_alone_is_marked(capsys):
+    fields = {
+        "model": "m", "model_type": "Flow", "solver": "euler 2", "fid": 2.0, "fid_real": 0.5,
+        "kid": 0.1, "kid_low": 0, "kid_high": 0.2, "precision": 1, "recall": 1, "nfe": 2,
+        "samples": 300, "features": "f", "reference": "d", "parameters": 10, "macs": 20,
+        "latency_ms": 1, "latency_p90_ms": 2, "device": "cpu", "threads": 2, "straightness": 0.1,
+        "nearest_rms": 0.1, "nearest_rms_real": 0.2,
+    }  # fmt: skip
+    quiet, loud = (QualityReport(**fields, latency_quiet=each) for each in (True, False))
+    print_quality({"alone": quiet, "beside": loud})
+    told = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in told.splitlines()}
+    assert rows["alone"].endswith("  1.00 ms")
+    assert rows["beside"].endswith(" ~1.00 ms")
+    assert told.splitlines()[-1] == "~ something else computed while this latency was measured"
+    print_quality({"alone": quiet})
+    assert "~" not in capsys.readouterr().out
+
+
 def step_row(**changes) -> StepRow:
     fields = {
         "name": "mu 0.01", "group": "hermite, time_scale", "cost": 5000.0, "mean_cost": 5576.4,

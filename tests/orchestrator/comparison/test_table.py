@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from measured import RUN, put_run
@@ -41,6 +42,19 @@ def test_the_table(comparison):
     assert rows[1][8] == "+5.50 [+4.26, +6.74]"
     assert rows[2][1] == "late"
     assert rows[2][head.index("FID")] == "failed"
+
+
+def test_a_latency_that_was_not_measured_alone_is_marked(comparison):
+    row = comparison.rows[0]
+    first = row.results[0]
+    loud = replace(first, report=first.report.model_copy(update={"latency_quiet": False}))
+    row = replace(row, results=(loud, *row.results[1:]))
+    marked = replace(comparison, rows=(row, *comparison.rows[1:]))
+    head, rows = table(marked)
+    column = head.index("latency")
+    assert [each[column] for each in rows[:2]] == ["~1.50 ms", "1.50 ms"]
+    assert any(line.startswith("~ ") for line in notes(marked))
+    assert not any(line.startswith("~ ") for line in notes(comparison))
 
 
 def test_notes_say_what_the_numbers_mean(comparison):
