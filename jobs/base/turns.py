@@ -30,7 +30,7 @@ PATIENCE_S = 2.0
 """How long the turnstile stays closed at first: two workers that exchange gradients may be one
 before and one behind it, and only open it lets both through. Doubled each time, for long units."""
 LOOK_S = 0.005
-TRIES = 4
+TRIES = 12
 SPREAD = 1.25
 """p90 over median from which somebody else is taken to have been there."""
 BUDGET_MS = 500.0

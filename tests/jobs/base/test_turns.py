@@ -193,6 +193,7 @@ def test_a_spread_that_is_too_wide_is_measured_again(monkeypatch, found, tries, 
         return next(given)
 
     monkeypatch.setattr(turns, "measure_latency", measure)
+    monkeypatch.setattr(turns, "TRIES", 4)
     measured = measure_alone(lambda: None, "cpu")
     assert len(calls) == 1 + tries
     assert (measured.quiet, measured.latency.median_ms) == (quiet, median)
