@@ -35,7 +35,7 @@ class StepGrid(Handle):
     samples: int
     """Held-out samples."""
     exact_nfe: float
-    """Evaluations that followed an exact trajectory."""
+    """Mean evaluations of rk45 at the tolerance of the fit, uninterrupted, on the same samples."""
 
 
 class StepPolicy(Handle):

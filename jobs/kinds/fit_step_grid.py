@@ -1,6 +1,6 @@
 """Fits a solver of a few fixed evaluations to a flow's exact end points."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class FitStepGrid(SeededJobSpec):
         The form of the solver is that of BNS (arXiv 2403.01329), the target, the end point of an
         exact solver, that of LD3 (arXiv 2405.15506) too; the fit is by least squares.
     """
+
+    version: ClassVar[int] = 2
 
     flow: Ref[Flow]
     """The flow."""

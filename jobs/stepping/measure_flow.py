@@ -63,6 +63,7 @@ def measure_flow(
     """
     runnable = open_flow(context.store, flow, device_here())
     noises = flow_noises(problem, flow, runnable, FIRST_TEST_NOISE, episodes)
+    assert noises.nfe is not None
     context.log(f"the exact ends took {noises.nfe:.0f} evaluations a sample")
     ways = _ways(context, policy, problem, runnable)
     for name, grid in grids.items():

@@ -57,9 +57,13 @@ def teacher_matching_loss(
 def one_step_velocity(
     flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """Velocity u = v(x0, t_start) of pure noise; the one-step sample is x0 + u."""
+    """Velocity u of pure noise where it enters the flow; the one-step sample is `enter(x0 + u)`.
+
+    A flow that predicts velocities is entered at x0 itself: u = v(x0, t_start), x0 + u. Of one that
+    denoises, enter(x0 + u) = (1 - t_start) (x0 + u) is the image expected at its start.
+    """
     start = torch.full((len(x0),), flow.t_start, dtype=x0.dtype, device=x0.device)
-    return flow.velocity(x0, start, label)
+    return flow.velocity(flow.enter(x0), start, label)
 
 
 def pair_distillation_loss(
@@ -181,5 +185,5 @@ def two_step_error(
     The two steps meet at time s in (0, 1). Where this is larger than the student's
     `one_step_error`, the two-step term teaches the student something worse than it knows.
     """
-    sample = two_step_target(guide, one_step_velocity(guide, x0, label), x0, s, label)
-    return squared_distance(sample, x1)
+    first = guide.enter(x0 + one_step_velocity(guide, x0, label))
+    return squared_distance(two_step_target(guide, first - x0, x0, s, label), x1)

@@ -43,8 +43,6 @@ class Trajectories:
     points: Float[Tensor, "k b c h w"]
     velocities: Float[Tensor, "k b c h w"]
     label: Int[Tensor, " b"] | None
-    nfe: float
-    """Evaluations it took to follow one of them."""
 
     def at(self, t: float) -> Float[Tensor, "b c h w"]:
         """Points at time t, by the cubic through the two nearest nodes and their velocities."""
@@ -70,7 +68,7 @@ def follow(
     tolerance: float,
     max_evaluations: int = 5000,
 ) -> Trajectories:
-    """Follows the flow from t_start to 1 by rk45 from node to node.
+    """Follows the flow from where the noise enters it to 1, by rk45 from node to node.
 
     Raises:
         FloatingPointError: as `rk45`.
@@ -80,20 +78,17 @@ def follow(
     steps = torch.arange(NODES, dtype=torch.float64)
     nodes = start + (1 - start) * (1 - torch.cos(math.pi * steps / (NODES - 1))) / 2
     times = [start, *nodes[1:-1].tolist(), 1.0]
-    points = [x0]
-    velocities = [flow.velocity(x0, torch.full_like(x0[:, 0, 0, 0], start), label)]
-    nfe = 0.0
+    points = [flow.enter(x0)]
+    velocities = [flow.velocity(points[0], torch.full_like(x0[:, 0, 0, 0], start), label)]
     for low, high in pairwise(times):
         part = rk45(flow, points[-1], label, low, high, tolerance, max_evaluations)
         points.append(part.x1)
         velocities.append(flow.velocity(part.x1, torch.full_like(x0[:, 0, 0, 0], high), label))
-        nfe += float(part.nfe.double().mean()) + 1
     return Trajectories(
         torch.tensor(times, dtype=torch.float64),
         torch.stack(points),
         torch.stack(velocities),
         label,
-        nfe,
     )
 
 

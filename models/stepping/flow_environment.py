@@ -42,8 +42,8 @@ class Noises:
     label: Int[Tensor, " n"] | None
     x1: Float[Tensor, "n c h w"]
     """Ends of the exact solution."""
-    nfe: float
-    """Evaluations that the exact solution took, mean."""
+    nfe: float | None = None
+    """Evaluations that the exact solution took, mean; None = it was solved in stretches."""
     paths: ExactPaths | None = None
     """Where the exact solution is on the way; None = only the ends are known."""
 
@@ -86,7 +86,7 @@ def known_noises(
                 for part in torch.split(torch.arange(count, device=device), _PIECE)
             ]
         )
-        return Noises(x0, label, paths.points[:, -1], paths.nfe, paths)
+        return Noises(x0, label, paths.points[:, -1], paths=paths)
     spec = RK45Spec(tolerance=tolerance, max_evaluations=5000)
     parts = [
         solve(spec, flow, x0[part], None if label is None else label[part])
@@ -99,8 +99,7 @@ def known_noises(
 def _joined(parts: Sequence[ExactPaths]) -> ExactPaths:
     """The paths of pieces of a batch as one."""
     points = torch.cat([part.points for part in parts])
-    nfe = sum(part.nfe * len(part.points) for part in parts) / len(points)
-    return ExactPaths(parts[0].times, points, torch.cat([part.velocities for part in parts]), nfe)
+    return ExactPaths(parts[0].times, points, torch.cat([part.velocities for part in parts]))
 
 
 class FlowEnvironment(Environment):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mixture import PARAMETERISATIONS, mixture_behind, truth
 
 from jobs.base.cluster import Cluster
 from jobs.base.context import JobContext
@@ -11,7 +12,8 @@ from models import counter_random
 from models.counter_random import Stream
 from models.pixels import to_float
 from models.solvers.base import solve
-from models.solvers.fit_grid import end_errors, follow
+from models.solvers.fit_grid import ROUNDING_RMS, end_errors
+from models.solvers.spec import RK45Spec
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_gaussian_ends_where_it_must(fit, store, make_dataset, make_analytic):
     errors = (ends - mean - 0.3 * x0).flatten(1).square().mean(1).sqrt()
     assert errors.max() < 1e-3
     assert grid.error_median < 1e-3
-    assert grid.exact_nfe > 10 * grid.nfe
+    assert grid.exact_nfe > 5 * grid.nfe
 
 
 def test_labels_are_followed(fit, make_dataset, make_analytic):
@@ -64,7 +66,7 @@ def test_the_error_is_that_of_samples_that_nothing_was_fitted_to(
     grid = fit(flow)
     opened = open_flow(store, flow, torch.device("cpu"))
     x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, torch.arange(16), (1, 4, 4))
-    exact = follow(opened, x0, None, tolerance=1e-5).points[-1]
+    exact = solve(RK45Spec(tolerance=1e-6), opened, x0).x1
     errors = end_errors(solve(grid.solver, opened, x0).x1, exact)
     assert grid.error_median == pytest.approx(float(errors[8:].quantile(0.5)), rel=1e-4)
     assert grid.error_median != pytest.approx(float(errors[:8].quantile(0.5)), rel=1e-4)
@@ -80,3 +82,25 @@ def test_what_it_says(fit, recorder, make_dataset, make_analytic):
     assert line.endswith(
         f"100.0% within 8-bit rounding; an exact trajectory takes {grid.exact_nfe:.0f}"
     )
+
+
+@pytest.mark.parametrize("name", PARAMETERISATIONS)
+def test_what_is_reported_is_what_users_get(fit, make_dataset, make_analytic, monkeypatch, name):
+    """Whatever a network predicts, and wherever its flow is entered: within a fifth."""
+    flow = mixture_behind(PARAMETERISATIONS[name])
+    monkeypatch.setattr("jobs.evaluation.step_grid.open_flow", lambda *_: flow)
+    grid = fit(make_analytic(make_dataset(count=1)), evaluations=8, samples=16, held_out=32)
+    index = torch.arange(16, 48)
+    x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, index, (1, 4, 4))
+    errors = end_errors(solve(grid.solver, flow, x0).x1.double(), truth(flow, x0))
+    assert grid.error_median == pytest.approx(float(errors.quantile(0.5)), rel=0.2)
+    assert grid.error_p90 == pytest.approx(float(errors.quantile(0.9)), rel=0.2)
+    share = float((errors <= ROUNDING_RMS).double().mean())
+    assert grid.share_within_rounding == pytest.approx(share, abs=0.07)
+
+
+def test_an_exact_trajectory_is_not_interrupted(fit, store, make_dataset, make_analytic):
+    flow = make_analytic(make_dataset(count=6)).model_copy(update={"bandwidth": 0.5})
+    x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, torch.arange(8, 16), (1, 4, 4))
+    whole = solve(RK45Spec(tolerance=1e-5), open_flow(store, flow, torch.device("cpu")), x0)
+    assert fit(flow).exact_nfe == float(whole.nfe.double().mean())

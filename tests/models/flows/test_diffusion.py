@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mixture import SHARES
 from torch import nn
 
 from models.flows.make import make_flow
@@ -25,36 +26,15 @@ S = 0.6
 """Standard deviation of the data."""
 
 
-def linear_vp(time):
-    """Image and noise share at a network time, from the papers' side."""
-    s = time / 999
-    a = torch.exp(-(19.9 * s**2 / 2 + 0.1 * s) / 2)
-    return a, (1 - a**2).sqrt()
-
-
-def cosine_vp(time):
-    start = math.cos(0.008 / 1.008 * math.pi / 2)
-    a = torch.cos((time + 0.008) / 1.008 * math.pi / 2) / start
-    return a, (1 - a**2).sqrt()
-
-
-def discrete_vp(time):
-    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    squared = torch.cumprod(1 - betas, 0)
-    ln_sigma = ((1 - squared) / squared).sqrt().log()
-    below = time.floor().long().clamp(max=998)
-    share = time - below
-    sigma = ((1 - share) * ln_sigma[below] + share * ln_sigma[below + 1]).exp()
-    a = (1 + sigma**2).rsqrt()
-    return a, a * sigma
-
-
 SCHEDULES = {
-    "rectified": (RectifiedSchedule(), lambda time: (time, 1 - time)),
-    "ve": (VESchedule(), lambda time: (torch.ones_like(time), 2 * time.exp())),
-    "vp_linear": (LinearVPSchedule(), linear_vp),
-    "vp_cosine": (CosineVPSchedule(), cosine_vp),
-    "vp_discrete": (DiscreteVPSchedule(), discrete_vp),
+    schedule.kind: (schedule, SHARES[schedule.kind])
+    for schedule in (
+        RectifiedSchedule(),
+        VESchedule(),
+        LinearVPSchedule(),
+        CosineVPSchedule(),
+        DiscreteVPSchedule(),
+    )
 }
 
 
