@@ -1,6 +1,6 @@
 """Distils a one-step generator from pairs and a guide (SlimFlow, stage 2)."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,8 @@ class Distill(ScoredTrainingSpec):
     Source:
         SlimFlow, arXiv 2407.12718, eq. 11-13, with time turned round (here t = 0 is noise).
     """
+
+    version: ClassVar[int] = 2
 
     pairs: Ref[PairSet]
     """Noise-image pairs of the teacher."""

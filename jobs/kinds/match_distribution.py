@@ -46,7 +46,7 @@ class MatchDistribution(PartTrainingSpec):
         t = 0 is noise).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     teacher: Ref[Flow]
     """The flow whose distribution is wanted."""

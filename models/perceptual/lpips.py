@@ -28,6 +28,7 @@ class LPIPS(nn.Module):
 
     Args:
         size: height and width that both images are resized to, px, at least 16; None = as they are.
+            The corner pixels stay where they are, as in SlimFlow's code.
 
     Source: Zhang et al., arXiv 1801.03924, eq. 1, version 0.1 of the authors' weights.
     """
@@ -63,7 +64,7 @@ class LPIPS(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         x = images.expand(-1, 3, -1, -1)
         if self.size is not None and x.shape[2:] != (self.size, self.size):
-            x = functional.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+            x = functional.interpolate(x, size=self.size, mode="bilinear", align_corners=True)
         x = (x - self.shift) / self.scale
         found = []
         for number, level in enumerate(self.levels):

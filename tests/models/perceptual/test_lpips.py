@@ -72,8 +72,39 @@ def test_the_distance_is_its_formula(published, make):
 
 def test_images_are_resized_first(published, make):
     x, y = images(2, 3, 8, 8)
-    larger = [functional.interpolate(each, size=16, mode="bilinear") for each in (x, y)]
+    larger = [
+        functional.interpolate(each, 16, mode="bilinear", align_corners=True) for each in (x, y)
+    ]
     torch.testing.assert_close(make(16)(x, y), make()(*larger))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_package_finds_the_same_distance_and_gradient():
+    """The package `lpips` after SlimFlow's resizing, on random VGG weights in both."""
+    pytest.importorskip("torchvision")
+    package = pytest.importorskip("lpips")
+    theirs = package.LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False).eval()
+    layers = theirs.net.state_dict().items()  # slice1.0.weight and so on
+    state = {f"features.{name.partition('.')[2]}": value for name, value in layers}
+    linear = {
+        f"lin{number}.model.1.weight": getattr(theirs, f"lin{number}").model[1].weight.detach()
+        for number in range(len(WIDTHS))
+    }
+    ours = LPIPS(64)
+    fill_lpips(ours, state, linear)
+    x, y = images(3, 3, 32, 32)
+    found = []
+    for distance in (ours, lambda a, b: theirs(*map(_to_64, (a, b))).flatten()):
+        point = x.clone().requires_grad_()
+        value = distance(point, y)
+        value.sum().backward()
+        found.append((value.detach(), point.grad))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-8)
+    assert functional.cosine_similarity(*(grad.flatten() for _, grad in found), dim=0) > 0.9999
+
+
+def _to_64(images):
+    return functional.interpolate(images, (64, 64), mode="bilinear", align_corners=True)
 
 
 def test_grey_images_have_three_equal_colours(make):
