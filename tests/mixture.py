@@ -1,6 +1,7 @@
 """The closed form of a mixture of Gaussians behind every prediction and schedule."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -122,7 +123,7 @@ def truth(flow, x0, steps=400):
     first = math.log(start / (1 - start)) if start else -9.0
     odds = torch.linspace(first, 9.0, steps, dtype=torch.float64).exp()
     times = [start, *(odds / (1 + odds)).tolist()[1 if start else 0 :], 1.0]
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         h = t_next - t
         a = _at(flow, points, t)
         b = _at(flow, points + h / 2 * a, t + h / 2)

@@ -117,7 +117,8 @@ def test_every_published_student_can_be_chosen(config, files, tmp_path):
         choice = f"jobs.student.network.preset={name}"
         pipeline = load_config(ROOT / "configs" / config, files, tmp_path, choice)
         preflight(pipeline, Graph.of(pipeline), read_here(pipeline))
-        assert pipeline.jobs["student"].network == PRESETS[name].network
+        dropout = {"dropout": 0.13 if family == "imagenet64" else 0.15}
+        assert pipeline.jobs["student"].network == PRESETS[name].network.model_copy(update=dropout)
 
 
 @pytest.mark.parametrize("config", PAPER)
@@ -128,9 +129,16 @@ def test_the_papers_settings(config, files, tmp_path):
     assert student.schedule().length == 300_000
     assert jobs["pairs"].solver == EDMHeunSpec(steps=18)
     for job in (student, one_step):
-        assert (job.batch_size, job.learning_rate, job.warmup) == (128, 2e-4, 5000)
+        assert (job.batch_size, job.learning_rate, job.precision) == (128, 2e-4, "float32")
         assert (job.gradient_clip, job.ema_decay, job.adam_betas) == (1.0, 0.999999, (0.9, 0.999))
-        assert (job.flip, job.workers) == (None, "auto")
+        assert (job.adam_epsilon, job.decay, job.workers) == (1e-8, "constant", "auto")
+    assert (student.warmup, one_step.warmup) == (5000, 0)
+    assert (student.flip, one_step.flip) == (None, False)  # None: as flips are valid, which is
+    assert jobs["teacher"].flip_valid
+    assert (student.time.kind, student.time.low, student.time.high) == ("uniform", 1e-3, 1.0)
+    assert student.network.dropout == (0.13 if config == "imagenet64.yaml" else 0.15)
+    assert one_step.start.job == one_step.guide.job == "student"  # the same network, so its dropout
+    assert (one_step.two_step_times, one_step.two_step_batch) == ((0.2, 0.8), None)
     counts = {"cifar10.yaml": 100_000, "ffhq64.yaml": 200_000, "imagenet64.yaml": 400_000}
     assert jobs["pairs"].count == counts[config]
     assert (one_step.distance.kind, one_step.distance.size) == ("lpips", 64)

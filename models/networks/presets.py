@@ -3,7 +3,8 @@
 Parameters and multiply-adds are stored here, and a test builds each network to verify them, so
 that a listing needs no torch. A further published network is one more row. Dropout is the
 published one in the teachers, which see the same few images again and again, and 0 in the
-students, whose pairs the teacher makes as many of as one likes. EDM's networks are listed as they
+students, whose pairs the teacher makes as many of as one likes; the paper trained them with 0.15
+(NCSN++) and 0.13 (ADM), which its settings in `configs` say. EDM's networks are listed as they
 are published: they predict what EDM's preconditioning makes an image of, and are fed ln(sigma) / 4.
 """
 

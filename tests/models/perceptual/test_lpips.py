@@ -94,7 +94,7 @@ def test_the_package_finds_the_same_distance_and_gradient():
     fill_lpips(ours, state, linear)
     x, y = images(3, 3, 32, 32)
     found = []
-    for distance in (ours, lambda a, b: theirs(*map(_to_64, (a, b))).flatten()):
+    for distance in (ours, lambda a, b: theirs(*map(_resized, (a, b))).flatten()):
         point = x.clone().requires_grad_()
         value = distance(point, y)
         value.sum().backward()
@@ -103,8 +103,8 @@ def test_the_package_finds_the_same_distance_and_gradient():
     assert functional.cosine_similarity(*(grad.flatten() for _, grad in found), dim=0) > 0.9999
 
 
-def _to_64(images):
-    return functional.interpolate(images, (64, 64), mode="bilinear", align_corners=True)
+def _resized(images, size=64):
+    return functional.interpolate(images, size, mode="bilinear", align_corners=True)
 
 
 def test_grey_images_have_three_equal_colours(make):

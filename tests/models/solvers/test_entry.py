@@ -6,7 +6,7 @@ from mixture import PARAMETERISATIONS, mixture_behind, truth
 
 from models.flows.losses import one_step_velocity, two_step_error
 from models.solvers.base import solve
-from models.solvers.fit_grid import end_errors, fit_rows, follow, warped_times
+from models.solvers.fit_grid import end_errors, follow
 from models.solvers.spec import HeunSpec, RK45Spec
 from models.stepping.bogacki_shampine import rk23
 from models.stepping.exact_paths import exact_paths
