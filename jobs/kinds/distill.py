@@ -98,7 +98,7 @@ class Distill(ScoredTrainingSpec):
 
     def run(self, context: JobContext) -> Generator:
         from jobs.storage.weights import save_weights
-        from jobs.training.guide import warn_of_weak_guide
+        from jobs.training.guide import measure_guide
         from jobs.training.objectives.distillation import Distillation
         from jobs.training.perceptual import prepare_distance
         from jobs.training.ray_train import train_on_ray
@@ -141,7 +141,7 @@ class Distill(ScoredTrainingSpec):
         )
         if guide is not None:
             times = self.two_step_times
-            warn_of_weak_guide(context, pairs, guide, result, trained.weights, times, labels)
+            measure_guide(context, pairs, guide, result, trained.weights, times, labels)
         return result
 
     def _check_flows(
