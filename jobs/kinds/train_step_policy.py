@@ -26,7 +26,7 @@ class TrainStepPolicy(SeededJobSpec):
     Source: arXiv 2502.12809; the decision process is ours and serves both problems.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     placement: ClassVar[Placement] = "own"
 
     problem: Problem = ThreeBodyProblem(kind="three_body")

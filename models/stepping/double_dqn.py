@@ -4,8 +4,8 @@ The learner's state is tensors and plain data, nothing else, and a learner that 
 bit for bit as if it had never stopped. The policy is that of an average of the weights over the
 last tenth of the steps: single networks mix actions whose worths differ by less than their noise.
 
-Source: van Hasselt et al., arXiv 1509.06461; Huber loss, AdamW with amsgrad and the target average
-as in arXiv 2502.12809.
+Source: van Hasselt et al., arXiv 1509.06461. Huber loss, AdamW with amsgrad and a target average
+are those of arXiv 2502.12809; their settings, the falling learning rate and all else are not.
 """
 
 import math
@@ -110,7 +110,7 @@ class DoubleDqn:
         choice = self._explore(seen)
         potential = self.environment.potential()
         outcome = self.environment.step(choice)
-        paid = outcome.reward + self.environment.potential() - potential
+        paid = outcome.reward + spec.gamma * self.environment.potential() - potential
         seen_next = self.environment.observe()
         self._lookahead.push(self._replay, seen, choice, paid, seen_next, outcome.ended)
         for number, reward in enumerate(outcome.reward.tolist()):

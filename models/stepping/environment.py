@@ -77,8 +77,9 @@ class Environment(ABC):
     def potential(self) -> Floats:
         """A guess of the return still to come, (N,); 0 where an episode has ended.
 
-        The learner adds its change to the rewards, which leaves the best policy as it is (Ng,
-        Harada and Russell, ICML 1999) and takes out of the worth of a state what is known of it.
+        The learner adds F = gamma phi(s') - phi(s) to the rewards, which leaves the best policy as
+        it is (Ng, Harada and Russell, ICML 1999) and takes out of the worth of a state what is
+        known of it.
         """
         return np.zeros(len(self))
 

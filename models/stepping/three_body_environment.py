@@ -44,7 +44,7 @@ class ThreeBodyEnvironment(Environment):
     left, of the last change of energy and of the drift over the tolerance, of the evaluations per
     interval, of T_c, of the closest distance and of that pair's relative speed. It does not see the
     last mu, which changes nothing of what is to come.
-    With `state: paper` it sees positions / 10, velocities and -log10 |dE/E|.
+    With `state: paper` it sees positions / 10, velocities and -log10 |dE/E|, see `_paper_state`.
     """
 
     def __init__(
@@ -221,10 +221,15 @@ def _draw_horizons(
 
 
 def _paper_state(motion: Motion) -> Floats:
-    """Positions / 10, velocities, -log10 |dE/E|: (N, 13)."""
-    places = motion.phase[:2] / 10.0
-    bodies = np.concatenate([places, motion.phase[2:]]).reshape(12, -1)
-    return np.concatenate([bodies, -logarithm(motion.error())[None]]).T
+    """Positions / 10, velocities, -log10 |dE/E|: (N, 13).
+
+    In the order of the paper's code: x, y of each body in turn, then vx, vy of each; and an energy
+    error of 1, so a last number of 0, before the first interval.
+    """
+    places, speeds = motion.phase[:2] / 10.0, motion.phase[2:]
+    bodies = [part.swapaxes(0, 1).reshape(6, -1) for part in (places, speeds)]
+    level = np.where(motion.interval == 0, 0.0, -logarithm(motion.error()))
+    return np.concatenate([*bodies, level[None]]).T
 
 
 def _paper_reward(reward: PaperReward, motion: Motion, mu: Floats) -> Floats:

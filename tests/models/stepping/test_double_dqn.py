@@ -46,6 +46,19 @@ def test_it_learns_the_worths_of_a_table(corridor, corridor_table, lookahead):
     assert (learner.policy()(np.eye(6, dtype=np.float32)[:-1]) == 1).all()
 
 
+def test_a_potential_leaves_the_best_policy_as_it_is(corridor, corridor_table, monkeypatch):
+    """With gamma < 1 too: Q changes by -phi(s), so that every difference of actions is the same.
+
+    Without gamma before phi(s') this one pays 0.6 for standing still, and left becomes the best.
+    """
+    phi = np.array([6.0, 5.0, 4.0, 3.0, 2.0, 0.0])  # 0 where an episode has ended
+    monkeypatch.setattr(corridor, "potential", lambda self: phi[self._place])
+    learner = finished(DoubleDqn(small(), corridor(8, 1), seed=1))
+    with torch.no_grad():
+        found = learner.network(torch.eye(6)).numpy()[:-1]
+    assert np.abs(found + phi[:-1, None] - corridor_table()).max() < 0.2
+
+
 def test_worths_are_means_where_rewards_are_random(corridor, corridor_table):
     """One step in five slips. A loss that is linear from 1 on would be 1 too high here."""
     learner = finished(DoubleDqn(small(), corridor(8, 2, slip=0.2), seed=2))

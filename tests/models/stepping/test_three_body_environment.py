@@ -134,9 +134,17 @@ def test_the_papers_state_and_reward():
     environment = ThreeBodyEnvironment(problem, [200], 4)
     seen = environment.observe()
     assert seen.shape == (1, 13)
-    assert seen[0, 0] == pytest.approx(-0.442342747, abs=1e-6)
+    # x, y of body 0 first, then of the others; their centre of mass is the origin.
+    assert seen[0, :2] == pytest.approx([-0.442342747, -0.456336816], abs=1e-6)
+    assert seen[0, 0:6:2].sum() == pytest.approx(0, abs=1e-6)
+    # Body 0 has (0, 10), body 1 (-10, 0) and body 2 no velocity, km/s, in units of 51.6.
+    speeds = np.array([[0, 10], [-10, 0], [0, 0]]) - np.array([-10, 10]) / 3
+    assert seen[0, 6:12] == pytest.approx(speeds.flatten() / 51.6, abs=1e-4)
+    assert seen[0, 12] == 0.0  # an energy error of 1
     first = environment.step(np.array([9]))
     assert first.reward[0] == 0.0
+    reached = -logarithm(environment.error())[0]
+    assert environment.observe()[0, 12] == pytest.approx(reached, rel=1e-6)
     second = environment.step(np.array([9]))
     level = logarithm(environment.error())[0]
     expected = -3000.0 * (level + 10.0) / abs(level) ** 3 / 2 + 4.0 / abs(np.log10(0.1))
