@@ -41,7 +41,30 @@ class UShapedTime(Spec):
     """Steepness: the ends are cosh(a / 2) times as likely as the middle."""
 
 
-TimeDensity = Annotated[UniformTime | UShapedTime, Field(discriminator="kind")]
+class KarrasTime(Spec):
+    """Training times at evenly drawn shares of EDM's noise levels, sigma = (1 - t) / t.
+
+    sigma = (a + s (b - a))^7 with a = 0.002^(1/7), b = 80^(1/7) and s uniform in [low, high]: the
+    default is sigma 0.0032..72 with quartiles 0.19, 2.5 and 16.6.
+
+    Source: Yin et al. (DMD2), arXiv 2405.14867, its code: steps 20 to 980 of 1000; the levels are
+    those of Karras et al., arXiv 2206.00364, equation 5.
+    """
+
+    kind: Literal["karras"] = "karras"
+    low: float = Field(default=0.02, ge=0.0, lt=1.0)
+    """Smallest share, 0 = sigma 0.002."""
+    high: float = Field(default=0.98, gt=0.0, le=1.0)
+    """Largest share, 1 = sigma 80."""
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> "KarrasTime":
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}: low must be below high")
+        return self
+
+
+TimeDensity = Annotated[UniformTime | UShapedTime | KarrasTime, Field(discriminator="kind")]
 """Density of the flow time t in training."""
 
 

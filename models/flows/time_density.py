@@ -5,15 +5,32 @@ So a training time is a function of one uniform number, whoever drew it.
 
 import math
 
-from models.flows.spec import UniformTime, UShapedTime
+from models.flows.spec import KarrasTime, UniformTime, UShapedTime
 from models.shapes import Float, Tensor
 
+_SMALLEST, _LARGEST = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
+"""Seventh roots of EDM's noise levels."""
 
-def quantile(density: UniformTime | UShapedTime, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+
+def quantile(
+    density: UniformTime | UShapedTime | KarrasTime, u: Float[Tensor, " b"]
+) -> Float[Tensor, " b"]:
     """Flow time below which a share `u` of the density lies; u and the result in [0, 1]."""
     if isinstance(density, UniformTime):
         return density.low + (density.high - density.low) * u
+    if isinstance(density, KarrasTime):
+        share = density.high - (density.high - density.low) * u
+        return 1.0 / (1.0 + (_SMALLEST + share * (_LARGEST - _SMALLEST)) ** 7)
     return _u_shaped_quantile(density.a, u)
+
+
+def whole_range(
+    density: UniformTime | UShapedTime | KarrasTime,
+) -> UniformTime | UShapedTime | KarrasTime:
+    """The same density over all the times that it can have."""
+    if isinstance(density, UShapedTime):
+        return density
+    return density.model_copy(update={"low": 0.0, "high": 1.0})
 
 
 def _u_shaped_quantile(a: float, u: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ from models.engine import choose_engine
 from models.flows.distance import squared_distance
 from models.flows.matching import matching_gradient, matching_loss
 from models.flows.path import interpolate, path_velocity
-from models.flows.spec import AdversarialSpec, UniformTime
+from models.flows.spec import AdversarialSpec, TimeDensity
+from models.flows.time_density import whole_range
 from models.pixels import to_float
 from models.precision import Precision
 from models.spec import ImageShape
@@ -62,7 +63,8 @@ class DistributionMatching(Objective):
         label_counts: label marginal of the student; () if unconditional.
         t_start: flow time at which the student takes its step.
         seed: of the job.
-        time: range of the flow times at which the flows are compared.
+        time: density of the flow times at which the flows are compared; the companion trains on
+            its whole range.
         fake_updates: the companion's updates before each step of the student.
         fake_rate: the companion's learning rate over the student's.
         pairs: the pair term; None leaves it out.
@@ -86,7 +88,7 @@ class DistributionMatching(Objective):
     label_counts: tuple[int, ...]
     t_start: float
     seed: int
-    time: UniformTime
+    time: TimeDensity
     fake_updates: int
     fake_rate: float
     pairs: PairTerm | None
@@ -137,7 +139,10 @@ class DistributionMatching(Objective):
     ) -> Tensor:
         number = step * self.fake_updates + update
         x, label = self._generate(network, number)
-        x0, t = self._fake_draws.noise(number), self._fake_draws.times(number, self.time)
+        x0, t = (
+            self._fake_draws.noise(number),
+            self._fake_draws.times(number, whole_range(self.time)),
+        )
         points = interpolate(x0, x, t)
         if self.adversarial is None:
             velocity, _ = companion(points, t, label)
@@ -215,7 +220,7 @@ class DistributionMatching(Objective):
         x1 = to_float(self._real[index])
         if self.flip:
             x1 = mirror(x1, draws.flips(number))
-        t = draws.times(number, self.time)
+        t = draws.times(number, whole_range(self.time))
         label = None if self._real_label is None else self._real_label[index]
         return interpolate(draws.noise(number), x1, t), t, label
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from models.flows.spec import UniformTime, UShapedTime
+from models.flows.spec import KarrasTime, UniformTime, UShapedTime
 from models.flows.time_density import quantile
 
 
@@ -39,3 +39,15 @@ def test_uniform_numbers_become_the_density():
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     t = quantile(UniformTime(low=1e-3), u)
     assert stats.kstest(t.numpy(), stats.uniform(1e-3, 1 - 1e-3).cdf).statistic < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("density", "sigmas"),
+    [
+        (KarrasTime(), (72, 16.6, 2.5, 0.19, 0.0032)),
+        (UniformTime(low=0.02, high=0.98), (49, 2.8, 1.0, 0.35, 0.02)),
+    ],
+)
+def test_noise_levels_have_their_quartiles(density, sigmas):
+    t = quantile(density, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    assert ((1 - t) / t).tolist() == pytest.approx(sigmas, rel=0.03)

@@ -235,3 +235,18 @@ def test_the_score_sees_no_noise_of_the_training(make):
     student = Student()
     assert objective.score(student) == objective.score(student) > 0.0
     assert objective.score_every() == 4
+
+
+def test_the_fake_network_trains_on_the_whole_range(make):
+    """The flows are compared within [0.4, 0.6], but what the fake one knows is not bounded so."""
+    objective, seen = make(time=UniformTime(low=0.4, high=0.6)), []
+
+    def companion(points, t, label):
+        seen.append(t)
+        return torch.zeros_like(points), None
+
+    for step in range(8):
+        objective.companion_loss(companion, Student(), step, 0)
+    drawn = torch.cat(seen)
+    assert drawn.min() < 0.3
+    assert drawn.max() > 0.7
