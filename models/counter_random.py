@@ -202,6 +202,9 @@ def shuffled_index(
     A Feistel network on a grid just larger than `count`, left by walking on where it lands outside.
     The walk looks at the values, so keep `position` on the CPU.
 
+    Every element comes once; of fewer than 50 the orders are not exactly equally likely, as there
+    are few functions of so short rows and columns for the rounds to draw from.
+
     Args:
         seed: 0 <= seed < 2^64.
         epoch: >= 0, one for all or one for each element; each has a bijection of its own.

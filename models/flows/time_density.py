@@ -20,7 +20,8 @@ def quantile(
         return density.low + (density.high - density.low) * u
     if isinstance(density, KarrasTime):
         share = density.high - (density.high - density.low) * u
-        return 1.0 / (1.0 + (_SMALLEST + share * (_LARGEST - _SMALLEST)) ** 7)
+        sigma: Tensor = (_SMALLEST + share * (_LARGEST - _SMALLEST)) ** 7
+        return 1.0 / (1.0 + sigma)
     return _u_shaped_quantile(density.a, u)
 
 
