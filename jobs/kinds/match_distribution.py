@@ -73,8 +73,8 @@ class MatchDistribution(PartTrainingSpec):
     """Learning rate of the fake network; null = learning_rate."""
     time: TimeDensity = UniformTime(low=0.02, high=0.98)
     """Density of the flow times at which the flows are compared: sigma 0.02..49, quartiles 0.35,
-    1.0, 2.8; `{kind: karras}` is DMD2's, sigma 0.0032..72, quartiles 0.19, 2.5, 16.6. The fake network
-    trains on the whole range, [0, 1] or sigma 0.002..80."""
+    1.0 and 2.8; `{kind: karras}` is DMD2's, sigma 0.0032..72, quartiles 0.19, 2.5 and 16.6. The
+    fake network trains on the whole range, [0, 1] or sigma 0.002..80."""
     adversarial: AdversarialSpec | None = None
     """Weights of the adversarial term, `{}` for the paper's; null = without."""
     features: Ref[FeatureNet] | None = None
