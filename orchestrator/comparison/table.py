@@ -138,7 +138,6 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if any(len(row.results) > 1 for row in comparison.rows):
         lines.append("± half the 95 % interval of the mean over seeds; KID of one seed: its own")
-<<<<<<< HEAD
     if _is_paired(comparison):
         lines.append(
             f"{ABOVE}: FID less the first row's at the same seeds, mean [95 % interval]; {TIE} a "
@@ -148,9 +147,7 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(
             "no two rows have two seeds in common: which FID is lower may be luck of the seed"
         )
-=======
     lines += latency_notes(one.report for row in comparison.rows for one in row.results)
->>>>>>> 544d750 (jobs: a latency is measured alone on its node, and marked where it could not be)
     for device, hours in comparison.spent.items():
         saved = comparison.saved[device]
         lines.append(
