@@ -1,23 +1,31 @@
 """Connecting to Ray: a private local one by default, or a running cluster."""
 
 import atexit
+import contextlib
 import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from jobs.base.cluster import Cluster
 from jobs.base.errors import UserError
 from orchestrator.workers import NAMESPACE
 
 PACKAGES = ("models", "jobs", "orchestrator")
+ROOT = Path(__file__).parent.parent
 KNOCK_S = 5.0
+RAY_LISTENER = "ray_listen_error_messages"
+"""Name of the thread that prints what Ray's daemons report."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
@@ -32,28 +40,94 @@ def connect(address: str | None) -> Iterator[Cluster]:
     Raises:
         UserError: there is no such cluster, or it does not let us in.
     """
-    _prepare_environment()
+    prepare_environment()
     import ray
 
     if ray.is_initialized():
         yield describe_cluster()
         return
-    if address is None:
-        _provide_home()
-        _start_local(ray)
-    else:
-        _join(ray, address)
-    try:
-        yield describe_cluster()
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(cast("TextIO", _WithoutRay(sys.stdout))):
+        try:
+            with _handlers_kept():
+                if address is None:
+                    _provide_home()
+                    _start_local(ray)
+                else:
+                    _join(ray, address)
+            yield describe_cluster()
+        finally:
+            ray.shutdown()
 
 
-def _prepare_environment() -> None:
+class _WithoutRay:
+    """A stream that leaves out what Ray's listener prints: copies of its logs, with colours.
+
+    Args:
+        stream: takes what anybody else prints.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name == RAY_LISTENER:
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def prepare_environment() -> None:
     """Settings that Ray reads when it is imported or started; the user's own are left alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Under `uv run` Ray would pack the current folder and start every worker by `uv run` too.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if name in os.environ:  # Ray's processes have a current folder of their own
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Puts this program's own signal handlers back: Ray replaces them when it starts.
+
+    Where the program has none, Ray's stays: it ends a private Ray in order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit as stop:  # raised by Ray's handler
+        handler = before[signal.SIGTERM]
+        if stop.code == signal.SIGTERM and callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        for number, handler in before.items():
+            if callable(handler) or handler == signal.SIG_IGN:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _started_from(folder: Path) -> Iterator[None]:
+    """Keeps the user's folders off the workers' path.
+
+    Ray puts the current folder and the script's before everything else there, whatever lies in
+    them: a folder `models` would hide ours.
+    """
+    path = sys.path[:]
+    script = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120  (as Ray compares it)
+    sys.path[:] = [entry for entry in path if entry != script]
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path[:] = path
 
 
 def _provide_home() -> None:
@@ -77,15 +151,16 @@ def _provide_home() -> None:
 
 
 def _start_local(ray: Any) -> None:
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        configure_logging=True,
-        _node_ip_address="127.0.0.1",
-    )
+    with _started_from(ROOT):  # so that workers run this code, installed or not
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=True,
+            _node_ip_address="127.0.0.1",
+        )
 
 
 def _join(ray: Any, address: str) -> None:
@@ -95,17 +170,17 @@ def _join(ray: Any, address: str) -> None:
             "is not the address of a Ray cluster",
             "use auto, host:port as `ray start --head` prints it, or http://host:8265",
         )
-    root = Path(__file__).parent.parent
     try:
         _knock(address)
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level="ERROR",
-            # The cluster runs this code, whatever it has installed.
-            runtime_env={"py_modules": [str(root / name) for name in PACKAGES]},
-        )
+        with tempfile.TemporaryDirectory(prefix="slimctl-") as empty, _started_from(Path(empty)):
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level="ERROR",
+                # The cluster runs this code, whatever it has installed.
+                runtime_env={"py_modules": [str(ROOT / name) for name in PACKAGES]},
+            )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -26,7 +26,14 @@ from orchestrator.runs import (
     read_status,
 )
 from orchestrator.status import RunStatus
-from orchestrator.submission import Listener, Submission, check_detach, start
+from orchestrator.submission import (
+    Listener,
+    Submission,
+    check_detach,
+    check_ready,
+    say_nothing,
+    start,
+)
 from orchestrator.workers import NAMESPACE, job_actor_name
 
 POLL_S = 0.25
@@ -56,6 +63,7 @@ def resume(
     detach: bool = False,
     listener: Listener | None = None,
     on_plan: Callable[[RunPlan, str], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> Submission:
     """Continues a run that was interrupted, cancelled or failed; finished work is kept.
 
@@ -72,7 +80,8 @@ def resume(
         if status.message.startswith(INCOMPLETE):
             _catch_up(run, plan)
         return Submission(run, status, plan, started_ray=False)
-    store.check_writable()
+    on_wait = on_wait or say_nothing
+    check_ready(store, address, on_wait)
     graph = Graph.of(pipeline)
     facts = preflight(pipeline, graph, [job.name for job in plan.jobs if job.action != "reuse"])
     if address is None or not _is_supervised_at(address, run):
@@ -86,6 +95,7 @@ def resume(
         address=address,
         detach=detach,
         listener=listener,
+        on_wait=on_wait,
         resumption=secrets.token_hex(8),
     )
 

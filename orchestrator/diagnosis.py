@@ -1,34 +1,29 @@
 """What is wrong or missing here and on a cluster, and how to mend it."""
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shlex
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import urlparse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlparse
 
 from jobs.base.errors import SlimError
 from jobs.storage.store import Store
+from orchestrator.planner import absolute_uri, default_tracking, sqlite_file
+from orchestrator.preconditions import Check, preconditions
 
 PACKAGES = ("ray", "torch", "mlflow", "pydantic", "numpy", "pyarrow", "safetensors")
 CLOCK_S = 2.0
 """Difference between two clocks that matters: leases are valid for 30 s."""
 SLOW_S = 1.0
 ANSWER_S = 5.0
-State = Literal["ok", "warn", "bad"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    state: State
-    what: str
-    fix: str = ""
 
 
 def diagnose(storage: str, tracking: str | None, address: str | None) -> Iterator[Check]:
@@ -41,6 +36,8 @@ def diagnose(storage: str, tracking: str | None, address: str | None) -> Iterato
     """
     yield from _versions()
     yield _gpus()
+    if address is None:
+        yield from preconditions()
     store = None
     try:
         store = Store(storage)
@@ -119,7 +116,10 @@ def _clock(name: str, off: float) -> Check:
 
 
 def _mlflow(tracking: str | None, store: Store) -> Check:
-    uri = tracking or ("" if "://" in store.uri else f"sqlite:///{store.uri}/mlflow.db")
+    uri = absolute_uri(tracking) if tracking else default_tracking(store) or ""
+    file = sqlite_file(uri)
+    if file is not None:
+        return _database(file, uri)
     parts = urlparse(uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return Check("mlflow", "ok", uri or "off: a remote storage and no tracking URI")
@@ -131,6 +131,57 @@ def _mlflow(tracking: str | None, store: Store) -> Check:
         place = f"{parts.hostname}:{port}"
         return Check("mlflow", "bad", f"nothing answers at {place}: {error}", fix)
     return Check("mlflow", "ok", f"a server answers at {parts.hostname}:{port}")
+
+
+def _database(file: Path, uri: str) -> Check:
+    """The tracking database: of the schema that the installed MLflow writes, and not locked."""
+    goes_on = "runs go on without it, and slimctl resume completes the tracking"
+    if not file.exists():
+        return Check("mlflow", "ok", f"{file} is made by the first run")
+    try:
+        found = _revision(file)
+    except sqlite3.Error as error:
+        fix = f"end the program that holds it (fuser {shlex.quote(str(file))}); {goes_on}"
+        if "locked" not in str(error):
+            fix = f"move it away, or mend its permissions; {goes_on}"
+        return Check("mlflow", "bad", f"{file} cannot be used: {error}", fix)
+    known, newest = _known_revisions()
+    version = importlib.metadata.version("mlflow")
+    if not found or found == newest:
+        return Check("mlflow", "ok", uri)
+    what = f"{file} has the schema {found}, and MLflow {version} writes {newest}"
+    if found in known:
+        fix = f"keep a copy, then mlflow db upgrade {shlex.quote(uri)}; {goes_on}"
+        return Check("mlflow", "bad", f"{what}: it is older", fix)
+    fix = f"install the newer MLflow that wrote it, or use another --tracking; {goes_on}"
+    return Check("mlflow", "bad", f"{what}: it is newer", fix)
+
+
+def _revision(file: Path) -> str:
+    """The schema of a database, "" if it has none yet.
+
+    Raises:
+        sqlite3.Error: it cannot be read or written.
+    """
+    place = f"file:{quote(str(file))}?mode=rw"
+    with contextlib.closing(
+        sqlite3.connect(place, uri=True, timeout=ANSWER_S, isolation_level=None)
+    ) as database:
+        database.execute("BEGIN IMMEDIATE")  # as one who is going to write
+        tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
+        rows = database.execute("SELECT version_num FROM alembic_version") if [*tables] else ()
+        return "".join(row[0] for row in rows)
+
+
+def _known_revisions() -> tuple[set[str], str]:
+    """All schemas that the installed MLflow knows, and the one that it writes."""
+    from alembic.script import ScriptDirectory
+
+    mlflow = importlib.util.find_spec("mlflow")
+    assert mlflow is not None
+    assert mlflow.origin is not None
+    scripts = ScriptDirectory(str(Path(mlflow.origin).parent / "store" / "db_migrations"))
+    return {one.revision for one in scripts.walk_revisions()}, scripts.get_heads()[0]
 
 
 def _cluster(address: str, store: Store | None) -> Iterator[Check]:

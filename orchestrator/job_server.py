@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
-from orchestrator.cluster import PACKAGES
+from orchestrator.cluster import PACKAGES, prepare_environment
 
 ROOT = Path(__file__).parent.parent
 POLL_S = 1.0
@@ -71,6 +71,7 @@ def run_on_job_server(
 
 
 def _connect(address: str) -> Any:
+    prepare_environment()
     from ray.job_submission import JobSubmissionClient
 
     try:
@@ -141,7 +142,7 @@ def _follow(client: Any, submission: str, tell: Callable[[str], None]) -> None:
         time.sleep(POLL_S)
     if status != "SUCCEEDED":
         info = client.get_job_info(submission)
-        if info.driver_exit_code == 130:
+        if info.driver_exit_code in (130, 143):
             raise KeyboardInterrupt
         kinds: dict[int | None, type[SlimError]] = {2: UserError, 3: DamagedArtifact}
         raise kinds.get(info.driver_exit_code, JobFailed)(

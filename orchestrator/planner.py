@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from jobs.base.registry import kind_of
 from jobs.storage.blobs import check_secretless
@@ -9,6 +10,8 @@ from jobs.storage.store import Store
 from orchestrator.graph import Graph, identities
 from orchestrator.pipeline import Pipeline
 from orchestrator.plan import Action, PlannedJob, RunPlan
+
+SQLITE = "sqlite:///"
 
 
 def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
@@ -82,14 +85,32 @@ def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store
 
 def default_tracking(store: Store) -> str | None:
     """An SQLite file in a local storage; None (off) for a remote one."""
-    return None if "://" in store.uri else f"sqlite:///{store.uri}/mlflow.db"
+    return None if "://" in store.uri else sqlite_uri(Path(store.uri, "mlflow.db"))
 
 
 def absolute_uri(tracking: str) -> str:
     """A tracking URI that means the same in every folder: workers have one of their own."""
-    scheme = "sqlite:///"
-    path = tracking.removeprefix(scheme)
-    return tracking if path == tracking else f"{scheme}{Path(path).absolute()}"
+    path, mark, query = tracking.removeprefix(SQLITE).partition("?")
+    if not tracking.startswith(SQLITE) or path.startswith(("/", ":memory:", "file:")):
+        return tracking
+    return f"{sqlite_uri(Path(unquote(path)).absolute())}{mark}{query}"
+
+
+def sqlite_uri(file: Path) -> str:
+    """The tracking URI of a file; in it `%20` would mean a space and `?` begin the options.
+
+    Where something is to be quoted the slashes are, too: MLflow makes the folder that it reads from
+    the URI as it stands, which would be another one.
+    """
+    path = str(file)
+    return f"{SQLITE}{quote(path, safe='') if {'%', '?'} & {*path} else path}"
+
+
+def sqlite_file(tracking: str | None) -> Path | None:
+    """The file that a tracking URI names, if it is an SQLite one: there, `%20` is a space."""
+    if tracking is None or not tracking.startswith(SQLITE):
+        return None
+    return Path(unquote(tracking.removeprefix(SQLITE).partition("?")[0]))
 
 
 def _decide(store: Store, artifact: str, inputs: list[Action]) -> tuple[Action, str]:

@@ -17,6 +17,7 @@ from orchestrator.graph import Graph, preflight
 from orchestrator.pipeline import Pipeline, resolve, to_yaml
 from orchestrator.plan import RunPlan, as_event
 from orchestrator.planner import make_plan
+from orchestrator.preconditions import check_preconditions
 from orchestrator.problems import Problem
 from orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from orchestrator.status import RunStatus, fold
@@ -47,6 +48,7 @@ def submit(
     listener: Listener | None = None,
     on_plan: Callable[[RunPlan, str], None] | None = None,
     on_doubts: Callable[[Sequence[Problem]], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> Submission:
     """Runs a pipeline to its end; what the store has is not made again.
 
@@ -57,6 +59,7 @@ def submit(
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
         on_doubts: called after that with what is doubtful about the jobs that are going to run.
+        on_wait: called before a silence with what it is for, such as that Ray starts.
 
     Raises:
         UserError: the pipeline, its input, the storage or the address cannot be used.
@@ -71,7 +74,8 @@ def submit(
         if on_plan:
             on_plan(plan, status.run)
         return Submission(status.run, status, plan, started_ray=False)
-    store.check_writable()
+    on_wait = on_wait or say_nothing
+    check_ready(store, address, on_wait)
     due = [job.name for job in plan.jobs if job.action != "reuse"]
     facts = preflight(resolved, graph, due)
     run = new_run_id(plan.name)
@@ -81,7 +85,23 @@ def submit(
     if on_doubts:
         on_doubts(doubts(resolved, graph, facts, frozenset(due)))
     plan = with_work(plan, resolved, graph, facts)
-    return start(run, plan, address=address, detach=detach, listener=listener)
+    return start(run, plan, address=address, detach=detach, listener=listener, on_wait=on_wait)
+
+
+def say_nothing(text: str) -> None:
+    """Nobody asked to be told what is waited for."""
+
+
+def check_ready(store: Store, address: str | None, on_wait: Callable[[str], None]) -> None:
+    """Looks at what a run needs before it is on record; tells what may go wrong later.
+
+    Raises:
+        UserError: the storage cannot be written, or a private Ray cannot start here.
+    """
+    store.check_writable()
+    if address is None:
+        for warning in check_preconditions():
+            on_wait(f"warning: {warning}")
 
 
 def check_detach(address: str | None, *, detach: bool) -> None:
@@ -105,11 +125,16 @@ def start(
     address: str | None,
     detach: bool,
     listener: Listener | None,
+    on_wait: Callable[[str], None],
     resumption: str = "",
 ) -> Submission:
     """Starts the supervisor of a run that is on record, and follows it unless told to detach."""
     local = address is None
     store = Store(plan.storage)
+    if local:
+        on_wait("starting Ray on this machine, which takes up to half a minute")
+    else:
+        on_wait(f"joining Ray at {address}")
     with connect(address) as cluster:
         if not local:
             check_shared(store)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.base.cluster import Cluster, Needs
+from jobs.base.deaths import DeathWatch
 from jobs.base.registry import parse_job
 from jobs.execution import JobOutcome, JobRequest
 from jobs.storage.store import Store
@@ -30,10 +31,6 @@ LINGER_S = 20.0
 """How long a supervisor whose run is over waits for somebody to ask how it ended."""
 MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def supervisor_name(run: str) -> str:
@@ -73,6 +70,7 @@ class Supervisor:
         self._launched: dict[Any, Launched] = {}
         self._waiting: list[tuple[float, str]] = []
         self._attempts: dict[str, int] = {}
+        self._deaths = DeathWatch()
         self._losses: dict[str, tuple[int, int]] = {}
         """How often in a row a job was lost, and how far it was then."""
         self._progress_s: dict[str, float] = {}
@@ -254,25 +252,26 @@ class Supervisor:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=0.0, device_s=0.0)
         else:
-            self._retry(name, f"its worker died: {_first_line(error)}")
+            self._retry(name, *self._deaths.explain(error))
 
     def _settle(self, name: str, outcome: JobOutcome) -> None:
         if outcome.failure is None:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=outcome.wall_s, device_s=outcome.device_s)
         elif outcome.retry:
-            self._retry(name, outcome.what)
+            self._retry(name, outcome.what, outcome.fix)
         else:
             self._fail(name, outcome)
 
-    def _retry(self, name: str, what: str) -> None:
+    def _retry(self, name: str, what: str, fix: str = "") -> None:
         """Puts a job back in line after a pause that doubles while it does not get any further."""
         done = self._record.job(name).done
         losses, before = self._losses.get(name, (0, 0))
         losses = losses + 1 if done <= before else 1
         self._losses[name] = losses, done
         if losses >= MAX_ATTEMPTS:
-            outcome = JobOutcome(self._jobs[name].artifact, "WorkLost", f"job '{name}'", what)
+            artifact = self._jobs[name].artifact
+            outcome = JobOutcome(artifact, "WorkLost", f"job '{name}'", what, fix)
             self._fail(name, outcome)
             return
         pause = min(MAX_BACKOFF_S, 2.0 ** (losses - 1))

@@ -21,6 +21,7 @@ from jobs.storage.store import Store
 from orchestrator.events import Event, read_events
 from orchestrator.model_registry import log_trials, register
 from orchestrator.plan import PlannedJob, RunPlan
+from orchestrator.planner import sqlite_file
 from orchestrator.results import quality_reports
 from orchestrator.runs import is_alive, read_status
 
@@ -299,10 +300,10 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 @contextlib.contextmanager
 def _migration_lock(plan: RunPlan) -> Iterator[None]:
     """One process at a time creates or migrates a fresh SQLite database."""
-    path = (plan.tracking or "").removeprefix("sqlite:///")
-    if path == (plan.tracking or ""):
+    file = sqlite_file(plan.tracking)
+    if file is None:
         yield
         return
-    with Path(f"{path}.lock").open("w") as lock:
+    with Path(f"{file}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

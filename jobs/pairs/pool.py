@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from jobs.base.deaths import Death, DeathWatch
 from jobs.base.errors import JobFailed, WorkLost
 from jobs.pairs.suspicion import CONVICTING, Suspicion
 
@@ -57,6 +58,8 @@ class Pool(Generic[ItemT]):
         self._flying: dict[Any, _Flight[ItemT]] = {}
         self._probes: dict[Any, int] = {}
         self._lives = [0] * len(actors)
+        self._deaths = DeathWatch()
+        self._last_death = Death("")
 
     def run(self, items: Iterable[ItemT], on_done: Callable[[ItemT, Any], None]) -> None:
         """Works through all items.
@@ -87,8 +90,9 @@ class Pool(Generic[ItemT]):
             run = f"{len(poison)} item(s), run alone,"
             raise JobFailed(
                 f"job '{self._name}'",
-                f"{run} killed their actor {CONVICTING} times: {listed}",
-                "look at the memory of the machines; submit again to retry only these",
+                f"{run} killed their actor {CONVICTING} times: {listed}\n"
+                f"  the last time: {self._last_death.what}",
+                self._last_death.fix or "submit again to retry only these",
             )
 
     def _finished(self, waiting: list[ItemT]) -> list[Any]:
@@ -146,7 +150,8 @@ class Pool(Generic[ItemT]):
             self._load[flight.actor] -= flight.weight
         try:
             result = _value(future)
-        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            self._last_death = self._deaths.explain(error)
             alone = flight.weight == IN_FLIGHT
             if same_life:
                 self._suspicion.ended(flight.actor)

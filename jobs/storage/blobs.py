@@ -11,7 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from jobs.base.errors import DamagedArtifact, UserError
 
@@ -329,7 +329,7 @@ def open_blobs(uri: str) -> Blobs:
     if not all(_fits(part) for part in uri.split("/")):
         raise UserError("", f"{uri!r} cannot be the name of a storage", "use a shorter, plain path")
     if uri.startswith("file://"):
-        return LocalBlobs(uri.removeprefix("file://"))
+        return LocalBlobs(unquote(urlsplit(uri).path))
     if "://" not in uri:
         return LocalBlobs(uri)
     check_secretless(uri, "storage")

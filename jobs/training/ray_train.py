@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from jobs.base.artifacts import Flow, Generator
 from jobs.base.context import JobContext, Reporter
+from jobs.base.deaths import DeathWatch
 from jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
@@ -193,10 +194,11 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
         ),
     )
+    deaths = DeathWatch()
     try:
         trainer.fit()
     except Exception as error:
-        raise WorkLost(f"job '{task.job}'", f"Ray Train failed: {error}") from error
+        raise WorkLost(f"job '{task.job}'", *deaths.explain(error, "Ray Train failed")) from error
     finally:
         folder.delete("ray_train")
 

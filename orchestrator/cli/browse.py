@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import Json, Storage, open_store
+from orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +49,7 @@ def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = Fals
         if slash:
             state.jobs = _jobs_of_group(state, group)
         if as_json:
-            typer.echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
+            echo(state.model_dump_json(indent=1, exclude={"jobs": {"__all__": {"points"}}}))
         else:
             _print_jobs(state, together=not slash)
     refuse_damaged(log for _, log in found)
@@ -89,7 +90,7 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
 
     if as_json:
         fields = {"run", "name", "state", "started", "ended"}
-        typer.echo(json.dumps([s.model_dump(include=fields) | {"jobs": s.counts()} for s in found]))
+        echo(json.dumps([s.model_dump(include=fields) | {"jobs": s.counts()} for s in found]))
         return
     rows = [
         (
@@ -109,7 +110,7 @@ def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
     from orchestrator.cli.collapse import MANY, collapsed
     from orchestrator.cli.tables import print_table
 
-    typer.echo(f"{state.run}: {state.state}")
+    echo(f"{state.run}: {state.state}")
     rows = [
         _job_row(row.name, [state.jobs[name] for name in row.jobs])
         for row in collapsed(state.jobs, MANY if together else len(state.jobs))
@@ -149,9 +150,9 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
     manifest = store.manifest(artifact)
     assert manifest is not None
     if as_json:
-        typer.echo(manifest.model_dump_json(indent=1))
+        echo(manifest.model_dump_json(indent=1))
         return
-    typer.echo(f"{artifact}: {manifest.type} made by {manifest.kind} in {manifest.wall_s:.1f} s")
+    echo(f"{artifact}: {manifest.type} made by {manifest.kind} in {manifest.wall_s:.1f} s")
     sections: dict[str, Any] = {
         "handle": {k: v for k, v in manifest.handle.items() if k not in LONG_FIELDS},
         "settings": manifest.spec,
@@ -161,15 +162,15 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
     }
     for title, content in sections.items():
         if content:
-            typer.echo(f"\n{title}")
+            echo(f"\n{title}")
             _print_mapping(content)
     handle = store.load_any(artifact)
     if isinstance(handle, StepReport):
         print_steps({artifact: handle})
     for note in manifest.notes:
-        typer.echo(f"\nnote: {note}")
+        echo(f"\nnote: {note}")
     if sections.get("files"):
-        typer.echo(f"\nfolder: {store.uri}/artifacts/{artifact}")
+        echo(f"\nfolder: {store.uri}/artifacts/{artifact}")
     _print_origin(store, artifact)
 
 
@@ -179,14 +180,14 @@ def _print_origin(store: "Store", artifact: str) -> None:
     from orchestrator.runs import run_of
 
     lineage = Lineage(store)
-    typer.echo("\nmade from")
+    echo("\nmade from")
     told: set[str] = set()
 
     def visit(one: str, field: str, depth: int) -> None:
         made = lineage.manifest(one)
         again = " (above)" if one in told and lineage.inputs(one) else ""
         kind = made.kind if made else "no longer in the store"
-        typer.echo(f"  {'  ' * depth}{field}{one} ({kind}){again}")
+        echo(f"  {'  ' * depth}{field}{one} ({kind}){again}")
         if one not in told:
             told.add(one)
             for name, source in lineage.inputs(one):
@@ -195,9 +196,9 @@ def _print_origin(store: "Store", artifact: str) -> None:
     visit(artifact, "", 0)
     run = run_of(store.blobs, artifact)
     if run and "://" in store.uri:
-        typer.echo(f"\nmade by run {run}; slimctl resume {run} makes what is missing of it")
+        echo(f"\nmade by run {run}; slimctl resume {run} makes what is missing of it")
     elif run:
-        typer.echo(
+        echo(
             f"\nmake it again: slimctl submit {quote(f'{store.uri}/runs/{run}/pipeline.yaml')} "
             f"--storage {quote(store.uri)}"
         )
@@ -209,7 +210,7 @@ def _print_mapping(content: dict[str, Any]) -> None:
     pairs = list(flatten(content))
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        typer.echo(f"  {name.ljust(width)}  {value}")
+        echo(f"  {name.ljust(width)}  {value}")
 
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
@@ -219,10 +220,10 @@ def _show_run(store: "Store", run: str, as_json: bool) -> None:
 
     state = read_status(store.blobs, run)
     if as_json:
-        typer.echo(json.dumps(run_json(store, state)))
+        echo(json.dumps(run_json(store, state)))
         return
     _print_jobs(state)
-    typer.echo("")
+    echo("")
     print_quality(quality_reports(store, state), chosen_lines(store, state))
     print_steps(step_reports(store, state))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Json, Storage, open_store
+from orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from jobs.storage.store import Store
@@ -58,18 +59,18 @@ def compare(
 
         save_plot(comparison, plot)
     if as_json:
-        typer.echo(json.dumps(plain(comparison), indent=1))
+        echo(json.dumps(plain(comparison), indent=1))
     elif form == Form.csv:
-        typer.echo(as_csv(comparison), nl=False)
+        echo(as_csv(comparison), nl=False)
     elif form:
         write = as_markdown if form == Form.md else as_latex
-        typer.echo(write(*table(comparison, protocol=True)), nl=False)
+        echo(write(*table(comparison, protocol=True)), nl=False)
     else:
         from orchestrator.cli.tables import print_table
         from orchestrator.comparison.table import notes
 
         print_table(*table(comparison))
-        typer.echo("\n".join(notes(comparison)))
+        echo("\n".join(notes(comparison)))
 
 
 def _open(things: list[str], storage: str | None) -> "tuple[Store, dict[str, Pipeline]]":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from orchestrator.cli.options import Address, Detach, Json, Run, Storage, open_store
+from orchestrator.cli.output import echo
+from orchestrator.cli.stopping import exit_code
 
 if TYPE_CHECKING:
     from orchestrator.submission import Submission
@@ -54,10 +56,11 @@ def resume(
                 detach=detach,
                 listener=view.event,
                 on_plan=view.plan,
+                on_wait=view.waits,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         typer.echo(interrupted(name, address), err=True)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
     tell_result(result, detach=detach, as_json=as_json)
 
 
@@ -85,12 +88,12 @@ def tell_result(result: "Submission", *, detach: bool, as_json: bool) -> None:
         typer.echo(
             f"run {result.run} is on its way\n  look: slimctl logs {result.run} -f", err=True
         )
-        typer.echo(json.dumps({"run": result.run, "state": "running"}) if as_json else result.run)
+        echo(json.dumps({"run": result.run, "state": "running"}) if as_json else result.run)
         return
     if not result.started_ray:
         typer.echo(f"nothing to do: the store has every result (run {result.run})", err=True)
     if as_json:
-        typer.echo(json.dumps(run_json(store, result.status)))
+        echo(json.dumps(run_json(store, result.status)))
     else:
         print_quality(quality_reports(store, result.status), chosen_lines(store, result.status))
     check_result(result)

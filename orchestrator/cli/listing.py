@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import Json
+from orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from jobs.base.spec import JobSpec
@@ -29,17 +30,17 @@ def kinds(
             item | ({"fields": each} if each else {})
             for item, each in zip(found, fields, strict=True)
         ]
-        typer.echo(json.dumps(told, indent=1))
+        echo(json.dumps(told, indent=1))
         return
     for item in found:
-        typer.echo(f"{item['name']} -> {item['output']}")
+        echo(f"{item['name']} -> {item['output']}")
         if names:
             _tell_fields(wanted[item["name"]])
             continue
-        typer.echo(f"  {item['summary']}")
+        echo(f"  {item['summary']}")
         for field, types in item["inputs"].items():
             maybe = " (optional)" if field in item["optional"] else ""
-            typer.echo(f"  {field}: {' or '.join(types)}{maybe}")
+            echo(f"  {field}: {' or '.join(types)}{maybe}")
 
 
 def _about(name: str, spec: "type[JobSpec]") -> dict[str, Any]:
@@ -64,9 +65,9 @@ def _about(name: str, spec: "type[JobSpec]") -> dict[str, Any]:
 def _tell_fields(spec: "type[JobSpec]") -> None:
     from orchestrator.cli.kind_fields import field_lines
 
-    typer.echo(f"{inspect.getdoc(spec)}\n")
+    echo(f"{inspect.getdoc(spec)}\n")
     for line in field_lines(spec):
-        typer.echo(line)
+        echo(line)
 
 
 def presets(as_json: Json = False) -> None:
@@ -79,7 +80,7 @@ def presets(as_json: Json = False) -> None:
             {"name": p.name, "family": p.family, "parameters": p.parameters, "macs": p.macs}
             for p in PRESETS.values()
         ]
-        typer.echo(json.dumps(found, indent=1))
+        echo(json.dumps(found, indent=1))
         return
     rows = [
         (preset.name, preset.family, f"{preset.parameters:,}", f"{preset.macs / 1e9:.3f}")
@@ -92,4 +93,4 @@ def schema() -> None:
     """Print the JSON schema of a pipeline file, for editors."""
     from orchestrator.schema import pipeline_schema
 
-    typer.echo(json.dumps(pipeline_schema(), indent=1))
+    echo(json.dumps(pipeline_schema(), indent=1))

@@ -68,6 +68,10 @@ class View(ABC):
         """Shows what is doubtful about the jobs that are going to run."""
         warn(doubts)
 
+    def waits(self, text: str) -> None:
+        """Says what the coming silence is for."""
+        typer.echo(text, err=True)
+
     def event(self, event: Event) -> None:
         """Takes the next event."""
         apply(self.status, event)
@@ -260,6 +264,9 @@ class _QuietView(View):
         self.run = run
 
     def doubts(self, doubts: Sequence[Problem]) -> None:
+        """Shows nothing."""
+
+    def waits(self, text: str) -> None:
         """Shows nothing."""
 
     def show(self, event: Event) -> None:

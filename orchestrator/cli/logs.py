@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Run, Storage, open_store
+from orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from orchestrator.events import Event
@@ -68,5 +69,5 @@ def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> 
         line = describe(event, state) if event.name != "progress" else ""
         if line and event.number >= told and job in (None, event.job):
             stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-            typer.echo(f"{stamp} {line}")
+            echo(f"{stamp} {line}")
     return events[-1].number + 1 if events else told

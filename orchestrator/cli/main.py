@@ -1,10 +1,11 @@
 """The program `slimctl`: its verbs, and what becomes of errors.
 
-Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted.
+Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted,
+143 told to end (SIGTERM), 129 left by its terminal (SIGHUP).
 """
 
-import io
 import sys
+import warnings
 
 import typer
 
@@ -21,6 +22,8 @@ from orchestrator.cli import (
     shipping,
     upkeep,
 )
+from orchestrator.cli.output import only_data, open_standard_streams
+from orchestrator.cli.stopping import stop_on_signals
 
 app = typer.Typer(
     name="slimctl",
@@ -50,26 +53,22 @@ for verb in (
     listing.presets,
     listing.schema,
 ):
-    app.command()(verb)
+    app.command()(only_data(verb))
 
 
 def main() -> None:
     """Runs the command line and turns errors into messages and exit codes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes
+    open_standard_streams()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries to those who program with them
+    stop_on_signals()
     try:
         app()
     except SlimError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            sys.stderr.close()
-            sys.exit(0)
         place = f"{error.filename}: " if error.filename else ""
         typer.echo(f"{place}{error.strerror or error}", err=True)
         typer.echo("  fix: check that the place exists, may be used and is not full", err=True)
         sys.exit(UserError.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)

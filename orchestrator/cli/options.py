@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.output import echo
+
 if TYPE_CHECKING:
     from jobs.storage.store import Store
     from orchestrator.pipeline import Pipeline
@@ -97,7 +99,7 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
         yield
     except PipelineProblems as error:
         if wanted:
-            typer.echo(json.dumps([asdict(problem) for problem in error.problems], indent=1))
+            echo(json.dumps([asdict(problem) for problem in error.problems], indent=1))
         raise
 
 

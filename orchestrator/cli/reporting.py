@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import Run, Storage, open_store
+from orchestrator.cli.output import echo
 
 
 def report(
@@ -30,4 +31,4 @@ def report(
     text = render(gather(store, name, trajectories=trajectories))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    typer.echo(str(target))
+    echo(str(target))

@@ -22,6 +22,8 @@ from orchestrator.cli.options import (
     mistakes_as_json,
     warn,
 )
+from orchestrator.cli.output import echo
+from orchestrator.cli.stopping import exit_code
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import Pipeline
@@ -42,10 +44,10 @@ def check(
     warn(doubtful)
     if as_json:
         found = {"name": pipeline.name, "jobs": list(pipeline.specs), "warnings": doubtful}
-        typer.echo(json.dumps(found, default=asdict))
+        echo(json.dumps(found, default=asdict))
     else:
         warned = f", {len(doubtful)} warning{'s'[len(doubtful) == 1 :]}" if doubtful else ""
-        typer.echo(f"{file}: {_size(pipeline)}, no mistakes{warned}")
+        echo(f"{file}: {_size(pipeline)}, no mistakes{warned}")
 
 
 def _size(pipeline: "Pipeline") -> str:
@@ -91,7 +93,7 @@ def plan(
     found, doubtful = estimate(pipeline, graph, facts, made, tflops), doubts(pipeline, graph, facts)
     if as_json:
         data = plan_json(made, found) | {"warnings": doubtful}
-        typer.echo(json.dumps(data, indent=1, default=asdict))
+        echo(json.dumps(data, indent=1, default=asdict))
     else:
         print_plan(made, found, here)
     warn(doubtful)
@@ -125,11 +127,12 @@ def submit(
                 detach=detach,
                 listener=view.event,
                 on_plan=view.plan,
+                on_wait=view.waits,
                 on_doubts=view.doubts,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         typer.echo(interrupted(view.run, address), err=True)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
     tell_result(result, detach=detach, as_json=as_json)
 
 
@@ -143,4 +146,4 @@ def hand_over(address: str, pipeline: "Pipeline", *, detach: bool, as_json: bool
     submission = run_on_job_server(address, pipeline.name, words, files, detach=detach, tell=echo)
     if detach:
         typer.echo(leave_notice(submission, address), err=True)
-        typer.echo(submission)
+        echo(submission)

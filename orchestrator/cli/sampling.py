@@ -7,6 +7,7 @@ import typer
 
 from orchestrator.cli.browse import find_model_id
 from orchestrator.cli.options import LIMIT, Storage, open_store
+from orchestrator.cli.output import echo
 
 
 def sample(
@@ -37,4 +38,4 @@ def sample(
     write_samples(
         store, find_model_id(store, model), output, count=count, seed=seed, label=label, nfe=nfe
     )
-    typer.echo(str(output))
+    echo(str(output))

@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli.browse import find_model_id
 from orchestrator.cli.options import LIMIT, Json, Storage, open_store
+from orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,11 +82,11 @@ def export(
 def _tell(folder: Path, artifact: str, checks: "Mapping[str, OnnxCheck]", *, as_json: bool) -> None:
     if as_json:
         data = {file: check.model_dump() for file, check in checks.items()}
-        typer.echo(json.dumps({"folder": str(folder), "artifact": artifact, "checks": data}))
+        echo(json.dumps({"folder": str(folder), "artifact": artifact, "checks": data}))
         return
-    typer.echo(str(folder))
+    echo(str(folder))
     for file, check in checks.items():
-        typer.echo(
+        echo(
             f"{file}: {check.largest_difference:.1e} from torch at most; batch 1 takes "
             f"{check.latency_ms:.2f} ms by onnxruntime, {check.torch_ms:.2f} ms by torch"
         )

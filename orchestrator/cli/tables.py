@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import typer
-
 from jobs.base.artifacts import QualityReport, StepReport
 from jobs.base.cluster import Cluster
 from orchestrator.cli.collapse import collapsed, counted
+from orchestrator.cli.output import echo
 from orchestrator.estimate import Estimate
 from orchestrator.plan import RunPlan
 from orchestrator.results import (
@@ -34,10 +33,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         bool(rows) and all(str(row[column])[:1] in NUMERIC for row in rows)
         for column in range(len(head))
     ]
-    typer.echo(_line(head, widths, right))
-    typer.echo("  ".join("-" * width for width in widths))
+    echo(_line(head, widths, right))
+    echo("  ".join("-" * width for width in widths))
     for row in rows:
-        typer.echo(_line(row, widths, right))
+        echo(_line(row, widths, right))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
@@ -54,12 +53,10 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
         return
     print_table(COLUMNS, quality_rows(reports))
     floor = next(iter(reports.values()))
-    typer.echo(
-        f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)"
-    )
+    echo(f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)")
     told = [*part_lines(reports), *protocol_notes(reports), *latency_notes(reports.values())]
     for line in [*told, *lines]:
-        typer.echo(line)
+        echo(line)
 
 
 def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
@@ -81,9 +78,9 @@ def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
         rows.append((row.name, mine[0].kind, action, reason, *cost[: len(known)], artifact))
     head = ("job", "kind", "action", "why", *known, "artifact")
     print_table(head, rows)
-    typer.echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
+    echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
     for line, names in found.assumed().items():
-        typer.echo(f"assumed: {line} ({', '.join(row.name for row in collapsed(names))})")
+        echo(f"assumed: {line} ({', '.join(row.name for row in collapsed(names))})")
 
 
 def _hours(found: Estimate, here: Cluster) -> str:
@@ -132,15 +129,15 @@ def _short(number: float) -> str:
 def print_steps(reports: dict[str, StepReport]) -> None:
     """A table for each report on step policies; nothing if there is none."""
     for name, report in reports.items():
-        typer.echo(f"\n{name}: {report.episodes} test episodes")
+        echo(f"\n{name}: {report.episodes} test episodes")
         print_table(STEP_COLUMNS, step_rows(report.rows))
         if report.transfer:
-            typer.echo("\nother integrators, without retraining")
+            echo("\nother integrators, without retraining")
             print_table(STEP_COLUMNS, step_rows(report.transfer))
-        typer.echo(
+        echo(
             f"policies return {report.policy_return:.3f}, the best fixed steps "
             f"({report.best_fixed}) {report.best_fixed_return:.3f}; bad is an error above "
             f"{report.bad_error:g}"
         )
         for line in step_verdict(report):
-            typer.echo(line)
+            echo(line)

@@ -16,6 +16,7 @@ from orchestrator.cli.options import (
     Storage,
     open_store,
 )
+from orchestrator.cli.output import echo
 
 Artifact = Annotated[
     str | None,
@@ -66,9 +67,9 @@ def verify(
             told = (
                 "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
             )
-            typer.echo(f"{finding.name}: {told}")
+            echo(f"{finding.name}: {told}")
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+        echo(json.dumps([asdict(finding) for finding in found], indent=1))
     damaged = [problem for finding in found for problem in finding.problems]
     if damaged:
         raise DamagedArtifact(
@@ -89,10 +90,10 @@ def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -
     if delete:
         delete_garbage(store, found)
     if as_json:
-        typer.echo(json.dumps([asdict(garbage) for garbage in found], indent=1))
+        echo(json.dumps([asdict(garbage) for garbage in found], indent=1))
         return
     for garbage in found:
-        typer.echo(f"{garbage.name}: {garbage.bytes:,} bytes, {garbage.why}")
+        echo(f"{garbage.name}: {garbage.bytes:,} bytes, {garbage.why}")
     total = f"{sum(garbage.bytes for garbage in found):,} bytes in {len(found)} places"
     hint = "deleted" if delete else "nothing is deleted without --delete" if found else "clean"
     typer.echo(f"{total}: {hint}", err=True)
@@ -112,10 +113,10 @@ def doctor(
     for check in diagnose(place, tracking, address):
         checks.append(check)
         if not as_json:
-            typer.echo(f"{MARKS[check.state].ljust(5)}  {check.name}: {check.what}")
+            echo(f"{MARKS[check.state].ljust(5)}  {check.name}: {check.what}")
             if check.fix:
-                typer.echo(f"       fix: {check.fix}")
+                echo(f"       fix: {check.fix}")
     if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
+        echo(json.dumps([asdict(check) for check in checks], indent=1))
     if any(check.state == "bad" for check in checks):
         sys.exit(2)

@@ -1,13 +1,16 @@
 import os
+import signal
 import socket
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.base.cluster import Cluster
 from jobs.base.errors import UserError
-from orchestrator.cluster import PACKAGES, connect, describe_cluster
+from orchestrator.cluster import PACKAGES, RAY_LISTENER, connect, describe_cluster
 from orchestrator.workers import NAMESPACE
 
 
@@ -17,7 +20,7 @@ class Ray:
     def __init__(self) -> None:
         self.open = False
         self.inits: list[dict[str, Any]] = []
-        self.refusal: Exception | None = None
+        self.refusal: BaseException | None = None
         self.devices = [(True, {"CPU": 4.0, "memory": 1.0})]
 
     def is_initialized(self) -> bool:
@@ -25,6 +28,9 @@ class Ray:
 
     def init(self, **options: Any) -> None:
         self.inits.append(options)
+        self.folder, self.path = Path.cwd(), sys.path[:]
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.refusal is not None:
             raise self.refusal
         self.open = True
@@ -133,3 +139,71 @@ def test_the_users_own_settings_of_ray_are_left_alone(ray, monkeypatch):
     with connect(None):
         assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_the_users_folders_stay_off_the_workers_path(ray, monkeypatch, tmp_path, address):
+    """Ray puts the current folder and the script's on it; a `models` there would hide ours."""
+    here, scripts = tmp_path / "here", tmp_path / "scripts"
+    here.mkdir()
+    scripts.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "argv", [str(scripts / "submit.py")])
+    monkeypatch.syspath_prepend(str(scripts))
+    with connect(address):
+        assert Path.cwd() == here
+        assert str(scripts) in sys.path
+    assert str(scripts) not in ray.path
+    if address is None:
+        assert ray.folder == Path(__file__).parents[2], "so that workers find this code"
+    else:
+        assert not ray.folder.exists(), "an empty folder, gone by now"
+
+
+def test_a_relative_folder_of_rays_is_the_users(ray, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", "scratch")
+    with connect("auto"):
+        assert os.environ["TMPDIR"] == str(tmp_path / "scratch")
+
+
+def test_uv_starts_no_workers(ray, monkeypatch):
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
+    with connect(None):
+        assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+
+
+def test_the_programs_signal_handlers_are_kept(ray):
+    def stop(*_):
+        """Not Ray's."""
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with connect(None):
+            assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_while_ray_starts_is_the_programs(ray):
+    """Ray's handler ends the program with the signal's number, and no words."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    ray.refusal = SystemExit(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt), connect(None):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_rays_listener_prints_is_left_out(ray, capsys):
+    with connect(None):
+        listener = threading.Thread(target=print, args=("(raylet)",), name=RAY_LISTENER)
+        listener.start()
+        listener.join()
+        print("ours")
+    assert capsys.readouterr().out == "ours\n"

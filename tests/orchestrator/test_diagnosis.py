@@ -1,4 +1,5 @@
 import socket
+import sqlite3
 
 import pytest
 
@@ -11,10 +12,13 @@ def checks(storage, tracking=None, address=None) -> dict[str, Check]:
     return {check.name: check for check in diagnose(str(storage), tracking, address)}
 
 
-def test_a_healthy_machine(tmp_path):
+def test_a_healthy_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(diagnosis, "preconditions", lambda: [Check("memory", "ok", "8 GiB")])
     found = checks(tmp_path)
     assert {check.state for check in found.values()} == {"ok"}
-    assert set(found) == {"versions", "devices", "storage", "clock of the storage", "mlflow"}
+    assert set(found) == {
+        "versions", "devices", "memory", "storage", "clock of the storage", "mlflow",
+    }  # fmt: skip
     assert "ray 2." in found["versions"].what
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -72,3 +76,51 @@ def test_a_package_that_is_missing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ftp://x"])
 def test_a_cluster_that_is_not_there(tmp_path, address):
     assert checks(tmp_path, None, address)["cluster"].state == "bad"
+
+
+@pytest.fixture
+def database(tmp_path):
+    """`database(revision)` makes a tracking database with that schema, in an odd folder."""
+    folder = tmp_path / "50%ab #1?"
+    folder.mkdir()
+
+    def make(revision: str) -> sqlite3.Connection:
+        made = sqlite3.connect(folder / "mlflow.db", isolation_level=None)
+        made.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        made.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        return made
+
+    return folder, make
+
+
+@pytest.mark.parametrize(
+    ("revision", "state", "words"),
+    [
+        (None, "ok", "sqlite:///"),
+        ("ffffffffffff", "bad", "newer"),
+        ("451aebb31d03", "bad", "mlflow db upgrade"),
+    ],
+)
+def test_the_schema_of_the_tracking_database(database, revision, state, words):
+    folder, make = database
+    make(revision or diagnosis._known_revisions()[1]).close()
+    found = checks(folder)["mlflow"]
+    assert found.state == state
+    assert words in found.what + found.fix
+
+
+def test_a_tracking_database_that_somebody_holds(database, monkeypatch):
+    monkeypatch.setattr(diagnosis, "ANSWER_S", 0.1)
+    folder, make = database
+    holder = make("x")
+    holder.execute("BEGIN EXCLUSIVE")
+    found = checks(folder)["mlflow"]
+    holder.close()
+    assert (found.state, "locked" in found.what) == ("bad", True)
+    assert "fuser" in found.fix
+    assert "runs go on without it" in found.fix
+
+
+def test_a_tracking_database_that_is_none(tmp_path):
+    (tmp_path / "mlflow.db").write_text("nothing of the kind, and long enough to be read" * 50)
+    assert "not a database" in checks(tmp_path)["mlflow"].what

@@ -19,10 +19,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SLIMCTL = [sys.executable, "-m", "orchestrator"]
 
 
-def slimctl(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def slimctl(
+    *arguments: str | Path, check: bool = True, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*SLIMCTL, *map(str, arguments)], capture_output=True, text=True, timeout=380, check=False
-    )
+        [*SLIMCTL, *map(str, arguments)], capture_output=True, text=True, timeout=380, check=False,
+        cwd=folder,
+    )  # fmt: skip
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -36,9 +39,18 @@ def pipeline(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def submitted(pipeline, tmp_path_factory) -> tuple[Path, dict]:
-    """A storage with the finished pipeline, and what submit printed."""
+    """A storage with the finished pipeline, and what submit printed.
+
+    Submitted from a stranger's folder, whose packages would break whatever imports them.
+    """
     storage = tmp_path_factory.mktemp("store")
-    done = slimctl("submit", pipeline, "--storage", storage, "--json")
+    folder = tmp_path_factory.mktemp("stranger")
+    for name in ("models", "jobs", "torch", "PIL", "mlflow"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('a stranger')")
+    done = slimctl("submit", pipeline, "--storage", storage, "--json", folder=folder)
+    assert "starting Ray" in done.stderr
+    assert "raylet" not in done.stderr
     return storage, json.loads(done.stdout)
 
 

@@ -8,7 +8,7 @@ from models.spec import ImageShape
 from orchestrator.graph import Graph, identities
 from orchestrator.pipeline import Pipeline, parse_pipeline, resolve
 from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.planner import absolute_uri, make_plan
+from orchestrator.planner import absolute_uri, default_tracking, make_plan, sqlite_file
 
 IMAGE = ImageShape(channels=1, size=8)
 TEXT = """\
@@ -133,3 +133,25 @@ def test_a_remote_storage_without_a_server_is_not_tracked(tmp_path, monkeypatch)
 )
 def test_tracking_means_the_same_in_every_folder(given, meant):
     assert absolute_uri(given) == meant.format(here=Path.cwd())
+
+
+@pytest.mark.parametrize("folder", ["a b", "a%20b", "50%ab", "x#1", "x?mode=ro", "ü+&=;@:"])
+def test_a_path_is_never_a_url(tmp_path, folder):
+    """As SQLAlchemy, and so MLflow, reads it."""
+    from sqlalchemy.engine import make_url
+
+    file = tmp_path / folder / "mlflow.db"
+    uri = default_tracking(Store(str(file.parent)))
+    assert make_url(uri).database == str(file)
+    assert sqlite_file(uri) == file
+    made = Path(uri.removeprefix("sqlite:///")).parent
+    assert made in (file.parent, Path()), "the folder that MLflow makes"
+
+
+def test_a_relative_uri_in_a_folder_that_is_none(tmp_path, monkeypatch):
+    (tmp_path / "a%20b").mkdir()
+    monkeypatch.chdir(tmp_path / "a%20b")
+    assert sqlite_file(absolute_uri("sqlite:///my%20runs.db?timeout=3")) == Path(
+        tmp_path, "a%20b", "my runs.db"
+    )
+    assert absolute_uri("sqlite:///x.db?timeout=3").endswith("?timeout=3")

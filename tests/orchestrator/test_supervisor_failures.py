@@ -26,7 +26,7 @@ def test_a_retry_says_why_in_one_line(world):
     world.script["a"] = [LOST]
     world.run(job("a"))
     assert world.told("retry")[0].details["what"] == (
-        "its worker died: RayActorError: The actor died."
+        "its worker died: RayActorError: The actor died. many more lines"
     )
 
 

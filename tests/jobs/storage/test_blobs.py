@@ -311,3 +311,8 @@ def test_a_bucket_that_is_not_there_is_an_error_of_the_system(s3_environment):
 def test_a_name_that_no_storage_can_have_is_the_users_error(uri):
     with pytest.raises(UserError, match="cannot be the name of a storage"):
         open_blobs(uri)
+
+
+def test_a_file_uri_is_quoted_and_a_path_is_not(tmp_path):
+    assert open_blobs(f"file://{tmp_path}/a%20b").uri == f"{tmp_path}/a b"
+    assert open_blobs(f"{tmp_path}/a%20b").uri == f"{tmp_path}/a%20b"

@@ -1,9 +1,13 @@
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
 
+from orchestrator.cli.stopping import SIGNALS
 from orchestrator.events import Event
 from orchestrator.plan import RunPlan
 from orchestrator.status import JobStatus, RunStatus
@@ -22,7 +26,7 @@ def ends(monkeypatch, tmp_path) -> Callable[..., None]:
         status = RunStatus(run="run-1", state=state, ended=1.0, jobs={"data": job})
         plan = RunPlan(name="digits", storage=str(tmp_path), tracking=None, jobs=())
 
-        def submit(pipeline, *, address, detach, listener, on_plan, on_doubts):
+        def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_doubts):
             on_plan(plan, "run-1")
             listener(Event(number=0, time=0.0, name="run_ended", details={"state": state}))
             return Submission("run-1", status, plan, started_ray=True)
@@ -111,7 +115,7 @@ def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, c
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatch, address, words):
-    def submit(pipeline, *, address, detach, listener, on_plan, on_doubts):
+    def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_doubts):
         on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
         raise KeyboardInterrupt
 
@@ -128,3 +132,23 @@ def test_the_program_is_quiet_when_told(slimctl, pipeline_file, ends, monkeypatc
     ended = slimctl("submit", pipeline_file)
     assert ended.code == 4
     assert ended.err.startswith("run run-1: was cancelled")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_it_as_ctrl_c_does(slimctl, pipeline_file, monkeypatch, number, code):
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+
+    def submit(pipeline, *, on_plan, **options):
+        on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(submission, "submit", submit)
+    try:
+        ended = slimctl("submit", pipeline_file)
+        assert signal.getsignal(number) is signal.SIG_IGN, "the end is not interrupted"
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert ended.code == code
+    assert "slimctl resume run-1" in ended.err
