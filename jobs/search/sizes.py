@@ -17,12 +17,16 @@ from models.spec import ImageShape
 
 SIZES = ("parameters", "macs", "latency_ms")
 """Numbers of a QualityReport that the network alone tells."""
-Latency = Callable[[NetworkSpec, ImageShape], float]
-"""Time of one evaluation of a network at batch 1, ms."""
+Latency = Callable[[NetworkSpec, ImageShape], float | None]
+"""Time of one evaluation of a network at batch 1, ms; None where the device was not quiet."""
 
 
-def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> float:
-    """Median time of one evaluation at batch 1 on a device of this machine, ms."""
+def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> float | None:
+    """Median time of one evaluation at batch 1 on a device of this machine, ms.
+
+    None where somebody else was there each time: such a number rules out nothing, and the trial's
+    own evaluation measures again.
+    """
     built = network.build(image).eval().to(device)
     x0 = torch.zeros(1, image.channels, image.size, image.size, device=device)
     label = torch.zeros(1, dtype=torch.int64, device=device) if image.classes else None
@@ -32,7 +36,8 @@ def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> 
         built(x0, t, label)
 
     with torch.no_grad():
-        return measure_alone(call, device).latency.median_ms
+        found = measure_alone(call, device)
+    return found.latency.median_ms if found.quiet else None
 
 
 def latency_on(cluster: Cluster) -> Latency:
@@ -47,14 +52,14 @@ def latency_on(cluster: Cluster) -> Latency:
         scheduling_strategy="DEFAULT",  # a trial's own share has no GPU
     )
 
-    def measure(network: NetworkSpec, image: ImageShape) -> float:
-        found: float = ray.get(remote.remote(network, image))
+    def measure(network: NetworkSpec, image: ImageShape) -> float | None:
+        found: float | None = ray.get(remote.remote(network, image))
         return found
 
     return measure
 
 
-def _on_gpu(network: NetworkSpec, image: ImageShape) -> float:
+def _on_gpu(network: NetworkSpec, image: ImageShape) -> float | None:
     return latency_ms(network, image, "cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -138,7 +143,9 @@ def _measured(
         return count_parameters(build_on_meta(network, image))
     if field == "macs":
         return count_macs(network, image)
-    return None if evaluations is None else evaluations * latency(network, image)
+    if evaluations is None or (once := latency(network, image)) is None:
+        return None
+    return evaluations * once
 
 
 def beyond(sizes: Mapping[str, float], limits: Mapping[str, Limit]) -> str:

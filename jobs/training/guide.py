@@ -1,7 +1,7 @@
 """How far the guide of a two-step term is from the pairs, beside the student that it taught.
 
 Two numbers without a verdict: which is larger does not tell whether the term helped. On digits it
-helped a student whose own samples were nearer to the pairs, as it trains on noise of no pair.
+helped a student whose own samples were nearer to the pairs (benchmarks/README.md).
 """
 
 from collections.abc import Mapping

@@ -212,9 +212,9 @@ def test_data_order_joins_epochs():
     assert torch.equal(order[30:], shuffled_index(1, 2, torch.arange(30), 97))
 
 
-@pytest.mark.parametrize("count", [3, 4, 5])
-def test_all_orders_of_few_elements_are_equally_likely(count):
-    epochs = 12_000 // count
+@pytest.mark.parametrize("count", [3, 4])
+def test_all_orders_of_three_or_four_are_equally_likely(count):
+    epochs = 60_000
     order = data_order(11, torch.arange(epochs * count), count).view(epochs, count)
     _, seen = torch.unique(order, dim=0, return_counts=True)
     assert len(seen) == math.factorial(count)
