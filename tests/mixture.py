@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import nn
 
@@ -74,6 +75,14 @@ PARAMETERISATIONS = {
     for schedule in (Parameterisation().schedule, *_OTHERS)
     for prediction in ("noise", "data", "v")
 }
+
+QUICK = ("velocity", "edm", "noise, vp_discrete", "data, ve", "v, vp_linear", "data, vp_cosine")
+"""Every prediction and every schedule once."""
+WALKED = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in PARAMETERISATIONS
+]
+"""Names of all, for tests that take seconds each: `make slow` has those that are not quick."""
 
 
 class Answers(nn.Module):

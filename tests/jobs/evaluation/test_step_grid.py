@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mixture import PARAMETERISATIONS, mixture_behind, truth
+from mixture import PARAMETERISATIONS, WALKED, mixture_behind, truth
 
 from jobs.base.cluster import Cluster
 from jobs.base.context import JobContext
@@ -84,7 +84,7 @@ def test_what_it_says(fit, recorder, make_dataset, make_analytic):
     )
 
 
-@pytest.mark.parametrize("name", PARAMETERISATIONS)
+@pytest.mark.parametrize("name", WALKED)
 def test_what_is_reported_is_what_users_get(fit, make_dataset, make_analytic, monkeypatch, name):
     """Whatever a network predicts, and wherever its flow is entered: within a fifth."""
     flow = mixture_behind(PARAMETERISATIONS[name])
