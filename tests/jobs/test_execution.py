@@ -52,7 +52,7 @@ def test_a_job_is_done_and_its_artifact_tells_how(store, request_for):
     assert (outcome.failure, outcome.artifact_id) == (None, ARTIFACT)
     assert outcome.wall_s >= outcome.device_s > 0
     manifest = store.manifest(ARTIFACT)
-    assert (manifest.kind, manifest.version, manifest.type) == ("load_dataset", 1, "Dataset")
+    assert (manifest.kind, manifest.version, manifest.type) == ("load_dataset", 2, "Dataset")
     assert manifest.spec == LoadDataset(source="digits", max_images=20).model_dump(mode="json")
     assert manifest.engine["device"] == "cpu"
     assert manifest.engine["threads"] == 3
