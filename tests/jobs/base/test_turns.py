@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,7 +194,8 @@ def test_a_spread_that_is_too_wide_is_measured_again(monkeypatch, found, tries, 
         return next(given)
 
     monkeypatch.setattr(turns, "measure_latency", measure)
-    monkeypatch.setattr(turns, "TRIES", 4)
+    clock = SimpleNamespace(monotonic=lambda: 0.7 * len(calls), sleep=time.sleep)
+    monkeypatch.setattr(turns, "time", clock)  # each takes 0.7 s of the two that there are
     measured = measure_alone(lambda: None, "cpu")
     assert len(calls) == 1 + tries
     assert (measured.quiet, measured.latency.median_ms) == (quiet, median)
