@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make install   environment in .venv, from pinned versions"
-	@echo "make demo      train and measure a one-step generator on real digits (under 6 minutes on 2 cores)"
+	@echo "make demo      train and measure a one-step generator on real digits (under 9 minutes on 2 cores)"
 	@echo "make test      gate (ruff, mypy, import-linter) and tests"
 	@echo "make faults    kills every part of a run on clusters of several nodes (about 20 minutes)"
 	@echo "make slow      the tests that take minutes"
