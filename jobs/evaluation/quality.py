@@ -138,9 +138,7 @@ def measure(
         **_distances(target, drawn.statistics),
         **_against_real(real.features, own_features, spec.neighbours, seed),
         protocol=_protocol(spec, data, features),
-        fid_real=float(real.floor.mean()),
-        fid_real_sd=float(real.floor.std()),
-        fid_real_draws=len(real.floor),
+        **_floor(real.floor),
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=features.id,
@@ -154,6 +152,12 @@ def measure(
         parts=parts,
         classes=classes,
     )
+
+
+def _floor(distances: Tensor) -> dict[str, Any]:
+    """What draws of real images have, (R,), in all."""
+    mean, deviation = float(distances.mean()), float(distances.std())
+    return {"fid_real": mean, "fid_real_sd": deviation, "fid_real_draws": len(distances)}
 
 
 def _distances(target: Gaussian, drawn: Sequence[Gaussian]) -> dict[str, Any]:
