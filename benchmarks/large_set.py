@@ -21,18 +21,18 @@ import torch
 from benchmarks.measure import show, this_machine
 from benchmarks.step_times import Timed, medians, parser, train_in_a_process
 from benchmarks.teacher import NETWORK, LoopSettings
-from jobs.base.artifacts import PairSet
-from jobs.pairs.shards import Solved, write_shard
-from jobs.storage.blobs import LocalBlobs
-from jobs.storage.store import Store
-from jobs.training import pair_source
-from jobs.training.loop import Trainer
-from jobs.training.objective import Share
-from jobs.training.objectives.annealed_reflow import AnnealedReflow
-from models.counter_random import GENERATOR_VERSION
-from models.engine import choose_engine
-from models.flows.spec import LinearAnnealing, UniformTime
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.pairs.shards import Solved, write_shard
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training import pair_source
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import Share
+from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
+from slimctl.models.counter_random import GENERATOR_VERSION
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.spec import LinearAnnealing, UniformTime
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32)
 SHARD = 4096

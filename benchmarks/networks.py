@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Case, Machine, Rates, in_turn, measure_rates, report, this_machine
 from benchmarks.official import Official, random_inputs
-from models.engine import Engine, choose_engine
-from models.metrics.cost import count_macs
-from models.networks.presets import PRESETS, Preset
-from models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.engine import Engine, choose_engine
+from slimctl.models.metrics.cost import count_macs
+from slimctl.models.networks.presets import PRESETS, Preset
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.measure import Machine
-from models.metrics.cost import build_on_meta
-from models.networks.published_weights import Source
-from models.networks.song_unet.network import SongUNet
-from models.networks.song_unet.slimflow_weights import from_slimflow, sources
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.metrics.cost import build_on_meta
+from slimctl.models.networks.published_weights import Source
+from slimctl.models.networks.song_unet.network import SongUNet
+from slimctl.models.networks.song_unet.slimflow_weights import from_slimflow, sources
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 
 class Official:

@@ -42,10 +42,10 @@ def noop_text(jobs: int, images: Path, storage: Path) -> str:
 
 def measure_planning(jobs: int, folder: Path) -> dict[str, float]:
     """Seconds to read and check a file, and to plan what was read."""
-    from jobs.storage.store import Store
-    from orchestrator.graph import Graph
-    from orchestrator.pipeline import load_pipeline, resolve
-    from orchestrator.planner import make_plan
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.graph import Graph
+    from slimctl.orchestrator.pipeline import load_pipeline, resolve
+    from slimctl.orchestrator.planner import make_plan
 
     images = some_images(folder)
     file = folder / "many.yaml"
@@ -67,7 +67,7 @@ def measure_planning(jobs: int, folder: Path) -> dict[str, float]:
 
 def measure_noops(jobs: int, folder: Path) -> dict[str, float]:
     """Seconds from submission to the end, with starting and ending a private local Ray."""
-    from orchestrator import load_pipeline, submit
+    from slimctl import load_pipeline, submit
 
     file = folder / "noops.yaml"
     file.write_text(noop_text(jobs, some_images(folder), folder / "store"))

@@ -18,12 +18,12 @@ from torch import Tensor
 from benchmarks.measure import Case, Machine, Rates, in_turn, measure_rates, report, this_machine
 from benchmarks.official import Official, official_weights, random_inputs
 from benchmarks.teacher import IMAGE, NETWORK, trained_teacher
-from models.engine import choose_engine
-from models.flows.flow import Flow, NetworkFlow
-from models.metrics.cost import count_macs
-from models.solvers.base import solve
-from models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
-from models.solvers.spec import RK45Spec, SolverSpec
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.flow import Flow, NetworkFlow
+from slimctl.models.metrics.cost import count_macs
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
+from slimctl.models.solvers.spec import RK45Spec, SolverSpec
 
 EXACT = 1e-6
 OFFICIAL_START = 1e-3

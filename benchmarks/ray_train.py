@@ -18,10 +18,10 @@ import torch
 from benchmarks.measure import show, this_machine
 from benchmarks.step_times import Timed, medians, parser, train_in_a_process
 from benchmarks.teacher import COUNT, IMAGE, NETWORK, FlowOnImages, LoopSettings, drawn_images
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.storage.store import Store
-from jobs.training.ray_train import TrainTask, train_on_ray, train_worker
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.ray_train import TrainTask, train_on_ray, train_worker
 
 
 def _settings(steps: int, batch: int) -> LoopSettings:

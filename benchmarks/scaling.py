@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.pairs.pool import IN_FLIGHT, Pool
+from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
 
 
 class Sleeper:

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from jobs.base.artifacts import QualityReport
-from jobs.base.spec import JobSpec
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.distill import Distill
-from jobs.kinds.evaluate import Evaluate
-from jobs.storage.store import Store
-from models.flows.spec import ConstantAnnealing, L2Distance
-from models.metrics.interval import mean_interval
-from models.solvers.spec import EulerSpec
-from orchestrator import Pipeline, load_pipeline, submit
-from orchestrator.cli.live import open_view
+from slimctl import Pipeline, load_pipeline, submit
+from slimctl.jobs.base.artifacts import QualityReport
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.spec import ConstantAnnealing, L2Distance
+from slimctl.models.metrics.interval import mean_interval
+from slimctl.models.solvers.spec import EulerSpec
+from slimctl.orchestrator.cli.live import open_view
 
 CONFIG = Path(__file__).parent.parent / "configs" / "slimflow.yaml"
 SHARED = ("data", "features", "teacher", "pairs")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import Objective, Share
 
 WARM = 20
 """Steps left out at the start."""

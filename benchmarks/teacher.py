@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.measure import Machine
-from jobs.storage.blobs import LocalBlobs
-from jobs.training.draws import Draws
-from jobs.training.loop import Trainer
-from jobs.training.objective import Objective, Share
-from jobs.training.spec import TrainingSpec
-from models.engine import choose_engine
-from models.flows.losses import flow_matching_loss
-from models.flows.spec import UniformTime
-from models.networks.song_unet.network import SongUNet
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.losses import flow_matching_loss
+from slimctl.models.flows.spec import UniformTime
+from slimctl.models.networks.song_unet.network import SongUNet
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=16)
 NETWORK = SongUNetSpec(channels=32, channel_multipliers=(1, 2), blocks=1)

@@ -1,8 +1,8 @@
 """Times a training step, beside the official code's.
 
 Both: rectified flow on a batch of images, gradient clipping, Adam and the weight average. Ours is
-the project's own training loop (`jobs.training.loop`), the official one that of its train.py
-without data loading.
+the project's own training loop (`slimctl.jobs.training.loop`), the official one that of its
+train.py without data loading.
 
     python -m benchmarks.training [--preset cifar10-15.7m] [--batch 16] [--reference PATH] [--json]
 """
@@ -18,11 +18,11 @@ from benchmarks.measure import Case, Machine, Rates, in_turn, measure_rates, rep
 from benchmarks.networks import engines, forward_floor, parser, start_official
 from benchmarks.official import Official, random_inputs
 from benchmarks.teacher import FlowOnImages, LoopSettings
-from jobs.storage.blobs import LocalBlobs
-from jobs.training.loop import Trainer
-from jobs.training.objective import Share
-from models.engine import Engine
-from models.networks.presets import PRESETS, Preset
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import Share
+from slimctl.models.engine import Engine
+from slimctl.models.networks.presets import PRESETS, Preset
 
 STEPS = 10**9
 

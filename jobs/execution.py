@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import Ended, JobContext, JobRunner, Reporter
-from jobs.base.errors import SlimError, UserError, WorkLost
-from jobs.base.facts import FieldError
-from jobs.base.keys import split_id
-from jobs.base.refs import iter_refs
-from jobs.base.registry import kind_of, parse_job
-from jobs.base.spec import JobSpec
-from jobs.base.subgraph import SubJob
-from jobs.storage.lock import WorkLock
-from jobs.storage.store import Store
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Ended, JobContext, JobRunner, Reporter
+from slimctl.jobs.base.errors import SlimError, UserError, WorkLost
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.refs import iter_refs
+from slimctl.jobs.base.registry import kind_of, parse_job
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.base.subgraph import SubJob
+from slimctl.jobs.storage.lock import WorkLock
+from slimctl.jobs.storage.store import Store
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of the system that another attempt would meet again; others may pass."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.user_cache import cache_folder
+from slimctl.models.user_cache import cache_folder
 
 WARM_UP = 3
 TIMED = 7

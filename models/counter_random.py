@@ -24,7 +24,7 @@ from functools import lru_cache
 
 import torch
 
-from models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Int, Tensor
 
 GENERATOR_VERSION = 1
 """Changes whenever the same arguments would give other numbers."""

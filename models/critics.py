@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.engine import Runner
-from models.flows.flow import Flow
-from models.networks.layers import group_norm
-from models.shapes import Float, Int, Tensor
+from slimctl.models.engine import Runner
+from slimctl.models.flows.flow import Flow
+from slimctl.models.networks.layers import group_norm
+from slimctl.models.shapes import Float, Int, Tensor
 
 EPS = 1e-5
 """Of the head's GroupNorm."""

@@ -1,6 +1,6 @@
 """A model as a pipeline of diffusers. Needs the extra `diffusers`.
 
-from models.diffusers_pipeline import SlimPipeline
+from slimctl.models.diffusers_pipeline import SlimPipeline
 images = SlimPipeline.from_pretrained(FOLDER)(batch_size=4, class_label=3, seed=0).images
 """
 
@@ -13,14 +13,14 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn
 
-from models.flows.flow import Flow
-from models.model_folder import ModelDescription, flow_of
-from models.pixels import to_uint8
-from models.sampling import Sampler
+from slimctl.models.flows.flow import Flow
+from slimctl.models.model_folder import ModelDescription, flow_of
+from slimctl.models.pixels import to_uint8
+from slimctl.models.sampling import Sampler
 
 LOADER = """\
 # The pipeline of this folder; it comes with slimctl (`pip install slimctl[diffusers]`).
-from models.diffusers_pipeline import SlimPipeline  # noqa: F401
+from slimctl.models.diffusers_pipeline import SlimPipeline  # noqa: F401
 """
 
 

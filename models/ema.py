@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from models.shapes import Tensor
+from slimctl.models.shapes import Tensor
 
 
 def power_decay(update: int, decay_max: float = 0.999999) -> float:

@@ -2,7 +2,7 @@
 
 The choice is a function of the device's abilities and of what the network is computed for, never of
 a clock, so two runs on one machine give the same bits. The one exception, compilation on a GPU, is
-measured (`models.compilation`) and must be kept with the work that it was measured for.
+measured (`slimctl.models.compilation`) and must be kept with the work that it was measured for.
 
     training   bfloat16 products where the device has the instructions, float32 everywhere else:
                weights, their average, the optimizer's moments, the network's output and the loss
@@ -21,9 +21,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.precision import Precision
-from models.shapes import Tensor
-from models.spec import Spec
+from slimctl.models.precision import Precision
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import Spec
 
 Purpose = Literal["training", "sampling"]
 """What a network is computed for."""

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.flows.flow import NetworkFlow
-from models.flows.losses import one_step_velocity
-from models.model_folder import ModelDescription, open_model_folder, read_description
-from models.pixels import to_uint8
-from models.sampling import Sampler
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.model_folder import ModelDescription, open_model_folder, read_description
+from slimctl.models.pixels import to_uint8
+from slimctl.models.sampling import Sampler
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class OneStepGenerator(nn.Module):

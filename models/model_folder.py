@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.counter_random import GENERATOR_VERSION
-from models.engine import choose_engine
-from models.flows.flow import Flow, NetworkFlow
-from models.flows.make import make_flow
-from models.flows.parameterisation import Parameterisation
-from models.networks.registry import AnyNetworkSpec
-from models.partition import check_subsets
-from models.routing import RoutedFlow
-from models.sampling import Sampler
-from models.solvers.spec import SolverSpec
-from models.spec import ImageShape, Spec
+from slimctl.models.counter_random import GENERATOR_VERSION
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.flow import Flow, NetworkFlow
+from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.models.partition import check_subsets
+from slimctl.models.routing import RoutedFlow
+from slimctl.models.sampling import Sampler
+from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import ImageShape, Spec
 
 DESCRIPTION = "model.json"
 

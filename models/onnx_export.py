@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.flow import Flow
-from models.spec import Spec
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import Flow
+from slimctl.models.spec import Spec
 
 LARGEST_DIFFERENCE = 1e-4
 BATCHES = (1, 2, 5)

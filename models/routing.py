@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.flows.flow import Flow
-from models.partition import check_subsets
-from models.shapes import Float, Int, Tensor
+from slimctl.models.flows.flow import Flow
+from slimctl.models.partition import check_subsets
+from slimctl.models.shapes import Float, Int, Tensor
 
 
 class RoutedFlow(Flow):

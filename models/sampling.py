@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.flow import Flow
-from models.flows.losses import one_step_velocity
-from models.solvers.base import solve
-from models.solvers.spec import SolverSpec
-from models.spec import ImageShape
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import ImageShape
 
 
 @dataclass(frozen=True)

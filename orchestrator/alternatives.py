@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.problems import Path
+from slimctl.orchestrator.problems import Path
 
 
 @dataclass

@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts
-from jobs.base.placeholders import placeholders
-from jobs.base.registry import kind_names, kind_of, load_kind
-from jobs.base.spec import JobSpec, many_ref_fields
-from orchestrator.expansion import Expansion, expand
-from orchestrator.fields import Subject
-from orchestrator.graph import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.placeholders import placeholders
+from slimctl.jobs.base.registry import kind_names, kind_of, load_kind
+from slimctl.jobs.base.spec import JobSpec, many_ref_fields
+from slimctl.orchestrator.expansion import Expansion, expand
+from slimctl.orchestrator.fields import Subject
+from slimctl.orchestrator.graph import (
     Edges,
     cycles,
     expectations,
@@ -27,19 +27,19 @@ from orchestrator.graph import (
     topological_order,
     users_in,
 )
-from orchestrator.link_mistakes import Jobs, link_mistakes, output_of
-from orchestrator.messages import contradiction, explain, shown, truth_mistakes
-from orchestrator.outside import read_outside, with_absolute_paths
-from orchestrator.problems import Mistake, listed
-from orchestrator.references import Link, links_in, with_links
-from orchestrator.stand_ins import (
+from slimctl.orchestrator.link_mistakes import Jobs, link_mistakes, output_of
+from slimctl.orchestrator.messages import contradiction, explain, shown, truth_mistakes
+from slimctl.orchestrator.outside import read_outside, with_absolute_paths
+from slimctl.orchestrator.problems import Mistake, listed
+from slimctl.orchestrator.references import Link, links_in, with_links
+from slimctl.orchestrator.stand_ins import (
     WRONG,
     contradictions,
     prepared,
     stand_in,
     wrong_fields,
 )
-from orchestrator.telling import told_once
+from slimctl.orchestrator.telling import told_once
 
 SURE_KIND = 0.85
 """Likeness from which a kind that does not exist is surely a misspelt one: no two are so alike."""

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from jobs.base.cluster import Cluster
-from jobs.base.errors import UserError
-from orchestrator.workers import NAMESPACE
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.workers import NAMESPACE
 
-PACKAGES = ("models", "jobs", "orchestrator")
-ROOT = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parent.parent
+"""The folder of `slimctl`, whose parts are links in a checkout."""
 KNOCK_S = 5.0
 RAY_LISTENER = "ray_listen_error_messages"
 """Name of the thread that prints what Ray's daemons report."""
@@ -118,7 +118,7 @@ def _started_from(folder: Path) -> Iterator[None]:
     """Keeps the user's folders off the workers' path.
 
     Ray puts the current folder and the script's before everything else there, whatever lies in
-    them: a folder `models` would hide ours.
+    them: a file `numpy.py` would hide the library's.
     """
     path = sys.path[:]
     script = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120  (as Ray compares it)
@@ -151,7 +151,7 @@ def _provide_home() -> None:
 
 
 def _start_local(ray: Any) -> None:
-    with _started_from(ROOT):  # so that workers run this code, installed or not
+    with _started_from(PACKAGE.parent):  # so that workers run this code, installed or not
         ray.init(
             address="local",
             namespace=NAMESPACE,
@@ -179,7 +179,7 @@ def _join(ray: Any, address: str) -> None:
                 log_to_driver=False,
                 logging_level="ERROR",
                 # The cluster runs this code, whatever it has installed.
-                runtime_env={"py_modules": [str(ROOT / name) for name in PACKAGES]},
+                runtime_env={"py_modules": [str(PACKAGE)]},
             )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,8 +2,8 @@
 
 import secrets
 
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
 
 PROBE_S = 60.0
 

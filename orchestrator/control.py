@@ -5,18 +5,18 @@ import secrets
 import time
 from collections.abc import Callable
 
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
-from jobs.training.placement import free_placement
-from orchestrator.cluster import connect
-from orchestrator.estimate import with_work
-from orchestrator.events import EventLog
-from orchestrator.graph import Graph, preflight
-from orchestrator.pipeline import Pipeline, parse_pipeline
-from orchestrator.plan import RunPlan
-from orchestrator.planner import make_plan
-from orchestrator.record import INCOMPLETE
-from orchestrator.runs import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.placement import free_placement
+from slimctl.orchestrator.cluster import connect
+from slimctl.orchestrator.estimate import with_work
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.record import INCOMPLETE
+from slimctl.orchestrator.runs import (
     LEASE_EVERY_S,
     ask_to_cancel,
     end_lease,
@@ -25,8 +25,8 @@ from orchestrator.runs import (
     read_pipeline,
     read_status,
 )
-from orchestrator.status import RunStatus
-from orchestrator.submission import (
+from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.submission import (
     Listener,
     Submission,
     check_detach,
@@ -34,7 +34,7 @@ from orchestrator.submission import (
     say_nothing,
     start,
 )
-from orchestrator.workers import NAMESPACE, job_actor_name
+from slimctl.orchestrator.workers import NAMESPACE, job_actor_name
 
 POLL_S = 0.25
 CANCEL_S = 30.0
@@ -102,7 +102,7 @@ def resume(
 
 def _is_supervised_at(address: str, run: str) -> bool:
     """Whether the supervisor of a run that is not over lives on that cluster."""
-    from orchestrator.supervisor import supervisor_name
+    from slimctl.orchestrator.supervisor import supervisor_name
 
     with connect(address):
         import ray
@@ -189,7 +189,7 @@ def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> Run
 def _catch_up(run: str, plan: RunPlan) -> None:
     """Tells MLflow what it has not heard of a run that is over."""
     if plan.tracking is not None:
-        from orchestrator.tracking import Tracker
+        from slimctl.orchestrator.tracking import Tracker
 
         problem = Tracker(run, plan.model_dump(mode="json")).finish()
         if problem:

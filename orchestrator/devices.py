@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster
 
 NVML = "libnvidia-ml.so.1"
 """NVIDIA's own library, which every driver brings; Ray counts GPUs by it, too."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlparse
 
-from jobs.base.errors import SlimError
-from jobs.storage.store import Store
-from orchestrator.planner import absolute_uri, default_tracking, sqlite_file
-from orchestrator.preconditions import Check, preconditions
+from slimctl.jobs.base.errors import SlimError
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.planner import absolute_uri, default_tracking, sqlite_file
+from slimctl.orchestrator.preconditions import Check, preconditions
 
 PACKAGES = ("ray", "torch", "mlflow", "pydantic", "numpy", "pyarrow", "safetensors")
 CLOCK_S = 2.0
@@ -185,8 +185,8 @@ def _known_revisions() -> tuple[set[str], str]:
 
 
 def _cluster(address: str, store: Store | None) -> Iterator[Check]:
-    from orchestrator.cluster import connect
-    from orchestrator.cluster_storage import blind_nodes
+    from slimctl.orchestrator.cluster import connect
+    from slimctl.orchestrator.cluster_storage import blind_nodes
 
     try:
         with connect(address) as cluster:

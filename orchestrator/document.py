@@ -6,8 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from orchestrator.problems import Path, PipelineProblems, Place, Places, Problem, Side, listed
-from orchestrator.yaml_tree import Node, parse_yaml
+from slimctl.orchestrator.problems import (
+    Path,
+    PipelineProblems,
+    Place,
+    Places,
+    Problem,
+    Side,
+    listed,
+)
+from slimctl.orchestrator.yaml_tree import Node, parse_yaml
 
 ASIDE = "x-"
 """Keys at the top of a file that begin so are a place for anchors, and say nothing themselves."""

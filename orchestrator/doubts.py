@@ -5,11 +5,11 @@ A doubt that several jobs have for the same reason is told once, where the first
 
 from collections.abc import Container, Mapping
 
-from jobs.base.facts import Doubt, Facts
-from orchestrator.graph import Graph
-from orchestrator.messages import field_path
-from orchestrator.pipeline import Pipeline
-from orchestrator.problems import Path, Problem, listed
+from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.messages import field_path
+from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.problems import Path, Problem, listed
 
 
 def doubts(

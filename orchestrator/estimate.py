@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.facts import Facts
-from jobs.base.spec import JobSpec
-from jobs.base.work import Work
-from orchestrator.graph import Graph
-from orchestrator.pipeline import Pipeline
-from orchestrator.plan import RunPlan
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.base.work import Work
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.plan import RunPlan
 
 PETA = 1e15
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from jobs.storage.blobs import Blobs
-from jobs.storage.sealed import seal, unseal
-from models.spec import Spec
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.sealed import seal, unseal
+from slimctl.models.spec import Spec
 
 SEGMENT_BYTES = 128 * 1024
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.base.errors import UserError
-from jobs.base.placeholders import PLACEHOLDER, fill, placeholders
-from jobs.base.registry import nearest, parse_job
-from jobs.base.spec import JobSpec, output_type
-from orchestrator.fields import Subject, value_at
-from orchestrator.groups import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.placeholders import PLACEHOLDER, fill, placeholders
+from slimctl.jobs.base.registry import nearest, parse_job
+from slimctl.jobs.base.spec import JobSpec, output_type
+from slimctl.orchestrator.fields import Subject, value_at
+from slimctl.orchestrator.groups import (
     MEMBER_PATTERN,
     UNFILLED,
     Group,
@@ -27,9 +27,9 @@ from orchestrator.groups import (
     Origin,
     read_iterations,
 )
-from orchestrator.messages import NAME_PATTERN, NAME_RULE, explain, name_fix, shown
-from orchestrator.problems import Mistake
-from orchestrator.stand_ins import meant_keys
+from slimctl.orchestrator.messages import NAME_PATTERN, NAME_RULE, explain, name_fix, shown
+from slimctl.orchestrator.problems import Mistake
+from slimctl.orchestrator.stand_ins import meant_keys
 
 MEMBER_RULE = "1 to 64 letters, digits, '_' or '-', the first one a letter or digit"
 

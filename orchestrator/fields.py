@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.problems import Path
+from slimctl.orchestrator.problems import Path
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jobs.base.artifacts import PairSet
-from jobs.base.errors import DamagedArtifact
-from jobs.execution import work_name
-from jobs.storage.lock import DEAD_AFTER_S, FOLDER
-from jobs.storage.store import MANIFEST, Store
-from orchestrator.runs import read_run, run_ids
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.execution import work_name
+from slimctl.jobs.storage.lock import DEAD_AFTER_S, FOLDER
+from slimctl.jobs.storage.store import MANIFEST, Store
+from slimctl.orchestrator.runs import read_run, run_ids
 
 YOUNG_S = 3600.0
 """What was written within the last hour may belong to something that is under way."""

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.keys import artifact_id, job_key
-from jobs.base.refs import ref_types, refs_in
-from jobs.base.spec import JobSpec, output_type
-from orchestrator.messages import field_mistake
-from orchestrator.outside import outside_mistake, read_outside
-from orchestrator.problems import Mistake
-from orchestrator.stand_ins import holds_wrong
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.keys import artifact_id, job_key
+from slimctl.jobs.base.refs import ref_types, refs_in
+from slimctl.jobs.base.spec import JobSpec, output_type
+from slimctl.orchestrator.messages import field_mistake
+from slimctl.orchestrator.outside import outside_mistake, read_outside
+from slimctl.orchestrator.problems import Mistake
+from slimctl.orchestrator.stand_ins import holds_wrong
 
 if TYPE_CHECKING:
-    from orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.pipeline import Pipeline
 
 Edges = Mapping[str, Sequence[tuple[str, str]]]
 """Job -> (field, job whose result the field takes), in the order of the fields."""

@@ -23,12 +23,12 @@ from typing import Any
 
 from pydantic import Field, field_serializer, field_validator
 
-from jobs.base.keys import canonical_json
-from jobs.base.placeholders import VARIABLE_PATTERN
-from jobs.base.registry import kind_of
-from jobs.base.spec import JobSpec
-from models.spec import Spec
-from orchestrator.problems import Mistake, Path, listed
+from slimctl.jobs.base.keys import canonical_json
+from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.models.spec import Spec
+from slimctl.orchestrator.problems import Mistake, Path, listed
 
 MEMBER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Names of groups and of the jobs in them: they are joined by dots."""

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
-from orchestrator.cluster import PACKAGES, prepare_environment
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.orchestrator.cluster import PACKAGE, prepare_environment
 
-ROOT = Path(__file__).parent.parent
 POLL_S = 1.0
+AGENT_S = 60.0
+NO_AGENT = "No available agent"
+"""What a job server answers that has no agent to start a job with, yet."""
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 UPLOAD_MIB = 100
 
@@ -52,14 +54,16 @@ def run_on_job_server(
         The id of the submission.
 
     Raises:
-        UserError: there is no job server, or it does not let us in.
+        UserError: there is no job server, it does not let us in, or it takes no job.
         SlimError: the program on the head failed, with the same exit code.
     """
     client = _connect(address)
     with tempfile.TemporaryDirectory(prefix="slimctl-job-") as folder:
         pinned = _pack(Path(folder), files)
-        words = ["python", "-m", "orchestrator", *arguments, "--address", "auto"]
-        submission = client.submit_job(
+        words = ["python", "-m", "slimctl", *arguments, "--address", "auto"]
+        submission = _submit(
+            client,
+            address,
             entrypoint=shlex.join(words),
             submission_id=f"slimctl-{name}-{time.time_ns():x}",
             runtime_env={"working_dir": folder, **pinned},
@@ -67,7 +71,26 @@ def run_on_job_server(
         )
     if not detach:
         _follow(client, submission, tell)
-    return str(submission)
+    return submission
+
+
+def _submit(client: Any, address: str, **request: Any) -> str:
+    """Submits when the head's agent is there, which comes up seconds after its server.
+
+    Raises:
+        UserError: the agent did not come, or the server refuses the request.
+    """
+    end = time.monotonic() + AGENT_S
+    while True:
+        try:
+            return str(client.submit_job(**request))
+        except RuntimeError as error:
+            if NO_AGENT in str(error) and time.monotonic() < end:
+                time.sleep(POLL_S)
+                continue
+            what = str(error).strip().splitlines()[0]
+            fix = "look at the head's dashboard and its logs (dashboard_agent.log)"
+            raise UserError(f"--address {address}", f"took no job: {what}", fix) from error
 
 
 def _connect(address: str) -> Any:
@@ -90,16 +113,14 @@ def _connect(address: str) -> Any:
 
 def _pack(folder: Path, files: dict[str, str]) -> dict[str, Any]:
     """Copies the code and the files; returns the requirements for the runtime environment."""
-    for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    left_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=left_out)
     for name, text in files.items():
         (folder / name).write_text(text)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > UPLOAD_MIB * 2**20:
         raise UserError(
-            str(ROOT), f"holds {size / 2**20:.0f} MiB of code", f"Ray takes {UPLOAD_MIB} MiB"
+            str(PACKAGE), f"holds {size / 2**20:.0f} MiB of code", f"Ray takes {UPLOAD_MIB} MiB"
         )
     pinned = requirements()
     return {"pip": pinned} if pinned else {}

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.spec import Placement
-from jobs.execution import JobRequest
-from jobs.training.placement import free_placement
-from orchestrator.workers import NAMESPACE, JobActor, job_actor_name
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.spec import Placement
+from slimctl.jobs.execution import JobRequest
+from slimctl.jobs.training.placement import free_placement
+from slimctl.orchestrator.workers import NAMESPACE, JobActor, job_actor_name
 
 IDLE_S = 5.0
 

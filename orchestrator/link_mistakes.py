@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from jobs.base.registry import kind_names, load_kind
-from jobs.base.spec import JobSpec, many_ref_fields, output_type
-from orchestrator.expansion import Expansion
-from orchestrator.graph import reachable, ref_fields
-from orchestrator.groups import UNFILLED
-from orchestrator.messages import field_path
-from orchestrator.problems import Mistake, listed
-from orchestrator.references import Link
+from slimctl.jobs.base.registry import kind_names, load_kind
+from slimctl.jobs.base.spec import JobSpec, many_ref_fields, output_type
+from slimctl.orchestrator.expansion import Expansion
+from slimctl.orchestrator.graph import reachable, ref_fields
+from slimctl.orchestrator.groups import UNFILLED
+from slimctl.orchestrator.messages import field_path
+from slimctl.orchestrator.problems import Mistake, listed
+from slimctl.orchestrator.references import Link
 
 MAX_SEARCHES = 50
 """References for which the jobs that would do are searched: it takes a walk over the graph."""

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from jobs.base.facts import FieldError, MissingFile
-from jobs.base.placeholders import placeholders
-from jobs.base.refs import ref_types
-from jobs.base.registry import nearest
-from orchestrator.alternatives import LocatedError, located_errors
-from orchestrator.fields import Subject, fields_at, kinds_of, types_in, value_at
-from orchestrator.problems import Mistake, Path, dotted
+from slimctl.jobs.base.facts import FieldError, MissingFile
+from slimctl.jobs.base.placeholders import placeholders
+from slimctl.jobs.base.refs import ref_types
+from slimctl.jobs.base.registry import nearest
+from slimctl.orchestrator.alternatives import LocatedError, located_errors
+from slimctl.orchestrator.fields import Subject, fields_at, kinds_of, types_in, value_at
+from slimctl.orchestrator.problems import Mistake, Path, dotted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of pipelines and jobs: they become parts of file names."""

@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.base.artifacts import Dataset, Flow, QualityReport
-from jobs.base.errors import SlimError
-from jobs.evaluation.sampling import describe_solver
-from jobs.shipping.ship import Shipment
-from jobs.storage.store import Manifest, Store
-from models.flows.parameterisation import Parameterisation
-from orchestrator.comparison.lineage import Lineage
+from slimctl.jobs.base.artifacts import Dataset, Flow, QualityReport
+from slimctl.jobs.base.errors import SlimError
+from slimctl.jobs.evaluation.sampling import describe_solver
+from slimctl.jobs.shipping.ship import Shipment
+from slimctl.jobs.storage.store import Manifest, Store
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.orchestrator.comparison.lineage import Lineage
 
 UNKNOWN_LICENCE = "other"
 NOT_STATED = "Not stated. Mind the licences of the training data and of the teacher."
@@ -106,7 +106,7 @@ def _use(to: str, shipment: Shipment) -> list[str]:
     if to == "safetensors":
         return [
             "```python",
-            "from models.generators import load_generator  # of slimctl",
+            "from slimctl.models.generators import load_generator  # of slimctl",
             "",
             "images = load_generator(FOLDER)(16, seed=0)  # uint8 (16, H, W, C)",
             "```",
@@ -114,7 +114,7 @@ def _use(to: str, shipment: Shipment) -> list[str]:
     if to == "diffusers":
         return [
             "```python",
-            "from models.diffusers_pipeline import SlimPipeline  # of slimctl",
+            "from slimctl.models.diffusers_pipeline import SlimPipeline  # of slimctl",
             "",
             "images = SlimPipeline.from_pretrained(FOLDER)(batch_size=16, seed=0).images",
             "```",

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs.base.artifacts import QualityReport, SweepReport, Trial
-from jobs.base.keys import canonical_json
-from orchestrator.comparison.protocol import fid_protocol
-from orchestrator.sweeps import iteration_of
+from slimctl.jobs.base.artifacts import QualityReport, SweepReport, Trial
+from slimctl.jobs.base.keys import canonical_json
+from slimctl.orchestrator.comparison.protocol import fid_protocol
+from slimctl.orchestrator.sweeps import iteration_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

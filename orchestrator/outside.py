@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.registry import kind_of
-from jobs.base.spec import BY_CONTENT, JobSpec
-from orchestrator.fields import types_in
-from orchestrator.messages import field_mistake
-from orchestrator.problems import Mistake
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.orchestrator.fields import types_in
+from slimctl.orchestrator.messages import field_mistake
+from slimctl.orchestrator.problems import Mistake
 
 if TYPE_CHECKING:
-    from jobs.kinds.sweep import Sweep
+    from slimctl.jobs.kinds.sweep import Sweep
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.base.errors import UserError
-from jobs.base.registry import load_kind, nearest
-from orchestrator.document import Document
-from orchestrator.expansion import is_group
-from orchestrator.fields import Subject, fields_at
-from orchestrator.messages import shown
-from orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
-from orchestrator.yaml_tree import Node, parse_yaml
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.registry import load_kind, nearest
+from slimctl.orchestrator.document import Document
+from slimctl.orchestrator.expansion import is_group
+from slimctl.orchestrator.fields import Subject, fields_at
+from slimctl.orchestrator.messages import shown
+from slimctl.orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
+from slimctl.orchestrator.yaml_tree import Node, parse_yaml
 
 MAX_SHOWN = 80
 """Characters of an override that a message repeats."""

@@ -21,18 +21,18 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.base.registry import kind_of
-from jobs.base.spec import JobSpec, SeededJobSpec
-from models.spec import Spec
-from orchestrator.checks import CheckedJobs, check_jobs, outside_mistakes
-from orchestrator.document import Document, parse_document, read_document
-from orchestrator.expansion import Expansion
-from orchestrator.fields import Subject
-from orchestrator.groups import Group
-from orchestrator.messages import NAME_PATTERN, explain
-from orchestrator.outside import with_absolute_paths
-from orchestrator.overrides import apply_overrides, override_place
-from orchestrator.problems import (
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
+from slimctl.models.spec import Spec
+from slimctl.orchestrator.checks import CheckedJobs, check_jobs, outside_mistakes
+from slimctl.orchestrator.document import Document, parse_document, read_document
+from slimctl.orchestrator.expansion import Expansion
+from slimctl.orchestrator.fields import Subject
+from slimctl.orchestrator.groups import Group
+from slimctl.orchestrator.messages import NAME_PATTERN, explain
+from slimctl.orchestrator.outside import with_absolute_paths
+from slimctl.orchestrator.overrides import apply_overrides, override_place
+from slimctl.orchestrator.problems import (
     DottedPlaces,
     Mistake,
     PipelineProblems,
@@ -40,10 +40,10 @@ from orchestrator.problems import (
     Places,
     raise_problems,
 )
-from orchestrator.spelling import spelt_out
-from orchestrator.telling import told_once
-from orchestrator.yaml_tree import Node
-from orchestrator.yaml_writer import yaml_text
+from slimctl.orchestrator.spelling import spelt_out
+from slimctl.orchestrator.telling import told_once
+from slimctl.orchestrator.yaml_tree import Node
+from slimctl.orchestrator.yaml_writer import yaml_text
 
 STORAGE_VARIABLE = "SLIMCTL_STORAGE"
 NO_JOBS = Mistake(("jobs",), "there are no jobs", "add one: 'data: {kind: load_dataset, ...}'")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 Action = Literal["reuse", "resume", "run", "blocked"]
 

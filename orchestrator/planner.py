@@ -4,12 +4,12 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from jobs.base.registry import kind_of
-from jobs.storage.blobs import check_secretless
-from jobs.storage.store import Store
-from orchestrator.graph import Graph, identities
-from orchestrator.pipeline import Pipeline
-from orchestrator.plan import Action, PlannedJob, RunPlan
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.storage.blobs import check_secretless
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.graph import Graph, identities
+from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.plan import Action, PlannedJob, RunPlan
 
 SQLITE = "sqlite:///"
 

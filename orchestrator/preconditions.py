@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.base.errors import UserError
-from jobs.base.memory import memory_limit
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.memory import memory_limit
 
 SOCKET_BYTES = 107
 """Longest path of a Unix socket."""

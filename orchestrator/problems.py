@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a pipeline to a value."""

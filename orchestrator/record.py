@@ -8,11 +8,11 @@ import threading
 import time
 from typing import Any
 
-from jobs.storage.store import Store
-from orchestrator.events import Event, EventLog
-from orchestrator.plan import RunPlan
-from orchestrator.runs import LEASE_EVERY_S, end_lease, is_to_cancel, write_lease
-from orchestrator.status import RunStatus, apply, fold
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.events import Event, EventLog
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.runs import LEASE_EVERY_S, end_lease, is_to_cancel, write_lease
+from slimctl.orchestrator.status import RunStatus, apply, fold
 
 FLUSH_S = 1.0
 FINAL_FLUSH_S = 60.0
@@ -117,7 +117,7 @@ class RunRecord:
             return
         import ray
 
-        from orchestrator.tracking import Tracker
+        from slimctl.orchestrator.tracking import Tracker
 
         self._tracker = (
             ray.remote(Tracker)

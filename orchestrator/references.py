@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jobs.base.refs import Ref, refs_in
-from jobs.base.registry import nearest
-from jobs.base.spec import JobSpec, many_ref_fields
-from orchestrator.expansion import Expansion
-from orchestrator.groups import UNFILLED, Origin, label_of, origin_of
-from orchestrator.problems import PipelineProblems, Place, listed
-from orchestrator.yaml_tree import parse_yaml
+from slimctl.jobs.base.refs import Ref, refs_in
+from slimctl.jobs.base.registry import nearest
+from slimctl.jobs.base.spec import JobSpec, many_ref_fields
+from slimctl.orchestrator.expansion import Expansion
+from slimctl.orchestrator.groups import UNFILLED, Origin, label_of, origin_of
+from slimctl.orchestrator.problems import PipelineProblems, Place, listed
+from slimctl.orchestrator.yaml_tree import parse_yaml
 
 SELECTION = re.compile(r"([^\[\].]+)(?:\[([^\]]*)\])?\.([^\[\].]+)")
 

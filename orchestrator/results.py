@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobs.base.artifacts import (
+from slimctl.jobs.base.artifacts import (
     FidProtocol,
     Handle,
     QualityReport,
@@ -13,11 +13,11 @@ from jobs.base.artifacts import (
     StepRow,
     SweepReport,
 )
-from jobs.base.errors import DamagedArtifact
-from jobs.base.step_artifacts import ADAPTIVE, FITTED
-from jobs.storage.store import Store
-from orchestrator.status import RunStatus
-from orchestrator.sweeps import trial_jobs, verdict
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.step_artifacts import ADAPTIVE, FITTED
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.sweeps import trial_jobs, verdict
 
 COLUMNS = (
     "model", "solver", "parameters", "MACs", "NFE", "FID", "KID", "precision", "recall", "latency",

@@ -6,13 +6,13 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.base.registry import nearest
-from jobs.storage.blobs import Blobs
-from jobs.storage.lock import host_name, process_is_gone
-from jobs.storage.sealed import seal, unseal
-from orchestrator.events import LogRead, read_log
-from orchestrator.status import RunStatus, fold, interrupt
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.base.registry import nearest
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.lock import host_name, process_is_gone
+from slimctl.jobs.storage.sealed import seal, unseal
+from slimctl.orchestrator.events import LogRead, read_log
+from slimctl.orchestrator.status import RunStatus, fold, interrupt
 
 LEASE_EVERY_S = 5.0
 LEASE_VALID_S = 30.0

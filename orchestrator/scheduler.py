@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.cluster import Cluster, Needs
 
 
 @dataclass(frozen=True)

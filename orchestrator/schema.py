@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from jobs.base.placeholders import VARIABLE_PATTERN
-from jobs.base.registry import kind_names, load_kind
-from jobs.base.spec import JobSpec, many_ref_fields
-from orchestrator.document import ASIDE
-from orchestrator.graph import ref_fields
-from orchestrator.groups import MEMBER_PATTERN, Group
-from orchestrator.messages import NAME_PATTERN
-from orchestrator.pipeline import Pipeline
+from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
+from slimctl.jobs.base.registry import kind_names, load_kind
+from slimctl.jobs.base.spec import JobSpec, many_ref_fields
+from slimctl.orchestrator.document import ASIDE
+from slimctl.orchestrator.graph import ref_fields
+from slimctl.orchestrator.groups import MEMBER_PATTERN, Group
+from slimctl.orchestrator.messages import NAME_PATTERN
+from slimctl.orchestrator.pipeline import Pipeline
 
 DEFINITIONS = "#/$defs/{model}"
 TEMPLATE = "InGroup"

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.base.placeholders import fill
-from jobs.base.spec import JobSpec
-from orchestrator.expansion import Expansion
-from orchestrator.graph import ref_fields
-from orchestrator.groups import Group, Iteration, Origin
+from slimctl.jobs.base.placeholders import fill
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.orchestrator.expansion import Expansion
+from slimctl.orchestrator.graph import ref_fields
+from slimctl.orchestrator.groups import Group, Iteration, Origin
 
 
 def spelt_out(name: str, group: Group, specs: Mapping[str, JobSpec], made: Expansion) -> Group:

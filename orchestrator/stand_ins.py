@@ -11,9 +11,9 @@ from typing import Annotated, Any, Never
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from jobs.base.facts import Facts, UntoldError
-from jobs.base.spec import JobSpec
-from orchestrator.problems import Path
+from slimctl.jobs.base.facts import Facts, UntoldError
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.orchestrator.problems import Path
 
 SURE = 0.75
 """Likeness from which a key that does not exist is surely a misspelt one."""

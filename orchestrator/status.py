@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.events import Event
+from slimctl.orchestrator.events import Event
 
 JobState = Literal[
     "waiting", "running", "interrupted", "done", "reused", "failed", "blocked", "cancelled"

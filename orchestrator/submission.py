@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
-from jobs.storage.store import Store
-from orchestrator.cluster import connect
-from orchestrator.cluster_storage import check_shared
-from orchestrator.doubts import doubts
-from orchestrator.estimate import with_work
-from orchestrator.events import Event, EventLog
-from orchestrator.graph import Graph, preflight
-from orchestrator.pipeline import Pipeline, resolve, to_yaml
-from orchestrator.plan import RunPlan, as_event
-from orchestrator.planner import make_plan
-from orchestrator.preconditions import check_preconditions
-from orchestrator.problems import Problem
-from orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
-from orchestrator.status import RunStatus, fold
-from orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
-from orchestrator.workers import NAMESPACE
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.cluster import connect
+from slimctl.orchestrator.cluster_storage import check_shared
+from slimctl.orchestrator.doubts import doubts
+from slimctl.orchestrator.estimate import with_work
+from slimctl.orchestrator.events import Event, EventLog
+from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
+from slimctl.orchestrator.plan import RunPlan, as_event
+from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.preconditions import check_preconditions
+from slimctl.orchestrator.problems import Problem
+from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
+from slimctl.orchestrator.status import RunStatus, fold
+from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
+from slimctl.orchestrator.workers import NAMESPACE
 
 POLL_S = 0.25
 

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.deaths import DeathWatch
-from jobs.base.registry import parse_job
-from jobs.execution import JobOutcome, JobRequest
-from jobs.storage.store import Store
-from orchestrator.cluster import describe_cluster
-from orchestrator.events import Event
-from orchestrator.launcher import Launched, Launcher
-from orchestrator.plan import PlannedJob, RunPlan, as_event, twins
-from orchestrator.record import RunRecord
-from orchestrator.scheduler import Node, Scheduler
-from orchestrator.status import RunStatus
-from orchestrator.workers import NAMESPACE, RayReporter
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.deaths import DeathWatch
+from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.execution import JobOutcome, JobRequest
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.cluster import describe_cluster
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.launcher import Launched, Launcher
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, twins
+from slimctl.orchestrator.record import RunRecord
+from slimctl.orchestrator.scheduler import Node, Scheduler
+from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.workers import NAMESPACE, RayReporter
 
 POLL_S = 0.1
 PROGRESS_S = 1.0

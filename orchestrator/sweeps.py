@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jobs.base.artifacts import SweepReport, Trial
-from jobs.base.placeholders import in_words
-from orchestrator.groups import Iteration, Origin, label_of
+from slimctl.jobs.base.artifacts import SweepReport, Trial
+from slimctl.jobs.base.placeholders import in_words
+from slimctl.orchestrator.groups import Iteration, Origin, label_of
 
 
 class TrialJob(NamedTuple):

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from orchestrator.expansion import Expansion
-from orchestrator.groups import UNFILLED, Origin
-from orchestrator.problems import Mistake, Path
+from slimctl.orchestrator.expansion import Expansion
+from slimctl.orchestrator.groups import UNFILLED, Origin
+from slimctl.orchestrator.problems import Mistake, Path
 
 MAX_TOLD = 3
 """Different mistakes at one place that are told each; the rest is counted."""

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport, SweepReport
-from jobs.base.errors import DamagedArtifact
-from jobs.storage.store import Store
-from orchestrator.events import Event, read_events
-from orchestrator.model_registry import log_trials, register
-from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.planner import sqlite_file
-from orchestrator.results import quality_reports
-from orchestrator.runs import is_alive, read_status
+from slimctl.jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport, SweepReport
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.events import Event, read_events
+from slimctl.orchestrator.model_registry import log_trials, register
+from slimctl.orchestrator.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.planner import sqlite_file
+from slimctl.orchestrator.results import quality_reports
+from slimctl.orchestrator.runs import is_alive, read_status
 
 RUN_TAG = "slimctl.run"
 JOB_TAG = "slimctl.job"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base.errors import DamagedArtifact, SlimError
-from jobs.base.registry import parse_job
-from jobs.storage.store import Manifest, Store
-from orchestrator.runs import read_pipeline, read_run, run_ids
+from slimctl.jobs.base.errors import DamagedArtifact, SlimError
+from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.storage.store import Manifest, Store
+from slimctl.orchestrator.runs import read_pipeline, read_run, run_ids
 
 
 @dataclass(frozen=True)

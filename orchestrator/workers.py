@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from jobs.base.context import Reporter
-from jobs.execution import JobOutcome, JobRequest, execute
+from slimctl.jobs.base.context import Reporter
+from slimctl.jobs.execution import JobOutcome, JobRequest, execute
 
 NAMESPACE = "slimctl"
 LOOK_UP_EVERY_S = 5.0

@@ -8,7 +8,7 @@ from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from orchestrator.problems import Place, Problem
+from slimctl.orchestrator.problems import Place, Problem
 
 
 class _Saying(NamedTuple):

@@ -15,8 +15,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
 
-from orchestrator.problems import PipelineProblems, Place, Problem, raise_problems
-from orchestrator.yaml_errors import odd_character, syntax_problem
+from slimctl.orchestrator.problems import PipelineProblems, Place, Problem, raise_problems
+from slimctl.orchestrator.yaml_errors import odd_character, syntax_problem
 
 MAX_DEPTH = 32
 """Levels of nesting; a pipeline needs six."""

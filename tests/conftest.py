@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-_hook = install_import_hook("models", "beartype.beartype")
+_hook = install_import_hook("slimctl.models", "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.flows.analytic import AnalyticFlow
-from models.flows.make import make_flow
-from models.flows.parameterisation import (
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,
     EDMSchedule,
@@ -17,7 +17,7 @@ from models.flows.parameterisation import (
     Parameterisation,
     VESchedule,
 )
-from models.spec import ImageShape
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=4)
 SIGMA_DATA = 0.5

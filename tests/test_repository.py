@@ -17,22 +17,22 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from jobs.base import errors
-from jobs.base.facts import FieldError, MissingFile, UntoldError
-from jobs.base.registry import kind_of
-from models.networks.presets import PRESETS
-from models.perceptual.cost import INCEPTION_MACS
-from models.solvers.spec import EDMHeunSpec
-from models.spec import Spec
-from orchestrator import problems
-from orchestrator.doubts import doubts
-from orchestrator.graph import Graph, expectations, preflight
-from orchestrator.pipeline import Pipeline, load_pipeline, resolve
-from orchestrator.problems import PipelineProblems, Problem
+from slimctl.jobs.base import errors
+from slimctl.jobs.base.facts import FieldError, MissingFile, UntoldError
+from slimctl.jobs.base.registry import kind_of
+from slimctl.models.networks.presets import PRESETS
+from slimctl.models.perceptual.cost import INCEPTION_MACS
+from slimctl.models.solvers.spec import EDMHeunSpec
+from slimctl.models.spec import Spec
+from slimctl.orchestrator import problems
+from slimctl.orchestrator.doubts import doubts
+from slimctl.orchestrator.graph import Graph, expectations, preflight
+from slimctl.orchestrator.pipeline import Pipeline, load_pipeline, resolve
+from slimctl.orchestrator.problems import PipelineProblems, Problem
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "jobs", "orchestrator")
-SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+SOURCES = sorted(path for name in (*PACKAGES, "slimctl") for path in (ROOT / name).rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 MAX_LINES = 350
@@ -237,11 +237,14 @@ def test_every_error_survives_pickling(kind):
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("orchestrator.cli.main", "torch ray mlflow sklearn pyarrow matplotlib numpy"),
-        ("orchestrator.supervisor", "torch ray mlflow"),
-        ("orchestrator.submission", "torch ray mlflow"),
-        ("models.networks.spec", "torch ray mlflow"),
-        ("models.generators", "ray mlflow ruamel typer pyarrow jobs orchestrator"),
+        ("slimctl.orchestrator.cli.main", "torch ray mlflow sklearn pyarrow matplotlib numpy"),
+        ("slimctl.orchestrator.supervisor", "torch ray mlflow"),
+        ("slimctl.orchestrator.submission", "torch ray mlflow"),
+        ("slimctl.models.networks.spec", "torch ray mlflow"),
+        (
+            "slimctl.models.generators",
+            "ray mlflow ruamel typer pyarrow slimctl.jobs slimctl.orchestrator",
+        ),
     ],
 )
 def test_heavy_libraries_are_loaded_where_they_are_used(module, heavy):
@@ -253,9 +256,12 @@ def test_heavy_libraries_are_loaded_where_they_are_used(module, heavy):
 
 
 PLANTED = {
-    "orchestrator looks down": ("models/ema.py", "import jobs.base.errors"),
-    "kinds above the machinery": ("jobs/base/errors.py", "import jobs.storage.blobs"),
-    "job kinds do not know each other": ("jobs/kinds/distill.py", "import jobs.kinds.evaluate"),
+    "orchestrator looks down": ("models/ema.py", "import slimctl.jobs.base.errors"),
+    "kinds above the machinery": ("jobs/base/errors.py", "import slimctl.jobs.storage.blobs"),
+    "job kinds do not know each other": (
+        "jobs/kinds/distill.py",
+        "import slimctl.jobs.kinds.evaluate",
+    ),
     "models is mathematics": ("models/ema.py", "import ray"),
 }
 
@@ -266,6 +272,7 @@ def copy_of_the_code(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "slimctl", folder / "slimctl", symlinks=True)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.base.handle import Handle
-from jobs.base.step_artifacts import StepGrid, StepPolicy, StepReport, StepRow
-from models.flows.parameterisation import Parameterisation
-from models.spec import ImageShape, Spec
+from slimctl.jobs.base.handle import Handle
+from slimctl.jobs.base.step_artifacts import StepGrid, StepPolicy, StepReport, StepRow
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.spec import ImageShape, Spec
 
 __all__ = [
     "HANDLES",

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from jobs.base.artifacts import Handle
-from jobs.base.cluster import Cluster
-from jobs.base.refs import Ref
+from slimctl.jobs.base.artifacts import Handle
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.refs import Ref
 
 if TYPE_CHECKING:
-    from jobs.base.subgraph import SubJob
-    from jobs.storage.blobs import Blobs
-    from jobs.storage.store import Store
+    from slimctl.jobs.base.subgraph import SubJob
+    from slimctl.jobs.storage.blobs import Blobs
+    from slimctl.jobs.storage.store import Store
 
 HandleT = TypeVar("HandleT", bound=Handle)
 

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from jobs.base.memory import kernel_kills, memory_limit
+from slimctl.jobs.base.memory import kernel_kills, memory_limit
 
 MONITOR = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 """What Ray's memory monitor says of the node when it ends a worker."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 
 class Range(Spec):

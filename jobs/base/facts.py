@@ -7,9 +7,9 @@ take the images or a flip that the data forbids is an error with a line number, 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.flows.parameterisation import Parameterisation
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 
 @dataclass(frozen=True)

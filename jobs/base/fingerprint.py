@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from models.user_cache import cache_folder
+from slimctl.models.user_cache import cache_folder
 
 SETTLED_NS = 2 * 10**9
 """Age from which a modification time tells later changes apart: FAT's clock ticks every 2 s."""

@@ -1,6 +1,6 @@
 """What every typed handle has."""
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 
 class Handle(Spec):

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.base.refs import Ref
-from jobs.base.registry import kind_of
-from jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
 
 KEY_LENGTH = 24
 

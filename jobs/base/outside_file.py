@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8})\.[a-z]+$")
 """The convention of torch's hubs: a name ends in the first 8 digits of its content's sha256."""

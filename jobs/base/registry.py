@@ -11,9 +11,9 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from jobs.base.artifacts import HANDLES, Handle
-from jobs.base.errors import UserError
-from jobs.base.spec import JobSpec, output_type
+from slimctl.jobs.base.artifacts import HANDLES, Handle
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.spec import JobSpec, output_type
 
 ENTRY_POINTS = "slimctl.kinds"
 
@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @cache
 def _builtin_names() -> tuple[str, ...]:
-    folder = import_module("jobs.kinds").__path__
+    folder = import_module("slimctl.jobs.kinds").__path__
     return tuple(sorted(module.name for module in pkgutil.iter_modules(folder)))
 
 
@@ -61,7 +61,7 @@ def load_kind(name: str) -> type[JobSpec]:
         UserError: there is no such kind.
     """
     if name in _builtin_names():
-        module = import_module(f"jobs.kinds.{name}")
+        module = import_module(f"slimctl.jobs.kinds.{name}")
         found = [
             value
             for value in vars(module).values()
@@ -81,7 +81,7 @@ def load_kind(name: str) -> type[JobSpec]:
 def kind_of(spec: JobSpec | type[JobSpec]) -> str:
     """The name of a spec's kind: its module's name, or that of its entry point."""
     cls = spec if isinstance(spec, type) else type(spec)
-    if cls.__module__.startswith("jobs.kinds."):
+    if cls.__module__.startswith("slimctl.jobs.kinds."):
         return cls.__module__.rpartition(".")[2]
     for name in _third_party():
         if load_kind(name) is cls:

@@ -1,9 +1,9 @@
 """A solver as a field holds it: written out, or the result of a job that fitted one."""
 
-from jobs.base.artifacts import StepGrid
-from jobs.base.context import JobContext
-from jobs.base.refs import Ref
-from models.solvers.spec import SolverSpec
+from slimctl.jobs.base.artifacts import StepGrid
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.refs import Ref
+from slimctl.models.solvers.spec import SolverSpec
 
 
 def fitted_solver(context: JobContext, solver: SolverSpec | Ref[StepGrid]) -> SolverSpec:

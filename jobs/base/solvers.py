@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from models.flows.parameterisation import Parameterisation
-from models.solvers.expected import expected_nfe
-from models.solvers.spec import EDMHeunSpec, SolverSpec
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.solvers.expected import expected_nfe
+from slimctl.models.solvers.spec import EDMHeunSpec, SolverSpec
 
 
 def asked_nfe(

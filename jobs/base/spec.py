@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Handle
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.facts import Doubt, Facts
-from jobs.base.refs import Ref, takes_many
-from jobs.base.work import Work
-from models.spec import Spec
+from slimctl.jobs.base.artifacts import Handle
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.refs import Ref, takes_many
+from slimctl.jobs.base.work import Work
+from slimctl.models.spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.base.context import JobContext
-    from jobs.storage.store import Store
+    from slimctl.jobs.base.context import JobContext
+    from slimctl.jobs.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def many_ref_fields(kind: type[JobSpec]) -> frozenset[str]:
 @cache
 def output_type(kind: type[JobSpec]) -> type[Handle]:
     """The handle type that a kind's `run` declares to return."""
-    import jobs.base.context as context_module  # noqa: PLC0415  (names in annotations)
+    import slimctl.jobs.base.context as context_module  # noqa: PLC0415  (names in annotations)
 
     hints = get_type_hints(kind.run, localns={"JobContext": context_module.JobContext})
     declared: Any = hints["return"]

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.base.handle import Handle
-from models.solvers.spec import GridSpec
-from models.spec import ImageShape, Spec
+from slimctl.jobs.base.handle import Handle
+from slimctl.models.solvers.spec import GridSpec
+from slimctl.models.spec import ImageShape, Spec
 
 ADAPTIVE = ("rk45", "rk23")
 """Groups of rows that choose their steps as they go, though nothing was learned."""

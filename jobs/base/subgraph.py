@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from jobs.base.errors import UserError
-from jobs.base.keys import artifact_id, job_key
-from jobs.base.placeholders import fill, placeholders
-from jobs.base.refs import iter_refs, ref_types
-from jobs.base.registry import load_kind, parse_job
-from jobs.base.spec import JobSpec, SeededJobSpec
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.keys import artifact_id, job_key
+from slimctl.jobs.base.placeholders import fill, placeholders
+from slimctl.jobs.base.refs import iter_refs, ref_types
+from slimctl.jobs.base.registry import load_kind, parse_job
+from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import torch
 
-from models.metrics.cost import Latency, measure_latency
+from slimctl.models.metrics.cost import Latency, measure_latency
 
 T = TypeVar("T")
 WORK_WAITS_S = 120.0

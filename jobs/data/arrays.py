@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from jobs.data.collect import fit_array
-from jobs.data.label_files import no_column
-from jobs.data.labels import check_classes, check_labels
-from jobs.data.loaded import LoadedImages
-from jobs.data.pixels import PixelRules
-from jobs.data.source import ImageSource
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.collect import fit_array
+from slimctl.jobs.data.label_files import no_column
+from slimctl.jobs.data.labels import check_classes, check_labels
+from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.pixels import PixelRules
+from slimctl.jobs.data.source import ImageSource
 
 SLICE = 1024
 """Images converted at a time, to keep what is needed beside the arrays small."""

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from jobs.data.collect import fit_array
-from jobs.data.label_files import no_column
-from jobs.data.labels import check_classes, check_labels
-from jobs.data.loaded import LoadedImages
-from jobs.data.pixels import PixelRules
-from jobs.data.restricted_pickle import ArrayRecord, read_pickle
-from jobs.data.source import BATCH_NAMES, CIFAR_100_NAMES, ImageSource
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.collect import fit_array
+from slimctl.jobs.data.label_files import no_column
+from slimctl.jobs.data.labels import check_classes, check_labels
+from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.pixels import PixelRules
+from slimctl.jobs.data.restricted_pickle import ArrayRecord, read_pickle
+from slimctl.jobs.data.source import BATCH_NAMES, CIFAR_100_NAMES, ImageSource
 
 SIDE = 32
 """Height and width, px."""

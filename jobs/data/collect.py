@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.base.errors import UserError
-from jobs.data.listing import listed
-from jobs.data.pixels import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.listing import listed
+from slimctl.jobs.data.pixels import (
     DAMAGE,
     Encoded,
     NotSquareError,

@@ -1,6 +1,6 @@
 """Which images a folder holds, and what says which class each is of.
 
-The first of these that applies: a file of labels beside them (`jobs.data.label_files`); folders
+The first of these that applies: a file of labels beside them (`jobs/data/label_files.py`); folders
 that are parts of the set (`train`, `test`), each read by itself; numbered folders, into which FFHQ
 and StyleGAN divide large sets, and which say nothing; a subfolder per class; a flat folder without
 labels. Classes are the subfolders in the order of their names. Their images are interleaved (the
@@ -15,9 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jobs.base.errors import UserError, printable
-from jobs.data.label_files import EDM, LabelFile, find_label_file, in_numbers
-from jobs.data.listing import listed
+from slimctl.jobs.base.errors import UserError, printable
+from slimctl.jobs.data.label_files import EDM, LabelFile, find_label_file, in_numbers
+from slimctl.jobs.data.listing import listed
 
 # fmt: off
 SUFFIXES = frozenset({

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from jobs.data.listing import NAMED, listed
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.listing import NAMED, listed
 
 
 def check_labels(values: NDArray[Any], names: Sequence[str], where: str) -> NDArray[np.int64]:

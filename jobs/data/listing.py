@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import islice
 
-from jobs.base.errors import printable
+from slimctl.jobs.base.errors import printable
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 """What may stand in a file's name and must not reach a terminal: new lines, escape sequences."""

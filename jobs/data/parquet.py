@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from jobs.data.collect import BATCH, Item, collect
-from jobs.data.label_files import LABEL_COLUMNS, no_column
-from jobs.data.labels import check_classes, check_labels
-from jobs.data.listing import listed
-from jobs.data.loaded import LoadedImages
-from jobs.data.pixels import PixelRules
-from jobs.data.source import ImageSource
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.collect import BATCH, Item, collect
+from slimctl.jobs.data.label_files import LABEL_COLUMNS, no_column
+from slimctl.jobs.data.labels import check_classes, check_labels
+from slimctl.jobs.data.listing import listed
+from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.pixels import PixelRules
+from slimctl.jobs.data.source import ImageSource
 
 IMAGE_COLUMNS = ("image", "img")
 

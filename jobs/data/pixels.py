@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from jobs.data.png_chunks import only_pixels
+from slimctl.jobs.data.png_chunks import only_pixels
 
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000"),

@@ -1,6 +1,6 @@
 """The way in: any source of images to one array.
 
-A source is read by the one reader that recognises it; `jobs.data.source` decides which.
+A source is read by the one reader that recognises it; `slimctl.jobs.data.source` decides which.
 """
 
 from math import isnan
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.base.errors import UserError
-from jobs.data.arrays import read_array, read_digits
-from jobs.data.cifar_batches import label_columns as columns_of_batches
-from jobs.data.cifar_batches import read_batches
-from jobs.data.collect import Item, collect
-from jobs.data.labels import check_classes, check_labels
-from jobs.data.listing import listed
-from jobs.data.loaded import LoadedImages
-from jobs.data.parquet import label_columns as columns_of_parquet
-from jobs.data.parquet import read_parquet
-from jobs.data.pixels import Channels, Crop, PixelRules
-from jobs.data.source import ImageSource, find_source
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.arrays import read_array, read_digits
+from slimctl.jobs.data.cifar_batches import label_columns as columns_of_batches
+from slimctl.jobs.data.cifar_batches import read_batches
+from slimctl.jobs.data.collect import Item, collect
+from slimctl.jobs.data.labels import check_classes, check_labels
+from slimctl.jobs.data.listing import listed
+from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.parquet import label_columns as columns_of_parquet
+from slimctl.jobs.data.parquet import read_parquet
+from slimctl.jobs.data.pixels import Channels, Crop, PixelRules
+from slimctl.jobs.data.source import ImageSource, find_source
 
 __all__ = [
     "LoadedImages",

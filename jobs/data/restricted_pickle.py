@@ -3,7 +3,7 @@
 A pickle is a program that may call whatever it can name. Here it can name four things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
 and filled with a state, and do no more than remember it; the arrays are built from it afterwards,
-from raw bytes. Its instructions and its size are checked by `models.inert_pickle` before that.
+from raw bytes. Its instructions and its size are checked by `models/inert_pickle.py` before that.
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from models.inert_pickle import RefusedError, load_inert
+from slimctl.jobs.base.errors import UserError
+from slimctl.models.inert_pickle import RefusedError, load_inert
 
 ELEMENTS: dict[str, np.dtype[Any]] = {
     "u1": np.dtype("u1"),

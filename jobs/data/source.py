@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jobs.base.errors import UserError
-from jobs.data.folders import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.folders import (
     FolderImages,
     Remark,
     find_images,
@@ -19,7 +19,7 @@ from jobs.data.folders import (
     only_images,
     visible,
 )
-from jobs.data.listing import listed
+from slimctl.jobs.data.listing import listed
 
 DIGITS = "digits"
 """The source that scikit-learn brings along."""

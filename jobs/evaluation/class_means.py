@@ -2,11 +2,11 @@
 
 import torch
 
-from jobs.base.artifacts import Dataset, FeatureNet
-from jobs.base.context import JobContext
-from jobs.evaluation.features import open_features
-from jobs.storage.tensors import load_dataset_tensors
-from models.partition import Matrix
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.partition import Matrix
 
 
 def class_means(context: JobContext, data: Dataset, features: FeatureNet) -> Matrix:

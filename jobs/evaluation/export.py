@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs.base.artifacts import Fleet, Flow, Generator
-from jobs.base.errors import UserError
-from jobs.evaluation.sampling import FLOW_STEPS, check_steps, open_sampler, takes_solver
-from jobs.evaluation.sheet import save_sheet
-from jobs.storage.store import Store
-from models.pixels import to_uint8
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps, open_sampler, takes_solver
+from slimctl.jobs.evaluation.sheet import save_sheet
+from slimctl.jobs.storage.store import Store
+from slimctl.models.pixels import to_uint8
+from slimctl.models.solvers.spec import EulerSpec
 
 BATCH = 256
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.turns import computing
-from jobs.evaluation.onnx_features import open_onnx
-from jobs.storage.store import Store
-from jobs.storage.weights import load_weights
-from models.networks.classifier.spec import ClassifierSpec
-from models.perceptual.inception import Inception
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.turns import computing
+from slimctl.jobs.evaluation.onnx_features import open_onnx
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.weights import load_weights
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.perceptual.inception import Inception
+from slimctl.models.pixels import to_float
 
 FEATURE_BATCH = 100
 """Images that go through a network at once: 100 of Inception's need about 2 GB."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Intake
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Intake
 
 NEEDED = "input (B, C, H, W) float32 in [-1, 1], output (B, D)"
 FIX = f"export a network with {NEEDED}, all in one file"

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import (
+from slimctl.jobs.base.artifacts import (
     Dataset,
     FeatureNet,
     FidProtocol,
@@ -20,28 +20,28 @@ from jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.refs import Ref
-from jobs.base.solver import fitted_solver
-from jobs.base.turns import in_turns, measure_alone
-from jobs.evaluation.features import Features, open_features
-from jobs.evaluation.reference import measure_real, nearest_candidates
-from jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
-from jobs.evaluation.sheet import save_sheet
-from jobs.evaluation.statistics_file import read_statistics
-from jobs.evaluation.subsets import by_labels
-from models.metrics.cost import count_macs, count_parameters, measure_latency
-from models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
-from models.metrics.kernel import kernel_distance
-from models.metrics.nearest import nearest_distance
-from models.metrics.precision_recall import precision_recall
-from models.metrics.straightness import straightness
-from models.networks.registry import parse_network
-from models.pixels import to_float, to_uint8
-from models.routing import RoutedFlow
-from models.sampling import Sampler
-from models.solvers.spec import SolverSpec
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.solver import fitted_solver
+from slimctl.jobs.base.turns import in_turns, measure_alone
+from slimctl.jobs.evaluation.features import Features, open_features
+from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
+from slimctl.jobs.evaluation.sheet import save_sheet
+from slimctl.jobs.evaluation.statistics_file import read_statistics
+from slimctl.jobs.evaluation.subsets import by_labels
+from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
+from slimctl.models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
+from slimctl.models.metrics.kernel import kernel_distance
+from slimctl.models.metrics.nearest import nearest_distance
+from slimctl.models.metrics.precision_recall import precision_recall
+from slimctl.models.metrics.straightness import straightness
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.pixels import to_float, to_uint8
+from slimctl.models.routing import RoutedFlow
+from slimctl.models.sampling import Sampler
+from slimctl.models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100
 STRAIGHTNESS_SAMPLES = 256

@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset, FeatureNet
-from jobs.evaluation.features import Features
-from jobs.storage.store import Store
-from jobs.storage.tensors import image_batches, load_images
-from models import counter_random
-from models.counter_random import Stream
-from models.metrics.frechet import (
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.evaluation.features import Features
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import image_batches, load_images
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.metrics.frechet import (
     Gaussian,
     GaussianStatistics,
     RunningStatistics,
     frechet_distance,
 )
-from models.metrics.nearest import own_distance
-from models.pixels import to_float
+from slimctl.models.metrics.nearest import own_distance
+from slimctl.models.pixels import to_float
 
 FLOOR_SEED = 0
 FLOOR_DRAWS = (20, 100)

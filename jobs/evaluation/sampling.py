@@ -2,14 +2,14 @@
 
 import torch
 
-from jobs.base.artifacts import Fleet, Flow, Generator
-from jobs.base.errors import UserError
-from jobs.storage.flows import open_fleet, open_flow, open_network
-from jobs.storage.store import Store
-from models.flows.flow import Flow as RunnableFlow
-from models.flows.flow import NetworkFlow
-from models.sampling import Sampler
-from models.solvers.spec import GridSpec, RK45Spec, SolverSpec
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.flows import open_fleet, open_flow, open_network
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.flow import Flow as RunnableFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.sampling import Sampler
+from slimctl.models.solvers.spec import GridSpec, RK45Spec, SolverSpec
 
 FLOW_STEPS = 50
 """Euler steps of a flow where nobody says a number."""

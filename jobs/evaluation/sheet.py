@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.pixels import to_uint8
+from slimctl.models.pixels import to_uint8
 
 SMALLEST_TILE_PX = 32
 GAP_PX = 2

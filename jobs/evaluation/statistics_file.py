@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.base.errors import UserError
-from jobs.data.restricted_pickle import ArrayRecord, read_pickle
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.restricted_pickle import ArrayRecord, read_pickle
 
 FIX = "name an .npz with mu (D,) and sigma (D, D), as clean-fid and EDM write them, or EDM2's .pkl"
 OTHER_NAMES = {"mu": ("mean", "mus", "m"), "sigma": ("cov", "covariance", "sig", "s")}

@@ -5,14 +5,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Flow, StepGrid
-from jobs.base.context import JobContext
-from jobs.storage.flows import open_flow
-from models import counter_random
-from models.counter_random import Stream
-from models.solvers.base import solve
-from models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
-from models.solvers.spec import RK45Spec
+from slimctl.jobs.base.artifacts import Flow, StepGrid
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
+from slimctl.models.solvers.spec import RK45Spec
 
 MAX_EVALUATIONS = 5000
 """Of an exact trajectory, after which a flow is given up."""

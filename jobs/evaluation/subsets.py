@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset, SubsetQuality
-from jobs.evaluation.reference import floor_draws, random_subset
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_labels
-from models.metrics.frechet import Rooted, frechet_distance, gaussian_of
-from models.metrics.precision_recall import precision_recall
+from slimctl.jobs.base.artifacts import Dataset, SubsetQuality
+from slimctl.jobs.evaluation.reference import floor_draws, random_subset
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_labels
+from slimctl.models.metrics.frechet import Rooted, frechet_distance, gaussian_of
+from slimctl.models.metrics.precision_recall import precision_recall
 
 FEWEST = 2
 """Images of a subset that a covariance needs."""

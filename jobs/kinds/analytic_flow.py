@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, check_each, check_labels, model_image
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
-from models.flows.parameterisation import Parameterisation
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, check_each, check_labels, model_image
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.models.flows.parameterisation import Parameterisation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

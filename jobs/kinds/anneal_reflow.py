@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from jobs.base.artifacts import Flow, PairSet
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, check_each, check_flip
-from jobs.base.refs import Ref
-from jobs.base.work import Work
-from jobs.training.part import restricted
-from jobs.training.scored import ScoredTrainingSpec, check_scoring
-from jobs.training.spec import check_network
-from jobs.training.work import training_work
-from models.flows.parameterisation import Parameterisation
-from models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
-from models.networks.registry import AnyNetworkSpec
+from slimctl.jobs.base.artifacts import Flow, PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, check_each, check_flip
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.work import Work
+from slimctl.jobs.training.part import restricted
+from slimctl.jobs.training.scored import ScoredTrainingSpec, check_scoring
+from slimctl.jobs.training.spec import check_network
+from slimctl.jobs.training.work import training_work
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
+from slimctl.models.networks.registry import AnyNetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,9 +45,9 @@ class AnnealReflow(ScoredTrainingSpec):
     valid."""
 
     def run(self, context: JobContext) -> Flow:
-        from jobs.storage.weights import save_weights
-        from jobs.training.objectives.annealed_reflow import AnnealedReflow
-        from jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
+        from slimctl.jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
         known = Facts(pairs.image, pairs.count, pairs.flip_valid)

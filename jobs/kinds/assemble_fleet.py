@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Fleet, Flow, Generator, Partition
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, Partition
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

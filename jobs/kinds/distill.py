@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Flow, Generator, PairSet
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, check_each, check_flip
-from jobs.base.refs import Ref
-from jobs.base.spec import SPEED_ONLY
-from jobs.base.work import FORWARD, THROUGH, Work
-from jobs.training.distances import (
+from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import SPEED_ONLY
+from slimctl.jobs.base.work import FORWARD, THROUGH, Work
+from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
     check_distance,
@@ -19,16 +19,16 @@ from jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from jobs.training.part import restricted
-from jobs.training.recipes import RecipeName, with_recipe
-from jobs.training.scored import ScoredTrainingSpec, check_images, check_scoring
-from jobs.training.spec import check_network
-from jobs.training.work import training_work
-from models.flows.parameterisation import Parameterisation
-from models.flows.spec import L2Distance
-from models.networks.registry import AnyNetworkSpec, parse_network
-from models.networks.size import network_size
-from models.networks.spec import NetworkSpec
+from slimctl.jobs.training.part import restricted
+from slimctl.jobs.training.recipes import RecipeName, with_recipe
+from slimctl.jobs.training.scored import ScoredTrainingSpec, check_images, check_scoring
+from slimctl.jobs.training.spec import check_network
+from slimctl.jobs.training.work import training_work
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.flows.spec import L2Distance
+from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
+from slimctl.models.networks.size import network_size
+from slimctl.models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,11 +97,11 @@ class Distill(ScoredTrainingSpec):
         return super().batches() | fresh
 
     def run(self, context: JobContext) -> Generator:
-        from jobs.storage.weights import save_weights
-        from jobs.training.guide import measure_guide
-        from jobs.training.objectives.distillation import Distillation
-        from jobs.training.perceptual import prepare_distance
-        from jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.guide import measure_guide
+        from slimctl.jobs.training.objectives.distillation import Distillation
+        from slimctl.jobs.training.perceptual import prepare_distance
+        from slimctl.jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
         start = context.input(self.start) if self.start else None

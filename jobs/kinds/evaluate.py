@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from jobs.base.artifacts import (
+from slimctl.jobs.base.artifacts import (
     Dataset,
     FeatureNet,
     Fleet,
@@ -15,20 +15,20 @@ from jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile, check_each
-from jobs.base.refs import Ref
-from jobs.base.solvers import asked_nfe, check_solver
-from jobs.base.spec import BY_CONTENT, SeededJobSpec
-from jobs.base.work import FORWARD, Work
-from models.networks.size import network_size
-from models.solvers.spec import SolverSpec
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile, check_each
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.solvers import asked_nfe, check_solver
+from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
+from slimctl.jobs.base.work import FORWARD, Work
+from slimctl.models.networks.size import network_size
+from slimctl.models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.spec import ImageShape
+    from slimctl.models.spec import ImageShape
 
 FEWEST_IMAGES = 4
 """The kernel distance needs two subsets of two."""
@@ -76,8 +76,8 @@ class Evaluate(SeededJobSpec):
     """Samples, and as many real images, that KID, precision and recall are of, at most."""
 
     def run(self, context: JobContext) -> QualityReport:
-        from jobs.evaluation.quality import measure
-        from jobs.evaluation.sampling import takes_solver
+        from slimctl.jobs.evaluation.quality import measure
+        from slimctl.jobs.evaluation.sampling import takes_solver
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
@@ -151,7 +151,7 @@ class Evaluate(SeededJobSpec):
         return Work(size.parameters, size.macs, flop, tuple(notes))
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.base.fingerprint import content_of_files
 
         if self.reference is None:
             return {}
@@ -159,7 +159,7 @@ class Evaluate(SeededJobSpec):
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:
-            from jobs.evaluation.statistics_file import read_statistics
+            from slimctl.jobs.evaluation.statistics_file import read_statistics
 
             read_statistics(Path(self.reference))
         return None
@@ -207,7 +207,7 @@ class Evaluate(SeededJobSpec):
         """The file is there and of as many features as the network makes."""
         if self.reference is None:
             return
-        from jobs.evaluation.statistics_file import statistics_width
+        from slimctl.jobs.evaluation.statistics_file import statistics_width
 
         path = Path(self.reference).expanduser()
         if not path.is_file():

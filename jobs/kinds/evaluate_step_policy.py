@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepReport, StepRow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
+from slimctl.jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepReport, StepRow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from models.stepping.environment import Floats
+    from slimctl.models.stepping.environment import Floats
 
 
 class EvaluateStepPolicy(JobSpec):
@@ -41,7 +41,7 @@ class EvaluateStepPolicy(JobSpec):
     of a flow. A policy trained with a smaller one keeps a margin."""
 
     def run(self, context: JobContext) -> StepReport:
-        from jobs.storage.policies import problem_of
+        from slimctl.jobs.storage.policies import problem_of
 
         policy = context.input(self.policy)
         flow = None if self.flow is None else context.input(self.flow)
@@ -52,9 +52,9 @@ class EvaluateStepPolicy(JobSpec):
             return self._three_body(context, policy)
         if flow.id != policy.flow:
             context.warn(f"the policy was trained on another flow of that shape, {policy.flow}")
-        from jobs.stepping.measure_flow import measure_flow
-        from jobs.stepping.pictures import draw_pareto
-        from models.stepping.spec import FlowProblem
+        from slimctl.jobs.stepping.measure_flow import measure_flow
+        from slimctl.jobs.stepping.pictures import draw_pareto
+        from slimctl.models.stepping.spec import FlowProblem
 
         assert isinstance(problem, FlowProblem)
         grids = {ref.job: context.input(ref) for ref in self.grids}
@@ -69,10 +69,14 @@ class EvaluateStepPolicy(JobSpec):
         return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
     def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
-        from jobs.stepping.measure_three_body import BAD_ERROR, Examination, measure_three_body
-        from jobs.stepping.pictures import draw_actions, draw_pareto, draw_trajectory
-        from jobs.storage.policies import problem_of
-        from models.stepping.spec import ThreeBodyProblem
+        from slimctl.jobs.stepping.measure_three_body import (
+            BAD_ERROR,
+            Examination,
+            measure_three_body,
+        )
+        from slimctl.jobs.stepping.pictures import draw_actions, draw_pareto, draw_trajectory
+        from slimctl.jobs.storage.policies import problem_of
+        from slimctl.models.stepping.spec import ThreeBodyProblem
 
         problem = problem_of(policy)
         assert isinstance(problem, ThreeBodyProblem)
@@ -95,7 +99,7 @@ class EvaluateStepPolicy(JobSpec):
         bad_error: float,
         pictures: tuple[str, ...],
     ) -> StepReport:
-        from jobs.stepping.rows import advantage, best_fixed
+        from slimctl.jobs.stepping.rows import advantage, best_fixed
 
         learned = [row for row in rows if row.learned]
         best = rows[best_fixed(rows)]

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, StepGrid
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts
-from jobs.base.refs import Ref
-from jobs.base.spec import SeededJobSpec
+from slimctl.jobs.base.artifacts import Flow, StepGrid
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import SeededJobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ class FitStepGrid(SeededJobSpec):
     """How often each time is moved on its own; 0 = the best of a family of grids."""
 
     def run(self, context: JobContext) -> StepGrid:
-        from jobs.evaluation.step_grid import fit_step_grid
+        from slimctl.jobs.evaluation.step_grid import fit_step_grid
 
         flow = context.input(self.flow)
         return fit_step_grid(context, self, flow)

@@ -4,24 +4,24 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.context import JobContext
-from jobs.base.elastic import Range, range_mistake
-from jobs.base.facts import Facts, FieldError, check_each
-from jobs.base.refs import Ref
-from jobs.base.solvers import asked_nfe, check_solver
-from jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
-from jobs.base.work import FORWARD, Work
-from models.networks.size import network_size
-from models.precision import Precision
-from models.solvers.spec import RK45Spec, SolverSpec
+from slimctl.jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.elastic import Range, range_mistake
+from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.solvers import asked_nfe, check_solver
+from slimctl.jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.jobs.base.work import FORWARD, Work
+from slimctl.models.networks.size import network_size
+from slimctl.models.precision import Precision
+from slimctl.models.solvers.spec import RK45Spec, SolverSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.pairs.spec import PairRecipe
-    from jobs.storage.store import Store
+    from slimctl.jobs.pairs.spec import PairRecipe
+    from slimctl.jobs.storage.store import Store
 
 
 class GeneratePairs(SeededJobSpec):
@@ -54,8 +54,8 @@ class GeneratePairs(SeededJobSpec):
     at the time."""
 
     def run(self, context: JobContext) -> PairSet:
-        from jobs.pairs.generate import generate
-        from models.counter_random import GENERATOR_VERSION
+        from slimctl.jobs.pairs.generate import generate
+        from slimctl.models.counter_random import GENERATOR_VERSION
 
         flow = context.input(self.flow)
         solver = context.input(self.solver) if isinstance(self.solver, Ref) else self.solver
@@ -90,7 +90,7 @@ class GeneratePairs(SeededJobSpec):
     def _recipe(
         self, artifact_id: str, flow: Flow, solver: SolverSpec | StepPolicy
     ) -> "PairRecipe":
-        from jobs.pairs.spec import PairRecipe
+        from slimctl.jobs.pairs.spec import PairRecipe
 
         return PairRecipe(
             series=artifact_id.rpartition("-")[0],
@@ -105,7 +105,7 @@ class GeneratePairs(SeededJobSpec):
     def recheck(
         self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
     ) -> list[str]:
-        from jobs.pairs.recheck import recheck_pairs
+        from slimctl.jobs.pairs.recheck import recheck_pairs
 
         flow = inputs[self.flow.job]
         if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, MissingFile
-from jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, MissingFile
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ class ImportFeatures(JobSpec):
     def run(self, context: JobContext) -> FeatureNet:
         import shutil
 
-        from jobs.evaluation.onnx_features import open_onnx
+        from slimctl.jobs.evaluation.onnx_features import open_onnx
 
         network = open_onnx(Path(self.path), context.threads)
         shutil.copyfile(self.path, context.folder / "features.onnx")
@@ -38,7 +38,7 @@ class ImportFeatures(JobSpec):
         )
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.base.fingerprint import content_of_files
 
         return {"path": content_of_files([Path(self.path)], Path(self.path))}
 
@@ -49,7 +49,7 @@ class ImportFeatures(JobSpec):
         return Facts()
 
     def preflight(self) -> Facts | None:
-        from jobs.evaluation.onnx_features import open_onnx
+        from slimctl.jobs.evaluation.onnx_features import open_onnx
 
         if Path(self.path).stat().st_size > PREFLIGHT_BYTES:
             return None

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs.base.artifacts import PairSet
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jobs.pairs.arrays import PairArrays
-    from models.spec import ImageShape
+    from slimctl.jobs.pairs.arrays import PairArrays
+    from slimctl.models.spec import ImageShape
 
 
 class ImportPairs(JobSpec):
@@ -42,7 +42,7 @@ class ImportPairs(JobSpec):
     """Pairs per file of the store."""
 
     def run(self, context: JobContext) -> PairSet:
-        from jobs.pairs.imported import store_pairs
+        from slimctl.jobs.pairs.imported import store_pairs
 
         opened = self._open()
         facts = self._facts(opened)
@@ -65,7 +65,7 @@ class ImportPairs(JobSpec):
         )
 
     def _open(self) -> "tuple[PairArrays, ...]":
-        from jobs.pairs.arrays import open_pairs
+        from slimctl.jobs.pairs.arrays import open_pairs
 
         opened = open_pairs(Path(self.path), labels=self.labels)
         if self.classes is None and max(one.classes for one in opened) == 1:
@@ -79,7 +79,7 @@ class ImportPairs(JobSpec):
         Raises:
             FieldError: there are more classes than asked for, or none.
         """
-        from jobs.pairs.arrays import image_of
+        from slimctl.jobs.pairs.arrays import image_of
 
         image = image_of(opened)
         if self.classes is not None:
@@ -106,14 +106,14 @@ class ImportPairs(JobSpec):
         return tuple(counts.tolist())
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
-        from jobs.pairs.arrays import pair_files
+        from slimctl.jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.pairs.arrays import pair_files
 
         path = Path(self.path)
         return {"path": content_of_files(pair_files(path), path)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        from jobs.pairs.arrays import find_pairs
+        from slimctl.jobs.pairs.arrays import find_pairs
 
         try:
             find_pairs(Path(self.path))

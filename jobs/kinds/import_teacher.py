@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, MissingFile
-from jobs.base.spec import BY_CONTENT, JobSpec
-from models.flows.parameterisation import Prediction, Schedule
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.models.flows.parameterisation import Prediction, Schedule
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.teachers.teacher_file import TeacherFile
+    from slimctl.models.teachers.teacher_file import TeacherFile
 
 
 class ImportTeacher(JobSpec):
@@ -58,7 +58,7 @@ class ImportTeacher(JobSpec):
     published ones of CIFAR-10, FFHQ and ImageNet are."""
 
     def run(self, context: JobContext) -> Flow:
-        from jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.weights import save_weights
 
         read = self._read()
         if read.assumed:
@@ -89,8 +89,8 @@ class ImportTeacher(JobSpec):
         Raises:
             FieldError: it cannot be used as asked.
         """
-        from models.teachers.architecture import Overrides
-        from models.teachers.load import read_teacher
+        from slimctl.models.teachers.architecture import Overrides
+        from slimctl.models.teachers.load import read_teacher
 
         try:
             overrides = Overrides(
@@ -132,15 +132,15 @@ class ImportTeacher(JobSpec):
         return self.label_counts
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
-        from models.teacher_paths import files_of
+        from slimctl.jobs.base.fingerprint import content_of_files
+        from slimctl.models.teacher_paths import files_of
 
         path = Path(self.path)
         files = files_of(path, ema=self.ema, variant=self.variant)
         return {"path": content_of_files(files, path)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        from models.teacher_paths import require_path
+        from slimctl.models.teacher_paths import require_path
 
         try:
             require_path(Path(self.path))
@@ -170,7 +170,7 @@ class ImportTeacher(JobSpec):
 
 def _parameters_of(read: "TeacherFile") -> list[str]:
     """Names of the weights that are parameters, not buffers."""
-    from models.teachers.teacher_file import build_to_fill
+    from slimctl.models.teachers.teacher_file import build_to_fill
 
     return [name for name, _ in build_to_fill(read.network, read.image).named_parameters()]
 

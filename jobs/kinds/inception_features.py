@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, Intake
-from jobs.base.outside_file import PublishedFile, require_checksum, require_file
-from jobs.base.spec import BY_CONTENT, JobSpec
-from models.perceptual.cost import INCEPTION_MACS
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, Intake
+from slimctl.jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.models.perceptual.cost import INCEPTION_MACS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,9 +32,9 @@ class InceptionFeatures(JobSpec):
     """torch-fidelity's weights-inception-2015-12-05-6726825d.pth; copied into the result."""
 
     def run(self, context: JobContext) -> FeatureNet:
-        from jobs.storage.weights import save_weights
-        from models.perceptual.inception import UNUSED, Inception
-        from models.perceptual.weight_file import fill, read_weight_file
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.models.perceptual.inception import UNUSED, Inception
+        from slimctl.models.perceptual.weight_file import fill, read_weight_file
 
         network = Inception()
         try:
@@ -47,7 +47,7 @@ class InceptionFeatures(JobSpec):
         return FeatureNet(source="inception", channels=3, dimensions=DIMENSIONS)
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.base.fingerprint import content_of_files
 
         return {"weights": content_of_files([Path(self.weights)], Path(self.weights))}
 

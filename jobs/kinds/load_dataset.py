@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Doubt, Facts, FieldError, MissingFile
-from jobs.base.spec import BY_CONTENT, JobSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError, MissingFile
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.data.read import LoadedImages
-    from jobs.data.source import ImageSource
+    from slimctl.jobs.data.read import LoadedImages
+    from slimctl.jobs.data.source import ImageSource
 
 PREFLIGHT_BYTES = 64 * 2**20
 """Sources up to this size are read whole before anything starts; larger ones when the job runs."""
@@ -88,7 +88,7 @@ class LoadDataset(JobSpec):
         )
 
     def _read(self) -> "LoadedImages":
-        from jobs.data.read import read_images
+        from slimctl.jobs.data.read import read_images
 
         return read_images(
             self.source,
@@ -102,12 +102,12 @@ class LoadDataset(JobSpec):
         )
 
     def _find(self) -> "ImageSource":
-        from jobs.data.source import find_source
+        from slimctl.jobs.data.source import find_source
 
         return find_source(self.source, self.split, self.label)
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.base.fingerprint import content_of_files
 
         if self.source == "digits":
             return {"source": "scikit-learn digits"}
@@ -159,7 +159,7 @@ class LoadDataset(JobSpec):
         """Columns that could be the labels of a source that has columns."""
         if found.reader not in ("parquet", "batches"):
             return ()
-        from jobs.data.read import label_columns
+        from slimctl.jobs.data.read import label_columns
 
         return label_columns(found)
 

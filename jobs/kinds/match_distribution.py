@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, check_each, check_flip
-from jobs.base.refs import Ref
-from jobs.base.work import FORWARD, THROUGH, TRAINING, Work
-from jobs.training.distances import (
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.work import FORWARD, THROUGH, TRAINING, Work
+from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
     check_distance,
@@ -17,19 +17,19 @@ from jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from jobs.training.part import PartTrainingSpec, restricted
-from jobs.training.scored import check_images, check_scoring
-from jobs.training.spec import check_network
-from jobs.training.work import training_work
-from models.flows.spec import AdversarialSpec, L2Distance, TimeDensity, UniformTime
-from models.networks.registry import AnyNetworkSpec, parse_network
-from models.networks.size import network_size
-from models.networks.spec import NetworkSpec
+from slimctl.jobs.training.part import PartTrainingSpec, restricted
+from slimctl.jobs.training.scored import check_images, check_scoring
+from slimctl.jobs.training.spec import check_network
+from slimctl.jobs.training.work import training_work
+from slimctl.models.flows.spec import AdversarialSpec, L2Distance, TimeDensity, UniformTime
+from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
+from slimctl.models.networks.size import network_size
+from slimctl.models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.training.objectives.distribution_matching import DistributionMatching
+    from slimctl.jobs.training.objectives.distribution_matching import DistributionMatching
 
 
 class MatchDistribution(PartTrainingSpec):
@@ -99,10 +99,10 @@ class MatchDistribution(PartTrainingSpec):
         return super().batches() | pairs
 
     def run(self, context: JobContext) -> Generator:
-        from jobs.storage.weights import save_weights
-        from jobs.training.matching_outcome import tell_scores, warn_of_small_critic
-        from jobs.training.perceptual import prepare_distance
-        from jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.matching_outcome import tell_scores, warn_of_small_critic
+        from slimctl.jobs.training.perceptual import prepare_distance
+        from slimctl.jobs.training.ray_train import train_on_ray
 
         teacher = context.input(self.teacher)
         start = context.input(self.start) if self.start else None
@@ -129,8 +129,11 @@ class MatchDistribution(PartTrainingSpec):
     def _objective(
         self, context: JobContext, labels: tuple[int, ...] | None
     ) -> "DistributionMatching":
-        from jobs.training.judge import Judge
-        from jobs.training.objectives.distribution_matching import DistributionMatching, PairTerm
+        from slimctl.jobs.training.judge import Judge
+        from slimctl.jobs.training.objectives.distribution_matching import (
+            DistributionMatching,
+            PairTerm,
+        )
 
         teacher, data = context.input(self.teacher), context.input(self.data)
         seed = self.seed or 0

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, check_each, check_flip
-from jobs.base.refs import Ref
-from jobs.base.work import FORWARD, Work
-from jobs.training.part import PartTrainingSpec, restricted
-from jobs.training.spec import check_network
-from jobs.training.work import training_work
-from models.flows.parameterisation import Parameterisation
-from models.flows.spec import TimeDensity, UniformTime
-from models.networks.registry import AnyNetworkSpec
-from models.networks.size import network_size
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.work import FORWARD, Work
+from slimctl.jobs.training.part import PartTrainingSpec, restricted
+from slimctl.jobs.training.spec import check_network
+from slimctl.jobs.training.work import training_work
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.flows.spec import TimeDensity, UniformTime
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.models.networks.size import network_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,9 +42,9 @@ class MatchTeacher(PartTrainingSpec):
     """Whether to mirror every other image; null = where the teacher declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
-        from jobs.storage.weights import save_weights
-        from jobs.training.objectives.teacher_matching import TeacherMatching
-        from jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.objectives.teacher_matching import TeacherMatching
+        from slimctl.jobs.training.ray_train import train_on_ray
 
         teacher, data = context.input(self.teacher), context.input(self.data)
         self.expect(

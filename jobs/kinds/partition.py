@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Dataset, FeatureNet, Partition
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, without_labels
-from jobs.base.refs import Ref
-from jobs.base.spec import BY_CONTENT, SeededJobSpec
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Partition
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError, without_labels
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.partition import Matrix, Subsets
+    from slimctl.models.partition import Matrix, Subsets
 
 Label = Annotated[int, Field(ge=0)]
 
@@ -78,7 +78,7 @@ class SplitConditions(SeededJobSpec):
         return Partition(subsets=subsets, label_counts=counts, method=self.method)
 
     def _split(self, conditions: int, rows: "Matrix | None") -> "Subsets":
-        from models import partition
+        from slimctl.models import partition
 
         if self.subsets is not None:
             return tuple(tuple(sorted(labels)) for labels in self.subsets)
@@ -93,7 +93,7 @@ class SplitConditions(SeededJobSpec):
         return partition.balanced_kmeans(rows, count, self.seed or 0)
 
     def _class_means(self, context: JobContext) -> "Matrix":
-        from jobs.evaluation.class_means import class_means
+        from slimctl.jobs.evaluation.class_means import class_means
 
         assert self.data is not None
         assert self.features is not None
@@ -140,7 +140,7 @@ class SplitConditions(SeededJobSpec):
             raise FieldError("count", what, f"ask for at most {conditions} parts")
         if self.subsets is None:
             return
-        from models.partition import check_subsets
+        from slimctl.models.partition import check_subsets
 
         try:
             check_subsets(self.subsets, conditions)
@@ -164,7 +164,7 @@ class SplitConditions(SeededJobSpec):
                 )
 
     def fingerprint(self) -> dict[str, str]:
-        from jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.base.fingerprint import content_of_files
 
         if self.embeddings is None:
             return {}

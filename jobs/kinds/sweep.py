@@ -4,25 +4,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Handle, SweepReport, Trial
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Doubt, Facts, FieldError, FieldErrors
-from jobs.base.placeholders import in_words, placeholders
-from jobs.base.refs import Ref
-from jobs.base.registry import load_kind, nearest
-from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec, output_type
-from jobs.base.subgraph import outside_names, trial_specs
-from jobs.search.spec import Asha, Dimension, Grid, Limit, Random, Search
-from jobs.training.spec import TrainingSpec
+from slimctl.jobs.base.artifacts import Handle, SweepReport, Trial
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError, FieldErrors
+from slimctl.jobs.base.placeholders import in_words, placeholders
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.registry import load_kind, nearest
+from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec, output_type
+from slimctl.jobs.base.subgraph import outside_names, trial_specs
+from slimctl.jobs.search.spec import Asha, Dimension, Grid, Limit, Random, Search
+from slimctl.jobs.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jobs.base.spec import JobSpec
-    from jobs.search.check import Findings
-    from jobs.search.trial import SweepTask
+    from slimctl.jobs.base.spec import JobSpec
+    from slimctl.jobs.search.check import Findings
+    from slimctl.jobs.search.trial import SweepTask
 
 
 class Sweep(SeededJobSpec):
@@ -144,7 +144,7 @@ class Sweep(SeededJobSpec):
         return {key: ",".join(sorted(contents)) for key, contents in found.items()}
 
     def preflight(self) -> Facts | None:
-        from jobs.search.check import read_outside
+        from slimctl.jobs.search.check import read_outside
 
         errors = read_outside(self.corners())
         if errors:
@@ -170,7 +170,7 @@ class Sweep(SeededJobSpec):
         return self._look(inputs).doubts
 
     def _look(self, inputs: "Mapping[str, Facts]") -> "Findings":
-        from jobs.search.check import look_at
+        from slimctl.jobs.search.check import look_at
 
         known = {name: inputs[f"inputs.{at}"] for at, name in enumerate(self.outside)}
         return look_at(self.jobs, self._corners(), self.seed, known)
@@ -183,8 +183,8 @@ class Sweep(SeededJobSpec):
             yield from ({**first, name: value} for value in values[1:])
 
     def run(self, context: JobContext) -> SweepReport:
-        from jobs.search.choose import best, front
-        from jobs.search.tune import try_candidates
+        from slimctl.jobs.search.choose import best, front
+        from slimctl.jobs.search.tune import try_candidates
 
         task, candidates = self._task(context), self._candidates()
         if candidates is None:
@@ -209,7 +209,7 @@ class Sweep(SeededJobSpec):
         )
 
     def _task(self, context: JobContext) -> "SweepTask":
-        from jobs.search.trial import SweepTask
+        from slimctl.jobs.search.trial import SweepTask
 
         assert context.runner is not None
         handles = [context.input(ref) for ref in self.inputs]
@@ -245,7 +245,7 @@ class Sweep(SeededJobSpec):
 
     def _candidates(self) -> "list[dict[str, Any]] | None":
         """What is tried, where that is known before anything runs."""
-        from jobs.search.candidates import grid, random
+        from slimctl.jobs.search.candidates import grid, random
 
         if isinstance(self.search, Grid):
             return grid(self.space)
@@ -254,16 +254,16 @@ class Sweep(SeededJobSpec):
         return None
 
     def _searched(self, task: "SweepTask") -> list[Trial]:
-        from jobs.search.spec import OptunaSearch
-        from jobs.search.tune import search
+        from slimctl.jobs.search.spec import OptunaSearch
+        from slimctl.jobs.search.tune import search
 
         assert isinstance(self.search, OptunaSearch)
         return search(task, self.space, self.search, self.objectives, self.parallel)
 
     def _check_sizes(self, task: "SweepTask", candidates: "list[dict[str, Any]]") -> None:
         """Refuses limits that no candidate can meet, before anything is trained."""
-        from jobs.search.sizes import beyond, distance, latency_on, sizes_known
-        from jobs.search.trial import CANNOT_BE
+        from slimctl.jobs.search.sizes import beyond, distance, latency_on, sizes_known
+        from slimctl.jobs.search.trial import CANNOT_BE
 
         handles, latency, sizes = task.handles(), latency_on(task.cluster), []
         for values in candidates:

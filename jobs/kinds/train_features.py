@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from jobs.base.artifacts import Dataset, FeatureNet
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, without_labels
-from jobs.base.refs import Ref
-from jobs.base.spec import SeededJobSpec
-from jobs.base.work import TRAINING, Work
-from jobs.training.spec import check_network
-from models.networks.classifier.spec import ClassifierSpec
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError, without_labels
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import SeededJobSpec
+from slimctl.jobs.base.work import TRAINING, Work
+from slimctl.jobs.training.spec import check_network
+from slimctl.models.networks.classifier.spec import ClassifierSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,9 +44,9 @@ class TrainFeatures(SeededJobSpec):
     def run(self, context: JobContext) -> FeatureNet:
         import torch
 
-        from jobs.storage.tensors import load_dataset_tensors
-        from jobs.storage.weights import save_weights
-        from jobs.training.classifier import train_classifier
+        from slimctl.jobs.storage.tensors import load_dataset_tensors
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.classifier import train_classifier
 
         data = context.input(self.data)
         seen = sum(count > 0 for count in data.label_counts)

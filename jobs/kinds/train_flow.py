@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
-from jobs.base.refs import Ref
-from jobs.base.work import Work
-from jobs.training.spec import TrainingSpec, check_network
-from jobs.training.work import training_work
-from models.flows.parameterisation import Parameterisation
-from models.flows.spec import TimeDensity, UniformTime
-from models.networks.registry import AnyNetworkSpec
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.work import Work
+from slimctl.jobs.training.spec import TrainingSpec, check_network
+from slimctl.jobs.training.work import training_work
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.flows.spec import TimeDensity, UniformTime
+from slimctl.models.networks.registry import AnyNetworkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,9 +36,9 @@ class TrainFlow(TrainingSpec):
     """Whether to mirror every other image; null = where the data set declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
-        from jobs.storage.weights import save_weights
-        from jobs.training.objectives.flow_matching import FlowMatching
-        from jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+        from slimctl.jobs.training.ray_train import train_on_ray
 
         data = context.input(self.data)
         facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})

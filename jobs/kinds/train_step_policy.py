@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, StepPolicy
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
-from models.stepping.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
+from slimctl.jobs.base.artifacts import Flow, StepPolicy
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.spec import ImageShape
+    from slimctl.models.spec import ImageShape
 
 
 class TrainStepPolicy(SeededJobSpec):
@@ -41,9 +41,9 @@ class TrainStepPolicy(SeededJobSpec):
     """Longest training time between two checkpoints, s."""
 
     def run(self, context: JobContext) -> StepPolicy:
-        from jobs.stepping import train
-        from jobs.stepping.pictures import draw_curves
-        from jobs.storage.weights import save_weights
+        from slimctl.jobs.stepping import train
+        from slimctl.jobs.stepping.pictures import draw_curves
+        from slimctl.jobs.storage.weights import save_weights
 
         flow = None if self.flow is None else context.input(self.flow)
         self.expect({} if flow is None else {"flow": Facts(flow.image)})

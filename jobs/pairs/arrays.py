@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.errors import UserError
-from models.spec import ImageShape
+from slimctl.jobs.base.errors import UserError
+from slimctl.models.spec import ImageShape
 
 NOISE, IMAGES, LABELS = "z0.npy", "z1.npy", "label.npy"
 CHUNK = 1024

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from models import counter_random
-from models.counter_random import Stream
-from models.spec import ImageShape
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.spec import ImageShape
 
 
 def pair_noise(seed: int, index: Tensor, image: ImageShape) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from jobs.base.context import JobContext
-from jobs.pairs.pool import IN_FLIGHT, Pool
-from jobs.pairs.shards import (
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
+from slimctl.jobs.pairs.shards import (
     ShardRecord,
     find_shard,
     open_solve,
@@ -18,11 +18,11 @@ from jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from jobs.pairs.spec import PairRecipe
-from jobs.pairs.suspicion import Life
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from models.flows.flow import Flow
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.flow import Flow
 
 
 class PairActor:

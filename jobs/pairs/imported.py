@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from jobs.base.artifacts import ShardFile
-from jobs.base.context import JobContext
-from jobs.pairs.arrays import PairArrays, rows
+from slimctl.jobs.base.artifacts import ShardFile
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.pairs.arrays import PairArrays, rows
 
 
 def store_pairs(

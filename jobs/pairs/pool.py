@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from jobs.base.deaths import Death, DeathWatch
-from jobs.base.errors import JobFailed, WorkLost
-from jobs.pairs.suspicion import CONVICTING, Suspicion
+from slimctl.jobs.base.deaths import Death, DeathWatch
+from slimctl.jobs.base.errors import JobFailed, WorkLost
+from slimctl.jobs.pairs.suspicion import CONVICTING, Suspicion
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 IN_FLIGHT = 2

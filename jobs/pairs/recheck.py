@@ -4,13 +4,13 @@ import random
 
 import torch
 
-from jobs.base.artifacts import PairSet
-from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shard_rows import ShardRows
-from jobs.pairs.shards import open_solve
-from jobs.pairs.spec import PairRecipe
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.shard_rows import ShardRows
+from slimctl.jobs.pairs.shards import open_solve
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
 
 LARGEST_DIFFERENCE = 0.02
 """Between two devices or batch sizes, in [-1, 1] pixels: float16 rounds by 0.001 at 2."""

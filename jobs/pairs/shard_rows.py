@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import PairSet
-from jobs.base.errors import DamagedArtifact
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.storage.store import Store
 
 _LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, little-endian."""

@@ -16,18 +16,18 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from jobs.base.artifacts import PairSet, ShardFile, StepPolicy
-from jobs.base.turns import computing
-from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.spec import PairRecipe
-from jobs.storage.policies import flow_problem, open_policy
-from jobs.storage.sealed import seal, unseal
-from jobs.storage.store import Store
-from models.flows.flow import Flow
-from models.solvers.base import solve
-from models.solvers.solution import Solution
-from models.spec import Spec
-from models.stepping.flow_walk import solve_with_policy
+from slimctl.jobs.base.artifacts import PairSet, ShardFile, StepPolicy
+from slimctl.jobs.base.turns import computing
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.storage.policies import flow_problem, open_policy
+from slimctl.jobs.storage.sealed import seal, unseal
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.flow import Flow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.solution import Solution
+from slimctl.models.spec import Spec
+from slimctl.models.stepping.flow_walk import solve_with_policy
 
 Solve: TypeAlias = Callable[[Tensor, Tensor | None], Solution]
 """(x0, label) -> where the flow takes them."""

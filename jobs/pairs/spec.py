@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from jobs.base.artifacts import Flow, StepPolicy
-from models.precision import Precision
-from models.solvers.spec import SolverSpec
+from slimctl.jobs.base.artifacts import Flow, StepPolicy
+from slimctl.models.precision import Precision
+from slimctl.models.solvers.spec import SolverSpec
 
 
 @dataclass(frozen=True)

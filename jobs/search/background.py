@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Trial
-from jobs.base.errors import UserError
-from jobs.base.placeholders import in_words
-from jobs.base.subgraph import trial_jobs, trial_specs
-from jobs.search.trial import Place, SweepTask, note, noted_before, run_trial, scores_of
+from slimctl.jobs.base.artifacts import Trial
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.placeholders import in_words
+from slimctl.jobs.base.subgraph import trial_jobs, trial_specs
+from slimctl.jobs.search.trial import Place, SweepTask, note, noted_before, run_trial, scores_of
 
 POLL_S = 1.0
 STEP, SCORE = "step", "score"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.base.seeds import derive_seed
-from jobs.search.spec import Dimension
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.search.spec import Dimension
 
 
 def grid(space: Mapping[str, Dimension]) -> list[dict[str, Any]]:

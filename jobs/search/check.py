@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Doubt, Facts, FieldError
-from jobs.base.placeholders import in_words
-from jobs.base.refs import iter_refs, ref_types
-from jobs.base.registry import handle_types, load_kind, nearest
-from jobs.base.spec import BY_CONTENT, JobSpec, output_type
-from jobs.base.subgraph import in_order, trial_spec
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError
+from slimctl.jobs.base.placeholders import in_words
+from slimctl.jobs.base.refs import iter_refs, ref_types
+from slimctl.jobs.base.registry import handle_types, load_kind, nearest
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec, output_type
+from slimctl.jobs.base.subgraph import in_order, trial_spec
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from jobs.base.artifacts import Trial
-from jobs.search.spec import Limit
+from slimctl.jobs.base.artifacts import Trial
+from slimctl.jobs.search.spec import Limit
 
 
 def within(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> bool:

@@ -8,11 +8,11 @@ what another one waits for; and it keeps two trials from making one result twice
 import asyncio
 from typing import Any
 
-from jobs.base.cluster import Needs
-from jobs.base.context import Ended, JobRunner
-from jobs.base.subgraph import SubJob
-from jobs.search.trial import Stopped, SweepTask
-from jobs.training.placement import free_placement
+from slimctl.jobs.base.cluster import Needs
+from slimctl.jobs.base.context import Ended, JobRunner
+from slimctl.jobs.base.subgraph import SubJob
+from slimctl.jobs.search.trial import Stopped, SweepTask
+from slimctl.jobs.training.placement import free_placement
 
 
 class Gate:

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from jobs.base.artifacts import Handle
-from jobs.base.cluster import Cluster
-from jobs.base.refs import iter_refs
-from jobs.base.spec import JobSpec
-from jobs.base.turns import measure_alone
-from jobs.search.spec import Limit
-from models.metrics.cost import build_on_meta, count_macs, count_parameters
-from models.networks.spec import NetworkSpec
-from models.solvers.spec import EulerSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Handle
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.refs import iter_refs
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.base.turns import measure_alone
+from slimctl.jobs.search.spec import Limit
+from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.solvers.spec import EulerSpec
+from slimctl.models.spec import ImageShape
 
 SIZES = ("parameters", "macs", "latency_ms")
 """Numbers of a QualityReport that the network alone tells."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 Positive = Annotated[float, Field(gt=0)]
 

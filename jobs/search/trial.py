@@ -8,19 +8,19 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Handle, Trial
-from jobs.base.cluster import Cluster
-from jobs.base.context import Ended, JobRunner, Reporter
-from jobs.base.errors import UserError
-from jobs.base.keys import canonical_json
-from jobs.base.placeholders import in_words
-from jobs.base.seeds import derive_seed
-from jobs.base.subgraph import SubJob, trial_jobs, trial_specs
-from jobs.search.sizes import beyond, latency_on, sizes_known
-from jobs.search.spec import Asha, Limit
-from jobs.storage.blobs import Blobs
-from jobs.storage.store import Store
-from jobs.training.score_curve import noted_scores
+from slimctl.jobs.base.artifacts import Handle, Trial
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Ended, JobRunner, Reporter
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.keys import canonical_json
+from slimctl.jobs.base.placeholders import in_words
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.subgraph import SubJob, trial_jobs, trial_specs
+from slimctl.jobs.search.sizes import beyond, latency_on, sizes_known
+from slimctl.jobs.search.spec import Asha, Limit
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.score_curve import noted_scores
 
 MAX_ATTEMPTS = 6
 """Of a job: its worker may be killed by whoever shares the machine; a pause that doubles before

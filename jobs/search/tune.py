@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobs.base.artifacts import Trial
-from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
-from jobs.search.place import Gate, OnRay
-from jobs.search.spec import Dimension, OptunaSearch
-from jobs.search.trial import MAX_ATTEMPTS, SweepTask, noted
+from slimctl.jobs.base.artifacts import Trial
+from slimctl.jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground
+from slimctl.jobs.search.place import Gate, OnRay
+from slimctl.jobs.search.spec import Dimension, OptunaSearch
+from slimctl.jobs.search.trial import MAX_ATTEMPTS, SweepTask, noted
 
 TRIAL_HOLDS = {"memory": 1}
 """What Ray reserves for a trial while its jobs run, bytes. No share of a CPU, however small: of two

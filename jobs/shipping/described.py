@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs.base.artifacts import Fleet, Flow, Generator
-from jobs.base.errors import UserError
-from jobs.evaluation.sampling import takes_solver
-from jobs.storage.store import Store
-from models.flows.parameterisation import Parameterisation
-from models.model_folder import Member, ModelDescription
-from models.networks.registry import parse_network
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation.sampling import takes_solver
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.model_folder import Member, ModelDescription
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.solvers.spec import EulerSpec
 
 Model = Flow | Generator | Fleet
 

@@ -9,14 +9,14 @@ from typing import Literal
 
 import torch
 
-from jobs.base.artifacts import Generator
-from jobs.base.errors import JobFailed, UserError
-from jobs.shipping.described import Model, describe, members_of, weights_of
-from jobs.storage.flows import open_flow, open_network
-from jobs.storage.store import Store
-from models.flows.flow import NetworkFlow
-from models.model_folder import DESCRIPTION, ModelDescription, write_model_folder
-from models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.errors import JobFailed, UserError
+from slimctl.jobs.shipping.described import Model, describe, members_of, weights_of
+from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.model_folder import DESCRIPTION, ModelDescription, write_model_folder
+from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
 
 Format = Literal["safetensors", "onnx", "diffusers"]
 CARD = "README.md"
@@ -151,6 +151,6 @@ def _write_onnx(
 def _write_diffusers(
     store: Store, model: Model, folder: Path, description: ModelDescription
 ) -> None:
-    from models.diffusers_pipeline import write_diffusers  # noqa: PLC0415  (an extra)
+    from slimctl.models.diffusers_pipeline import write_diffusers  # noqa: PLC0415  (an extra)
 
     write_diffusers(folder, description, [dict(one) for one in weights_of(store, model)])

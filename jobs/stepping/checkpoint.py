@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import load, save
 
-from jobs.storage.blobs import Blobs
-from models.stepping.double_dqn import LearnerState
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.models.stepping.double_dqn import LearnerState
 
 POINTER = "state.json"
 

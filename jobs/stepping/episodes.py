@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.base.artifacts import Flow
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from models.stepping.double_dqn import Judge
-from models.stepping.environment import Environment
-from models.stepping.flow_environment import FlowEnvironment, Noises, known_noises
-from models.stepping.q_network import GreedyPolicy
-from models.stepping.rollout import play
-from models.stepping.spec import FlowProblem, ThreeBodyProblem
-from models.stepping.three_body_environment import (
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.models.stepping.double_dqn import Judge
+from slimctl.models.stepping.environment import Environment
+from slimctl.models.stepping.flow_environment import FlowEnvironment, Noises, known_noises
+from slimctl.models.stepping.q_network import GreedyPolicy
+from slimctl.models.stepping.rollout import play
+from slimctl.models.stepping.spec import FlowProblem, ThreeBodyProblem
+from slimctl.models.stepping.three_body_environment import (
     FIRST_TRAINING_SEED,
     VALIDATION_SEEDS,
     ThreeBodyEnvironment,
@@ -86,7 +86,7 @@ def flow_noises(
     stretches: int = 0,
 ) -> Noises:
     """Noises first..first + count - 1 with their exact ends, and paths in so many stretches."""
-    from models.flows.flow import Flow as RunnableFlow  # noqa: PLC0415  (a name in two layers)
+    from slimctl.models.flows.flow import Flow as RunnableFlow  # noqa: PLC0415  (a name in two layers)
 
     assert isinstance(flow, RunnableFlow)
     tolerance, counts = problem.reference_tolerance, handle.label_counts

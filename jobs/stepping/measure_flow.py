@@ -8,23 +8,23 @@ from functools import partial
 import numpy as np
 import torch
 
-from jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
-from jobs.base.context import JobContext
-from jobs.base.step_artifacts import FITTED
-from jobs.stepping.episodes import device_here, flow_noises
-from jobs.stepping.rows import step_row
-from jobs.storage.flows import open_flow
-from jobs.storage.policies import open_policy
-from models.flows.flow import Flow as RunnableFlow
-from models.shapes import Tensor
-from models.solvers.base import solve
-from models.solvers.solution import Solution
-from models.solvers.spec import HeunSpec, RK45Spec
-from models.stepping.bogacki_shampine import rk23, rms
-from models.stepping.environment import Floats, excess
-from models.stepping.flow_environment import Noises
-from models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, solve_with_policy
-from models.stepping.spec import FlowProblem, TelescopingReward
+from slimctl.jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.step_artifacts import FITTED
+from slimctl.jobs.stepping.episodes import device_here, flow_noises
+from slimctl.jobs.stepping.rows import step_row
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.policies import open_policy
+from slimctl.models.flows.flow import Flow as RunnableFlow
+from slimctl.models.shapes import Tensor
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.solution import Solution
+from slimctl.models.solvers.spec import HeunSpec, RK45Spec
+from slimctl.models.stepping.bogacki_shampine import rk23, rms
+from slimctl.models.stepping.environment import Floats, excess
+from slimctl.models.stepping.flow_environment import Noises
+from slimctl.models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, solve_with_policy
+from slimctl.models.stepping.spec import FlowProblem, TelescopingReward
 
 TOLERANCES = tuple(10.0 ** (-power / 2.0) for power in range(2, 11))
 """1e-1 to 1e-5 by half decades."""

@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jobs.base.artifacts import StepPolicy, StepRow
-from jobs.base.context import JobContext
-from jobs.stepping.rows import step_row
-from jobs.storage.policies import open_policy
-from models.stepping.environment import Choose, Floats, Integers
-from models.stepping.names import INTEGRATORS, IntegratorName, StepControl
-from models.stepping.rollout import Episodes, always, holding, play
-from models.stepping.spec import ThreeBodyProblem
-from models.stepping.three_body_environment import TEST_SEEDS, ThreeBodyEnvironment
+from slimctl.jobs.base.artifacts import StepPolicy, StepRow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.stepping.rows import step_row
+from slimctl.jobs.storage.policies import open_policy
+from slimctl.models.stepping.environment import Choose, Floats, Integers
+from slimctl.models.stepping.names import INTEGRATORS, IntegratorName, StepControl
+from slimctl.models.stepping.rollout import Episodes, always, holding, play
+from slimctl.models.stepping.spec import ThreeBodyProblem
+from slimctl.models.stepping.three_body_environment import TEST_SEEDS, ThreeBodyEnvironment
 
 BAD_ERROR = 1e-4
 DEFAULT_MU = 0.03

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jobs.base.artifacts import StepRow
-from jobs.stepping.measure_three_body import Watched
+from slimctl.jobs.base.artifacts import StepRow
+from slimctl.jobs.stepping.measure_three_body import Watched
 
 SMALLEST_ERROR = 1e-16
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.base.artifacts import StepRow
-from jobs.base.step_artifacts import ADAPTIVE
-from models.stepping.environment import Floats
+from slimctl.jobs.base.artifacts import StepRow
+from slimctl.jobs.base.step_artifacts import ADAPTIVE
+from slimctl.models.stepping.environment import Floats
 
 BOOTSTRAP = 2000
 SEED = 0

@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext, Reporter
-from jobs.base.errors import TrainingDiverged
-from jobs.base.seeds import derive_seed
-from jobs.base.turns import computing
-from jobs.pairs.pool import Pool
-from jobs.pairs.suspicion import Life
-from jobs.stepping.checkpoint import load_state, save_state
-from jobs.stepping.episodes import lessons
-from jobs.storage.store import Store
-from models.stepping.double_dqn import DoubleDqn
-from models.stepping.spec import DoubleDqnSpec, FlowProblem, ThreeBodyProblem
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext, Reporter
+from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.turns import computing
+from slimctl.jobs.pairs.pool import Pool
+from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.stepping.checkpoint import load_state, save_state
+from slimctl.jobs.stepping.episodes import lessons
+from slimctl.jobs.storage.store import Store
+from slimctl.models.stepping.double_dqn import DoubleDqn
+from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, ThreeBodyProblem
 
 REPORT_EVERY_S = 1.0
 

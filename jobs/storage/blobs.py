@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
 
 MAX_NAME = 1000
 """Characters of a name: S3 takes 1024 bytes."""

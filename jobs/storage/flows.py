@@ -3,19 +3,19 @@
 import torch
 from torch import nn
 
-from jobs.base.artifacts import Fleet, Flow, Generator
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
-from jobs.storage.weights import load_weights
-from models.engine import choose_engine
-from models.flows.analytic import AnalyticFlow
-from models.flows.flow import Flow as RunnableFlow
-from models.flows.flow import NetworkFlow
-from models.flows.make import make_flow
-from models.networks.registry import parse_network
-from models.pixels import to_float
-from models.precision import Precision
-from models.routing import RoutedFlow
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.storage.weights import load_weights
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.flow import Flow as RunnableFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.make import make_flow
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.pixels import to_float
+from slimctl.models.precision import Precision
+from slimctl.models.routing import RoutedFlow
 
 
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.storage.blobs import Blobs
-from jobs.storage.sealed import seal, unseal
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.sealed import seal, unseal
 
 FOLDER = "locks"
 BEAT_S = 5.0

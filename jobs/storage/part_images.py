@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
 
 
 def load_part(

@@ -5,13 +5,13 @@ from functools import partial
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from jobs.base.artifacts import StepPolicy
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
-from models.stepping.flow_walk import observation_size
-from models.stepping.q_network import GreedyPolicy
-from models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
-from models.stepping.three_body_environment import three_body_guess
+from slimctl.jobs.base.artifacts import StepPolicy
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.models.stepping.flow_walk import observation_size
+from slimctl.models.stepping.q_network import GreedyPolicy
+from slimctl.models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
+from slimctl.models.stepping.three_body_environment import three_body_guess
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.base.registry import handle_type, is_built_in
-from jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
-from models.spec import Spec
+from slimctl.jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.base.registry import handle_type, is_built_in
+from slimctl.jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
+from slimctl.models.spec import Spec
 
 MANIFEST = "artifact.json"
 HandleT = TypeVar("HandleT", bound=Handle)

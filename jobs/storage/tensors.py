@@ -7,8 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs.base.artifacts import Dataset
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.storage.store import Store
 
 PIECE = 4096
 """Images read at once where only some are wanted."""

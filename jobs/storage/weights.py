@@ -6,9 +6,9 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jobs.base.artifacts import FeatureNet, Flow, Generator
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import FeatureNet, Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from jobs.training.spec import TrainingSpec
-from models.engine import adam
+from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.models.engine import adam
 
 
 def make_adam(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.ema import PowerEMA
+from slimctl.models.ema import PowerEMA
 
 WEIGHTS, SCORES = "best.", "score."
 """Prefixes of its tensors in a checkpoint."""

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.storage.blobs import Blobs
-from jobs.storage.sealed import seal, unseal
-from models.spec import Spec
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.sealed import seal, unseal
+from slimctl.models.spec import Spec
 
 POINTER = "latest.json"
 COPY = "latest.copy.json"

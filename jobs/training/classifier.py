@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.base.artifacts import Dataset
-from jobs.base.errors import TrainingDiverged
-from jobs.base.seeds import derive_seed
-from jobs.base.turns import computing
-from models.networks.classifier.spec import ClassifierSpec
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.turns import computing
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.pixels import to_float
 
 PROGRESS_EVERY = 50
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from jobs.training.adam import load_moments, make_adam, moments_of
-from jobs.training.objective import Companion, Objective
-from jobs.training.spec import TrainingSpec
+from slimctl.jobs.training.adam import load_moments, make_adam, moments_of
+from slimctl.jobs.training.objective import Companion, Objective
+from slimctl.jobs.training.spec import TrainingSpec
 
 PREFIX = "companion."
 """Of the companion's tensors in a checkpoint."""

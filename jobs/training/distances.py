@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jobs.base.facts import Facts, FieldError, MissingFile
-from jobs.base.outside_file import PublishedFile, require_checksum, require_file
-from jobs.base.spec import BY_CONTENT
-from models.flows.spec import HuberDistance, L2Distance
-from models.perceptual.cost import vgg_macs
-from models.spec import ImageShape, Spec
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from slimctl.jobs.base.spec import BY_CONTENT
+from slimctl.models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.perceptual.cost import vgg_macs
+from slimctl.models.spec import ImageShape, Spec
 
 VGG = PublishedFile(
     "vgg16-397923af.pth", "torchvision's model downloads (https://download.pytorch.org/models)"
@@ -76,7 +76,7 @@ def weight_files(distance: ImageDistance) -> Iterator[tuple[str, str, PublishedF
 
 def fingerprint(distance: ImageDistance) -> dict[str, str]:
     """Content of the weight files of the field `distance`."""
-    from jobs.base.fingerprint import content_of_files  # noqa: PLC0415
+    from slimctl.jobs.base.fingerprint import content_of_files  # noqa: PLC0415
 
     return {
         f"distance.{field}": content_of_files([Path(path)], Path(path))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.training.objective import Share
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.spec import TimeDensity
-from models.flows.time_density import quantile
-from models.spec import ImageShape
+from slimctl.jobs.training.objective import Share
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.spec import TimeDensity
+from slimctl.models.flows.time_density import quantile
+from slimctl.models.spec import ImageShape
 
 BLOCK_STEPS = 64
 

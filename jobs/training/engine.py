@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from jobs.storage.blobs import Blobs
-from jobs.training.objective import Share
-from jobs.training.spec import TrainingSpec
-from models.compilation import compile_times
-from models.engine import Engine, choose_engine
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.training.objective import Share
+from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.models.compilation import compile_times
+from slimctl.models.engine import Engine, choose_engine
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 RECORD = "engine.json"
 

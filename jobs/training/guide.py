@@ -9,13 +9,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import Flow, Generator, PairSet
-from jobs.base.context import JobContext
-from jobs.storage.flows import open_flow
-from jobs.training.pair_source import PairSource
-from models.flows.flow import NetworkFlow
-from models.flows.losses import one_step_error, two_step_error
-from models.networks.registry import parse_network
+from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.losses import one_step_error, two_step_error
+from slimctl.models.networks.registry import parse_network
 
 SAMPLES = 1024
 BATCH = 128

@@ -6,20 +6,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Dataset, FeatureNet
-from jobs.base.seeds import derive_seed
-from jobs.evaluation.features import Features, open_features
-from jobs.storage.part_images import load_part
-from jobs.storage.store import Store
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.flow import NetworkFlow
-from models.flows.losses import one_step_velocity
-from models.metrics.frechet import GaussianStatistics, frechet_distance
-from models.metrics.kernel import unbiased_mmd
-from models.metrics.sliced_wasserstein import sliced_wasserstein
-from models.pixels import to_float, to_uint8
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.evaluation.features import Features, open_features
+from slimctl.jobs.storage.part_images import load_part
+from slimctl.jobs.storage.store import Store
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.kernel import unbiased_mmd
+from slimctl.models.metrics.sliced_wasserstein import sliced_wasserstein
+from slimctl.models.pixels import to_float, to_uint8
+from slimctl.models.spec import ImageShape
 
 BATCH = 250
 REAL = 2000

@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from jobs.base.errors import TrainingDiverged
-from jobs.base.seeds import derive_seed
-from jobs.base.turns import computing
-from jobs.storage.blobs import Blobs
-from jobs.training.adam import load_moments, make_adam, moments_of
-from jobs.training.best import ScoredAverage
-from jobs.training.checkpoint import (
+from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.turns import computing
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.training.adam import load_moments, make_adam, moments_of
+from slimctl.jobs.training.best import ScoredAverage
+from slimctl.jobs.training.checkpoint import (
     Checkpoint,
     checkpoint_name,
     load_checkpoint,
     save_checkpoint,
 )
-from jobs.training.companion import CompanionTrainer
-from jobs.training.judge import Watch
-from jobs.training.objective import Objective, Share
-from jobs.training.score_curve import note_score
-from jobs.training.spec import TrainingSpec
-from models.ema import PowerEMA
-from models.engine import Engine
+from slimctl.jobs.training.companion import CompanionTrainer
+from slimctl.jobs.training.judge import Watch
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.score_curve import note_score
+from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.models.ema import PowerEMA
+from slimctl.models.engine import Engine
 
 Progress = Callable[[int, Mapping[str, float]], None]
 

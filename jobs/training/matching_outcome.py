@@ -1,8 +1,8 @@
 """What a user is told of a distribution matching: a critic that is too small, and the scores."""
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext
-from jobs.training.best import Scores
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.training.best import Scores
 
 
 def warn_of_small_critic(context: JobContext, teacher: Flow, fake: Flow) -> None:

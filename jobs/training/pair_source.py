@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jobs.base.artifacts import PairSet
-from jobs.base.errors import UserError
-from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shard_rows import ShardRows
-from jobs.pairs.shards import read_labels, read_noise, read_pairs
-from jobs.storage.store import Store
-from models.counter_random import GENERATOR_VERSION
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.shard_rows import ShardRows
+from slimctl.jobs.pairs.shards import read_labels, read_noise, read_pairs
+from slimctl.jobs.storage.store import Store
+from slimctl.models.counter_random import GENERATOR_VERSION
 
 CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""

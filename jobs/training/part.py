@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Partition
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.training.spec import TrainingSpec
+from slimctl.jobs.base.artifacts import Partition
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,22 +7,22 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.storage.blobs import Blobs
-from jobs.training.distances import (
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.training.distances import (
     LINEAR,
     VGG,
     ImageDistance,
     LPIPSDistance,
     LPIPSHuberDistance,
 )
-from models.flows.distance import Distance, distance, pseudo_huber
-from models.perceptual.lpips import LPIPS, fill_lpips
-from models.perceptual.weight_file import read_weight_file
+from slimctl.models.flows.distance import Distance, distance, pseudo_huber
+from slimctl.models.perceptual.lpips import LPIPS, fill_lpips
+from slimctl.models.perceptual.weight_file import read_weight_file
 
 if TYPE_CHECKING:
-    from jobs.storage.store import Store
+    from slimctl.jobs.storage.store import Store
 
 FILE = "lpips.safetensors"
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Flow, Generator
-from jobs.base.context import JobContext, Reporter
-from jobs.base.deaths import DeathWatch
-from jobs.base.errors import (
+from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.context import JobContext, Reporter
+from slimctl.jobs.base.deaths import DeathWatch
+from slimctl.jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
     SlimError,
@@ -28,21 +28,21 @@ from jobs.base.errors import (
     UserError,
     WorkLost,
 )
-from jobs.base.seeds import derive_seed
-from jobs.storage.store import Store
-from jobs.storage.weights import load_weights
-from jobs.training.best import Scores, best_weights, read_scores
-from jobs.training.checkpoint import load_checkpoint
-from jobs.training.engine import recorded_engine, settle_engine
-from jobs.training.judge import Watch
-from jobs.training.loop import Trainer
-from jobs.training.objective import Objective, Share
-from jobs.training.placement import free_placement, placement_mark
-from jobs.training.score_curve import noted_scores
-from jobs.training.spec import TrainingSpec
-from models.metrics.cost import build_on_meta, count_parameters
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.weights import load_weights
+from slimctl.jobs.training.best import Scores, best_weights, read_scores
+from slimctl.jobs.training.checkpoint import load_checkpoint
+from slimctl.jobs.training.engine import recorded_engine, settle_engine
+from slimctl.jobs.training.judge import Watch
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.placement import free_placement, placement_mark
+from slimctl.jobs.training.score_curve import noted_scores
+from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.models.metrics.cost import build_on_meta, count_parameters
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 FAILURE = "failure.json"
 FINAL_ERRORS = (TrainingDiverged, UserError, DamagedArtifact, JobFailed)

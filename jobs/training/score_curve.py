@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.blobs import Blobs
 
 FILE = "scores.json"
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.artifacts import Dataset, FeatureNet
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.spec import SPEED_ONLY
-from jobs.training.part import PartTrainingSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import SPEED_ONLY
+from slimctl.jobs.training.part import PartTrainingSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jobs.training.judge import Watch
+    from slimctl.jobs.training.judge import Watch
 
 
 class ScoredTrainingSpec(PartTrainingSpec):
@@ -60,7 +60,7 @@ class ScoredTrainingSpec(PartTrainingSpec):
             label_counts: label marginal of the student; () if unconditional.
             labels: labels that it serves; None = all.
         """
-        from jobs.training.judge import Judge, Watch  # noqa: PLC0415
+        from slimctl.jobs.training.judge import Judge, Watch  # noqa: PLC0415
 
         if self.data is None:
             return None

@@ -5,14 +5,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.elastic import Range, range_mistake
-from jobs.base.facts import FieldError
-from jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
-from models.networks.classifier.spec import ClassifierSpec
-from models.networks.spec import NetworkSpec
-from models.precision import Precision
-from models.spec import ImageShape
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.elastic import Range, range_mistake
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.precision import Precision
+from slimctl.models.spec import ImageShape
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_CPU_SHARE = 32

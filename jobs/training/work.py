@@ -1,9 +1,9 @@
 """The work of a training."""
 
-from jobs.base.work import TRAINING, Work
-from models.networks.size import network_size
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.work import TRAINING, Work
+from slimctl.models.networks.size import network_size
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 
 def training_work(

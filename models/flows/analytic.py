@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import torch
 
-from models.flows.flow import Flow
-from models.flows.path import expand_time
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.path import expand_time
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 SMALLEST_BANDWIDTH = 1e-5
 """Bandwidth that 0 stands for: it keeps the velocity finite at t = 1, and an 8-bit step of a pixel

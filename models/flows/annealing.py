@@ -1,11 +1,11 @@
 """Annealed noise: from fresh noise to the noise that a pair was made from.
 
-The share of fresh noise is one scalar for the batch; its schedules are in `models.flows.spec`.
+The share of fresh noise is one scalar for the batch; its schedules are in `models/flows/spec.py`.
 """
 
 import math
 
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 
 def annealed_noise(

@@ -8,9 +8,9 @@ from abc import abstractmethod
 
 from torch import nn
 
-from models.flows.flow import Flow, check_label
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.flow import Flow, check_label
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class DenoisingFlow(Flow):

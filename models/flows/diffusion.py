@@ -4,11 +4,11 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from models.flows.denoising import DenoisingFlow
-from models.flows.noise_levels import NoiseLevels
-from models.flows.path import expand_time
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.denoising import DenoisingFlow
+from slimctl.models.flows.noise_levels import NoiseLevels
+from slimctl.models.flows.path import expand_time
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 
 class _Mixture(NamedTuple):

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from models.flows.spec import HuberDistance, L2Distance
-from models.shapes import Float, Tensor
+from slimctl.models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.shapes import Float, Tensor
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Two image batches (B, C, H, W) to distances (B,)."""

@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from models.flows.denoising import DenoisingFlow
-from models.flows.path import expand_time
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.denoising import DenoisingFlow
+from slimctl.models.flows.path import expand_time
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 
 class EDMFlow(DenoisingFlow):

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class Flow(nn.Module, ABC):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.flows.distance import Distance, squared_distance
-from models.flows.flow import Flow
-from models.flows.path import expand_time, interpolate, path_velocity
-from models.shapes import Float, Int, Tensor
+from slimctl.models.flows.distance import Distance, squared_distance
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.path import expand_time, interpolate, path_velocity
+from slimctl.models.shapes import Float, Int, Tensor
 
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`velocity(xt, t, label)`: a flow's method, or a network."""

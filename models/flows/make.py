@@ -2,12 +2,12 @@
 
 from torch import nn
 
-from models.flows.diffusion import DiffusionFlow
-from models.flows.edm import EDMFlow
-from models.flows.flow import Flow, NetworkFlow
-from models.flows.noise_levels import noise_levels
-from models.flows.parameterisation import Parameterisation
-from models.spec import ImageShape
+from slimctl.models.flows.diffusion import DiffusionFlow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import Flow, NetworkFlow
+from slimctl.models.flows.noise_levels import noise_levels
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.spec import ImageShape
 
 
 def make_flow(network: nn.Module, image: ImageShape, how: Parameterisation) -> Flow:

@@ -7,10 +7,10 @@ alone, the difference of the scores. So flows of every kind (EDM's among them) c
 
 import torch
 
-from models.flows.distance import squared_distance
-from models.flows.losses import Velocity
-from models.flows.path import expand_time, interpolate
-from models.shapes import Float, Int, Tensor
+from slimctl.models.flows.distance import squared_distance
+from slimctl.models.flows.losses import Velocity
+from slimctl.models.flows.path import expand_time, interpolate
+from slimctl.models.shapes import Float, Int, Tensor
 
 SMALLEST_SCALE = 1e-6
 """Mean distance of pixels below which a gradient is no longer divided by it."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from models.flows.parameterisation import (
+from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,
     LinearVPSchedule,
@@ -18,7 +18,7 @@ from models.flows.parameterisation import (
     Schedule,
     VESchedule,
 )
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 
 class NoiseLevels(nn.Module, ABC):

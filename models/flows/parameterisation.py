@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 Prediction = Literal["velocity", "noise", "data", "v", "edm"]
 """velocity x1 - x0; noise x0; data x1; v = a x0 - b x1; edm: the F of EDM's preconditioning."""

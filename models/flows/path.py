@@ -4,7 +4,7 @@ Convention of the whole project: t = 0 is noise x0, t = 1 is the image x1. The S
 rectified-flow papers differ among themselves; every formula here is in this convention.
 """
 
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 
 def interpolate(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.spec import Spec
+from slimctl.models.spec import Spec
 
 
 class UniformTime(Spec):

@@ -5,8 +5,8 @@ So a training time is a function of one uniform number, whoever drew it.
 
 import math
 
-from models.flows.spec import KarrasTime, UniformTime, UShapedTime
-from models.shapes import Float, Tensor
+from slimctl.models.flows.spec import KarrasTime, UniformTime, UShapedTime
+from slimctl.models.shapes import Float, Tensor
 
 _SMALLEST, _LARGEST = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
 """Seventh roots of EDM's noise levels."""

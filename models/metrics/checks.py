@@ -6,7 +6,7 @@ tables are refused here, with the row to look at.
 
 import torch
 
-from models.shapes import Tensor
+from slimctl.models.shapes import Tensor
 
 _PIECE = 4096
 """Rows looked at at once: the check makes temporaries as large as what it looks at."""

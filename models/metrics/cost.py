@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 
-from models.networks.layers import FixedFilter
-from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
-from models.spec import ImageShape, Spec
+from slimctl.models.networks.layers import FixedFilter
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape, Spec
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """The layers that are counted, and `FixedFilter`: outputs * weights-per-output multiply-adds."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 TILE_ROWS = 2048
 """Rows of the first table in one tile."""

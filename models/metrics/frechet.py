@@ -13,8 +13,8 @@ from functools import cached_property
 
 import torch
 
-from models.metrics.checks import check_rows, check_same_width
-from models.shapes import Float, Tensor
+from slimctl.models.metrics.checks import check_rows, check_same_width
+from slimctl.models.shapes import Float, Tensor
 
 _BATCH = 4096
 """Rows turned into float64 at once: the features themselves stay in their own type."""

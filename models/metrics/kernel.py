@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.counter_random import Stream, uniform
-from models.metrics.checks import check_rows, check_same_width
-from models.metrics.interval import mean_interval
-from models.shapes import Float, Tensor
+from slimctl.models.counter_random import Stream, uniform
+from slimctl.models.metrics.checks import check_rows, check_same_width
+from slimctl.models.metrics.interval import mean_interval
+from slimctl.models.shapes import Float, Tensor
 
 _USUAL_SIZE = 1000
 _FEWEST_SUBSETS = 10

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
-from models.counter_random import Stream, uniform
-from models.metrics.checks import check_rows
-from models.metrics.distances import (
+from slimctl.models.counter_random import Stream, uniform
+from slimctl.models.metrics.checks import check_rows
+from slimctl.models.metrics.distances import (
     TILE_COLUMNS,
     TILE_ROWS,
     hide_own,
     squared_distances,
     tiles,
 )
-from models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
-from models.metrics.checks import check_rows, check_same_width
-from models.metrics.distances import (
+from slimctl.models.metrics.checks import check_rows, check_same_width
+from slimctl.models.metrics.distances import (
     TILE_COLUMNS,
     TILE_ROWS,
     hide_own,
     squared_distances,
     tiles,
 )
-from models.shapes import Bool, Float, Tensor
+from slimctl.models.shapes import Bool, Float, Tensor
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import math
 
 import torch
 
-from models.metrics.checks import check_rows, check_same_width
-from models.shapes import Float, Tensor
+from slimctl.models.metrics.checks import check_rows, check_same_width
+from slimctl.models.shapes import Float, Tensor
 
 QUANTILES = 512
 """Most points of a line that are compared; larger sets are read at this many quantiles."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """velocity(xt, t): xt of shape (B, ...) in the type of x0, t of shape (B,); returns xt's shape."""

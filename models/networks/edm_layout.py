@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.networks.layers import Resampling
-from models.networks.published_weights import Source, layer_sources, most_common
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.layers import Resampling
+from slimctl.models.networks.published_weights import Source, layer_sources, most_common
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 FILTER = ".resample_filter"
 """End of the name of a buffer with the filter of a resampling layer, normalised to sum 1."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.shapes import Float, Tensor
+from slimctl.models.shapes import Float, Tensor
 
 
 def group_count(channels: int) -> int:

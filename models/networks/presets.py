@@ -13,10 +13,10 @@ from types import MappingProxyType
 
 from pydantic import Field, SerializeAsAny
 
-from models.networks.adm.spec import ADMSpec
-from models.networks.song_unet.spec import SongUNetSpec
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape, Spec
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape, Spec
 
 
 class Preset(Spec):
@@ -31,7 +31,7 @@ class Preset(Spec):
     parameters: int = Field(ge=1)
     """Number of parameters for the published images."""
     macs: int = Field(ge=1)
-    """Multiply-adds of one evaluation for one image, as `models.metrics.cost` counts them."""
+    """Multiply-adds of one evaluation for one image, as `metrics.cost` counts them."""
 
     @property
     def family(self) -> str:

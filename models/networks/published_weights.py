@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from models.shapes import Tensor
+from slimctl.models.shapes import Tensor
 
 Value = TypeVar("Value", bound=Hashable)
 

@@ -4,9 +4,9 @@ from functools import cache
 
 from pydantic import Field
 
-from models.networks.presets import PRESETS
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape, Spec
+from slimctl.models.networks.presets import PRESETS
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape, Spec
 
 
 class NetworkSize(Spec):
@@ -15,7 +15,7 @@ class NetworkSize(Spec):
     parameters: int = Field(ge=0)
     """Number of parameters."""
     macs: int = Field(ge=0)
-    """Multiply-adds of one evaluation for one image, as `models.metrics.cost` counts them."""
+    """Multiply-adds of one evaluation for one image, as `metrics.cost` counts them."""
 
 
 @cache
@@ -29,7 +29,7 @@ def network_size(network: NetworkSpec, image: ImageShape) -> NetworkSize:
     for preset in PRESETS.values():
         if preset.image == image and _without_dropout(preset.network) == asked:
             return NetworkSize(parameters=preset.parameters, macs=preset.macs)
-    from models.metrics.cost import build_on_meta, count_macs, count_parameters
+    from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
 
     module = build_on_meta(network, image)
     return NetworkSize(parameters=count_parameters(module), macs=count_macs(module, image))

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from models.spec import ImageShape, Spec
+from slimctl.models.spec import ImageShape, Spec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.shapes import Float, Tensor, UInt8
+from slimctl.models.shapes import Float, Tensor, UInt8
 
 SIZE = 299
 """Height and width that images are resized to, px."""

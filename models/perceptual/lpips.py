@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.perceptual.cost import VGG_DEPTHS as DEPTHS
-from models.perceptual.cost import VGG_WIDTHS as WIDTHS
-from models.perceptual.weight_file import fill
-from models.shapes import Float, Tensor
+from slimctl.models.perceptual.cost import VGG_DEPTHS as DEPTHS
+from slimctl.models.perceptual.cost import VGG_WIDTHS as WIDTHS
+from slimctl.models.perceptual.weight_file import fill
+from slimctl.models.shapes import Float, Tensor
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of images in [-1, 1], per colour, before they enter VGG-16."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.shapes import Tensor
+from slimctl.models.shapes import Tensor
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:

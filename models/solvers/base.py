@@ -6,16 +6,16 @@ evaluates shrinking parts of the batch and the labels have to follow.
 
 import torch
 
-from models.flows.denoising import DenoisingFlow
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
-from models.solvers.euler import euler
-from models.solvers.grid import grid
-from models.solvers.heun import heun
-from models.solvers.rk45 import rk45
-from models.solvers.solution import Solution
-from models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
+from slimctl.models.flows.denoising import DenoisingFlow
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
+from slimctl.models.solvers.euler import euler
+from slimctl.models.solvers.grid import grid
+from slimctl.models.solvers.heun import heun
+from slimctl.models.solvers.rk45 import rk45
+from slimctl.models.solvers.solution import Solution
+from slimctl.models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
 
 __all__ = ["Solution", "even_times", "solve"]
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution, check_finite
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution, check_finite
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 """EDM's range of noise levels, which its sampler keeps to for other networks as well."""

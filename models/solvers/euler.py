@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution, check_finite
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution, check_finite
 
 
 def euler(

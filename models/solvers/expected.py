@@ -1,6 +1,6 @@
 """How many evaluations a solver takes, before it runs."""
 
-from models.solvers.spec import SolverSpec
+from slimctl.models.solvers.spec import SolverSpec
 
 RK45_NFE, RK45_TOLERANCE, RK45_ORDER = 127.0, 1e-5, 5
 """Published for the 1-rectified flow of CIFAR-10 (Liu et al., arXiv 2209.03003, table 1)."""

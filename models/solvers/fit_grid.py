@@ -15,11 +15,11 @@ from itertools import pairwise
 
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.grid import combine
-from models.solvers.rk45 import rk45
-from models.solvers.spec import GridSpec
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.grid import combine
+from slimctl.models.solvers.rk45 import rk45
+from slimctl.models.solvers.spec import GridSpec
 
 RIDGE = 1e-9
 """Share of the mean square of the velocities added to the diagonal of the normal equations."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution, check_finite
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution, check_finite
 
 
 def grid(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from models.flows.flow import Flow
-from models.flows.path import expand_time
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.path import expand_time
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution
 
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _STAGES = (

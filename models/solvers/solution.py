@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.stepping.bodies import INTERVAL, Floats, Integers, energy
-from models.stepping.integrators import SUBSTEPS, Point, advance_step, evaluations_per_step
-from models.stepping.motion import MAX_SUBSTEPS, Motion
-from models.stepping.names import IntegratorName, StepControl
+from slimctl.models.stepping.bodies import INTERVAL, Floats, Integers, energy
+from slimctl.models.stepping.integrators import SUBSTEPS, Point, advance_step, evaluations_per_step
+from slimctl.models.stepping.motion import MAX_SUBSTEPS, Motion
+from slimctl.models.stepping.names import IntegratorName, StepControl
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def can_compile() -> bool:
 def _advance_compiled(
     motion: Motion, rows: Integers, mu: Floats, intervals: int, method: Method
 ) -> None:
-    from models.stepping.compiled import advance_systems  # noqa: PLC0415  (an extra)
+    from slimctl.models.stepping.compiled import advance_systems  # noqa: PLC0415  (an extra)
 
     shares = np.array(SUBSTEPS[method.integrator])
     fixed = method.control == "fixed"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.flows.flow import Flow
-from models.flows.path import expand_time
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.path import expand_time
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution
 
 _THIRD_ORDER = (2 / 9, 1 / 3, 4 / 9)
 _ERROR = (-5 / 72, 1 / 12, 1 / 9, -1 / 8)

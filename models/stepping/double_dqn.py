@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.ema import PowerEMA
-from models.stepping.environment import Environment, Floats, Integers, Observation
-from models.stepping.q_network import GreedyPolicy, action_basis, initial_network
-from models.stepping.replay import Lookahead, Replay
-from models.stepping.spec import DoubleDqnSpec
+from slimctl.models.ema import PowerEMA
+from slimctl.models.stepping.environment import Environment, Floats, Integers, Observation
+from slimctl.models.stepping.q_network import GreedyPolicy, action_basis, initial_network
+from slimctl.models.stepping.replay import Lookahead, Replay
+from slimctl.models.stepping.spec import DoubleDqnSpec
 
 Judge = Callable[[GreedyPolicy], float]
 """Mean return of a policy on episodes that training never sees."""

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.base import even_times, solve
-from models.solvers.spec import RK45Spec
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.base import even_times, solve
+from slimctl.models.solvers.spec import RK45Spec
 
 MAX_EVALUATIONS = 5000
 """Of one stretch, after which a flow is given up."""

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.base import solve
-from models.solvers.spec import RK45Spec
-from models.stepping.bogacki_shampine import rms
-from models.stepping.environment import (
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import RK45Spec
+from slimctl.models.stepping.bogacki_shampine import rms
+from slimctl.models.stepping.environment import (
     Arrays,
     Environment,
     Flags,
@@ -24,9 +24,14 @@ from models.stepping.environment import (
     Outcome,
     excess,
 )
-from models.stepping.exact_paths import ExactPaths, exact_paths
-from models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, observation_size, step_sizes
-from models.stepping.spec import FlowProblem
+from slimctl.models.stepping.exact_paths import ExactPaths, exact_paths
+from slimctl.models.stepping.flow_walk import (
+    EVALUATION_UNIT,
+    FlowWalk,
+    observation_size,
+    step_sizes,
+)
+from slimctl.models.stepping.spec import FlowProblem
 
 _PIECE = 256
 """Samples solved at once."""

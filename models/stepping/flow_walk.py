@@ -9,12 +9,12 @@ import math
 import numpy as np
 import torch
 
-from models.flows.flow import Flow
-from models.shapes import Float, Int, Tensor
-from models.solvers.solution import Solution, check_finite
-from models.stepping.bogacki_shampine import FlowPoint, begin, local_error, rms, third_order
-from models.stepping.environment import Choose, Floats, Integers, Observation
-from models.stepping.spec import FlowProblem
+from slimctl.models.flows.flow import Flow
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.solution import Solution, check_finite
+from slimctl.models.stepping.bogacki_shampine import FlowPoint, begin, local_error, rms, third_order
+from slimctl.models.stepping.environment import Choose, Floats, Integers, Observation
+from slimctl.models.stepping.spec import FlowProblem
 
 EVALUATION_UNIT = 30.0
 """Evaluations that count as 1 in rewards and observations."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.stepping.bodies import Floats, separations
+from slimctl.models.stepping.bodies import Floats, separations
 
 
 def forces(masses: Floats, phase: Floats) -> tuple[Floats, Floats]:

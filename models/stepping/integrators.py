@@ -7,9 +7,9 @@ interval share it with systems in the middle of one.
 
 from dataclasses import dataclass
 
-from models.stepping.bodies import Floats
-from models.stepping.forces import forces
-from models.stepping.names import IntegratorName
+from slimctl.models.stepping.bodies import Floats
+from slimctl.models.stepping.forces import forces
+from slimctl.models.stepping.names import IntegratorName
 
 _CUBE_ROOT = 2.0 ** (1.0 / 3.0)
 _OUTER = 1.0 / (2.0 - _CUBE_ROOT)

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.stepping.bodies import Bodies, Floats, Integers, check_bodies, energy, initial_bodies
+from slimctl.models.stepping.bodies import (
+    Bodies,
+    Floats,
+    Integers,
+    check_bodies,
+    energy,
+    initial_bodies,
+)
 
 MAX_SUBSTEPS = 1_000_000
 """Steps in one interval after which a system is given up: a few run away at large steps."""

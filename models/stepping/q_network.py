@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.shapes import Float, Tensor
-from models.stepping.environment import Floats, Guess, Integers, Observation
+from slimctl.models.shapes import Float, Tensor
+from slimctl.models.stepping.environment import Floats, Guess, Integers, Observation
 
 
 def action_basis(actions: Floats, terms: int) -> Floats:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.shapes import Tensor
-from models.stepping.environment import Arrays, Flags, Floats, Integers, Observation
+from slimctl.models.shapes import Tensor
+from slimctl.models.stepping.environment import Arrays, Flags, Floats, Integers, Observation
 
 
 @dataclass(frozen=True)

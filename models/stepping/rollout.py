@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.stepping.environment import Choose, Environment, Floats, Integers, Observation
+from slimctl.models.stepping.environment import Choose, Environment, Floats, Integers, Observation
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.spec import Spec
-from models.stepping.names import IntegratorName, StepControl
+from slimctl.models.spec import Spec
+from slimctl.models.stepping.names import IntegratorName, StepControl
 
 Grid = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)]
 

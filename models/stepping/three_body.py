@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from models.stepping.advance import Method, advance
-from models.stepping.bodies import Bodies, Floats, Integers
-from models.stepping.motion import MAX_SUBSTEPS, Motion
-from models.stepping.names import IntegratorName, StepControl
+from slimctl.models.stepping.advance import Method, advance
+from slimctl.models.stepping.bodies import Bodies, Floats, Integers
+from slimctl.models.stepping.motion import MAX_SUBSTEPS, Motion
+from slimctl.models.stepping.names import IntegratorName, StepControl
 
 
 def integrate(

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from models.stepping.advance import Method, advance
-from models.stepping.bodies import INTERVAL, initial_bodies
-from models.stepping.environment import (
+from slimctl.models.stepping.advance import Method, advance
+from slimctl.models.stepping.bodies import INTERVAL, initial_bodies
+from slimctl.models.stepping.environment import (
     Arrays,
     Environment,
     Flags,
@@ -18,10 +18,10 @@ from models.stepping.environment import (
     excess,
     logarithm,
 )
-from models.stepping.forces import closest_pair, forces
-from models.stepping.integrators import evaluations_per_step
-from models.stepping.motion import Motion
-from models.stepping.spec import PaperReward, TelescopingReward, ThreeBodyProblem
+from slimctl.models.stepping.forces import closest_pair, forces
+from slimctl.models.stepping.integrators import evaluations_per_step
+from slimctl.models.stepping.motion import Motion
+from slimctl.models.stepping.spec import PaperReward, TelescopingReward, ThreeBodyProblem
 
 TEST_SEEDS = range(200)
 VALIDATION_SEEDS = range(5000, 5100)

@@ -4,7 +4,7 @@ flow = load_teacher("edm-cifar10-32x32-uncond-vp.pkl")
 images = edm_heun(flow, x0).x1
 """
 
-from models.teachers.flow_file import FlowHeader, save_flow
-from models.teachers.load import load_teacher
+from slimctl.models.teachers.flow_file import FlowHeader, save_flow
+from slimctl.models.teachers.load import load_teacher
 
 __all__ = ["FlowHeader", "load_teacher", "save_flow"]

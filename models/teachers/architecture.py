@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from models.flows.parameterisation import Parameterisation, Prediction, Schedule
-from models.networks.registry import parse_network
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.flows.parameterisation import Parameterisation, Prediction, Schedule
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 Network = TypeVar("Network", bound=NetworkSpec)
 

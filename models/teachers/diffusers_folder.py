@@ -16,17 +16,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.flows.parameterisation import (
+from slimctl.models.flows.parameterisation import (
     DiscreteVPSchedule,
     EDMSchedule,
     Parameterisation,
     Prediction,
 )
-from models.networks.diffusers_unet.spec import DiffusersUNetSpec
-from models.networks.published_weights import Source, rename
-from models.shapes import Tensor
-from models.spec import ImageShape
-from models.teacher_paths import (
+from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
+from slimctl.models.networks.published_weights import Source, rename
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+from slimctl.models.teacher_paths import (
     AVERAGED,
     CONFIG,
     EMA,
@@ -40,9 +40,9 @@ from models.teacher_paths import (
     weight_files,
     weight_variants,
 )
-from models.teachers.architecture import Overrides
-from models.teachers.teacher_file import TeacherFile, build_to_fill
-from models.teachers.torch_file import read_torch_file, require_own_bytes
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.teachers.torch_file import read_torch_file, require_own_bytes
 
 PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": "noise",

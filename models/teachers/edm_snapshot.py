@@ -4,22 +4,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.flows.parameterisation import (
+from slimctl.models.flows.parameterisation import (
     DiscreteVPSchedule,
     EDMSchedule,
     LinearVPSchedule,
     Parameterisation,
     VESchedule,
 )
-from models.networks.adm import edm_weights as adm
-from models.networks.edm_layout import mean_only
-from models.networks.song_unet import edm_weights as song_unet
-from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
-from models.teachers.architecture import Overrides
-from models.teachers.restricted_pickle import ObjectNote, read_pickle, read_tensors
-from models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.edm_layout import mean_only
+from slimctl.models.networks.song_unet import edm_weights as song_unet
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.restricted_pickle import ObjectNote, read_pickle, read_tensors
+from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
 
 
 class _Snapshot(NamedTuple):

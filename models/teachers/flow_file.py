@@ -14,19 +14,19 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from models.flows.diffusion import DiffusionFlow
-from models.flows.edm import EDMFlow
-from models.flows.flow import NetworkFlow
-from models.flows.parameterisation import EDMSchedule, Parameterisation, Schedule
-from models.networks.published_weights import Source, rename
-from models.networks.registry import AnyNetworkSpec
-from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
-from models.teachers.architecture import Overrides
-from models.teachers.saved_weights import is_averaged, lay_flat
-from models.teachers.slimflow_checkpoint import read_saved
-from models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.flows.diffusion import DiffusionFlow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation, Schedule
+from slimctl.models.networks.published_weights import Source, rename
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.saved_weights import is_averaged, lay_flat
+from slimctl.models.teachers.slimflow_checkpoint import read_saved
+from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
 
 ENTRY = "slimctl"
 """Name of the header's entry."""

@@ -9,15 +9,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from models.flows.flow import Flow
-from models.flows.parameterisation import Prediction, Schedule
-from models.teacher_paths import require_path
-from models.teachers.architecture import Overrides
-from models.teachers.diffusers_folder import read_diffusers
-from models.teachers.edm_snapshot import read_edm_snapshot
-from models.teachers.flow_file import read_flow_file
-from models.teachers.slimflow_checkpoint import read_checkpoint
-from models.teachers.teacher_file import TeacherFile
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.parameterisation import Prediction, Schedule
+from slimctl.models.teacher_paths import require_path
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.diffusers_folder import read_diffusers
+from slimctl.models.teachers.edm_snapshot import read_edm_snapshot
+from slimctl.models.teachers.flow_file import read_flow_file
+from slimctl.models.teachers.slimflow_checkpoint import read_checkpoint
+from slimctl.models.teachers.teacher_file import TeacherFile
 
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of a file of torch.save that is no zip archive: a pickled number."""

@@ -5,19 +5,19 @@ So a network of another package (entry-point group `slimctl.networks`) becomes a
 
 from collections.abc import Collection
 
-from models.flows.parameterisation import Parameterisation
-from models.networks.published_weights import Source, named_averages, rename
-from models.shapes import Tensor
-from models.spec import ImageShape
-from models.teachers.architecture import Overrides
-from models.teachers.saved_weights import (
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.published_weights import Source, named_averages, rename
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.saved_weights import (
     Saved,
     Weights,
     find_weights,
     of_names,
     usual_prefix,
 )
-from models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
 
 
 def read_plain_weights(saved: Saved, overrides: Overrides) -> TeacherFile:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
-from models.shapes import Tensor
-from models.teachers.unwanted import is_harmless, what_to_do
+from slimctl.models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
+from slimctl.models.shapes import Tensor
+from slimctl.models.teachers.unwanted import is_harmless, what_to_do
 
 
 class _Note:

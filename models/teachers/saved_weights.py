@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.shapes import Tensor
-from models.teachers.torch_file import Forgotten
+from slimctl.models.shapes import Tensor
+from slimctl.models.teachers.torch_file import Forgotten
 
 TRANSPARENT = re.compile(
     r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."

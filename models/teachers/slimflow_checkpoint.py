@@ -13,25 +13,25 @@ from typing import NamedTuple, cast
 
 import torch
 
-from models.flows.parameterisation import EDMSchedule, Parameterisation
-from models.networks.adm import edm_weights as adm
-from models.networks.adm.network import ADM
-from models.networks.edm_layout import mean_only
-from models.networks.edm_layout import parameters as edm_parameters
-from models.networks.published_weights import Source, named_averages, rename, require_fit
-from models.networks.song_unet import edm_weights as ddpmpp
-from models.networks.song_unet import slimflow_weights as ncsnpp
-from models.networks.song_unet.network import SongUNet
-from models.networks.song_unet.slimflow_layout import ImageSize, read_slimflow
-from models.networks.song_unet.spec import SongUNetSpec
-from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
-from models.teachers.architecture import Overrides
-from models.teachers.plain_weights import read_plain_weights
-from models.teachers.saved_weights import Saved, Weights, find_weights, lay_flat, of_family
-from models.teachers.teacher_file import TeacherFile, build_to_fill
-from models.teachers.torch_file import Forgotten, read_torch_file, require_own_bytes
+from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.adm.network import ADM
+from slimctl.models.networks.edm_layout import mean_only
+from slimctl.models.networks.edm_layout import parameters as edm_parameters
+from slimctl.models.networks.published_weights import Source, named_averages, rename, require_fit
+from slimctl.models.networks.song_unet import edm_weights as ddpmpp
+from slimctl.models.networks.song_unet import slimflow_weights as ncsnpp
+from slimctl.models.networks.song_unet.network import SongUNet
+from slimctl.models.networks.song_unet.slimflow_layout import ImageSize, read_slimflow
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.plain_weights import read_plain_weights
+from slimctl.models.teachers.saved_weights import Saved, Weights, find_weights, lay_flat, of_family
+from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.teachers.torch_file import Forgotten, read_torch_file, require_own_bytes
 
 T_START = 1e-3
 """Flow time at which the published networks start to be trained and sampled."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.flows.flow import Flow
-from models.flows.make import make_flow
-from models.flows.parameterisation import Parameterisation
-from models.networks.adm.spec import ADMSpec
-from models.networks.song_unet.spec import SongUNetSpec
-from models.networks.spec import NetworkSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 
 @dataclass(frozen=True)

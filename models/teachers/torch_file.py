@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.serialization import safe_globals
 
-from models.shapes import Tensor
-from models.teachers.unwanted import acts
+from slimctl.models.shapes import Tensor
+from slimctl.models.teachers.unwanted import acts
 
 MOST_NAMES = 1000
 """Different things that a file may name beside its tensors."""

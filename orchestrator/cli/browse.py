@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import Json, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.options import Json, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from jobs.storage.store import Store
-    from orchestrator.events import LogRead
-    from orchestrator.status import JobStatus, RunStatus
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.events import LogRead
+    from slimctl.orchestrator.status import JobStatus, RunStatus
 
 RunOrGroup = Annotated[
     str | None,
@@ -33,7 +33,7 @@ LONG_FIELDS = ("id", "shards", "rows", "transfer")
 
 def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = False) -> None:
     """List the runs of a storage, or the jobs of one run."""
-    from orchestrator.runs import find_run, read_run, run_ids
+    from slimctl.orchestrator.runs import find_run, read_run, run_ids
 
     store = open_store(storage)
     name, slash, group = (run or "").partition("/")
@@ -61,7 +61,7 @@ def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
     Raises:
         DamagedArtifact: a line of an event log is not what was written.
     """
-    from jobs.base.errors import DamagedArtifact
+    from slimctl.jobs.base.errors import DamagedArtifact
 
     damaged = [what for log in logs_read for what in log.damaged]
     if damaged:
@@ -71,9 +71,9 @@ def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
 
 
 def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
-    from jobs.base.errors import UserError
-    from jobs.base.registry import nearest
-    from orchestrator.groups import origin_of
+    from slimctl.jobs.base.errors import UserError
+    from slimctl.jobs.base.registry import nearest
+    from slimctl.orchestrator.groups import origin_of
 
     origins = {name: origin_of(name) for name in state.jobs}
     found = {n: state.jobs[n] for n, one in origins.items() if one and one.group == group}
@@ -85,8 +85,8 @@ def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
 
 
 def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
-    from orchestrator.cli.live import clock
-    from orchestrator.cli.tables import print_table
+    from slimctl.orchestrator.cli.live import clock
+    from slimctl.orchestrator.cli.tables import print_table
 
     if as_json:
         fields = {"run", "name", "state", "started", "ended"}
@@ -107,8 +107,8 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
 
 def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
     """Prints a row per job; the jobs of a large group share rows if that is wanted."""
-    from orchestrator.cli.collapse import MANY, collapsed
-    from orchestrator.cli.tables import print_table
+    from slimctl.orchestrator.cli.collapse import MANY, collapsed
+    from slimctl.orchestrator.cli.tables import print_table
 
     echo(f"{state.run}: {state.state}")
     rows = [
@@ -119,8 +119,8 @@ def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
 
 
 def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
-    from orchestrator.cli.collapse import counted
-    from orchestrator.cli.live import clock, numbers
+    from slimctl.orchestrator.cli.collapse import counted
+    from slimctl.orchestrator.cli.live import clock, numbers
 
     seconds = sum(job.seconds(time.time()) for job in jobs)
     done, total = sum(job.done for job in jobs), sum(job.total for job in jobs)
@@ -139,8 +139,8 @@ def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
 
 def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) -> None:
     """Show a run's results, or an artifact: its handle, inputs, settings and files."""
-    from jobs.base.artifacts import StepReport
-    from orchestrator.cli.tables import print_steps
+    from slimctl.jobs.base.artifacts import StepReport
+    from slimctl.orchestrator.cli.tables import print_steps
 
     store = open_store(storage)
     run, artifact = find_thing(store, thing)
@@ -176,8 +176,8 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
 
 def _print_origin(store: "Store", artifact: str) -> None:
     """Everything that an artifact was made from, and the command that would make it again."""
-    from orchestrator.comparison.lineage import Lineage
-    from orchestrator.runs import run_of
+    from slimctl.orchestrator.comparison.lineage import Lineage
+    from slimctl.orchestrator.runs import run_of
 
     lineage = Lineage(store)
     echo("\nmade from")
@@ -205,7 +205,7 @@ def _print_origin(store: "Store", artifact: str) -> None:
 
 
 def _print_mapping(content: dict[str, Any]) -> None:
-    from orchestrator.tracking import flatten
+    from slimctl.orchestrator.tracking import flatten
 
     pairs = list(flatten(content))
     width = max(len(name) for name, _ in pairs)
@@ -214,9 +214,9 @@ def _print_mapping(content: dict[str, Any]) -> None:
 
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
-    from orchestrator.cli.tables import print_quality, print_steps
-    from orchestrator.results import chosen_lines, quality_reports, run_json, step_reports
-    from orchestrator.runs import read_status
+    from slimctl.orchestrator.cli.tables import print_quality, print_steps
+    from slimctl.orchestrator.results import chosen_lines, quality_reports, run_json, step_reports
+    from slimctl.orchestrator.runs import read_status
 
     state = read_status(store.blobs, run)
     if as_json:
@@ -234,10 +234,10 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     Raises:
         UserError: it names nothing, or more than one thing.
     """
-    from jobs.base.errors import UserError
-    from jobs.base.registry import nearest
-    from orchestrator.cli.collapse import collapsed
-    from orchestrator.runs import find_run, read_status, run_ids
+    from slimctl.jobs.base.errors import UserError
+    from slimctl.jobs.base.registry import nearest
+    from slimctl.orchestrator.cli.collapse import collapsed
+    from slimctl.orchestrator.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
         run_name, _, job = thing.partition("/")
@@ -271,7 +271,7 @@ def find_model_id(store: "Store", name: str) -> str:
     Raises:
         UserError: it names a run, nothing, or more than one thing.
     """
-    from jobs.base.errors import UserError
+    from slimctl.jobs.base.errors import UserError
 
     _, artifact = find_thing(store, name)
     if artifact is None:
@@ -281,7 +281,7 @@ def find_model_id(store: "Store", name: str) -> str:
 
 def _job_meant(name: str, jobs: "Iterable[str]") -> str:
     """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
-    from orchestrator.groups import split_iteration
+    from slimctl.orchestrator.groups import split_iteration
 
     group, bracket, rest = name.partition("[")
     wanted, _, member = rest.partition("].")

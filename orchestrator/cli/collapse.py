@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.groups import origin_of
+from slimctl.orchestrator.groups import origin_of
 
 MANY = 4
 """Iterations up to which each has rows of its own."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Json, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.options import Json, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from jobs.storage.store import Store
-    from orchestrator.pipeline import Pipeline
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.pipeline import Pipeline
 
 PIPELINES = (".yaml", ".yml")
 
@@ -43,19 +43,19 @@ def compare(
     ] = None,
 ) -> None:
     """Compare measured models: seeds pooled, Pareto front marked, costs counted."""
-    from jobs.base.errors import UserError
-    from orchestrator.comparison.collect import collect
-    from orchestrator.comparison.lineage import Lineage
-    from orchestrator.comparison.pool import compare as compare_results
-    from orchestrator.comparison.table import as_csv, as_latex, as_markdown, table
-    from orchestrator.comparison.table import as_json as plain
+    from slimctl.jobs.base.errors import UserError
+    from slimctl.orchestrator.comparison.collect import collect
+    from slimctl.orchestrator.comparison.lineage import Lineage
+    from slimctl.orchestrator.comparison.pool import compare as compare_results
+    from slimctl.orchestrator.comparison.table import as_csv, as_latex, as_markdown, table
+    from slimctl.orchestrator.comparison.table import as_json as plain
 
     if as_json and form:
         raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
     store, pipelines = _open(things or [], storage)
     comparison = compare_results(collect(store, things or [], pipelines), Lineage(store))
     if plot is not None:
-        from orchestrator.comparison.plot import save_plot
+        from slimctl.orchestrator.comparison.plot import save_plot
 
         save_plot(comparison, plot)
     if as_json:
@@ -66,8 +66,8 @@ def compare(
         write = as_markdown if form == Form.md else as_latex
         echo(write(*table(comparison, protocol=True)), nl=False)
     else:
-        from orchestrator.cli.tables import print_table
-        from orchestrator.comparison.table import notes
+        from slimctl.orchestrator.cli.tables import print_table
+        from slimctl.orchestrator.comparison.table import notes
 
         print_table(*table(comparison))
         echo("\n".join(notes(comparison)))
@@ -75,10 +75,10 @@ def compare(
 
 def _open(things: list[str], storage: str | None) -> "tuple[Store, dict[str, Pipeline]]":
     """The store, and the pipelines among the things named: all of one store."""
-    from jobs.base.errors import UserError
-    from jobs.storage.store import Store
-    from orchestrator.cli.options import load
-    from orchestrator.pipeline import resolve
+    from slimctl.jobs.base.errors import UserError
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.cli.options import load
+    from slimctl.orchestrator.pipeline import resolve
 
     files = [thing for thing in things if thing.endswith(PIPELINES) or Path(thing).is_file()]
     pipelines = {file: resolve(load(Path(file), None, storage)) for file in files}

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.options import Address, Detach, Json, Run, Storage, open_store
-from orchestrator.cli.output import echo
-from orchestrator.cli.stopping import exit_code
+from slimctl.orchestrator.cli.options import Address, Detach, Json, Run, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.stopping import exit_code
 
 if TYPE_CHECKING:
-    from orchestrator.submission import Submission
+    from slimctl.orchestrator.submission import Submission
 
 
 def cancel(run: Run = None, storage: Storage = None, address: Address = None) -> None:
     """Stop a run: its devices are free within seconds, its checkpoints stay."""
-    from orchestrator.control import cancel as cancel_run
-    from orchestrator.runs import find_run
+    from slimctl.orchestrator.control import cancel as cancel_run
+    from slimctl.orchestrator.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)
@@ -34,10 +34,10 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a run that was interrupted, cancelled or failed, here or on any cluster."""
-    from orchestrator.cli.live import open_view
-    from orchestrator.control import resume as resume_run
-    from orchestrator.job_server import echo, is_job_server, leave_notice, run_on_job_server
-    from orchestrator.runs import find_run
+    from slimctl.orchestrator.cli.live import open_view
+    from slimctl.orchestrator.control import resume as resume_run
+    from slimctl.orchestrator.job_server import echo, is_job_server, leave_notice, run_on_job_server
+    from slimctl.orchestrator.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)
@@ -78,10 +78,10 @@ def interrupted(run: str, address: str | None) -> str:
 
 def tell_result(result: "Submission", *, detach: bool, as_json: bool) -> None:
     """Prints how a submission ended, and raises what it should end the program with."""
-    from jobs.storage.store import Store
-    from orchestrator.cli.tables import print_quality
-    from orchestrator.results import chosen_lines, quality_reports, run_json
-    from orchestrator.submission import check_result
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.cli.tables import print_quality
+    from slimctl.orchestrator.results import chosen_lines, quality_reports, run_json
+    from slimctl.orchestrator.submission import check_result
 
     store = Store(result.plan.storage)
     if detach and result.status.ended is None:

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.base.refs import ref_types, takes_many
-from jobs.base.spec import JobSpec
+from slimctl.jobs.base.refs import ref_types, takes_many
+from slimctl.jobs.base.spec import JobSpec
 
 Schema = Mapping[str, Any]
 WIDTH = 100

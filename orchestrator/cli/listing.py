@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import Json
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.options import Json
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from jobs.base.spec import JobSpec
+    from slimctl.jobs.base.spec import JobSpec
 
 
 def kinds(
@@ -20,7 +20,7 @@ def kinds(
     as_json: Json = False,
 ) -> None:
     """List the job kinds with their inputs and outputs, or tell the fields of some."""
-    from jobs.base.registry import kind_names, load_kind
+    from slimctl.jobs.base.registry import kind_names, load_kind
 
     wanted = {name: load_kind(name) for name in names or kind_names()}
     found = [_about(name, spec) for name, spec in wanted.items()]
@@ -45,8 +45,8 @@ def kinds(
 
 def _about(name: str, spec: "type[JobSpec]") -> dict[str, Any]:
     """A kind as plain data, without its fields."""
-    from jobs.base.refs import ref_types
-    from jobs.base.spec import output_type
+    from slimctl.jobs.base.refs import ref_types
+    from slimctl.jobs.base.spec import output_type
 
     inputs = {
         field: [cls.__name__ for cls in types]
@@ -63,7 +63,7 @@ def _about(name: str, spec: "type[JobSpec]") -> dict[str, Any]:
 
 
 def _tell_fields(spec: "type[JobSpec]") -> None:
-    from orchestrator.cli.kind_fields import field_lines
+    from slimctl.orchestrator.cli.kind_fields import field_lines
 
     echo(f"{inspect.getdoc(spec)}\n")
     for line in field_lines(spec):
@@ -72,8 +72,8 @@ def _tell_fields(spec: "type[JobSpec]") -> None:
 
 def presets(as_json: Json = False) -> None:
     """List the published networks with their size and cost."""
-    from models.networks.presets import PRESETS
-    from orchestrator.cli.tables import print_table
+    from slimctl.models.networks.presets import PRESETS
+    from slimctl.orchestrator.cli.tables import print_table
 
     if as_json:
         found = [
@@ -91,6 +91,6 @@ def presets(as_json: Json = False) -> None:
 
 def schema() -> None:
     """Print the JSON schema of a pipeline file, for editors."""
-    from orchestrator.schema import pipeline_schema
+    from slimctl.orchestrator.schema import pipeline_schema
 
     echo(json.dumps(pipeline_schema(), indent=1))

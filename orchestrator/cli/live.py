@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from orchestrator.cli.collapse import Row, collapsed, counted
-from orchestrator.cli.options import warn
-from orchestrator.events import Event
-from orchestrator.plan import RunPlan
-from orchestrator.problems import Problem
-from orchestrator.status import JobStatus, RunStatus, apply
+from slimctl.orchestrator.cli.collapse import Row, collapsed, counted
+from slimctl.orchestrator.cli.options import warn
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.problems import Problem
+from slimctl.orchestrator.status import JobStatus, RunStatus, apply
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

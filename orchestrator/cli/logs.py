@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Run, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.options import Run, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from orchestrator.events import Event
+    from slimctl.orchestrator.events import Event
 
 POLL_S = 1.0
 PATIENCE_S = 120.0
@@ -24,8 +24,8 @@ Follow = Annotated[
 
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run said."""
-    from orchestrator.cli.browse import refuse_damaged
-    from orchestrator.runs import find_run, may_come_back, read_run
+    from slimctl.orchestrator.cli.browse import refuse_damaged
+    from slimctl.orchestrator.runs import find_run, may_come_back, read_run
 
     store = open_store(storage)
     run_name, slash, of_run = (run or "").partition("/")
@@ -51,8 +51,8 @@ def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Stor
 
 
 def _check_job(run: str, job: str, jobs: list[str]) -> None:
-    from jobs.base.errors import UserError
-    from jobs.base.registry import nearest
+    from slimctl.jobs.base.errors import UserError
+    from slimctl.jobs.base.registry import nearest
 
     if job not in jobs:
         raise UserError(f"run {run}", f"has no job '{job}'", nearest(job, jobs))
@@ -60,8 +60,8 @@ def _check_job(run: str, job: str, jobs: list[str]) -> None:
 
 def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> int:
     """Prints the events from number `told` on; returns the number of the next one."""
-    from orchestrator.cli.live import describe
-    from orchestrator.status import RunStatus, apply
+    from slimctl.orchestrator.cli.live import describe
+    from slimctl.orchestrator.status import RunStatus, apply
 
     state = RunStatus(run=run)
     for event in events:

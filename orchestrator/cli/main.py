@@ -9,8 +9,8 @@ import warnings
 
 import typer
 
-from jobs.base.errors import SlimError, UserError
-from orchestrator.cli import (
+from slimctl.jobs.base.errors import SlimError, UserError
+from slimctl.orchestrator.cli import (
     browse,
     comparing,
     control,
@@ -22,8 +22,8 @@ from orchestrator.cli import (
     shipping,
     upkeep,
 )
-from orchestrator.cli.output import only_data, open_standard_streams
-from orchestrator.cli.stopping import stop_on_signals
+from slimctl.orchestrator.cli.output import only_data, open_standard_streams
+from slimctl.orchestrator.cli.stopping import stop_on_signals
 
 app = typer.Typer(
     name="slimctl",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from jobs.storage.store import Store
-    from orchestrator.pipeline import Pipeline
-    from orchestrator.problems import Problem
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.problems import Problem
 
 File = Annotated[Path, typer.Argument(help="Pipeline file (YAML).", show_default=False)]
 Storage = Annotated[
@@ -85,7 +85,7 @@ def load(
     Raises:
         UserError: the file has mistakes.
     """
-    from orchestrator.pipeline import load_pipeline
+    from slimctl.orchestrator.pipeline import load_pipeline
 
     return load_pipeline(file, overrides or (), storage, draft=draft, reads=reads).pipeline
 
@@ -93,7 +93,7 @@ def load(
 @contextmanager
 def mistakes_as_json(wanted: bool) -> Iterator[None]:
     """Prints the mistakes of a pipeline on stdout as a JSON list too, if that is wanted."""
-    from orchestrator.problems import PipelineProblems
+    from slimctl.orchestrator.problems import PipelineProblems
 
     try:
         yield
@@ -105,7 +105,7 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
 
 def warn(doubts: "Iterable[Problem]") -> None:
     """Says on stderr what is doubtful about a pipeline."""
-    from orchestrator.doubts import as_warning
+    from slimctl.orchestrator.doubts import as_warning
 
     for doubt in doubts:
         typer.echo(as_warning(doubt), err=True)
@@ -113,6 +113,6 @@ def warn(doubts: "Iterable[Problem]") -> None:
 
 def open_store(storage: str | None) -> "Store":
     """The store of a verb without a pipeline file."""
-    from jobs.storage.store import Store
+    from slimctl.jobs.storage.store import Store
 
     return Store(storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE)

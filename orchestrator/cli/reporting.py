@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Run, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.options import Run, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 
 def report(
@@ -21,9 +21,9 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write one self-contained HTML page about a run: models, samples, curves, jobs."""
-    from orchestrator.report.gather import gather
-    from orchestrator.report.page import render
-    from orchestrator.runs import find_run
+    from slimctl.orchestrator.report.gather import gather
+    from slimctl.orchestrator.report.page import render
+    from slimctl.orchestrator.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.control import interrupted, tell_result
-from orchestrator.cli.options import (
+from slimctl.orchestrator.cli.control import interrupted, tell_result
+from slimctl.orchestrator.cli.options import (
     DEFAULT_TFLOPS,
     Address,
     Detach,
@@ -22,20 +22,20 @@ from orchestrator.cli.options import (
     mistakes_as_json,
     warn,
 )
-from orchestrator.cli.output import echo
-from orchestrator.cli.stopping import exit_code
+from slimctl.orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.stopping import exit_code
 
 if TYPE_CHECKING:
-    from orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.pipeline import Pipeline
 
 
 def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from orchestrator.doubts import doubts
-    from orchestrator.graph import Graph, preflight
-    from orchestrator.pipeline import resolve
+    from slimctl.orchestrator.doubts import doubts
+    from slimctl.orchestrator.graph import Graph, preflight
+    from slimctl.orchestrator.pipeline import resolve
 
     with mistakes_as_json(as_json):
         pipeline = resolve(load(file, overrides, storage, reads=True))
@@ -69,14 +69,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
-    from jobs.storage.store import Store
-    from orchestrator.cli.tables import print_plan
-    from orchestrator.devices import devices_here
-    from orchestrator.doubts import doubts
-    from orchestrator.estimate import estimate, is_open, plan_json
-    from orchestrator.graph import Graph, expectations, preflight
-    from orchestrator.pipeline import resolve
-    from orchestrator.planner import draft_plan, make_plan
+    from slimctl.jobs.storage.store import Store
+    from slimctl.orchestrator.cli.tables import print_plan
+    from slimctl.orchestrator.devices import devices_here
+    from slimctl.orchestrator.doubts import doubts
+    from slimctl.orchestrator.estimate import estimate, is_open, plan_json
+    from slimctl.orchestrator.graph import Graph, expectations, preflight
+    from slimctl.orchestrator.pipeline import resolve
+    from slimctl.orchestrator.planner import draft_plan, make_plan
 
     with mistakes_as_json(as_json):
         pipeline = resolve(load(file, overrides, storage, draft=not as_json))
@@ -109,9 +109,9 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
-    from orchestrator.cli.live import open_view
-    from orchestrator.job_server import is_job_server
-    from orchestrator.submission import submit as submit_pipeline
+    from slimctl.orchestrator.cli.live import open_view
+    from slimctl.orchestrator.job_server import is_job_server
+    from slimctl.orchestrator.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)
@@ -138,8 +138,8 @@ def submit(
 
 def hand_over(address: str, pipeline: "Pipeline", *, detach: bool, as_json: bool) -> None:
     """Lets the head of a cluster run a pipeline; this machine may then leave."""
-    from orchestrator.job_server import echo, leave_notice, run_on_job_server
-    from orchestrator.pipeline import to_yaml
+    from slimctl.orchestrator.job_server import echo, leave_notice, run_on_job_server
+    from slimctl.orchestrator.pipeline import to_yaml
 
     words = ["submit", "pipeline.yaml", *(["--json"] if as_json else [])]
     files = {"pipeline.yaml": to_yaml(pipeline)}

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.browse import find_model_id
-from orchestrator.cli.options import LIMIT, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.browse import find_model_id
+from slimctl.orchestrator.cli.options import LIMIT, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 
 def sample(
@@ -32,7 +32,7 @@ def sample(
 
     The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
     """
-    from jobs.evaluation.export import write_samples
+    from slimctl.jobs.evaluation.export import write_samples
 
     store = open_store(storage)
     write_samples(

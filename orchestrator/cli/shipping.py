@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.browse import find_model_id
-from orchestrator.cli.options import LIMIT, Json, Storage, open_store
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.browse import find_model_id
+from slimctl.orchestrator.cli.options import LIMIT, Json, Storage, open_store
+from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.onnx_export import OnnxCheck
+    from slimctl.models.onnx_export import OnnxCheck
 
 
 class Target(StrEnum):
@@ -46,13 +46,13 @@ def export(
 ) -> None:
     """Write a flow, generator or fleet as a folder that works without the storage.
 
-    safetensors opens with `models.generators.load_generator`, diffusers with
+    safetensors opens with `slimctl.models.generators.load_generator`, diffusers with
     `DiffusionPipeline.from_pretrained`; ONNX files are compared with torch and timed.
     """
-    from jobs.evaluation.sampling import FLOW_STEPS, check_steps
-    from jobs.shipping.described import find_model
-    from jobs.shipping.ship import Shipment, check_free, ship
-    from orchestrator.model_card import datasets_behind, model_card
+    from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps
+    from slimctl.jobs.shipping.described import find_model
+    from slimctl.jobs.shipping.ship import Shipment, check_free, ship
+    from slimctl.orchestrator.model_card import datasets_behind, model_card
 
     store = open_store(storage)
     artifact = find_model_id(store, model)

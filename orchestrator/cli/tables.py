@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from jobs.base.artifacts import QualityReport, StepReport
-from jobs.base.cluster import Cluster
-from orchestrator.cli.collapse import collapsed, counted
-from orchestrator.cli.output import echo
-from orchestrator.estimate import Estimate
-from orchestrator.plan import RunPlan
-from orchestrator.results import (
+from slimctl.jobs.base.artifacts import QualityReport, StepReport
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.orchestrator.cli.collapse import collapsed, counted
+from slimctl.orchestrator.cli.output import echo
+from slimctl.orchestrator.estimate import Estimate
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.results import (
     COLUMNS,
     STEP_COLUMNS,
     floor_text,

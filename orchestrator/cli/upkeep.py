@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import (
+from slimctl.orchestrator.cli.options import (
     DEFAULT_STORAGE,
     LIMIT,
     Address,
@@ -16,7 +16,7 @@ from orchestrator.cli.options import (
     Storage,
     open_store,
 )
-from orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.output import echo
 
 Artifact = Annotated[
     str | None,
@@ -46,9 +46,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Read every byte of the store again, and make some pairs again."""
-    from jobs.base.errors import DamagedArtifact, UserError
-    from orchestrator.verification import mend as mend_damage
-    from orchestrator.verification import verify_all, verify_artifact
+    from slimctl.jobs.base.errors import DamagedArtifact, UserError
+    from slimctl.orchestrator.verification import mend as mend_damage
+    from slimctl.orchestrator.verification import verify_all, verify_artifact
 
     store = open_store(storage)
     if artifact is None:
@@ -83,7 +83,7 @@ def verify(
 
 def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -> None:
     """List what no run and no artifact refers to; delete it if told so."""
-    from orchestrator.garbage import delete_garbage, find_garbage
+    from slimctl.orchestrator.garbage import delete_garbage, find_garbage
 
     store = open_store(storage)
     found = find_garbage(store)
@@ -106,7 +106,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong or missing here and on a cluster, and how to mend it."""
-    from orchestrator.diagnosis import diagnose
+    from slimctl.orchestrator.diagnosis import diagnose
 
     place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE
     checks = []

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.base.artifacts import QualityReport, SweepReport
-from jobs.base.errors import UserError
-from jobs.base.keys import split_id
-from jobs.base.registry import load_kind, nearest
-from jobs.base.spec import output_type
-from jobs.storage.store import Store
-from orchestrator.graph import identities
-from orchestrator.groups import origin_of
-from orchestrator.pipeline import Pipeline
-from orchestrator.runs import find_run, read_status
-from orchestrator.sweeps import failed_trials, trial_jobs
+from slimctl.jobs.base.artifacts import QualityReport, SweepReport
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.registry import load_kind, nearest
+from slimctl.jobs.base.spec import output_type
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.groups import origin_of
+from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.runs import find_run, read_status
+from slimctl.orchestrator.sweeps import failed_trials, trial_jobs
 
 FINISHED = ("done", "reused")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from jobs.base.errors import UserError
-from jobs.base.refs import Ref, refs_in
-from jobs.base.registry import parse_job
-from jobs.base.spec import SPEED_ONLY
-from jobs.storage.store import Manifest, Store
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.refs import Ref, refs_in
+from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.base.spec import SPEED_ONLY
+from slimctl.jobs.storage.store import Manifest, Store
 
 SECONDS_PER_HOUR = 3600.0
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.base.errors import UserError
-from orchestrator.comparison.pool import Comparison
-from orchestrator.comparison.protocol import protocol_text
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.comparison.pool import Comparison
+from slimctl.orchestrator.comparison.protocol import protocol_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

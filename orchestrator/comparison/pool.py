@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.base.keys import canonical_json
-from models.metrics.interval import Interval, mean_interval
-from orchestrator.comparison.collect import Found, Missing, Result
-from orchestrator.comparison.lineage import Lineage
-from orchestrator.comparison.protocol import check_protocols, fid_protocol
-from orchestrator.groups import Origin, origin_of, split_iteration
+from slimctl.jobs.base.keys import canonical_json
+from slimctl.models.metrics.interval import Interval, mean_interval
+from slimctl.orchestrator.comparison.collect import Found, Missing, Result
+from slimctl.orchestrator.comparison.lineage import Lineage
+from slimctl.orchestrator.comparison.protocol import check_protocols, fid_protocol
+from slimctl.orchestrator.groups import Origin, origin_of, split_iteration
 
 SEED = "seed"
 MEASURED = (

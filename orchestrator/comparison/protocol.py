@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from jobs.base.artifacts import FidProtocol, QualityReport
-from jobs.base.errors import UserError
-from jobs.base.keys import split_id
+from slimctl.jobs.base.artifacts import FidProtocol, QualityReport
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.keys import split_id
 
 MAX_NAMED = 3
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.comparison.pool import MEASURED, Comparison, Number, Row
-from orchestrator.comparison.protocol import protocol_text
-from orchestrator.results import latency_notes, latency_text, short_count
+from slimctl.orchestrator.comparison.pool import MEASURED, Comparison, Number, Row
+from slimctl.orchestrator.comparison.protocol import protocol_text
+from slimctl.orchestrator.results import latency_notes, latency_text, short_count
 
 HEAD = (
     "name",

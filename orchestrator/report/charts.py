@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparison.plot import draw_front
-from orchestrator.comparison.pool import Comparison
-from orchestrator.report.gather import Curve
+from slimctl.orchestrator.comparison.plot import draw_front
+from slimctl.orchestrator.comparison.pool import Comparison
+from slimctl.orchestrator.report.gather import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

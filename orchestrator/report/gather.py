@@ -4,16 +4,16 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.base.artifacts import QualityReport
-from jobs.base.errors import DamagedArtifact, SlimError
-from jobs.storage.store import Store
-from orchestrator.comparison.collect import collect
-from orchestrator.comparison.lineage import Lineage
-from orchestrator.comparison.pool import Comparison, compare
-from orchestrator.events import Event
-from orchestrator.results import chosen_lines, quality_reports
-from orchestrator.runs import read_pipeline, read_run, run_ids
-from orchestrator.status import RunStatus
+from slimctl.jobs.base.artifacts import QualityReport
+from slimctl.jobs.base.errors import DamagedArtifact, SlimError
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.comparison.collect import collect
+from slimctl.orchestrator.comparison.lineage import Lineage
+from slimctl.orchestrator.comparison.pool import Comparison, compare
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.results import chosen_lines, quality_reports
+from slimctl.orchestrator.runs import read_pipeline, read_run, run_ids
+from slimctl.orchestrator.status import RunStatus
 
 Curve = list[tuple[int, float]]
 """(step, value), rising steps."""
@@ -81,7 +81,7 @@ def gather(store: Store, run: str, *, trajectories: bool = True) -> RunPage:
             remarks.append(f"no samples of {name}: {error}")
     followed: dict[str, bytes] = {}
     if trajectories:
-        from orchestrator.report.trajectories import follow_flows
+        from slimctl.orchestrator.report.trajectories import follow_flows
 
         followed, untold = follow_flows(store, reports)
         remarks += untold

@@ -4,12 +4,12 @@ import base64
 import time
 from typing import Any
 
-from jobs.base.artifacts import QualityReport, SubsetQuality
-from orchestrator.cli.live import clock
-from orchestrator.comparison.table import notes, table
-from orchestrator.report.charts import MOST_CURVES, curves_svg, front_svg
-from orchestrator.report.gather import RunPage
-from orchestrator.report.template import PAGE, STYLE
+from slimctl.jobs.base.artifacts import QualityReport, SubsetQuality
+from slimctl.orchestrator.cli.live import clock
+from slimctl.orchestrator.comparison.table import notes, table
+from slimctl.orchestrator.report.charts import MOST_CURVES, curves_svg, front_svg
+from slimctl.orchestrator.report.gather import RunPage
+from slimctl.orchestrator.report.template import PAGE, STYLE
 
 MOST_CLASSES = 100
 

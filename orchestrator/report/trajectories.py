@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from jobs.base.artifacts import Flow, QualityReport
-from jobs.base.errors import SlimError
-from jobs.evaluation.sampling import open_sampler
-from jobs.evaluation.sheet import tiled
-from jobs.storage.store import Store
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.artifacts import Flow, QualityReport
+from slimctl.jobs.base.errors import SlimError
+from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.jobs.evaluation.sheet import tiled
+from slimctl.jobs.storage.store import Store
+from slimctl.models.solvers.spec import EulerSpec
 
 SAMPLES = 5
 TIMES = 7

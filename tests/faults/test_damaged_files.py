@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from here import SMALL, run_here
 
-from jobs.storage.store import Store
-from orchestrator.cli.main import main
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.cli.main import main
 
 CODES = {0, 2, 3, 4}
 

@@ -25,8 +25,8 @@ from ray_processes import (
     until,
 )
 
-from jobs.storage.store import Store
-from orchestrator.runs import read_status, run_ids
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.runs import read_status, run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 

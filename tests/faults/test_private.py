@@ -19,8 +19,8 @@ from ray_processes import (
     until,
 )
 
-from jobs.storage.store import Store
-from orchestrator.runs import run_ids
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.runs import run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 CANARY = "canary-5f0c"

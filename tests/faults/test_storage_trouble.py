@@ -12,12 +12,12 @@ from here import SMALL, run_here
 from ray_processes import result_bytes
 from s3 import BUCKET, s3_server
 
-from jobs.base.errors import UserError
-from jobs.storage import blobs as blobs_module
-from jobs.storage.blobs import LocalBlobs, RemoteBlobs
-from jobs.storage.store import Store
-from orchestrator.cli.main import main
-from orchestrator.verification import verify_all
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage import blobs as blobs_module
+from slimctl.jobs.storage.blobs import LocalBlobs, RemoteBlobs
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.cli.main import main
+from slimctl.orchestrator.verification import verify_all
 
 CANARY = "canary-of-s3"
 

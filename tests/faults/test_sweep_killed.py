@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ray_processes import cluster_of, ended, note, processes, result_bytes, slimctl, told, until
 
-from jobs.base.artifacts import SweepReport
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -8,8 +8,8 @@ import pytest
 from here import SMALL, run_here
 from ray_processes import result_bytes
 
-from jobs.storage.store import Store
-from orchestrator.runs import run_ids
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.runs import run_ids
 
 PROGRAM = """
 import sys

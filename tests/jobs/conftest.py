@@ -10,25 +10,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
-from jobs.base.cluster import Cluster
-from jobs.base.context import Reporter
-from jobs.base.keys import artifact_id, job_key
-from jobs.base.refs import iter_refs
-from jobs.base.registry import kind_of
-from jobs.base.spec import JobSpec
-from jobs.execution import JobOutcome, JobRequest, execute
-from jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
-from jobs.pairs.spec import PairRecipe
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from jobs.storage.weights import save_weights
-from models.counter_random import GENERATOR_VERSION
-from models.networks.registry import parse_network
-from models.perceptual.cost import VGG_DEPTHS as DEPTHS
-from models.perceptual.cost import VGG_WIDTHS as WIDTHS
-from models.solvers.spec import EulerSpec, SolverSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Reporter
+from slimctl.jobs.base.keys import artifact_id, job_key
+from slimctl.jobs.base.refs import iter_refs
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.execution import JobOutcome, JobRequest, execute
+from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.weights import save_weights
+from slimctl.models.counter_random import GENERATOR_VERSION
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.perceptual.cost import VGG_DEPTHS as DEPTHS
+from slimctl.models.perceptual.cost import VGG_WIDTHS as WIDTHS
+from slimctl.models.solvers.spec import EulerSpec, SolverSpec
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 NETWORK: dict[str, Any] = {
@@ -215,9 +215,9 @@ def attempt(
     store: Store, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., JobOutcome]:
     """`attempt(spec, data=handle)` executes a job in this process and returns how it ended."""
-    from jobs.pairs import generate
-    from jobs.stepping import train
-    from jobs.training import ray_train
+    from slimctl.jobs.pairs import generate
+    from slimctl.jobs.stepping import train
+    from slimctl.jobs.training import ray_train
 
     def fit(task: Any, workers: int, *_: Any) -> None:
         assert workers == 1

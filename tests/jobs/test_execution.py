@@ -4,14 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jobs.base.artifacts import Dataset
-from jobs.base.cluster import Cluster
-from jobs.base.context import SilentReporter
-from jobs.base.errors import DamagedArtifact, JobFailed, UserError, WorkLost
-from jobs.base.facts import FieldError
-from jobs.execution import JobRequest, execute
-from jobs.kinds.analytic_flow import AnalyticFlow
-from jobs.kinds.load_dataset import LoadDataset
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import SilentReporter
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, UserError, WorkLost
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.execution import JobRequest, execute
+from slimctl.jobs.kinds.analytic_flow import AnalyticFlow
+from slimctl.jobs.kinds.load_dataset import LoadDataset
 
 ARTIFACT = "load_dataset-ab"
 

@@ -10,17 +10,17 @@ from itertools import count
 import pytest
 import torch
 
-from jobs.base.artifacts import Dataset
-from jobs.evaluation.sampling import open_sampler
-from jobs.kinds.analytic_flow import AnalyticFlow
-from jobs.kinds.assemble_fleet import AssembleFleet
-from jobs.kinds.match_distribution import MatchDistribution
-from jobs.kinds.match_teacher import MatchTeacher
-from jobs.kinds.partition import SplitConditions
-from jobs.storage.tensors import load_dataset_tensors
-from models.metrics.sliced_wasserstein import sliced_wasserstein
-from models.pixels import to_float
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.jobs.kinds.analytic_flow import AnalyticFlow
+from slimctl.jobs.kinds.assemble_fleet import AssembleFleet
+from slimctl.jobs.kinds.match_distribution import MatchDistribution
+from slimctl.jobs.kinds.match_teacher import MatchTeacher
+from slimctl.jobs.kinds.partition import SplitConditions
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.metrics.sliced_wasserstein import sliced_wasserstein
+from slimctl.models.pixels import to_float
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 CLASSES, POINTS = 8, 256

@@ -1,7 +1,7 @@
 import pytest
 
-from models import compilation
-from models.compilation import CompileTimes, compile_times
+from slimctl.models import compilation
+from slimctl.models.compilation import CompileTimes, compile_times
 
 
 @pytest.fixture(autouse=True)

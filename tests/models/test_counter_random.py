@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.counter_random import (
+from slimctl.models.counter_random import (
     Stream,
     categorical,
     data_order,
@@ -150,7 +150,7 @@ def test_numbers_of_a_block_are_uncorrelated():
 
 
 def test_the_extremes_of_a_word_give_finite_normals():
-    from models.counter_random import _box_muller
+    from slimctl.models.counter_random import _box_muller
 
     ends = torch.tensor([0, 1, 2**32 - 1])
     values = torch.stack(tuple(_box_muller((ends, ends, ends, ends))))

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.critics import Critic, critic_loss, deception_loss
-from models.flows.analytic import AnalyticFlow
-from models.flows.edm import EDMFlow
-from models.flows.flow import NetworkFlow
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.models.critics import Critic, critic_loss, deception_loss
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 NETWORKS = {
     "song_unet": {"channels": 8, "channel_multipliers": [1, 2], "attention_resolutions": []},

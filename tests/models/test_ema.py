@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.ema import PowerEMA, power_decay
+from slimctl.models.ema import PowerEMA, power_decay
 
 
 def test_decay_of_the_first_updates_and_the_bound():

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.engine import Engine, choose_engine, has_bfloat16
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.engine import Engine, choose_engine, has_bfloat16
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=3, size=8)

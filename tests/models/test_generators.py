@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.generators import OneStepGenerator
-from models.spec import ImageShape
+from slimctl.models.generators import OneStepGenerator
+from slimctl.models.spec import ImageShape
 
 
 class Recorder(nn.Module):

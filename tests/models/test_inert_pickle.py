@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
+from slimctl.models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
 
 
 def find(module, name):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from models.partition import (
+from slimctl.models.partition import (
     balanced_kmeans,
     check_subsets,
     consecutive,

@@ -1,6 +1,6 @@
 import torch
 
-from models.pixels import to_float, to_uint8
+from slimctl.models.pixels import to_float, to_uint8
 
 
 def test_bytes_survive_the_way_to_floats_and_back():

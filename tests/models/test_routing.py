@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from models.flows.flow import Flow
-from models.routing import RoutedFlow
-from models.solvers.base import solve
-from models.solvers.spec import EulerSpec
-from models.spec import ImageShape
+from slimctl.models.flows.flow import Flow
+from slimctl.models.routing import RoutedFlow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import EulerSpec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=1, classes=5)
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from models.spec import ImageShape, Spec
+from slimctl.models.spec import ImageShape, Spec
 
 
 class Numbers(Spec):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from supervised import World
 
-from jobs.base import registry
-from jobs.base.spec import JobSpec
+from slimctl.jobs.base import registry
+from slimctl.jobs.base.spec import JobSpec
 
 Install = Callable[..., None]
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from jobs.base.artifacts import Dataset, Flow, Generator
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec, SeededJobSpec
-from models.spec import ImageShape
-from orchestrator.pipeline import Pipeline, parse_pipeline
+from slimctl.jobs.base.artifacts import Dataset, Flow, Generator
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
 
 IMAGE = ImageShape(channels=1, size=8)
 

@@ -7,20 +7,20 @@ from unittest.mock import patch
 
 import torch
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import SilentReporter
-from jobs.execution import JobRequest, execute
-from jobs.pairs import generate as generate_module
-from jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from jobs.training import ray_train
-from orchestrator.events import EventLog
-from orchestrator.graph import Graph
-from orchestrator.pipeline import parse_pipeline, resolve, to_yaml
-from orchestrator.plan import as_event
-from orchestrator.planner import make_plan
-from orchestrator.runs import new_run_id, save_pipeline
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import SilentReporter
+from slimctl.jobs.execution import JobRequest, execute
+from slimctl.jobs.pairs import generate as generate_module
+from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training import ray_train
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve, to_yaml
+from slimctl.orchestrator.plan import as_event
+from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.runs import new_run_id, save_pipeline
 
 SMALL = """
 name: small

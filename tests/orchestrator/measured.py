@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from jobs.base.artifacts import Flow, Handle, QualityReport
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator.events import EventLog
+from slimctl.jobs.base.artifacts import Flow, Handle, QualityReport
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.events import EventLog
 
 IMAGE = ImageShape(channels=1, size=8)
 RUN = "digits-20260101-120000-aaaa"

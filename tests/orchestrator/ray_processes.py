@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster as RayCluster
 
-from jobs.storage.store import Store
-from orchestrator.events import Event, read_events
-from orchestrator.runs import run_ids
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.events import Event, read_events
+from slimctl.orchestrator.runs import run_ids
 
 SLIMCTL = [sys.executable, "-m", "orchestrator"]
 STARTED: list[subprocess.Popen[str]] = []

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from fake_ray import Clock, FakeRay, Future, RayActorError
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.execution import JobOutcome, JobRequest
-from jobs.storage.store import Store
-from orchestrator import record, supervisor
-from orchestrator.events import Event, read_events
-from orchestrator.launcher import Launched
-from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.runs import read_status
-from orchestrator.status import RunStatus
-from orchestrator.supervisor import RunRequest, Supervisor
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.execution import JobOutcome, JobRequest
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator import record, supervisor
+from slimctl.orchestrator.events import Event, read_events
+from slimctl.orchestrator.launcher import Launched
+from slimctl.orchestrator.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.runs import read_status
+from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.supervisor import RunRequest, Supervisor
 
 RUN = "digits-20260101-120000-aaaa"
 DONE = JobOutcome("a", wall_s=1.0, device_s=2.0)

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.context import JobContext
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
-from jobs.kinds.load_dataset import LoadDataset
-from orchestrator.checks import check_jobs
-from orchestrator.link_mistakes import MAX_SEARCHES
-from orchestrator.pipeline import parse_pipeline
-from orchestrator.problems import PipelineProblems
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.orchestrator.checks import check_jobs
+from slimctl.orchestrator.link_mistakes import MAX_SEARCHES
+from slimctl.orchestrator.pipeline import parse_pipeline
+from slimctl.orchestrator.problems import PipelineProblems
 
 HEAD = "name: x\njobs:\n"
 DATA = "  data: {kind: load_dataset, source: digits}\n"

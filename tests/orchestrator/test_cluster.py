@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from jobs.base.cluster import Cluster
-from jobs.base.errors import UserError
-from orchestrator.cluster import PACKAGES, RAY_LISTENER, connect, describe_cluster
-from orchestrator.workers import NAMESPACE
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.cluster import PACKAGE, RAY_LISTENER, connect, describe_cluster
+from slimctl.orchestrator.workers import NAMESPACE
 
 
 class Ray:
@@ -73,9 +73,8 @@ def test_a_running_cluster_gets_this_code(ray):
         pass
     (options,) = ray.inits
     assert options["address"] == address
-    modules = options["runtime_env"]["py_modules"]
-    assert [module.rpartition("/")[2] for module in modules] == list(PACKAGES)
-    assert all(os.path.isdir(module) for module in modules)  # noqa: PTH112
+    assert options["runtime_env"]["py_modules"] == [str(PACKAGE)]
+    assert (PACKAGE.name, (PACKAGE / "models" / "ema.py").is_file()) == ("slimctl", True)
 
 
 def test_an_open_connection_is_used_and_left_open(ray):

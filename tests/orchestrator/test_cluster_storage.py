@@ -4,9 +4,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from fake_ray import Clock, FakeRay, Future, RayError
 
-from jobs.base.errors import UserError
-from jobs.storage.store import Store
-from orchestrator.cluster_storage import check_shared
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.cluster_storage import check_shared
 
 
 class FakeTasks(FakeRay):

@@ -4,12 +4,12 @@ import time
 import pytest
 from here import SMALL, run_here
 
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.storage.store import Store
-from orchestrator import control
-from orchestrator.control import cancel, resume
-from orchestrator.events import EventLog
-from orchestrator.runs import (
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator import control
+from slimctl.orchestrator.control import cancel, resume
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.runs import (
     is_to_cancel,
     read_pipeline,
     read_status,

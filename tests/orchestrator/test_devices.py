@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import devices
-from orchestrator.devices import NVML, devices_here
+from slimctl.orchestrator import devices
+from slimctl.orchestrator.devices import NVML, devices_here
 
 
 def library(count: int, *, started: int = 0, counted: int = 0) -> SimpleNamespace:

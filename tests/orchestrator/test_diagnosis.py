@@ -3,9 +3,9 @@ import sqlite3
 
 import pytest
 
-from jobs.storage.store import Store
-from orchestrator import diagnosis
-from orchestrator.diagnosis import Check, diagnose
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator import diagnosis
+from slimctl.orchestrator.diagnosis import Check, diagnose
 
 
 def checks(storage, tracking=None, address=None) -> dict[str, Check]:
@@ -43,7 +43,8 @@ def test_a_slow_storage(tmp_path, monkeypatch):
 def test_a_clock_that_is_off(tmp_path, monkeypatch):
     modified = Store(str(tmp_path)).blobs.__class__.modified
     monkeypatch.setattr(
-        "jobs.storage.blobs.LocalBlobs.modified", lambda self, name: modified(self, name) - 90
+        "slimctl.jobs.storage.blobs.LocalBlobs.modified",
+        lambda self, name: modified(self, name) - 90,
     )
     clock = checks(tmp_path)["clock of the storage"]
     assert (clock.state, clock.what) == ("bad", "differs by 90.0 s from this machine's")

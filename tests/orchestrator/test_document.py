@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.document import parse_document, read_document
-from orchestrator.problems import PipelineProblems, Place
-from orchestrator.yaml_tree import Node
+from slimctl.orchestrator.document import parse_document, read_document
+from slimctl.orchestrator.problems import PipelineProblems, Place
+from slimctl.orchestrator.yaml_tree import Node
 
 TEXT = """\
 # a comment

@@ -2,14 +2,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Doubt, Facts
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
-from orchestrator.doubts import as_warning, doubts
-from orchestrator.graph import Graph, known_facts
-from orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.orchestrator.doubts import as_warning, doubts
+from slimctl.orchestrator.graph import Graph, known_facts
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve
 
 TEXT = """\
 name: x

@@ -13,7 +13,7 @@ import pytest
 from pipelines import TINY
 from safetensors.numpy import load_file
 
-from jobs.storage.store import Store
+from slimctl.jobs.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SLIMCTL = [sys.executable, "-m", "orchestrator"]

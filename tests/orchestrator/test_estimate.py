@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.base.work import Work
-from jobs.storage.store import Store
-from orchestrator.estimate import Estimate, estimate, plan_json
-from orchestrator.graph import Graph, known_facts
-from orchestrator.pipeline import parse_pipeline, resolve
-from orchestrator.plan import RunPlan
-from orchestrator.planner import make_plan
+from slimctl.jobs.base.work import Work
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.estimate import Estimate, estimate, plan_json
+from slimctl.orchestrator.graph import Graph, known_facts
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.planner import make_plan
 
 TEXT = """\
 name: digits

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.storage.blobs import Blobs, LocalBlobs
-from orchestrator import events
-from orchestrator.events import Event, EventLog, events_folder, read_events, read_log
+from slimctl.jobs.storage.blobs import Blobs, LocalBlobs
+from slimctl.orchestrator import events
+from slimctl.orchestrator.events import Event, EventLog, events_folder, read_events, read_log
 
 TEXT = st.text() | st.sampled_from(["\u2028", "\x85", "\r\n", "\ud800", "\0"])
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT

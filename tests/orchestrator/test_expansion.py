@@ -3,17 +3,17 @@
 import pytest
 from grouped import KINDS, TEXT, changed, load
 
-from jobs.base.artifacts import Generator
-from jobs.base.cluster import Cluster
-from jobs.base.context import SilentReporter
-from jobs.base.refs import Ref
-from jobs.execution import JobRequest, execute
-from jobs.storage.store import Store
-from orchestrator.graph import Graph, identities
-from orchestrator.groups import Group
-from orchestrator.pipeline import Pipeline, resolve, to_data, to_yaml
-from orchestrator.planner import make_plan
-from orchestrator.problems import PipelineProblems
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import SilentReporter
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.execution import JobRequest, execute
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.graph import Graph, identities
+from slimctl.orchestrator.groups import Group
+from slimctl.orchestrator.pipeline import Pipeline, resolve, to_data, to_yaml
+from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.problems import PipelineProblems
 
 
 @pytest.fixture(autouse=True)

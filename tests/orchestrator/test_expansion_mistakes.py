@@ -3,7 +3,7 @@
 import pytest
 from grouped import KINDS, TEXT, changed, load
 
-from orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.problems import PipelineProblems
 
 
 @pytest.fixture(autouse=True)

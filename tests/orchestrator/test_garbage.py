@@ -4,8 +4,8 @@ import time
 import pytest
 from here import SMALL, run_here
 
-from jobs.storage.store import Store
-from orchestrator.garbage import delete_garbage, find_garbage
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.garbage import delete_garbage, find_garbage
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError
-from jobs.base.keys import artifact_id, job_key
-from jobs.base.refs import Ref
-from jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
-from orchestrator.graph import (
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.keys import artifact_id, job_key
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+from slimctl.orchestrator.graph import (
     Graph,
     cycles,
     identities,
@@ -26,8 +26,8 @@ from orchestrator.graph import (
     topological_order,
     users_in,
 )
-from orchestrator.pipeline import Pipeline, parse_pipeline
-from orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
+from slimctl.orchestrator.problems import PipelineProblems
 
 
 class Piece(JobSpec):

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.kinds.load_dataset import LoadDataset
-from orchestrator.groups import MAX_LABEL, Group, label_of, origin_of, read_iterations
-from orchestrator.problems import Mistake
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.orchestrator.groups import MAX_LABEL, Group, label_of, origin_of, read_iterations
+from slimctl.orchestrator.problems import Mistake
 
 
 def names(for_each, **parts) -> list[str]:

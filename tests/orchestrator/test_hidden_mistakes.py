@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from orchestrator.graph import Graph, preflight
-from orchestrator.pipeline import load_pipeline, parse_pipeline, resolve
-from orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.pipeline import load_pipeline, parse_pipeline, resolve
+from slimctl.orchestrator.problems import PipelineProblems
 
 
 class Table(NamedTuple):

@@ -1,11 +1,12 @@
 import importlib.metadata
 import re
+from pathlib import Path
 
 import pytest
 
-from jobs.base.errors import DamagedArtifact, JobFailed, UserError
-from orchestrator import job_server
-from orchestrator.job_server import is_job_server, requirements, run_on_job_server
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, UserError
+from slimctl.orchestrator import job_server
+from slimctl.orchestrator.job_server import is_job_server, requirements, run_on_job_server
 
 
 class FakeClient:
@@ -17,10 +18,11 @@ class FakeClient:
         self.polls = 0
         self.ending, self.driver_exit_code = ending, code
         self.files: dict[str, str] = {}
+        self.refusals: list[str] = []
 
     def submit_job(self, **options):
-        from pathlib import Path
-
+        if self.refusals:
+            raise RuntimeError(self.refusals.pop())
         self.submitted = options
         folder = Path(options["runtime_env"]["working_dir"])
         self.files = {
@@ -60,13 +62,25 @@ def test_what_it_says_is_passed_on_once(client):
     assert hand_over() == "one\ntwo\nthree\n"
 
 
+def test_an_agent_that_is_not_up_yet_is_waited_for(client):
+    client.refusals = ["Request failed with status code 500: No available agent to submit job"] * 2
+    assert hand_over() == "one\ntwo\nthree\n"
+
+
+def test_a_server_that_takes_no_job_is_the_users_to_mend(client):
+    client.refusals = ["Request failed with status code 400: no\nmore"]
+    with pytest.raises(UserError, match="took no job: Request failed with status code 400: no\n"):
+        hand_over()
+
+
 def test_the_code_and_the_pipeline_travel(client):
     hand_over(**{"pipeline.yaml": "name: digits\n"})
     assert client.files["pipeline.yaml"] == "name: digits\n"
-    assert {"orchestrator/cli/main.py", "jobs/base/spec.py", "models/ema.py"} <= set(client.files)
+    code = {"orchestrator/cli/main.py", "jobs/base/spec.py", "models/ema.py", "__main__.py"}
+    assert {f"slimctl/{name}" for name in code} <= set(client.files)
     assert not any("__pycache__" in name for name in client.files)
     assert client.submitted["entrypoint"] == (
-        "python -m orchestrator submit 'pipe line.yaml' --address auto"
+        "python -m slimctl submit 'pipe line.yaml' --address auto"
     )
     assert client.submitted["submission_id"].startswith("slimctl-digits-")
 

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 import pytest
 from fake_ray import Actor, Clock, FakeRay, RayActorError
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.context import SilentReporter
-from jobs.execution import JobRequest
-from orchestrator import launcher
-from orchestrator.launcher import IDLE_S, Launched, Launcher
-from orchestrator.workers import NAMESPACE, JobActor
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.context import SilentReporter
+from slimctl.jobs.execution import JobRequest
+from slimctl.orchestrator import launcher
+from slimctl.orchestrator.launcher import IDLE_S, Launched, Launcher
+from slimctl.orchestrator.workers import NAMESPACE, JobActor
 
 ONE = Needs(cpus=1, gpus=0)
 GPU = Needs(cpus=0, gpus=1)

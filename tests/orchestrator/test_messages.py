@@ -5,15 +5,15 @@ from typing import Annotated, Literal, Self
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from jobs.base.artifacts import Flow, PairSet
-from jobs.base.facts import FieldError
-from jobs.base.refs import Ref
-from models.flows.spec import AnnealingSchedule, LinearAnnealing
-from models.networks.registry import AnyNetworkSpec
-from models.solvers.spec import SolverSpec
-from models.spec import Spec
-from orchestrator.fields import Subject
-from orchestrator.messages import NAME_PATTERN, explain, name_fix, shown, truth_mistakes
+from slimctl.jobs.base.artifacts import Flow, PairSet
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import Spec
+from slimctl.orchestrator.fields import Subject
+from slimctl.orchestrator.messages import NAME_PATTERN, explain, name_fix, shown, truth_mistakes
 
 
 class Everything(Spec):

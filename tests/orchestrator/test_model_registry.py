@@ -6,11 +6,11 @@ import pytest
 from mlflow import MlflowClient
 from test_tracking import REPORT, Tracked
 
-from jobs.base.artifacts import SweepReport, Trial
-from orchestrator import tracking
-from orchestrator.model_registry import aliases, measured, register
-from orchestrator.plan import RunPlan, as_event
-from orchestrator.tracking import PARENT_TAG
+from slimctl.jobs.base.artifacts import SweepReport, Trial
+from slimctl.orchestrator import tracking
+from slimctl.orchestrator.model_registry import aliases, measured, register
+from slimctl.orchestrator.plan import RunPlan, as_event
+from slimctl.orchestrator.tracking import PARENT_TAG
 
 
 def report(fid, parameters, nfe=1.0, model="m"):

@@ -14,22 +14,22 @@ import torch
 from pipelines import TINY
 from ray.cluster_utils import Cluster as RayCluster
 
-from jobs.base.artifacts import Dataset
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.errors import JobFailed, TrainingDiverged
-from jobs.kinds.train_flow import TrainFlow
-from jobs.pairs.pool import Pool
-from jobs.pairs.suspicion import Life
-from jobs.storage.store import Store
-from jobs.training.objective import Objective, Share
-from jobs.training.objectives.flow_matching import FlowMatching
-from jobs.training.ray_train import train_on_ray
-from models.networks.song_unet.spec import SongUNetSpec
-from models.solvers.spec import EulerSpec
-from models.spec import ImageShape
-from orchestrator import Pipeline, submit
-from orchestrator.workers import NAMESPACE
+from slimctl import Pipeline, submit
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.pairs.pool import Pool
+from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.jobs.training.ray_train import train_on_ray
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.solvers.spec import EulerSpec
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.workers import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NETWORK = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1)
@@ -51,8 +51,8 @@ def local_ray():
 
 def digits(store: Store) -> Dataset:
     """The stored digits, read without a run."""
-    from jobs.base.context import SilentReporter
-    from jobs.execution import JobRequest, execute
+    from slimctl.jobs.base.context import SilentReporter
+    from slimctl.jobs.execution import JobRequest, execute
 
     request = JobRequest(
         "data", "load_dataset", {"source": "digits"}, "load_dataset-0", {}, store.uri,
@@ -184,7 +184,7 @@ def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
 
 def tiny(storage: Path) -> Pipeline:
     """The first jobs of the tiny pipeline, built in Python."""
-    from orchestrator.pipeline import parse_pipeline
+    from slimctl.orchestrator.pipeline import parse_pipeline
 
     whole = parse_pipeline(TINY, "tiny.yaml", storage=str(storage)).pipeline
     kept = {name: whole.jobs[name] for name in ("data", "teacher", "pairs")}

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.base.registry import parse_job
-from orchestrator.graph import Graph, identities, preflight
-from orchestrator.outside import with_absolute_paths
-from orchestrator.pipeline import parse_pipeline, resolve
-from orchestrator.problems import PipelineProblems
+from slimctl.jobs.base.registry import parse_job
+from slimctl.orchestrator.graph import Graph, identities, preflight
+from slimctl.orchestrator.outside import with_absolute_paths
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.orchestrator.problems import PipelineProblems
 
 SWEEP = """\
 name: a

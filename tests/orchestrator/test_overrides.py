@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.document import Document, parse_document
-from orchestrator.overrides import apply_overrides
-from orchestrator.pipeline import Pipeline, parse_pipeline
-from orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.document import Document, parse_document
+from slimctl.orchestrator.overrides import apply_overrides
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
+from slimctl.orchestrator.problems import PipelineProblems
 
 TEXT = """\
 name: digits

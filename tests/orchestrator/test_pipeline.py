@@ -9,16 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobs.base.artifacts import Dataset
-from jobs.base.context import JobContext
-from jobs.base.refs import Ref
-from jobs.base.spec import BY_CONTENT, JobSpec
-from jobs.kinds.analytic_flow import AnalyticFlow
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.kinds.load_dataset import LoadDataset
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
-from models.spec import Spec
-from orchestrator.pipeline import (
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.jobs.kinds.analytic_flow import AnalyticFlow
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from slimctl.models.spec import Spec
+from slimctl.orchestrator.pipeline import (
     STORAGE_VARIABLE,
     Pipeline,
     load_pipeline,
@@ -27,7 +27,7 @@ from orchestrator.pipeline import (
     to_data,
     to_yaml,
 )
-from orchestrator.problems import PipelineProblems, Problem
+from slimctl.orchestrator.problems import PipelineProblems, Problem
 
 TEXT = """\
 name: digits
@@ -306,12 +306,12 @@ def test_reading_imports_nothing_heavy_and_only_the_kinds_named(tmp_path: Path):
     path.write_text("name: x\njobs: {data: {kind: load_dataset, source: digits}}")
     program = """
 import sys
-from orchestrator.graph import Graph
-from orchestrator.pipeline import load_pipeline, resolve, to_yaml
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.pipeline import load_pipeline, resolve, to_yaml
 pipeline = resolve(load_pipeline(sys.argv[1]).pipeline)
 Graph.of(pipeline)
 to_yaml(pipeline)
-from orchestrator import schema
+from slimctl.orchestrator import schema
 print(*sorted(sys.modules))
 """
     done = subprocess.run(
@@ -320,5 +320,5 @@ print(*sorted(sys.modules))
     loaded = set(done.stdout.split())
     heavy = {"torch", "ray", "mlflow", "numpy", "pyarrow", "typer", "rich", "scipy", "sklearn"}
     assert not heavy & loaded
-    kinds = {name for name in loaded if name.startswith("jobs.kinds.")}
-    assert kinds == {"jobs.kinds.load_dataset"}
+    kinds = {name for name in loaded if name.startswith("slimctl.jobs.kinds.")}
+    assert kinds == {"slimctl.jobs.kinds.load_dataset"}

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from orchestrator.plan import PlannedJob, RunPlan, as_event, twins
-from orchestrator.status import JobStatus
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, twins
+from slimctl.orchestrator.status import JobStatus
 
 
 def job(name: str, artifact: str, *, action: str = "run", **inputs: str) -> PlannedJob:

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator.graph import Graph, identities
-from orchestrator.pipeline import Pipeline, parse_pipeline, resolve
-from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.planner import absolute_uri, default_tracking, make_plan, sqlite_file
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.graph import Graph, identities
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline, resolve
+from slimctl.orchestrator.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.planner import absolute_uri, default_tracking, make_plan, sqlite_file
 
 IMAGE = ImageShape(channels=1, size=8)
 TEXT = """\

@@ -3,9 +3,9 @@ from collections import namedtuple
 
 import pytest
 
-from jobs.base.errors import UserError
-from orchestrator import preconditions as module
-from orchestrator.preconditions import Check, check_preconditions, preconditions
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator import preconditions as module
+from slimctl.orchestrator.preconditions import Check, check_preconditions, preconditions
 
 Disk = namedtuple("Disk", "total used free")
 

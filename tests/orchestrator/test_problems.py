@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from jobs.base.errors import UserError
-from orchestrator.document import parse_document
-from orchestrator.problems import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.document import parse_document
+from slimctl.orchestrator.problems import (
     DottedPlaces,
     Mistake,
     PipelineProblems,

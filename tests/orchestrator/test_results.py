@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from jobs.base.artifacts import Dataset, FidProtocol, Handle, QualityReport
-from jobs.base.errors import DamagedArtifact
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator.results import (
+from slimctl.jobs.base.artifacts import Dataset, FidProtocol, Handle, QualityReport
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.results import (
     COLUMNS,
     protocol_notes,
     quality_reports,
@@ -14,7 +14,7 @@ from orchestrator.results import (
     run_json,
     short_count,
 )
-from orchestrator.status import JobStatus, RunStatus
+from slimctl.orchestrator.status import JobStatus, RunStatus
 
 DATA = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
 

@@ -3,11 +3,11 @@ import time
 
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.storage.blobs import LocalBlobs
-from orchestrator import runs
-from orchestrator.events import EventLog
-from orchestrator.runs import (
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.orchestrator import runs
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.runs import (
     find_run,
     is_alive,
     new_run_id,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.base.cluster import Cluster, Needs
-from orchestrator.scheduler import Node, Scheduler
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.orchestrator.scheduler import Node, Scheduler
 
 ONE = Needs(cpus=1, gpus=0)
 GPU = Needs(cpus=0, gpus=1)

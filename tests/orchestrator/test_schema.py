@@ -3,10 +3,10 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.base.registry import kind_names
-from orchestrator.document import parse_document
-from orchestrator.pipeline import parse_pipeline, to_data
-from orchestrator.schema import pipeline_schema
+from slimctl.jobs.base.registry import kind_names
+from slimctl.orchestrator.document import parse_document
+from slimctl.orchestrator.pipeline import parse_pipeline, to_data
+from slimctl.orchestrator.schema import pipeline_schema
 
 TEXT = """\
 name: digits

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Self
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from jobs.base.artifacts import Flow
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError, UntoldError
-from jobs.base.refs import Ref
-from jobs.base.spec import JobSpec
-from models.networks.registry import AnyNetworkSpec
-from orchestrator.stand_ins import (
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError, UntoldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.orchestrator.stand_ins import (
     WRONG,
     contradictions,
     holds_wrong,

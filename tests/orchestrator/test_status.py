@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.events import Event
-from orchestrator.status import FINAL, RATE_WINDOW, JobState, RunStatus, apply, fold
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.status import FINAL, RATE_WINDOW, JobState, RunStatus, apply, fold
 
 JOBS = {
     "data": {"kind": "load_dataset", "key": "d0", "artifact": "load_dataset-d0", "after": []},

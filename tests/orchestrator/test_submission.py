@@ -5,24 +5,24 @@ from pathlib import Path
 import pytest
 from fake_ray import ActorUnavailableError, Clock, FakeRay, RayActorError
 
-from jobs.base.artifacts import Dataset
-from jobs.base.cluster import Cluster
-from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator import Pipeline
-from orchestrator import submit as package_submit
-from orchestrator.events import Event, EventLog, read_events
-from orchestrator.graph import identities
-from orchestrator.pipeline import parse_pipeline, resolve
-from orchestrator.plan import RunPlan
-from orchestrator.problems import PipelineProblems
-from orchestrator.runs import is_alive, read_pipeline, run_ids, write_lease
-from orchestrator.status import JobStatus, RunStatus, fold
-from orchestrator.submission import Submission, check_result, submit
-from orchestrator.supervisor import RunRequest
+from slimctl import Pipeline
+from slimctl import submit as package_submit
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.events import Event, EventLog, read_events
+from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.runs import is_alive, read_pipeline, run_ids, write_lease
+from slimctl.orchestrator.status import JobStatus, RunStatus, fold
+from slimctl.orchestrator.submission import Submission, check_result, submit
+from slimctl.orchestrator.supervisor import RunRequest
 
-module = sys.modules["orchestrator.submission"]
+module = sys.modules["slimctl.orchestrator.submission"]
 TEXT = "name: digits\njobs:\n  data: {kind: load_dataset, source: digits}\n"
 
 
@@ -191,7 +191,7 @@ def test_nothing_to_do_in_a_storage_that_cannot_be_written(ray, tmp_path, monkey
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("jobs.storage.blobs.LocalBlobs.write", refuse)
+    monkeypatch.setattr("slimctl.jobs.storage.blobs.LocalBlobs.write", refuse)
     made = submit(pipeline)
     assert made.status.state == "done"
     assert made.status.jobs["data"].state == "reused"

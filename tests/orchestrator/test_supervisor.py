@@ -6,9 +6,9 @@ import pytest
 from fake_ray import RayError
 from supervised import RUN, WRONG, job, states, wait_until
 
-from jobs.storage.store import Store
-from orchestrator.events import read_events
-from orchestrator.runs import ask_to_cancel, is_alive, read_status
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.events import read_events
+from slimctl.orchestrator.runs import ask_to_cancel, is_alive, read_status
 
 
 def test_a_graph_runs_in_order(world):

@@ -3,13 +3,13 @@
 import pytest
 from supervised import BROKEN, FLAKY, LOST, RUN, WRONG, job, states
 
-from jobs.base.artifacts import Dataset
-from jobs.base.cluster import Cluster
-from jobs.storage.blobs import LocalBlobs
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator import events, record, supervisor
-from orchestrator.supervisor import MAX_ATTEMPTS, Supervisor
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator import events, record, supervisor
+from slimctl.orchestrator.supervisor import MAX_ATTEMPTS, Supervisor
 
 
 @pytest.mark.parametrize("trouble", [FLAKY, LOST], ids=["asks for it", "died"])

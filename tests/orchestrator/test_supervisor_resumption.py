@@ -2,9 +2,9 @@
 
 from supervised import RUN, WRONG, job, states, wait_until
 
-from jobs.storage.store import Store
-from orchestrator import events, record
-from orchestrator.runs import read_status
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator import events, record
+from slimctl.orchestrator.runs import read_status
 
 
 def test_a_supervisor_that_comes_back_goes_on(world):

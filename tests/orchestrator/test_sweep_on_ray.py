@@ -5,11 +5,11 @@ import time
 import pytest
 import ray
 
-from jobs.base.artifacts import SweepReport
-from jobs.storage.store import Store
-from orchestrator import submit
-from orchestrator.pipeline import parse_pipeline
-from orchestrator.workers import NAMESPACE
+from slimctl import submit
+from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.pipeline import parse_pipeline
+from slimctl.orchestrator.workers import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 TEXT = """\

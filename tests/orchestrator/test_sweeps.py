@@ -1,5 +1,5 @@
-from jobs.base.artifacts import SweepReport, Trial
-from orchestrator.sweeps import failed_trials, trial_jobs, verdict
+from slimctl.jobs.base.artifacts import SweepReport, Trial
+from slimctl.orchestrator.sweeps import failed_trials, trial_jobs, verdict
 
 TRIALS = (
     Trial(values={"width": 8}, state="done", artifacts={"q": "evaluate-1"}, metrics={"q.fid": 2.0}),

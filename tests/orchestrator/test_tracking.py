@@ -7,14 +7,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.base.artifacts import Dataset, QualityReport
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator import tracking
-from orchestrator.events import EventLog
-from orchestrator.plan import PlannedJob, RunPlan, as_event
-from orchestrator.runs import write_lease
-from orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_TAG, Tracker, flatten
+from slimctl.jobs.base.artifacts import Dataset, QualityReport
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator import tracking
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
+from slimctl.orchestrator.runs import write_lease
+from slimctl.orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_TAG, Tracker, flatten
 
 RUN = "digits-20260101-120000-aaaa"
 REPORT = QualityReport(

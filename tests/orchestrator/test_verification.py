@@ -4,9 +4,9 @@ import pytest
 from here import run_here
 from safetensors.torch import load_file, save_file
 
-from jobs.base.artifacts import PairSet
-from jobs.storage.store import Store, sha256_of
-from orchestrator.verification import verify_all, verify_artifact
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.storage.store import Store, sha256_of
+from slimctl.orchestrator.verification import verify_all, verify_artifact
 
 
 @pytest.fixture(scope="module")

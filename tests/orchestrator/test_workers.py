@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from fake_ray import Actor, Clock, FakeRay, RayActorError
 
-from jobs.base.cluster import Cluster
-from jobs.execution import JobRequest
-from orchestrator import workers
-from orchestrator.workers import NAMESPACE, JobActor, RayReporter
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.execution import JobRequest
+from slimctl.orchestrator import workers
+from slimctl.orchestrator.workers import NAMESPACE, JobActor, RayReporter
 
 
 class Listener:

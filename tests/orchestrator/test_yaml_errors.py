@@ -1,7 +1,7 @@
 import pytest
 
-from orchestrator.document import parse_document
-from orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.document import parse_document
+from slimctl.orchestrator.problems import PipelineProblems
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.problems import PipelineProblems, Place, Problem
-from orchestrator.yaml_tree import MAX_DEPTH, Node, parse_yaml
+from slimctl.orchestrator.problems import PipelineProblems, Place, Problem
+from slimctl.orchestrator.yaml_tree import MAX_DEPTH, Node, parse_yaml
 
 
 def at(line: int, column: int) -> Place:

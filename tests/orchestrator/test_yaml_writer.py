@@ -1,8 +1,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.document import parse_document
-from orchestrator.yaml_writer import yaml_text
+from slimctl.orchestrator.document import parse_document
+from slimctl.orchestrator.yaml_writer import yaml_text
 
 scalars = st.one_of(
     st.none(),

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jobs.base.artifacts import PairSet
-from jobs.storage.store import Store
-from jobs.training.draws import Draws, mirror
-from jobs.training.objective import Objective, Share
-from jobs.training.pair_source import PairSource
-from models.flows.annealing import annealed_noise
-from models.flows.losses import flow_matching_loss
-from models.flows.spec import AnnealingSchedule, TimeDensity
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.flows.annealing import annealed_noise
+from slimctl.models.flows.losses import flow_matching_loss
+from slimctl.models.flows.spec import AnnealingSchedule, TimeDensity
 
 
 @dataclass

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Flow, PairSet
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from jobs.training.distances import ImageDistance
-from jobs.training.draws import Draws, mirror
-from jobs.training.objective import Objective, Share
-from jobs.training.pair_source import PairSource
-from jobs.training.perceptual import open_distance
-from models.counter_random import Stream
-from models.flows.losses import two_step_target
+from slimctl.jobs.base.artifacts import Flow, PairSet
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.distances import ImageDistance
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training.perceptual import open_distance
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.losses import two_step_target
 
 
 @dataclass

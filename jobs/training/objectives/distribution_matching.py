@@ -10,28 +10,28 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Dataset, Flow, PairSet
-from jobs.base.seeds import derive_seed
-from jobs.storage.flows import open_flow
-from jobs.storage.part_images import load_part
-from jobs.storage.store import Store
-from jobs.training.distances import ImageDistance
-from jobs.training.draws import Draws, mirror
-from jobs.training.judge import Judge
-from jobs.training.objective import Companion, Objective, Share
-from jobs.training.pair_source import PairSource
-from jobs.training.perceptual import open_distance
-from models.counter_random import Stream
-from models.critics import Critic, critic_loss, deception_loss
-from models.engine import choose_engine
-from models.flows.distance import squared_distance
-from models.flows.matching import matching_gradient, matching_loss
-from models.flows.path import interpolate, path_velocity
-from models.flows.spec import AdversarialSpec, TimeDensity
-from models.flows.time_density import whole_range
-from models.pixels import to_float
-from models.precision import Precision
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, Flow, PairSet
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.part_images import load_part
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.distances import ImageDistance
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.judge import Judge
+from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training.perceptual import open_distance
+from slimctl.models.counter_random import Stream
+from slimctl.models.critics import Critic, critic_loss, deception_loss
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.distance import squared_distance
+from slimctl.models.flows.matching import matching_gradient, matching_loss
+from slimctl.models.flows.path import interpolate, path_velocity
+from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
+from slimctl.models.flows.time_density import whole_range
+from slimctl.models.pixels import to_float
+from slimctl.models.precision import Precision
+from slimctl.models.spec import ImageShape
 
 
 @dataclass(frozen=True)

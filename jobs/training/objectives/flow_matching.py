@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Dataset
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
-from jobs.training.draws import Draws, mirror
-from jobs.training.objective import Objective, Share
-from models.flows.losses import flow_matching_loss
-from models.flows.spec import TimeDensity
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.models.flows.losses import flow_matching_loss
+from slimctl.models.flows.spec import TimeDensity
+from slimctl.models.pixels import to_float
 
 
 @dataclass

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.storage.flows import open_flow
-from jobs.storage.part_images import load_part
-from jobs.storage.store import Store
-from jobs.training.draws import Draws, mirror
-from jobs.training.objective import Objective, Share
-from models.flows.losses import teacher_matching_loss
-from models.flows.spec import TimeDensity
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.part_images import load_part
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.models.flows.losses import teacher_matching_loss
+from slimctl.models.flows.spec import TimeDensity
+from slimctl.models.pixels import to_float
 
 
 @dataclass

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import Enlarge, Halve, group_norm
-from models.shapes import Float, Tensor
+from slimctl.models.networks.layers import Enlarge, Halve, group_norm
+from slimctl.models.shapes import Float, Tensor
 
 EPS = 1e-5
 """Of every GroupNorm in the network."""

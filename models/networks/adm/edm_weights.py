@@ -4,19 +4,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
-from models.networks.adm.blocks import ResidualBlock
-from models.networks.adm.network import ADM, DownLevel, UpLevel
-from models.networks.adm.spec import ADMSpec
-from models.networks.edm_layout import attention_sources, parameters, read_layout
-from models.networks.published_weights import (
+from slimctl.models.networks.adm.blocks import ResidualBlock
+from slimctl.models.networks.adm.network import ADM, DownLevel, UpLevel
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.edm_layout import attention_sources, parameters, read_layout
+from slimctl.models.networks.published_weights import (
     Source,
     layer_sources,
     most_common,
     rename,
     whole_ratio,
 )
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 _LAYERS = {"norm_in": "norm0", "conv_in": "conv0", "affine": "affine"}
 _LAYERS |= {"norm_out": "norm1", "conv_out": "conv1"}

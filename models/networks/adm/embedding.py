@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.adm.spec import ADMSpec
-from models.networks.layers import label_mistake
-from models.shapes import Float, Int, Tensor
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.layers import label_mistake
+from slimctl.models.shapes import Float, Int, Tensor
 
 
 def sinusoids(time: Float[Tensor, " b"], pairs: int) -> Float[Tensor, "b two_pairs"]:

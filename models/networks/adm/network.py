@@ -4,13 +4,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.adm.blocks import EPS, ResidualBlock, head_count, zero
-from models.networks.adm.embedding import Embedding
-from models.networks.adm.spec import ADMSpec
-from models.networks.layers import Enlarge, Halve, group_norm
-from models.networks.pyramid import level_heights
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.adm.blocks import EPS, ResidualBlock, head_count, zero
+from slimctl.models.networks.adm.embedding import Embedding
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.layers import Enlarge, Halve, group_norm
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class DownLevel(nn.Module):

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from models.networks.pyramid import level_heights
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from models.networks.adm.network import ADM
+    from slimctl.models.networks.adm.network import ADM
 
 
 class ADMSpec(NetworkSpec):
@@ -50,7 +50,7 @@ class ADMSpec(NetworkSpec):
         level_heights(image.size, len(self.channel_multipliers))
 
     def build(self, image: ImageShape) -> "ADM":
-        from models.networks.adm.network import ADM
+        from slimctl.models.networks.adm.network import ADM
 
         self.check(image)
         return ADM(self, image)

@@ -7,10 +7,10 @@ pile-up at 0, which suits the Gaussian that a Fréchet distance fits to them.
 from torch import nn
 from torch.nn import functional
 
-from models.networks.classifier.spec import ClassifierSpec
-from models.networks.layers import group_norm, halve
-from models.shapes import Float, Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.layers import group_norm, halve
+from slimctl.models.shapes import Float, Tensor
+from slimctl.models.spec import ImageShape
 
 EPS = 1e-5
 """Of every GroupNorm in the network."""

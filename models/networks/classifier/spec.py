@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from models.networks.pyramid import level_heights
-from models.networks.size import NetworkSize
-from models.spec import ImageShape, Spec
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.size import NetworkSize
+from slimctl.models.spec import ImageShape, Spec
 
 if TYPE_CHECKING:
-    from models.networks.classifier.network import Classifier
+    from slimctl.models.networks.classifier.network import Classifier
 
 
 class ClassifierSpec(Spec):
@@ -46,7 +46,7 @@ class ClassifierSpec(Spec):
         Raises:
             ValueError: as `check`.
         """
-        from models.networks.classifier.network import Classifier
+        from slimctl.models.networks.classifier.network import Classifier
 
         self.check(image)
         return Classifier(self, image)

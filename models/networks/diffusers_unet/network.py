@@ -4,9 +4,9 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from models.networks.diffusers_unet.spec import DiffusersUNetSpec
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class DiffusersUNet(nn.Module):

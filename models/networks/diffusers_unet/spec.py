@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from models.networks.diffusers_unet.network import DiffusersUNet
+    from slimctl.models.networks.diffusers_unet.network import DiffusersUNet
 
 NEEDS_DIFFUSERS = (
     "this network needs the package diffusers, which is not installed"
@@ -53,7 +53,7 @@ class DiffusersUNetSpec(NetworkSpec):
             )
 
     def build(self, image: ImageShape) -> "DiffusersUNet":
-        from models.networks.diffusers_unet.network import DiffusersUNet
+        from slimctl.models.networks.diffusers_unet.network import DiffusersUNet
 
         self.check(image)
         return DiffusersUNet(self, image)

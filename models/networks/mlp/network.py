@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import label_mistake
-from models.networks.mlp.spec import MLPSpec
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.layers import label_mistake
+from slimctl.models.networks.mlp.spec import MLPSpec
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class Layer(nn.Module):

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from models.networks.mlp.network import MLP
+    from slimctl.models.networks.mlp.network import MLP
 
 MOST_VALUES = 4096
 """Pixel values of the largest image that an MLP takes."""
@@ -39,7 +39,7 @@ class MLPSpec(NetworkSpec):
             )
 
     def build(self, image: ImageShape) -> "MLP":
-        from models.networks.mlp.network import MLP
+        from slimctl.models.networks.mlp.network import MLP
 
         self.check(image)
         return MLP(self, image)

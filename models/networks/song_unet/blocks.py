@@ -11,9 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import Resampling, enlarge, group_norm, halve, halve_inside
-from models.networks.song_unet.initialisation import NEARLY_ZERO, conv, linear, variance_scaling_
-from models.shapes import Float, Tensor
+from slimctl.models.networks.layers import Resampling, enlarge, group_norm, halve, halve_inside
+from slimctl.models.networks.song_unet.initialisation import (
+    NEARLY_ZERO,
+    conv,
+    linear,
+    variance_scaling_,
+)
+from slimctl.models.shapes import Float, Tensor
 
 EPS = 1e-6
 """Of every GroupNorm in the network."""

@@ -7,19 +7,19 @@ level that attends, on the way up in the last one.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
-from models.networks.edm_layout import attention_sources, parameters, read_layout
-from models.networks.published_weights import (
+from slimctl.models.networks.edm_layout import attention_sources, parameters, read_layout
+from slimctl.models.networks.published_weights import (
     Source,
     layer_sources,
     most_common,
     rename,
     whole_ratio,
 )
-from models.networks.song_unet.blocks import ResidualBlock
-from models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
-from models.networks.song_unet.spec import SongUNetSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.song_unet.blocks import ResidualBlock
+from slimctl.models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 _LAYERS = {"norm_in": "norm0", "conv_in": "conv0", "shift": "affine"}
 _LAYERS |= {"norm_out": "norm1", "conv_out": "conv1"}

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import label_mistake
-from models.networks.song_unet.initialisation import class_embedding, linear
-from models.networks.song_unet.spec import SongUNetSpec
-from models.shapes import Float, Int, Tensor
+from slimctl.models.networks.layers import label_mistake
+from slimctl.models.networks.song_unet.initialisation import class_embedding, linear
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.shapes import Float, Int, Tensor
 
 FOURIER_SCALE = 16.0
 """Standard deviation of random frequencies, in turns per unit of time."""

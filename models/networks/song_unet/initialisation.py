@@ -8,7 +8,7 @@ import math
 
 from torch import nn
 
-from models.shapes import Tensor
+from slimctl.models.shapes import Tensor
 
 NEARLY_ZERO = 1e-10
 

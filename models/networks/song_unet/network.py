@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.networks.layers import group_norm
-from models.networks.pyramid import level_heights
-from models.networks.song_unet.blocks import (
+from slimctl.models.networks.layers import group_norm
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.song_unet.blocks import (
     EPS,
     Attention,
     PyramidStep,
@@ -20,11 +20,11 @@ from models.networks.song_unet.blocks import (
     ResidualBlock,
     merge,
 )
-from models.networks.song_unet.embedding import Embedding
-from models.networks.song_unet.initialisation import NEARLY_ZERO, conv
-from models.networks.song_unet.spec import SongUNetSpec
-from models.shapes import Float, Int, Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.song_unet.embedding import Embedding
+from slimctl.models.networks.song_unet.initialisation import NEARLY_ZERO, conv
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.spec import ImageShape
 
 
 class DownLevel(nn.Module):

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from models.networks.published_weights import most_common, whole_ratio
-from models.networks.pyramid import level_heights
-from models.networks.song_unet.spec import SongUNetSpec
-from models.shapes import Tensor
-from models.spec import ImageShape
+from slimctl.models.networks.published_weights import most_common, whole_ratio
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
 
 _MODULE = re.compile(r"all_modules\.(\d+)\.(.+)")
 PUBLISHED_ATTENTION = 16

@@ -9,10 +9,10 @@ from typing import cast
 
 from torch import nn
 
-from models.networks.published_weights import Source, layer_sources, rename, without_prefix
-from models.networks.song_unet.blocks import Attention, ResidualBlock
-from models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
-from models.shapes import Tensor
+from slimctl.models.networks.published_weights import Source, layer_sources, rename, without_prefix
+from slimctl.models.networks.song_unet.blocks import Attention, ResidualBlock
+from slimctl.models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
+from slimctl.models.shapes import Tensor
 
 BUFFERS = frozenset({"sigmas"})
 """Tensors of a published checkpoint that are no parameters and that the velocity ignores."""

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from models.networks.pyramid import level_heights
-from models.networks.spec import NetworkSpec
-from models.spec import ImageShape
+from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from models.networks.song_unet.network import SongUNet
+    from slimctl.models.networks.song_unet.network import SongUNet
 
 
 class SongUNetSpec(NetworkSpec):
@@ -61,7 +61,7 @@ class SongUNetSpec(NetworkSpec):
         level_heights(image.size, len(self.channel_multipliers))
 
     def build(self, image: ImageShape) -> "SongUNet":
-        from models.networks.song_unet.network import SongUNet
+        from slimctl.models.networks.song_unet.network import SongUNet
 
         self.check(image)
         return SongUNet(self, image)

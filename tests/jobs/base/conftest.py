@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.base import registry
+from slimctl.jobs.base import registry
 
 
 @pytest.fixture

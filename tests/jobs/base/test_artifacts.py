@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import (
+from slimctl.jobs.base.artifacts import (
     HANDLES,
     Dataset,
     FeatureNet,
@@ -23,8 +23,8 @@ from jobs.base.artifacts import (
     SweepReport,
     Trial,
 )
-from models.solvers.spec import GridSpec
-from models.spec import ImageShape
+from slimctl.models.solvers.spec import GridSpec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32, classes=2)
 DATA = Dataset(
@@ -174,7 +174,9 @@ def test_members_of_a_fleet_keep_their_type():
 
 def test_every_handle_type_has_an_example_and_a_name_for_the_manifest():
     assert {type(handle) for handle in EXAMPLES} == set(HANDLES.values())
-    built_in = {cls for cls in Handle.__subclasses__() if cls.__module__.startswith("jobs.")}
+    built_in = {
+        cls for cls in Handle.__subclasses__() if cls.__module__.startswith("slimctl.jobs.")
+    }
     assert built_in == set(HANDLES.values())
 
 

@@ -1,8 +1,8 @@
 import pickle
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext, SilentReporter
-from jobs.base.refs import Ref
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext, SilentReporter
+from slimctl.jobs.base.refs import Ref
 
 
 def test_a_job_reaches_its_inputs_its_folder_and_the_run(store, recorder, make_dataset, tmp_path):

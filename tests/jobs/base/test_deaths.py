@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.base import deaths
-from jobs.base.deaths import MOST, DeathWatch
+from slimctl.jobs.base import deaths
+from slimctl.jobs.base.deaths import MOST, DeathWatch
 
 MONITORED = """The actor died unexpectedly before finishing this task.
 \tclass_name: JobActor

@@ -1,16 +1,16 @@
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Flow
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.elastic import Range, range_mistake
-from jobs.base.facts import Facts, FieldError
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.pairs.generate import describe_shard
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.elastic import Range, range_mistake
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.pairs.generate import describe_shard
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 FEW = {"min": 1, "max": 3}
 
@@ -65,7 +65,7 @@ def test_as_many_pair_actors_start_as_the_range_allows(monkeypatch):
         asked.append(actors)
         raise InterruptedError
 
-    monkeypatch.setattr("jobs.pairs.generate.generate", generate)
+    monkeypatch.setattr("slimctl.jobs.pairs.generate.generate", generate)
     flow = Flow(id="f", source="data", image=ImageShape(channels=1, size=8))
     for actors in ({"min": 1, "max": 7}, 2, "auto"):
         spec = GeneratePairs(flow="f", count=100_000, actors=actors)

@@ -6,8 +6,8 @@ import pkgutil
 
 import pytest
 
-import jobs
-from jobs.base.errors import (
+import slimctl.jobs
+from slimctl.jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
     SlimError,
@@ -16,7 +16,7 @@ from jobs.base.errors import (
     WorkLost,
     printable,
 )
-from jobs.base.facts import FieldError
+from slimctl.jobs.base.facts import FieldError
 
 EXIT_CODES = {
     SlimError: 1,
@@ -29,7 +29,7 @@ EXIT_CODES = {
 
 
 def every_module():
-    for module in pkgutil.walk_packages(jobs.__path__, "jobs."):
+    for module in pkgutil.walk_packages(slimctl.jobs.__path__, "slimctl.jobs."):
         yield importlib.import_module(module.name)
 
 
@@ -50,7 +50,7 @@ def test_errors_survive_pickling_with_their_fields(cls):
 def test_every_error_of_the_package_is_in_the_table():
     modules = list(every_module())
     assert len(modules) > 40
-    mine = {cls for cls in every_subclass(SlimError) if cls.__module__.startswith("jobs.")}
+    mine = {cls for cls in every_subclass(SlimError) if cls.__module__.startswith("slimctl.jobs.")}
     assert mine == set(EXIT_CODES)
 
 

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from jobs.base.facts import (
+from slimctl.jobs.base.facts import (
     Facts,
     FieldError,
     FieldErrors,
@@ -13,7 +13,7 @@ from jobs.base.facts import (
     check_labels,
     model_image,
 )
-from models.spec import ImageShape
+from slimctl.models.spec import ImageShape
 
 LABELLED = ImageShape(channels=1, size=8, classes=10)
 PLAIN = ImageShape(channels=1, size=8)

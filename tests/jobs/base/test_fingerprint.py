@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base import fingerprint
-from jobs.base.fingerprint import content_of_files
+from slimctl.jobs.base import fingerprint
+from slimctl.jobs.base.fingerprint import content_of_files
 
 
 @pytest.fixture

@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from jobs.base.artifacts import Flow, PairSet
-from jobs.base.context import JobContext
-from jobs.base.keys import artifact_id, canonical_json, content_of, job_key
-from jobs.base.refs import Ref, iter_refs
-from jobs.base.registry import kind_names, load_kind
-from jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, SeededJobSpec
-from jobs.kinds.distill import Distill
-from jobs.kinds.evaluate import Evaluate
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.kinds.load_dataset import LoadDataset
-from jobs.kinds.train_flow import TrainFlow
-from models.networks.registry import AnyNetworkSpec
-from models.spec import Spec
+from slimctl.jobs.base.artifacts import Flow, PairSet
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.keys import artifact_id, canonical_json, content_of, job_key
+from slimctl.jobs.base.refs import Ref, iter_refs
+from slimctl.jobs.base.registry import kind_names, load_kind
+from slimctl.jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, SeededJobSpec
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.models.networks.registry import AnyNetworkSpec
+from slimctl.models.spec import Spec
 
 NETWORK = {"kind": "song_unet", "channels": 8}
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base import memory
-from jobs.base.memory import kernel_kills, memory_limit
+from slimctl.jobs.base import memory
+from slimctl.jobs.base.memory import kernel_kills, memory_limit
 
 
 @pytest.fixture

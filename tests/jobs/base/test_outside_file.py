@@ -2,8 +2,8 @@ import hashlib
 
 import pytest
 
-from jobs.base.facts import Facts, FieldError, MissingFile
-from jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.base.outside_file import PublishedFile, require_checksum, require_file
 
 VGG = PublishedFile("vgg16-397923af.pth", "torchvision's model zoo")
 KNOWN = Facts(dimensions=8)

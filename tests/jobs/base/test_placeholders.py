@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.base.placeholders import fill, placeholders
+from slimctl.jobs.base.placeholders import fill, placeholders
 
 VALUES = {"n": 8, "rate": 1e-4, "on": True, "none": None, "net": {"kind": "a", "c": [1]}, "s": "x"}
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Dataset, Flow, Generator, PairSet
-from jobs.base.refs import Ref, iter_refs, ref_types, takes_many
-from models.solvers.spec import EulerSpec, SolverSpec
-from models.spec import Spec
+from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, PairSet
+from slimctl.jobs.base.refs import Ref, iter_refs, ref_types, takes_many
+from slimctl.models.solvers.spec import EulerSpec, SolverSpec
+from slimctl.models.spec import Spec
 
 
 class Holder(Spec):

@@ -5,16 +5,23 @@ from types import ModuleType
 import pytest
 from pydantic import ValidationError
 
-from jobs.base import registry
-from jobs.base.artifacts import HANDLES, Dataset, Handle
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.keys import split_id
-from jobs.base.registry import handle_types, kind_names, kind_of, load_kind, nearest, parse_job
-from jobs.base.spec import JobSpec, output_type
-from jobs.execution import work_name
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.storage.store import Store
+from slimctl.jobs.base import registry
+from slimctl.jobs.base.artifacts import HANDLES, Dataset, Handle
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.registry import (
+    handle_types,
+    kind_names,
+    kind_of,
+    load_kind,
+    nearest,
+    parse_job,
+)
+from slimctl.jobs.base.spec import JobSpec, output_type
+from slimctl.jobs.execution import work_name
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.storage.store import Store
 
 BUILT_IN = {
     "analytic_flow",
@@ -110,7 +117,7 @@ def test_a_class_that_no_package_names_has_no_kind():
 
 
 def test_a_module_with_two_kinds_is_refused(monkeypatch):
-    module = ModuleType("jobs.kinds.twice")
+    module = ModuleType("slimctl.jobs.kinds.twice")
     for name in ("A", "B"):
         body = {"__module__": module.__name__, "run": MakeStone.run}
         setattr(module, name, type(name, (JobSpec,), body))
@@ -130,7 +137,7 @@ def test_fields_are_parsed_by_the_kinds_own_class():
 
 def test_loading_the_kinds_imports_neither_torch_nor_ray():
     code = (
-        "import sys; from jobs.base.registry import kind_names, load_kind;"
+        "import sys; from slimctl.jobs.base.registry import kind_names, load_kind;"
         "[load_kind(name) for name in kind_names()];"
         "print({'torch', 'ray', 'mlflow', 'pyarrow', 'numpy'} & set(sys.modules))"
     )

@@ -2,16 +2,16 @@
 
 import pytest
 
-from jobs.base.artifacts import StepGrid
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts, FieldError
-from jobs.base.refs import Ref
-from jobs.base.solver import fitted_solver
-from jobs.base.solvers import asked_nfe, check_solver
-from models.flows.parameterisation import EDMSchedule, Parameterisation
-from models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import StepGrid
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.solver import fitted_solver
+from slimctl.jobs.base.solvers import asked_nfe, check_solver
+from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
+from slimctl.models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
+from slimctl.models.spec import ImageShape
 
 EDM = Parameterisation(prediction="edm", schedule=EDMSchedule())
 """Knows noise levels from 0.002 to 80."""

@@ -3,13 +3,13 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Dataset, Flow
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.context import JobContext
-from jobs.base.facts import Facts
-from jobs.base.registry import kind_names, load_kind
-from jobs.base.spec import JobSpec, SeededJobSpec, output_type
-from jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.registry import kind_names, load_kind
+from slimctl.jobs.base.spec import JobSpec, SeededJobSpec, output_type
+from slimctl.jobs.kinds.train_flow import TrainFlow
 
 
 class Stone(JobSpec):

@@ -1,10 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.errors import UserError
-from jobs.base.subgraph import outside_names, trial_jobs, trial_spec, trial_specs
-from orchestrator.graph import identities
-from orchestrator.pipeline import Pipeline
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.subgraph import outside_names, trial_jobs, trial_spec, trial_specs
+from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.pipeline import Pipeline
 
 NETWORK = {"kind": "song_unet", "channels": "${width}", "channel_multipliers": [1], "blocks": 1}
 TEMPLATES = {

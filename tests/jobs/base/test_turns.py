@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.base import turns
-from jobs.base.turns import alone, computing, in_turns, measure_alone
-from models.metrics.cost import Latency
+from slimctl.jobs.base import turns
+from slimctl.jobs.base.turns import alone, computing, in_turns, measure_alone
+from slimctl.models.metrics.cost import Latency
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,7 @@ def test_workers_that_wait_for_each_other_across_the_turnstile_do_not_hang(monke
 
 def test_a_dead_process_holds_nothing(tmp_path):
     code = (
-        "import os, signal\nfrom jobs.base.turns import alone\nwith alone() as has:\n"
+        "import os, signal\nfrom slimctl.jobs.base.turns import alone\nwith alone() as has:\n"
         "    assert has\n    print('in', flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(

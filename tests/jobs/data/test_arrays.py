@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.read import read_images
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.read import read_images
 
 
 @pytest.fixture

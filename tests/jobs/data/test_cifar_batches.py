@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.read import read_images, source_files
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.read import read_images, source_files
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 

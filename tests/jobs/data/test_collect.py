@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.base.errors import UserError
-from jobs.data.collect import BATCH, Item, collect, fit_array
-from jobs.data.pixels import PixelRules
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.collect import BATCH, Item, collect, fit_array
+from slimctl.jobs.data.pixels import PixelRules
 
 
 @pytest.fixture

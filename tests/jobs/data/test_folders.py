@@ -3,9 +3,9 @@ import os
 import pytest
 from PIL import Image
 
-from jobs.base.errors import UserError
-from jobs.data.folders import SUFFIXES, find_images, in_words
-from jobs.data.pixels import FORMATS
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.folders import SUFFIXES, find_images, in_words
+from slimctl.jobs.data.pixels import FORMATS
 
 
 @pytest.fixture

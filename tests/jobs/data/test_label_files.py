@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.folders import find_images
-from jobs.data.read import describe_source, read_images, source_files
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.folders import find_images
+from slimctl.jobs.data.read import describe_source, read_images, source_files
 
 PLACES = ("00000/a.png", "00000/b.png", "00001/c.png")
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.labels import check_classes, check_labels
-from jobs.data.loaded import LoadedImages
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.labels import check_classes, check_labels
+from slimctl.jobs.data.loaded import LoadedImages
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint64, np.int64, np.float32, np.float64])

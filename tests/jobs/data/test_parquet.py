@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.collect import BATCH
-from jobs.data.read import read_images
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.collect import BATCH
+from slimctl.jobs.data.read import read_images
 
 
 def refusal(source, **rules):

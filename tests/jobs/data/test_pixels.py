@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from jobs.data.pixels import (
+from slimctl.jobs.data.pixels import (
     DAMAGE,
     FORMATS,
     NotSquareError,

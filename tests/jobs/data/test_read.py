@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.read import describe_source, read_images, source_files, source_root
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.read import describe_source, read_images, source_files, source_root
 
 
 @pytest.fixture

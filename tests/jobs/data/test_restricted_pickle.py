@@ -6,8 +6,8 @@ import pickletools
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.restricted_pickle import ALLOWED, ArrayRecord, read_pickle
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.restricted_pickle import ALLOWED, ArrayRecord, read_pickle
 
 
 @pytest.fixture

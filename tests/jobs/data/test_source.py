@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.data.source import TRAIN_BATCHES, find_source
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.data.source import TRAIN_BATCHES, find_source
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.evaluation.class_means import class_means
-from jobs.kinds.import_features import ImportFeatures
-from jobs.storage.tensors import load_dataset_tensors
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.evaluation.class_means import class_means
+from slimctl.jobs.kinds.import_features import ImportFeatures
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.pixels import to_float
 
 
 @pytest.fixture

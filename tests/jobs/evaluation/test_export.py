@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs.base.artifacts import Generator
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.evaluation import export
-from jobs.evaluation.export import write_samples
-from jobs.evaluation.sampling import open_sampler
-from models.pixels import to_uint8
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.evaluation import export
+from slimctl.jobs.evaluation.export import write_samples
+from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.models.pixels import to_uint8
+from slimctl.models.solvers.spec import EulerSpec
 
 CPU = torch.device("cpu")
 

@@ -3,9 +3,9 @@ import sys
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Intake
-from jobs.evaluation.onnx_features import open_onnx
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Intake
+from slimctl.jobs.evaluation.onnx_features import open_onnx
 
 
 def node(op, inputs, **attributes):

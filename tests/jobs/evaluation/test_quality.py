@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.evaluation import features as features_module
-from jobs.evaluation import quality, reference
-from jobs.evaluation.features import open_features
-from jobs.evaluation.quality import measure
-from jobs.evaluation.sampling import open_sampler
-from jobs.kinds.evaluate import Evaluate
-from jobs.storage.tensors import load_dataset_tensors
-from models.metrics.frechet import GaussianStatistics, frechet_distance
-from models.metrics.nearest import nearest_distance
-from models.networks.classifier.spec import ClassifierSpec
-from models.pixels import to_uint8
-from models.solvers.spec import EulerSpec, RK45Spec
+from slimctl.jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation import features as features_module
+from slimctl.jobs.evaluation import quality, reference
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.evaluation.quality import measure
+from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.nearest import nearest_distance
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.pixels import to_uint8
+from slimctl.models.solvers.spec import EulerSpec, RK45Spec
 
 CPU = torch.device("cpu")
 EXACT = RK45Spec(tolerance=1e-3)
@@ -151,7 +151,9 @@ def test_recall_is_of_the_whole_data_even_if_it_is_sorted():
 
 def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_model, monkeypatch):
     data = make_dataset(count=20)
-    monkeypatch.setattr("models.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan)
+    monkeypatch.setattr(
+        "slimctl.models.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan
+    )
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         evaluate(make_model(Generator), data, samples=30)
 

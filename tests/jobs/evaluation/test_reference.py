@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import FeatureNet
-from jobs.evaluation import reference
-from jobs.evaluation.features import Features
-from jobs.evaluation.reference import measure_real
-from jobs.storage.tensors import load_dataset_tensors
-from models import counter_random
-from models.counter_random import Stream
-from models.metrics.frechet import Gaussian, GaussianStatistics, frechet_distance
-from models.metrics.nearest import memorisation
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.evaluation import reference
+from slimctl.jobs.evaluation.features import Features
+from slimctl.jobs.evaluation.reference import measure_real
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.metrics.frechet import Gaussian, GaussianStatistics, frechet_distance
+from slimctl.models.metrics.nearest import memorisation
+from slimctl.models.pixels import to_float
 
 NET = FeatureNet(id="net", dimensions=3)
 

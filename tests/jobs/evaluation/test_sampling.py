@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import Flow, Generator
-from jobs.base.errors import UserError
-from jobs.evaluation.sampling import describe_solver, open_sampler
-from jobs.storage.flows import open_flow, open_network
-from jobs.storage.tensors import load_dataset_tensors
-from models import counter_random
-from models.counter_random import Stream
-from models.pixels import to_float
-from models.solvers.base import solve
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler
+from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.pixels import to_float
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.base.errors import UserError
-from jobs.evaluation.statistics_file import read_statistics, statistics_width
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation.statistics_file import read_statistics, statistics_width
 
 MEAN, COVARIANCE = np.array([1.0, 2.0]), np.array([[2.0, 0.5], [0.5, 1.0]])
 

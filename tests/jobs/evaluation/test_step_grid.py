@@ -2,18 +2,18 @@ import pytest
 import torch
 from mixture import PARAMETERISATIONS, WALKED, mixture_behind, truth
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.evaluation.step_grid import fit_step_grid
-from jobs.kinds.fit_step_grid import FitStepGrid
-from jobs.storage.flows import open_flow
-from jobs.storage.tensors import load_dataset_tensors
-from models import counter_random
-from models.counter_random import Stream
-from models.pixels import to_float
-from models.solvers.base import solve
-from models.solvers.fit_grid import ROUNDING_RMS, end_errors
-from models.solvers.spec import RK45Spec
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.evaluation.step_grid import fit_step_grid
+from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.pixels import to_float
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.fit_grid import ROUNDING_RMS, end_errors
+from slimctl.models.solvers.spec import RK45Spec
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_it_says(fit, recorder, make_dataset, make_analytic):
 def test_what_is_reported_is_what_users_get(fit, make_dataset, make_analytic, monkeypatch, name):
     """Whatever a network predicts, and wherever its flow is entered: within a fifth."""
     flow = mixture_behind(PARAMETERISATIONS[name])
-    monkeypatch.setattr("jobs.evaluation.step_grid.open_flow", lambda *_: flow)
+    monkeypatch.setattr("slimctl.jobs.evaluation.step_grid.open_flow", lambda *_: flow)
     grid = fit(make_analytic(make_dataset(count=1)), evaluations=8, samples=16, held_out=32)
     index = torch.arange(16, 48)
     x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, index, (1, 4, 4))

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.base.artifacts import Fleet, Flow, Generator, Partition
-from jobs.evaluation import quality
-from jobs.evaluation.export import write_samples
-from jobs.evaluation.reference import floor_draws
-from jobs.evaluation.sampling import open_sampler
-from jobs.evaluation.subsets import subset_qualities
-from jobs.kinds.evaluate import Evaluate
-from jobs.kinds.train_features import TrainFeatures
-from jobs.storage.flows import open_flow
-from models.metrics.frechet import GaussianStatistics, frechet_distance
-from models.metrics.precision_recall import precision_recall
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, Partition
+from slimctl.jobs.evaluation import quality
+from slimctl.jobs.evaluation.export import write_samples
+from slimctl.jobs.evaluation.reference import floor_draws
+from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.jobs.evaluation.subsets import subset_qualities
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.precision_recall import precision_recall
+from slimctl.models.solvers.spec import EulerSpec
 
 CPU = torch.device("cpu")
 SUBSETS = ((0, 3), (1, 2))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.facts import Facts, FieldError
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from jobs.base.facts import Facts
-from jobs.kinds.analytic_flow import AnalyticFlow
-from jobs.storage.flows import open_flow
-from models.flows.parameterisation import Parameterisation
-from models.spec import ImageShape
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.analytic_flow import AnalyticFlow
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.spec import ImageShape
 
 LABELLED = ImageShape(channels=1, size=4, classes=3)
 

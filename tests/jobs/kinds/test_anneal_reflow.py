@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from jobs.base.facts import Facts
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.storage.flows import open_flow
-from jobs.training.objectives import annealed_reflow
-from models.flows.parameterisation import Parameterisation
-from models.flows.spec import ConstantAnnealing, LinearAnnealing
-from models.spec import ImageShape
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.objectives import annealed_reflow
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.flows.spec import ConstantAnnealing, LinearAnnealing
+from slimctl.models.spec import ImageShape
 
 NETWORK = {
     "kind": "song_unet",

@@ -2,11 +2,11 @@
 
 import pytest
 
-from jobs.base.artifacts import Flow, Generator
-from jobs.base.facts import Facts
-from jobs.kinds.assemble_fleet import AssembleFleet
-from jobs.kinds.partition import SplitConditions
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.assemble_fleet import AssembleFleet
+from slimctl.jobs.kinds.partition import SplitConditions
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=4, classes=4)
 SPEC = AssembleFleet(partition="p", students=("a", "b"))

@@ -3,13 +3,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from jobs.base.artifacts import Generator
-from jobs.base.facts import Facts
-from jobs.base.keys import job_key
-from jobs.kinds.distill import Distill
-from jobs.storage.flows import open_network
-from jobs.training.recipes import RECIPES
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.storage.flows import open_network
+from slimctl.jobs.training.recipes import RECIPES
+from slimctl.models.spec import ImageShape
 
 NETWORK = {
     "kind": "song_unet",

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Flow, Generator
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, Intake
-from jobs.base.keys import job_key
-from jobs.evaluation import quality
-from jobs.kinds.evaluate import Evaluate
-from jobs.kinds.import_features import ImportFeatures
-from jobs.kinds.train_features import TrainFeatures
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, Intake
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.evaluation import quality
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.kinds.import_features import ImportFeatures
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.models.spec import ImageShape
 
 PLAIN = ImageShape(channels=1, size=4)
 EULER = {"kind": "euler", "steps": 2}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jobs.base.artifacts import StepPolicy, StepRow
-from jobs.base.facts import Facts
-from jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import StepPolicy, StepRow
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=4)
 POLICY = StepPolicy(

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import StepGrid, StepPolicy
-from jobs.kinds.fit_step_grid import FitStepGrid
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.pairs.shards import read_pairs
-from jobs.storage.flows import open_flow
-from models.solvers.base import solve
-from models.solvers.spec import RK45Spec
-from orchestrator.graph import ref_fields
-from orchestrator.pipeline import Pipeline
-from orchestrator.problems import PipelineProblems
+from slimctl.jobs.base.artifacts import StepGrid, StepPolicy
+from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import RK45Spec
+from slimctl.orchestrator.graph import ref_fields
+from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.problems import PipelineProblems
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_pairs_are_made_with_it(fitted, run_job, store):
     pairs = run_job(spec, flow=flow, solver=grid)
     assert pairs.nfe == 8
     made = read_pairs(store, pairs).float()
-    from jobs.pairs.draw import pair_noise
+    from slimctl.jobs.pairs.draw import pair_noise
 
     x0 = pair_noise(5, torch.arange(4), flow.image)
     exact = solve(RK45Spec(tolerance=1e-5), open_flow(store, flow, CPU), x0).x1

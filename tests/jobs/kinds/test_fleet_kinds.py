@@ -4,18 +4,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jobs.base.artifacts import Flow, Generator
-from jobs.base.facts import Facts, FieldError
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.assemble_fleet import AssembleFleet
-from jobs.kinds.distill import Distill
-from jobs.kinds.match_distribution import MatchDistribution
-from jobs.kinds.match_teacher import MatchTeacher
-from jobs.kinds.partition import SplitConditions
-from jobs.storage.weights import load_weights
-from models.flows.parameterisation import Parameterisation
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.assemble_fleet import AssembleFleet
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.match_distribution import MatchDistribution
+from slimctl.jobs.kinds.match_teacher import MatchTeacher
+from slimctl.jobs.kinds.partition import SplitConditions
+from slimctl.jobs.storage.weights import load_weights
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 MLP = {"kind": "mlp", "width": 8, "layers": 1}
 IMAGE = ImageShape(channels=1, size=4, classes=4)

@@ -2,16 +2,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jobs.base.artifacts import PairSet
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.facts import Facts
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.pairs.shards import read_pairs
-from jobs.storage.tensors import load_dataset_tensors
-from models.counter_random import GENERATOR_VERSION
-from models.flows.parameterisation import EDMSchedule, Parameterisation
-from models.pixels import to_float
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.counter_random import GENERATOR_VERSION
+from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
+from slimctl.models.pixels import to_float
+from slimctl.models.spec import ImageShape
 
 PLAIN = ImageShape(channels=1, size=4)
 

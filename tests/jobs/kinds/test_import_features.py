@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.base.facts import Facts, Intake
-from jobs.base.keys import job_key
-from jobs.evaluation.features import open_features
-from jobs.kinds.import_features import ImportFeatures
-from jobs.kinds.load_dataset import LoadDataset
-from jobs.storage.tensors import image_batches, load_dataset_tensors
-from models.metrics.frechet import GaussianStatistics, frechet_distance
-from models.pixels import to_float
+from slimctl.jobs.base.facts import Facts, Intake
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.kinds.import_features import ImportFeatures
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.jobs.storage.tensors import image_batches, load_dataset_tensors
+from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.pixels import to_float
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.base.facts import FieldError
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.distill import Distill
-from jobs.kinds.import_pairs import ImportPairs
-from jobs.training import pair_source
-from jobs.training.pair_source import PairSource
-from models.spec import ImageShape
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.import_pairs import ImportPairs
+from slimctl.jobs.training import pair_source
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -6,26 +6,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jobs.base.facts import Facts, FieldError
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.distill import Distill
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.kinds.import_teacher import ImportTeacher
-from jobs.kinds.train_flow import TrainFlow
-from jobs.pairs.draw import pair_noise
-from jobs.pairs.shards import read_pairs
-from jobs.storage.flows import open_flow
-from models.flows.diffusion import DiffusionFlow
-from models.flows.edm import EDMFlow
-from models.flows.flow import NetworkFlow
-from models.flows.noise_levels import noise_levels
-from models.flows.parameterisation import LinearVPSchedule, Parameterisation
-from models.networks import registry
-from models.networks.song_unet.spec import SongUNetSpec
-from models.networks.spec import NetworkSpec
-from models.solvers.edm_heun import edm_heun
-from models.spec import ImageShape
-from models.teachers import save_flow
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.kinds.import_teacher import ImportTeacher
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.pairs.draw import pair_noise
+from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.flows.diffusion import DiffusionFlow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.noise_levels import noise_levels
+from slimctl.models.flows.parameterisation import LinearVPSchedule, Parameterisation
+from slimctl.models.networks import registry
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.solvers.edm_heun import edm_heun
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers import save_flow
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, size=4, classes=3)
@@ -122,8 +122,8 @@ def test_the_published_velocity_survives_the_store(test_data, run_job, store, na
 
 
 def test_edms_sampler_on_the_stored_teacher_is_the_references(test_data, run_job, store):
-    from models.solvers.base import solve
-    from models.solvers.spec import EDMHeunSpec
+    from slimctl.models.solvers.base import solve
+    from slimctl.models.solvers.spec import EDMHeunSpec
 
     path = test_data / "parity" / "edm-ddpmpp-tiny.pkl"
     flow = open_flow(store, run_job(spec(path)), CPU)
@@ -137,9 +137,9 @@ def test_edms_sampler_on_the_stored_teacher_is_the_references(test_data, run_job
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["slimflow-ncsnpp-tiny.pth", "slimflow-adm-tiny.pth"])
 def test_the_published_ode_ends_where_the_reference_does(test_data, name):
-    from models.solvers.base import solve
-    from models.solvers.spec import RK45Spec
-    from models.teachers import load_teacher
+    from slimctl.models.solvers.base import solve
+    from slimctl.models.solvers.spec import RK45Spec
+    from slimctl.models.teachers import load_teacher
 
     path = test_data / "parity" / name
     flow, reference = load_teacher(path), load_file(path.with_suffix(".safetensors"))

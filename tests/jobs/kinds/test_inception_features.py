@@ -3,11 +3,11 @@ import hashlib
 import pytest
 import torch
 
-from jobs.base.facts import Facts, FieldError, Intake
-from jobs.evaluation.features import open_features
-from jobs.kinds.inception_features import InceptionFeatures
-from models.perceptual.cost import INCEPTION_MACS
-from models.perceptual.inception import Inception
+from slimctl.jobs.base.facts import Facts, FieldError, Intake
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.kinds.inception_features import InceptionFeatures
+from slimctl.models.perceptual.cost import INCEPTION_MACS
+from slimctl.models.perceptual.inception import Inception
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, MissingFile, check_labels
-from jobs.kinds import load_dataset
-from jobs.kinds.load_dataset import LoadDataset
-from jobs.storage.tensors import load_dataset_tensors
-from models.spec import ImageShape
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, check_labels
+from slimctl.jobs.kinds import load_dataset
+from slimctl.jobs.kinds.load_dataset import LoadDataset
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.spec import ImageShape
 
 
 @pytest.fixture

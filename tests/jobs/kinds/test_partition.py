@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.facts import Facts, FieldError
-from jobs.kinds.partition import SplitConditions
-from models.networks.classifier.spec import ClassifierSpec
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.kinds.partition import SplitConditions
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.spec import ImageShape
 
 TEN = Facts(ImageShape(channels=1, size=8, classes=10))
 

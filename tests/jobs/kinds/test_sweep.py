@@ -3,17 +3,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.base.artifacts import SweepReport
-from jobs.base.cluster import Cluster
-from jobs.base.facts import Facts, FieldError
-from jobs.base.keys import job_key
-from jobs.evaluation import quality
-from jobs.kinds.sweep import Sweep
-from jobs.kinds.train_features import TrainFeatures
-from jobs.kinds.train_flow import TrainFlow
-from jobs.search import tune
-from jobs.search.trial import note, run_trial
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.evaluation import quality
+from slimctl.jobs.kinds.sweep import Sweep
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.search import tune
+from slimctl.jobs.search.trial import note, run_trial
+from slimctl.models.spec import ImageShape
 
 PLAIN = ImageShape(channels=1, size=4)
 SMALL = {"kind": "classifier", "channels": 4, "channel_multipliers": [1], "features": 3}

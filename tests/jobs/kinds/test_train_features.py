@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jobs.base.artifacts import FeatureNet
-from jobs.base.facts import Facts
-from jobs.evaluation.features import open_features
-from jobs.kinds.train_features import TrainFeatures
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.models.spec import ImageShape
 
 SMALL = {"kind": "classifier", "channels": 4, "channel_multipliers": [1], "features": 5}
 
@@ -66,7 +66,7 @@ def test_a_network_that_cannot_take_the_images(refused, attempt, make_dataset):
 def test_features_that_tell_little_are_warned_about(
     run_job, make_dataset, recorder, monkeypatch, accuracy, warned
 ):
-    from jobs.training import classifier
+    from slimctl.jobs.training import classifier
 
     real = classifier.train_classifier
     monkeypatch.setattr(

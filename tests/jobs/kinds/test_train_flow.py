@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import Flow
-from jobs.base.facts import Facts
-from jobs.kinds.train_flow import TrainFlow
-from jobs.storage.flows import open_flow
-from jobs.training.objectives import flow_matching
-from jobs.training.objectives.flow_matching import FlowMatching
-from models.engine import choose_engine
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.objectives import flow_matching
+from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.models.engine import choose_engine
+from slimctl.models.spec import ImageShape
 
 NETWORK = {
     "kind": "song_unet",

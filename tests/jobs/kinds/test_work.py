@@ -2,17 +2,17 @@
 
 import pytest
 
-from jobs.base.facts import Facts
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.distill import Distill
-from jobs.kinds.evaluate import Evaluate
-from jobs.kinds.generate_pairs import GeneratePairs
-from jobs.kinds.match_distribution import MatchDistribution
-from jobs.kinds.train_features import TrainFeatures
-from jobs.kinds.train_flow import TrainFlow
-from models.networks.presets import PRESETS
-from models.perceptual.cost import INCEPTION_MACS
-from models.spec import ImageShape
+from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.jobs.kinds.generate_pairs import GeneratePairs
+from slimctl.jobs.kinds.match_distribution import MatchDistribution
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.models.networks.presets import PRESETS
+from slimctl.models.perceptual.cost import INCEPTION_MACS
+from slimctl.models.spec import ImageShape
 
 TEACHER, STUDENT = PRESETS["cifar10-1rf-61.8m"], PRESETS["cifar10-15.7m"]
 IMAGE = STUDENT.image

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from jobs.pairs.draw import pair_labels, pair_noise
-from models.spec import ImageShape
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=3)
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.pairs import generate as generate_module
-from jobs.pairs.generate import PairActor, generate
-from jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
-from jobs.pairs.spec import PairRecipe
-from models.solvers.spec import EulerSpec
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.pairs import generate as generate_module
+from slimctl.jobs.pairs.generate import PairActor, generate
+from slimctl.jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.models.solvers.spec import EulerSpec
 
 
 @pytest.fixture

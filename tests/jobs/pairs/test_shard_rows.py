@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from jobs.base.errors import DamagedArtifact
-from jobs.pairs.shard_rows import ShardRows
-from jobs.pairs.shards import read_pairs
-from jobs.training import pair_source
-from jobs.training.pair_source import PairSource
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.pairs.shard_rows import ShardRows
+from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.training import pair_source
+from slimctl.jobs.training.pair_source import PairSource
 
 CPU = torch.device("cpu")
 

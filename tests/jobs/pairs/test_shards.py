@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from jobs.base.errors import DamagedArtifact
-from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shards import (
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.shards import (
     ShardRecord,
     find_shard,
     open_solve,
@@ -19,13 +19,13 @@ from jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from jobs.pairs.spec import PairRecipe
-from jobs.storage.flows import open_flow
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
-from models.pixels import to_float
-from models.solvers.base import solve
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.pixels import to_float
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
 
 CPU = torch.device("cpu")
 SOLVERS = [EulerSpec(steps=5), HeunSpec(steps=4, last_step="euler"), RK45Spec(tolerance=1e-3)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs.pairs import suspicion
-from jobs.pairs.suspicion import CONVICTING, PAUSE_S, TOGETHER_S, Life, Suspicion
+from slimctl.jobs.pairs import suspicion
+from slimctl.jobs.pairs.suspicion import CONVICTING, PAUSE_S, TOGETHER_S, Life, Suspicion
 
 LONG_S = 100.0
 

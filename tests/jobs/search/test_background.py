@@ -4,15 +4,15 @@ import threading
 
 import pytest
 
-from jobs.base.artifacts import Trial
-from jobs.base.cluster import Cluster
-from jobs.base.context import Ended
-from jobs.base.keys import job_key
-from jobs.search import background
-from jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground, goal_of
-from jobs.search.spec import Asha
-from jobs.search.trial import Stopped, SweepTask, note, noted
-from jobs.training.score_curve import note_score
+from slimctl.jobs.base.artifacts import Trial
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Ended
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.search import background
+from slimctl.jobs.search.background import PENALTY, SCORE, STEP, TrialInBackground, goal_of
+from slimctl.jobs.search.spec import Asha
+from slimctl.jobs.search.trial import Stopped, SweepTask, note, noted
+from slimctl.jobs.training.score_curve import note_score
 
 TEMPLATE = {
     "student": {
@@ -180,7 +180,7 @@ def test_a_trial_that_makes_no_sense_ends_at_once(task):
 
 
 def test_scores_of_finished_trainings_are_those_in_the_store(run_job, task, monkeypatch):
-    from jobs.base.subgraph import trial_specs
+    from slimctl.jobs.base.subgraph import trial_specs
 
     spec = trial_specs(TEMPLATE, VALUES, 0)["student"]
     store = task.store

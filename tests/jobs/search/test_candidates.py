@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from jobs.search.candidates import grid, random
-from jobs.search.spec import Dimension
+from slimctl.jobs.search.candidates import grid, random
+from slimctl.jobs.search.spec import Dimension
 
 SPACE = {
     "a": Dimension(choice=("x", {"k": 1})),

@@ -1,6 +1,6 @@
-from jobs.base.artifacts import Trial
-from jobs.search.choose import best, front, within
-from jobs.search.spec import Limit
+from slimctl.jobs.base.artifacts import Trial
+from slimctl.jobs.search.choose import best, front, within
+from slimctl.jobs.search.spec import Limit
 
 
 def trial(fid: float, size: float, state: str = "done") -> Trial:

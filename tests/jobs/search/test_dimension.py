@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from jobs.search.spec import Dimension
+from slimctl.jobs.search.spec import Dimension
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from jobs.search.place import Gate
+from slimctl.jobs.search.place import Gate
 
 
 @pytest.mark.parametrize(

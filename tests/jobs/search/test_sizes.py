@@ -1,13 +1,13 @@
 import pytest
 
-from jobs.base.artifacts import Dataset, PairSet
-from jobs.base.cluster import Cluster
-from jobs.base.subgraph import trial_specs
-from jobs.search.sizes import beyond, distance, latency_ms, latency_on, sizes_known
-from jobs.search.spec import Limit
-from models.metrics.cost import count_macs, count_parameters
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, PairSet
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.subgraph import trial_specs
+from slimctl.jobs.search.sizes import beyond, distance, latency_ms, latency_on, sizes_known
+from slimctl.jobs.search.spec import Limit
+from slimctl.models.metrics.cost import count_macs, count_parameters
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=8)
 NETWORK = {"kind": "song_unet", "channels": 8, "channel_multipliers": [1], "blocks": 1}

@@ -1,7 +1,7 @@
 """What stands around Ray Tune; the search itself runs in the tests on Ray."""
 
-from jobs.search.spec import Dimension
-from jobs.search.tune import _decoded, _encoded
+from slimctl.jobs.search.spec import Dimension
+from slimctl.jobs.search.tune import _decoded, _encoded
 
 SPACE = {
     "net": Dimension(choice=({"c": 8}, {"c": 16})),

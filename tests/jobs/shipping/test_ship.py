@@ -12,13 +12,13 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from jobs.base.artifacts import Fleet, Flow, Generator
-from jobs.base.errors import JobFailed, UserError
-from jobs.evaluation.export import write_samples
-from jobs.shipping.described import find_model
-from jobs.shipping.ship import check_free, ship
-from models import onnx_export
-from models.flows.parameterisation import (
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.errors import JobFailed, UserError
+from slimctl.jobs.evaluation.export import write_samples
+from slimctl.jobs.shipping.described import find_model
+from slimctl.jobs.shipping.ship import check_free, ship
+from slimctl.models import onnx_export
+from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,
     EDMSchedule,
@@ -26,8 +26,8 @@ from models.flows.parameterisation import (
     Parameterisation,
     VESchedule,
 )
-from models.generators import load_generator
-from models.model_folder import ModelFolderError
+from slimctl.models.generators import load_generator
+from slimctl.models.model_folder import ModelFolderError
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ blocked = set("ray mlflow typer rich ruamel pyarrow PIL matplotlib sklearn scipy
               "jobs orchestrator diffusers onnx onnxruntime torchmetrics numba".split())
 assert not blocked & {allowed!r}
 sys.meta_path.insert(0, Refuse())
-from models.generators import load_generator
+from slimctl.models.generators import load_generator
 print(load_generator(sys.argv[1])(2, seed=1).sum())
 """
     done = subprocess.run(

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 from s3 import BUCKET, s3_server
 
-from jobs.storage.blobs import RemoteBlobs
+from slimctl.jobs.storage.blobs import RemoteBlobs
 
 
 class ObjectStore:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.storage import blobs as blobs_module
-from jobs.storage.blobs import LocalBlobs, RemoteBlobs, check_name, open_blobs
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.storage import blobs as blobs_module
+from slimctl.jobs.storage.blobs import LocalBlobs, RemoteBlobs, check_name, open_blobs
 
 LEAVING = [
     "../x",

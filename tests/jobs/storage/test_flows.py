@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import Generator
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.storage.flows import open_flow, open_network
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
-from models.flows.analytic import AnalyticFlow
-from models.flows.flow import NetworkFlow
-from models.pixels import to_float
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.pixels import to_float
 
 CPU = torch.device("cpu")
 

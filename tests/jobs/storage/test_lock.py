@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from jobs.storage import lock as lock_module
-from jobs.storage.lock import WorkLock, process_is_gone
-from jobs.storage.sealed import seal
+from slimctl.jobs.storage import lock as lock_module
+from slimctl.jobs.storage.lock import WorkLock, process_is_gone
+from slimctl.jobs.storage.sealed import seal
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.storage.sealed import seal, unseal
+from slimctl.jobs.storage.sealed import seal, unseal
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 FIELDS = st.dictionaries(st.text(), PLAIN | st.lists(PLAIN), min_size=1)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.storage.store import MANIFEST, Manifest, Store
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.storage.store import MANIFEST, Manifest, Store
+from slimctl.models.spec import ImageShape
 
 SHARED_STORE = [HealthCheck.function_scoped_fixture]  # each example leaves it as it was
 
@@ -237,7 +237,7 @@ def test_names_that_are_no_artifact(store, artifact):
 def test_a_file_is_checked_once_per_process(store, monkeypatch):
     handle = put(store)
     store.file(handle, "data")
-    monkeypatch.setattr("jobs.storage.store.sha256_of", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("slimctl.jobs.storage.store.sha256_of", lambda _: pytest.fail("read again"))
     store.file(handle, "data")
 
 

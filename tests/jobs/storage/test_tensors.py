@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from jobs.base.errors import DamagedArtifact
-from jobs.storage.store import Store
-from jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
 
 
 def test_images_come_with_channels_first(store, make_dataset):

@@ -3,10 +3,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from jobs.base.artifacts import Generator
-from jobs.base.errors import UserError
-from jobs.storage.weights import load_weights, save_weights
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.weights import load_weights, save_weights
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.training.objective import Share
+from slimctl.jobs.training.objective import Share
 
 BATCH = 8
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.training.checkpoint import (
+from slimctl.jobs.training.checkpoint import (
     COPY,
     POINTER,
     Checkpoint,

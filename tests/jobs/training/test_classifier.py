@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from jobs.base.errors import TrainingDiverged
-from jobs.kinds.train_features import TrainFeatures
-from jobs.storage.tensors import load_dataset_tensors
-from jobs.training.classifier import train_classifier
+from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.training.classifier import train_classifier
 
 CPU = torch.device("cpu")
 SMALL = {"kind": "classifier", "channels": 4, "channel_multipliers": [1], "features": 5}
@@ -75,7 +75,7 @@ def test_both_parts_hold_an_image(store, make_dataset, held_out):
 
 def test_a_diverged_training_says_so(stripes, monkeypatch):
     monkeypatch.setattr(
-        "jobs.training.classifier.functional.cross_entropy",
+        "slimctl.jobs.training.classifier.functional.cross_entropy",
         lambda logits, _: logits.sum() * torch.inf,
     )
     with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf|-inf) at step 49") as error:

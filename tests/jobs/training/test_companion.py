@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training.best import ScoredAverage, best_weights, read_scores
-from jobs.training.checkpoint import load_checkpoint
-from jobs.training.draws import Draws
-from jobs.training.loop import Trainer, learning_rate
-from jobs.training.objective import Companion, Objective, Share
-from models.ema import PowerEMA
-from models.spec import ImageShape
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training.best import ScoredAverage, best_weights, read_scores
+from slimctl.jobs.training.checkpoint import load_checkpoint
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.loop import Trainer, learning_rate
+from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.models.ema import PowerEMA
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=1, size=2)

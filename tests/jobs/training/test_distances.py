@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.errors import UserError
-from jobs.base.facts import Facts, FieldError, MissingFile
-from jobs.training.distances import (
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.training.distances import (
     ImageDistance,
     LPIPSDistance,
     LPIPSHuberDistance,
@@ -17,12 +17,12 @@ from jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from jobs.training.perceptual import FILE, open_distance, prepare_distance
-from models.flows.distance import pseudo_huber
-from models.flows.spec import L2Distance
-from models.perceptual.lpips import LPIPS, fill_lpips
-from models.perceptual.weight_file import read_weight_file
-from models.spec import ImageShape
+from slimctl.jobs.training.perceptual import FILE, open_distance, prepare_distance
+from slimctl.models.flows.distance import pseudo_huber
+from slimctl.models.flows.spec import L2Distance
+from slimctl.models.perceptual.lpips import LPIPS, fill_lpips
+from slimctl.models.perceptual.weight_file import read_weight_file
+from slimctl.models.spec import ImageShape
 
 PARSE = TypeAdapter(ImageDistance).validate_python
 KNOWN = Facts(flip_valid=True)

@@ -3,12 +3,12 @@ import pickle
 import pytest
 import torch
 
-from jobs.training.draws import BLOCK_STEPS, Draws, mirror
-from jobs.training.objective import Share
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.spec import UniformTime, UShapedTime
-from models.spec import ImageShape
+from slimctl.jobs.training.draws import BLOCK_STEPS, Draws, mirror
+from slimctl.jobs.training.objective import Share
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.spec import UniformTime, UShapedTime
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=3)
 CPU = torch.device("cpu")

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from jobs.base.artifacts import Generator
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.storage.flows import open_flow, open_network
-from jobs.training.guide import measure_guide
-from jobs.training.pair_source import PairSource
-from models.flows.flow import NetworkFlow
-from models.flows.losses import one_step_error, two_step_error
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.training.guide import measure_guide
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.losses import one_step_error, two_step_error
 
 CPU = torch.device("cpu")
 TIMES = (0.2, 0.8)
@@ -16,7 +16,7 @@ TIMES = (0.2, 0.8)
 
 @pytest.fixture(autouse=True)
 def _several_batches(monkeypatch):
-    monkeypatch.setattr("jobs.training.guide.BATCH", 3)
+    monkeypatch.setattr("slimctl.jobs.training.guide.BATCH", 3)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from jobs.evaluation.features import open_features
-from jobs.kinds.train_features import TrainFeatures
-from jobs.storage.part_images import load_part
-from jobs.training.judge import Judge
-from models.metrics.frechet import GaussianStatistics, frechet_distance
-from models.metrics.kernel import unbiased_mmd
-from models.pixels import to_uint8
+from slimctl.jobs.evaluation.features import open_features
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.storage.part_images import load_part
+from slimctl.jobs.training.judge import Judge
+from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.kernel import unbiased_mmd
+from slimctl.models.pixels import to_uint8
 
 CPU = torch.device("cpu")
 SAMPLES = 40
@@ -40,7 +40,7 @@ def make(store, run_job, make_dataset):
         """Features of the real images and of what was made."""
         extract = open_features(store, features, CPU)
         images, _ = load_part(store, data, labels, conditional=False)
-        from models.flows.flow import NetworkFlow
+        from slimctl.models.flows.flow import NetworkFlow
 
         made = judge._draw(NetworkFlow(Shrink(), judge.image, 0.0))
         assert made.std() == pytest.approx(0.5, abs=0.02)

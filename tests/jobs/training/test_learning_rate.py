@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training.loop import learning_rate
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training.loop import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jobs.base.errors import TrainingDiverged
-from jobs.base.seeds import derive_seed
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training import loop
-from jobs.training.checkpoint import checkpoint_name, load_checkpoint
-from jobs.training.draws import Draws
-from jobs.training.loop import Trainer, learning_rate
-from jobs.training.objective import Objective, Share
-from models.ema import power_decay
-from models.spec import ImageShape
+from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training import loop
+from slimctl.jobs.training.checkpoint import checkpoint_name, load_checkpoint
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.loop import Trainer, learning_rate
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.models.ema import power_decay
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=1, size=2)

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from jobs.base.errors import DamagedArtifact, UserError
-from jobs.pairs.draw import pair_labels, pair_noise
-from jobs.pairs.shards import read_pairs
-from jobs.storage.store import Store
-from jobs.training import pair_source
-from jobs.training.pair_source import PairSource
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training import pair_source
+from slimctl.jobs.training.pair_source import PairSource
 
 CPU = torch.device("cpu")
 

@@ -3,8 +3,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from jobs.training import placement
-from jobs.training.placement import free_placement, placement_mark
+from slimctl.jobs.training import placement
+from slimctl.jobs.training.placement import free_placement, placement_mark
 
 
 class Groups:

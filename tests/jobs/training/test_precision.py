@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from benchmarks.teacher import FlowOnImages, LoopSettings, drawn_images
-from jobs.storage.blobs import LocalBlobs
-from jobs.training.loop import Trainer
-from jobs.training.objective import Share
-from models.engine import Engine
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import Share
+from slimctl.models.engine import Engine
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=8)
 STEPS = 90

@@ -7,18 +7,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.base.cluster import Cluster
-from jobs.base.context import JobContext
-from jobs.base.errors import DamagedArtifact, JobFailed, TrainingDiverged, UserError, WorkLost
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training import ray_train
-from jobs.training.checkpoint import load_checkpoint
-from jobs.training.objectives.flow_matching import FlowMatching
-from jobs.training.ray_train import TrainTask, initial_network, train_on_ray, train_worker
-from models.flows.spec import UniformTime
-from models.metrics.cost import count_parameters
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import (
+    DamagedArtifact,
+    JobFailed,
+    TrainingDiverged,
+    UserError,
+    WorkLost,
+)
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training import ray_train
+from slimctl.jobs.training.checkpoint import load_checkpoint
+from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.jobs.training.ray_train import TrainTask, initial_network, train_on_ray, train_worker
+from slimctl.models.flows.spec import UniformTime
+from slimctl.models.metrics.cost import count_parameters
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 NETWORK = {
     "kind": "song_unet",

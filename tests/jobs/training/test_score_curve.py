@@ -1,4 +1,4 @@
-from jobs.training.score_curve import FILE, note_score, noted_scores
+from slimctl.jobs.training.score_curve import FILE, note_score, noted_scores
 
 
 def test_scores_are_kept_by_step(store):

@@ -3,12 +3,12 @@
 import pytest
 from safetensors.torch import load_file
 
-from jobs.base.facts import Facts, FieldError
-from jobs.base.keys import job_key
-from jobs.kinds.anneal_reflow import AnnealReflow
-from jobs.kinds.distill import Distill
-from jobs.kinds.train_features import TrainFeatures
-from models.spec import ImageShape
+from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.models.spec import ImageShape
 
 NETWORK = {"kind": "song_unet", "channels": 4, "channel_multipliers": [1], "blocks": 1,
            "attention_resolutions": [], "middle_attention": False}  # fmt: skip

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.keys import job_key
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training import ray_train
-from jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training import ray_train
+from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 
 MLP = {"kind": "mlp", "width": 8}
 

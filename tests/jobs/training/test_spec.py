@@ -1,14 +1,14 @@
 import pytest
 from pydantic import ValidationError
 
-from jobs.base.cluster import Cluster, Needs
-from jobs.base.facts import FieldError
-from jobs.kinds.distill import Distill
-from jobs.kinds.train_flow import TrainFlow
-from jobs.training.spec import check_network
-from models.networks.classifier.spec import ClassifierSpec
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.training.spec import check_network
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 NETWORK = {"kind": "song_unet", "channels": 8}
 

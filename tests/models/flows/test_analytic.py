@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.flows.analytic import AnalyticFlow
-from models.flows.path import interpolate
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.path import interpolate
 
 
 def generator(seed=0):
@@ -118,7 +118,7 @@ def test_a_class_is_the_flow_of_its_images():
 
 def test_it_minimises_the_flow_matching_loss():
     """No other field does better on the flow-matching loss: shift it and the loss grows."""
-    from models.flows.losses import flow_matching_loss
+    from slimctl.models.flows.losses import flow_matching_loss
 
     data = images(5)
     flow = AnalyticFlow(data, bandwidth=0.2)

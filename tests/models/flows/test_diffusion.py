@@ -7,8 +7,8 @@ import torch
 from mixture import SHARES
 from torch import nn
 
-from models.flows.make import make_flow
-from models.flows.parameterisation import (
+from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,
     EDMSchedule,
@@ -17,9 +17,9 @@ from models.flows.parameterisation import (
     RectifiedSchedule,
     VESchedule,
 )
-from models.solvers.base import solve
-from models.solvers.spec import RK45Spec
-from models.spec import ImageShape
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.spec import RK45Spec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=2)
 S = 0.6

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from models.flows.distance import distance
-from models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.flows.distance import distance
+from slimctl.models.flows.spec import HuberDistance, L2Distance
 
 
 def test_l2_is_the_mean_square_of_each_sample():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.flows.edm import EDMFlow
-from models.spec import ImageShape
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=2)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.flows.flow import Flow, NetworkFlow
-from models.spec import ImageShape
+from slimctl.models.flows.flow import Flow, NetworkFlow
+from slimctl.models.spec import ImageShape
 
 
 class Scale(nn.Module):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.flows.distance import distance
-from models.flows.flow import Flow, NetworkFlow
-from models.flows.losses import (
+from slimctl.models.flows.distance import distance
+from slimctl.models.flows.flow import Flow, NetworkFlow
+from slimctl.models.flows.losses import (
     distillation_losses,
     flow_matching_loss,
     one_step_error,
@@ -14,8 +14,8 @@ from models.flows.losses import (
     two_step_loss,
     two_step_target,
 )
-from models.flows.spec import HuberDistance, L2Distance
-from models.spec import ImageShape
+from slimctl.models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=4)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.flows.edm import EDMFlow
-from models.flows.flow import Flow
-from models.flows.matching import expected_image, matching_gradient, matching_loss
-from models.spec import ImageShape
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import Flow
+from slimctl.models.flows.matching import expected_image, matching_gradient, matching_loss
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=3)
 SPREAD = 0.5

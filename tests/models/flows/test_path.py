@@ -1,6 +1,6 @@
 import torch
 
-from models.flows.path import interpolate, path_velocity
+from slimctl.models.flows.path import interpolate, path_velocity
 
 
 def test_ends_are_exact_and_the_velocity_is_the_derivative():

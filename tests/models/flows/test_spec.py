@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from models.flows.spec import (
+from slimctl.models.flows.spec import (
     AnnealingSchedule,
     ConstantAnnealing,
     CosineAnnealing,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from models.flows.spec import KarrasTime, UniformTime, UShapedTime
-from models.flows.time_density import quantile
+from slimctl.models.flows.spec import KarrasTime, UniformTime, UShapedTime
+from slimctl.models.flows.time_density import quantile
 
 
 def u_shaped_density(a):

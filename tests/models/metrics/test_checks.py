@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.metrics.checks import check_rows
+from slimctl.models.metrics.checks import check_rows
 
 
 def test_names_the_first_broken_row_of_a_long_table():

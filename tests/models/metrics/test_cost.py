@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.metrics.cost import build_on_meta, count_macs, count_parameters, measure_latency
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters, measure_latency
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 
 class Sandwich(nn.Module):

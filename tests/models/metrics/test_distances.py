@@ -2,7 +2,7 @@
 
 import torch
 
-from models.metrics.distances import hide_own, squared_distances, tiles
+from slimctl.models.metrics.distances import hide_own, squared_distances, tiles
 
 
 def test_agrees_with_direct_differences():

@@ -10,7 +10,12 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from models.metrics.frechet import FewRows, GaussianStatistics, frechet_distance, gaussian_of
+from slimctl.models.metrics.frechet import (
+    FewRows,
+    GaussianStatistics,
+    frechet_distance,
+    gaussian_of,
+)
 
 
 def table(count, width, seed, scale=1.0, shift=0.0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from models.metrics.interval import mean_interval, student_t
+from slimctl.models.metrics.interval import mean_interval, student_t
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 49, 100, 999])

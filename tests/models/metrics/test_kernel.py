@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from models.metrics.kernel import kernel_distance, unbiased_mmd
+from slimctl.models.metrics.kernel import kernel_distance, unbiased_mmd
 
 
 def normal(count, width, seed, shift=0.0):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models.metrics import nearest as module
-from models.metrics.nearest import memorisation, nearest_distance
+from slimctl.models.metrics import nearest as module
+from slimctl.models.metrics.nearest import memorisation, nearest_distance
 
 
 def images(count, seed, channels=3, size=4):

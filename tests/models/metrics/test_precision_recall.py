@@ -5,8 +5,12 @@ import math
 import pytest
 import torch
 
-from models.metrics import precision_recall as module
-from models.metrics.precision_recall import PrecisionRecall, neighbour_radii, precision_recall
+from slimctl.models.metrics import precision_recall as module
+from slimctl.models.metrics.precision_recall import (
+    PrecisionRecall,
+    neighbour_radii,
+    precision_recall,
+)
 
 
 def normal(count, width, seed, shift=0.0):

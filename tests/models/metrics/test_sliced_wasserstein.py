@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
-from models.metrics.sliced_wasserstein import QUANTILES, sliced_wasserstein
+from slimctl.models.metrics.sliced_wasserstein import QUANTILES, sliced_wasserstein
 
 
 def points(count, width, seed=0):

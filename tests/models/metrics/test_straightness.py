@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.metrics.straightness import straightness
+from slimctl.models.metrics.straightness import straightness
 
 
 def noise(*shape):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.metrics.cost import count_macs
-from models.networks.adm.blocks import Attention, head_count
-from models.networks.adm.embedding import sinusoids
-from models.networks.adm.spec import ADMSpec
-from models.networks.layers import Enlarge, Halve
-from models.spec import ImageShape
+from slimctl.models.metrics.cost import count_macs
+from slimctl.models.networks.adm.blocks import Attention, head_count
+from slimctl.models.networks.adm.embedding import sinusoids
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.layers import Enlarge, Halve
+from slimctl.models.spec import ImageShape
 
 DIGITS = ImageShape(channels=1, size=8, classes=3)
 SMALL = ADMSpec(

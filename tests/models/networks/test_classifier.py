@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
-from models.networks.classifier.spec import ClassifierSpec
-from models.spec import ImageShape
+from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.spec import ImageShape
 
 DIGITS = ImageShape(channels=1, size=8, classes=10)
 

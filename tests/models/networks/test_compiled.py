@@ -8,9 +8,9 @@ import sys
 
 PROGRAM = """
 import torch
-from models.networks.adm.spec import ADMSpec
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 common = dict(channels=8, channel_multipliers=(1, 2), blocks=1, attention_resolutions=(4,))
 edm = dict(embedding="fourier", encoder="residual", resampling="binomial", label_entry="features")

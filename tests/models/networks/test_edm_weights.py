@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.networks.adm import edm_weights as adm
-from models.networks.adm.spec import ADMSpec
-from models.networks.edm_layout import FILTER, parameters
-from models.networks.published_weights import named_averages
-from models.networks.song_unet import edm_weights as song_unet
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.edm_layout import FILTER, parameters
+from slimctl.models.networks.published_weights import named_averages
+from slimctl.models.networks.song_unet import edm_weights as song_unet
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 ADM = ADMSpec(channels=16, channel_multipliers=(1, 4), blocks=1, attention_resolutions=(8,))
 DDPMPP = SongUNetSpec(

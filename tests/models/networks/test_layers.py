@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.networks.layers import enlarge, group_count, halve, halve_inside
+from slimctl.models.networks.layers import enlarge, group_count, halve, halve_inside
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models.metrics.cost import count_macs, count_parameters
-from models.networks.mlp.spec import MLPSpec
-from models.spec import ImageShape
+from slimctl.models.metrics.cost import count_macs, count_parameters
+from slimctl.models.networks.mlp.spec import MLPSpec
+from slimctl.models.spec import ImageShape
 
 PLANE = ImageShape(channels=2, size=1, classes=8)
 

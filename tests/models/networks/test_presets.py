@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.metrics.cost import build_on_meta, count_macs, count_parameters
-from models.networks.presets import PRESETS
+from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
+from slimctl.models.networks.presets import PRESETS
 
 PUBLISHED = {
     "cifar10-27.9m": (27_906_179, 6.574),

@@ -9,12 +9,12 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from models.networks import registry
-from models.networks.presets import PRESETS
-from models.networks.registry import AnyNetworkSpec, network_families, parse_network
-from models.networks.song_unet.spec import SongUNetSpec
-from models.networks.spec import NetworkSpec
-from models.spec import Spec
+from slimctl.models.networks import registry
+from slimctl.models.networks.presets import PRESETS
+from slimctl.models.networks.registry import AnyNetworkSpec, network_families, parse_network
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import Spec
 
 FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet"]
 
@@ -149,7 +149,7 @@ def test_wrong_entry_points_are_refused(install, entries, message):
 
 def test_reading_a_network_imports_no_torch():
     program = (
-        "import sys; from models.networks.registry import parse_network; "
+        "import sys; from slimctl.models.networks.registry import parse_network; "
         "parse_network({'preset': 'cifar10-15.7m'}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

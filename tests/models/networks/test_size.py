@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from models.metrics.cost import build_on_meta, count_macs, count_parameters
-from models.networks.presets import PRESETS
-from models.networks.registry import parse_network
-from models.networks.size import NetworkSize, network_size
-from models.spec import ImageShape
+from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
+from slimctl.models.networks.presets import PRESETS
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.size import NetworkSize, network_size
+from slimctl.models.spec import ImageShape
 
 
 def test_other_networks_are_counted():
@@ -28,8 +28,8 @@ def test_published_networks_are_looked_up(name):
 
 def test_looking_up_loads_no_torch():
     code = (
-        "import sys; from models.networks.presets import PRESETS;"
-        "from models.networks.size import network_size;"
+        "import sys; from slimctl.models.networks.presets import PRESETS;"
+        "from slimctl.models.networks.size import network_size;"
         "p = PRESETS['cifar10-15.7m']; network_size(p.network, p.image);"
         "print('torch' in sys.modules)"
     )

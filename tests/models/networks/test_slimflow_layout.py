@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.networks.song_unet.slimflow_layout import image_size, read_slimflow
-from models.networks.song_unet.slimflow_weights import sources
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.song_unet.slimflow_layout import image_size, read_slimflow
+from slimctl.models.networks.song_unet.slimflow_weights import sources
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 TINY = SongUNetSpec(channels=8, blocks=1)
 CIFAR = ImageShape(channels=3, size=32)

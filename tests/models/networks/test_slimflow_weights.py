@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.networks.published_weights import named_averages
-from models.networks.song_unet.slimflow_weights import from_slimflow, parameters
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.published_weights import named_averages
+from slimctl.models.networks.song_unet.slimflow_weights import from_slimflow, parameters
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 CIFAR = ImageShape(channels=3, size=32)
 TINY = SongUNetSpec(channels=16, blocks=1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.networks.song_unet.embedding import sinusoids
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.song_unet.embedding import sinusoids
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 DIGITS = ImageShape(channels=1, size=8)
 SMALL = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1, attention_resolutions=(4,))

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from models.networks.song_unet.blocks import PyramidStep
-from models.networks.song_unet.embedding import Embedding, sinusoids
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
+from slimctl.models.networks.song_unet.blocks import PyramidStep
+from slimctl.models.networks.song_unet.embedding import Embedding, sinusoids
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=8, classes=3)
 DDPMPP = SongUNetSpec(

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.perceptual.cost import INCEPTION_MACS
-from models.perceptual.inception import (
+from slimctl.models.perceptual.cost import INCEPTION_MACS
+from slimctl.models.perceptual.inception import (
     DIMENSIONS,
     UNUSED,
     Inception,
@@ -12,7 +12,7 @@ from models.perceptual.inception import (
     Step,
     resize_like_tensorflow,
 )
-from models.perceptual.weight_file import fill
+from slimctl.models.perceptual.weight_file import fill
 
 
 @pytest.fixture(scope="module")

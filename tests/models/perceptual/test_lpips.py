@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.perceptual.cost import vgg_macs
-from models.perceptual.lpips import DEPTHS, LPIPS, SCALE, SHIFT, WIDTHS, fill_lpips
+from slimctl.models.perceptual.cost import vgg_macs
+from slimctl.models.perceptual.lpips import DEPTHS, LPIPS, SCALE, SHIFT, WIDTHS, fill_lpips
 
 
 def torchvision_vgg() -> nn.Sequential:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.perceptual.weight_file import fill, read_weight_file
+from slimctl.models.perceptual.weight_file import fill, read_weight_file
 
 STATE = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
 

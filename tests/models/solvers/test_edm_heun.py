@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from models.flows.analytic import AnalyticFlow
-from models.flows.edm import EDMFlow
-from models.solvers.base import solve
-from models.solvers.edm_heun import edm_heun, edm_sigmas
-from models.solvers.spec import EDMHeunSpec, RK45Spec
-from models.spec import ImageShape
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.edm_heun import edm_heun, edm_sigmas
+from slimctl.models.solvers.spec import EDMHeunSpec, RK45Spec
+from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=2)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from models.flows.analytic import AnalyticFlow
-from models.solvers.base import solve
-from models.solvers.expected import expected_nfe
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.expected import expected_nfe
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.flows.flow import Flow
-from models.solvers.base import solve
-from models.solvers.fit_grid import (
+from slimctl.models.flows.flow import Flow
+from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.fit_grid import (
     ROUNDING_RMS,
     end_errors,
     fit_grid,
@@ -12,8 +12,8 @@ from models.solvers.fit_grid import (
     follow,
     warped_times,
 )
-from models.solvers.spec import EulerSpec, GridSpec, HeunSpec, RK45Spec
-from models.spec import ImageShape
+from slimctl.models.solvers.spec import EulerSpec, GridSpec, HeunSpec, RK45Spec
+from slimctl.models.spec import ImageShape
 
 MATRIX = torch.tensor([[-0.5, 2.0], [-2.0, -0.5]])
 

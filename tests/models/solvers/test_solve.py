@@ -6,11 +6,11 @@ import torch
 from pydantic import TypeAdapter
 from scipy.integrate import solve_ivp
 
-from models.flows.analytic import AnalyticFlow
-from models.flows.flow import Flow
-from models.solvers.base import even_times, solve
-from models.solvers.spec import EulerSpec, HeunSpec, RK45Spec, SolverSpec
-from models.spec import ImageShape
+from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.flow import Flow
+from slimctl.models.solvers.base import even_times, solve
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec, SolverSpec
+from slimctl.models.spec import ImageShape
 
 SPECS = [EulerSpec(steps=7), HeunSpec(steps=7), RK45Spec(tolerance=1e-4)]
 
@@ -75,7 +75,7 @@ def test_convergence_order(make_spec, order):
 
 def test_rk45_has_order_five():
     """Fixed steps through the same formulas: h such that every step is accepted."""
-    from models.solvers.rk45 import _Active, _rms, _step
+    from slimctl.models.solvers.rk45 import _Active, _rms, _step
 
     x0, sizes, errors = start(), [16, 32, 64], []
     for steps in sizes:

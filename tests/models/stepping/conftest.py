@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.stepping.environment import Environment, Outcome
+from slimctl.models.stepping.environment import Environment, Outcome
 
 STATES = 6
 GAMMA = 0.9

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from models.stepping.double_dqn import DoubleDqn, LearnerState
-from models.stepping.q_network import GreedyPolicy, action_basis, initial_network
-from models.stepping.replay import Lookahead, Replay
-from models.stepping.rollout import play
-from models.stepping.spec import TIME_GRID, DoubleDqnSpec, ThreeBodyProblem
-from models.stepping.three_body_environment import VALIDATION_SEEDS, ThreeBodyEnvironment
+from slimctl.models.stepping.double_dqn import DoubleDqn, LearnerState
+from slimctl.models.stepping.q_network import GreedyPolicy, action_basis, initial_network
+from slimctl.models.stepping.replay import Lookahead, Replay
+from slimctl.models.stepping.rollout import play
+from slimctl.models.stepping.spec import TIME_GRID, DoubleDqnSpec, ThreeBodyProblem
+from slimctl.models.stepping.three_body_environment import VALIDATION_SEEDS, ThreeBodyEnvironment
 
 GAMMA = 0.9
 

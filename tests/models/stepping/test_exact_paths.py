@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import torch
 
-from models.flows.flow import Flow
-from models.spec import ImageShape
-from models.stepping.exact_paths import exact_paths
+from slimctl.models.flows.flow import Flow
+from slimctl.models.spec import ImageShape
+from slimctl.models.stepping.exact_paths import exact_paths
 
 
 class Decay(Flow):

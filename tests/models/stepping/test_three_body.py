@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from models.stepping.advance import Method, advance, can_compile
-from models.stepping.bodies import INTERVAL, YEAR, Bodies, energy, initial_bodies
-from models.stepping.forces import closest_pair, forces
-from models.stepping.integrators import evaluations_per_step
-from models.stepping.motion import Motion
-from models.stepping.names import INTEGRATORS
-from models.stepping.three_body import integrate
+from slimctl.models.stepping.advance import Method, advance, can_compile
+from slimctl.models.stepping.bodies import INTERVAL, YEAR, Bodies, energy, initial_bodies
+from slimctl.models.stepping.forces import closest_pair, forces
+from slimctl.models.stepping.integrators import evaluations_per_step
+from slimctl.models.stepping.motion import Motion
+from slimctl.models.stepping.names import INTEGRATORS
+from slimctl.models.stepping.three_body import integrate
 
 needs_numba = pytest.mark.skipif(not can_compile(), reason="numba (the extra 'fast') is missing")
 ALL_METHODS = [(name, control) for name in INTEGRATORS for control in ("time_scale", "fixed")]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from models.stepping.environment import excess, logarithm
-from models.stepping.motion import Motion
-from models.stepping.rollout import always, holding, play
-from models.stepping.spec import PAPER_GRID, FlowProblem, PaperReward, ThreeBodyProblem
-from models.stepping.three_body import integrate
-from models.stepping.three_body_environment import (
+from slimctl.models.stepping.environment import excess, logarithm
+from slimctl.models.stepping.motion import Motion
+from slimctl.models.stepping.rollout import always, holding, play
+from slimctl.models.stepping.spec import PAPER_GRID, FlowProblem, PaperReward, ThreeBodyProblem
+from slimctl.models.stepping.three_body import integrate
+from slimctl.models.stepping.three_body_environment import (
     FAILURE,
     TEST_SEEDS,
     VALIDATION_SEEDS,
@@ -108,7 +108,7 @@ def test_new_episodes_come_from_the_private_generator():
 
 
 def test_training_never_sees_a_system_of_the_tests():
-    from models.stepping import three_body_environment
+    from slimctl.models.stepping import three_body_environment
 
     drawn = three_body_environment._draw_seeds(np.random.default_rng(0), 10_000)
     assert min(drawn) >= 10_000

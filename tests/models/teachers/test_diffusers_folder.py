@@ -7,11 +7,11 @@ import pickle
 import pytest
 import torch
 
-from models.flows.diffusion import DiffusionFlow
-from models.flows.flow import NetworkFlow
-from models.networks.diffusers_unet.spec import DiffusersUNetSpec
-from models.spec import ImageShape
-from models.teachers import load_teacher
+from slimctl.models.flows.diffusion import DiffusionFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers import load_teacher
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
 
@@ -81,8 +81,8 @@ def test_predictions_at_the_steps_are_the_packages(write, predicted, betas, flat
 @torch.no_grad()
 def test_many_small_steps_end_where_ddim_does(write):
     """Both integrate the same ODE; DDIM's step is Euler's in another variable."""
-    from models.solvers.base import solve
-    from models.solvers.spec import EDMHeunSpec
+    from slimctl.models.solvers.base import solve
+    from slimctl.models.solvers.spec import EDMHeunSpec
 
     model = unet()
     scheduler = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True)
@@ -200,7 +200,7 @@ def same(one, other):
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_and_variants_are_read_and_counted(tmp_path, safe, variant):
-    from models.teacher_paths import files_of
+    from slimctl.models.teacher_paths import files_of
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, size in ((whole, "10GB"), (parts, "20KB")):
@@ -251,7 +251,7 @@ def test_old_names_of_attention_are_todays(write):
 
 
 def test_a_training_checkpoint_has_averages_beside_the_weights(tmp_path):
-    from models.teacher_paths import files_of
+    from slimctl.models.teacher_paths import files_of
 
     for seed, name in ((0, "unet"), (1, "unet_ema")):
         torch.manual_seed(seed)
@@ -298,7 +298,7 @@ def test_a_spec_says_what_does_not_fit():
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
-    from models.networks.diffusers_unet import spec
+    from slimctl.models.networks.diffusers_unet import spec
 
     monkeypatch.setattr(spec, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'slimctl\[diffusers\]'"):
@@ -306,7 +306,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_its_cost_is_counted():
-    from models.metrics.cost import count_macs
+    from slimctl.models.metrics.cost import count_macs
 
     spec = DiffusersUNetSpec(config=CONFIG)
     assert count_macs(spec, ImageShape(channels=3, size=8)) > 10_000

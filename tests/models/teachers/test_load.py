@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.flows.edm import EDMFlow
-from models.flows.flow import NetworkFlow
-from models.networks.adm import edm_weights as adm
-from models.networks.adm.spec import ADMSpec
-from models.networks.song_unet import edm_weights, slimflow_weights
-from models.networks.song_unet.spec import SongUNetSpec
-from models.solvers.edm_heun import edm_heun
-from models.spec import ImageShape
-from models.teachers import load_teacher, save_flow
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.solvers.edm_heun import edm_heun
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers import load_teacher, save_flow
 
 GREY = ImageShape(channels=1, size=32)
 NCSNPP = SongUNetSpec(channels=8, blocks=1)

@@ -6,15 +6,15 @@ Each is written as its authors' code does and read back without being told anyth
 import pytest
 import torch
 
-from models.networks.adm import edm_weights as adm
-from models.networks.adm.spec import ADMSpec
-from models.networks.edm_layout import FILTER
-from models.networks.song_unet import edm_weights, slimflow_weights
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
-from models.teachers import load_teacher
-from models.teachers.architecture import Overrides
-from models.teachers.load import read_teacher
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.edm_layout import FILTER
+from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers import load_teacher
+from slimctl.models.teachers.architecture import Overrides
+from slimctl.models.teachers.load import read_teacher
 
 BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0]).outer(torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 

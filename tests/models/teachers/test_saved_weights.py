@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.flows.edm import EDMFlow
-from models.networks.adm import edm_weights as adm
-from models.networks.adm.spec import ADMSpec
-from models.networks.song_unet import edm_weights, slimflow_weights
-from models.networks.song_unet.spec import SongUNetSpec
-from models.spec import ImageShape
-from models.teachers import load_teacher
+from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.spec import ImageShape
+from slimctl.models.teachers import load_teacher
 
 GREY = ImageShape(channels=1, size=32)
 CONDITIONAL = ImageShape(channels=3, size=8, classes=5)

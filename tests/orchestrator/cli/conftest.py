@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.base.artifacts import Dataset, Handle, QualityReport
-from jobs.storage.store import Store
-from models.spec import ImageShape
-from orchestrator.cli.main import main
-from orchestrator.events import EventLog
-from orchestrator.graph import identities
-from orchestrator.pipeline import load_pipeline, resolve
-from orchestrator.runs import save_pipeline
+from slimctl.jobs.base.artifacts import Dataset, Handle, QualityReport
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.cli.main import main
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.pipeline import load_pipeline, resolve
+from slimctl.orchestrator.runs import save_pipeline
 
 RUN = "digits-20260101-120000-aaaa"
 
@@ -122,7 +122,7 @@ def no_ray(monkeypatch) -> None:
     def connect(address):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(import_module("orchestrator.submission"), "connect", connect)
+    monkeypatch.setattr(import_module("slimctl.orchestrator.submission"), "connect", connect)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from orchestrator.events import EventLog
-from orchestrator.runs import save_pipeline
+from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.runs import save_pipeline
 
 RUN = "digits-20260101-120000-aaaa"
 

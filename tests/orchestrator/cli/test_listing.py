@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jobs.base.registry import kind_names
-from models.networks.presets import PRESETS
+from slimctl.jobs.base.registry import kind_names
+from slimctl.models.networks.presets import PRESETS
 
 
 def test_kinds(slimctl):

@@ -5,11 +5,11 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.cli import live
-from orchestrator.cli.live import LiveView, PlainView, clock, describe, numbers, open_view
-from orchestrator.events import Event
-from orchestrator.plan import PlannedJob, RunPlan
-from orchestrator.status import fold
+from slimctl.orchestrator.cli import live
+from slimctl.orchestrator.cli.live import LiveView, PlainView, clock, describe, numbers, open_view
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.status import fold
 
 Told = tuple[str, str, dict[str, Any]]
 JOBS = {"data": {"kind": "load_dataset", "key": "k", "artifact": "load_dataset-k"}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
-from orchestrator.cli.main import app
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {
@@ -108,7 +108,7 @@ def test_errors_become_messages_and_exit_codes(slimctl, monkeypatch, error, code
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("orchestrator.runs.run_ids", fail)
+    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", fail)
     ended = slimctl("status")
     assert (ended.code, ended.out, ended.err) == (code, "", "here: wrong\n  fix: mend\n")
 
@@ -117,7 +117,7 @@ def test_our_bugs_keep_their_traceback(slimctl, monkeypatch):
     def fail(*arguments):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("orchestrator.runs.run_ids", fail)
+    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", fail)
     with pytest.raises(ZeroDivisionError, match="ours"):
         slimctl("status")
 
@@ -126,7 +126,7 @@ def test_an_interrupt_is_130(slimctl, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orchestrator.runs.run_ids", stop)
+    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", stop)
     assert slimctl("status").code == 130
 
 
@@ -149,7 +149,7 @@ def loaded(*arguments: str) -> tuple[int, set[str]]:
     code = f"""
 import sys
 sys.argv = ["slimctl", *{list(arguments)!r}]
-from orchestrator.cli.main import main
+from slimctl.orchestrator.cli.main import main
 code = 0
 try:
     main()
@@ -191,7 +191,7 @@ def test_planning_published_networks_loads_nothing_heavy(tmp_path):
 
 def test_the_program_is_the_module_too(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "check", tmp_path / "none.yaml"],
+        [sys.executable, "-m", "slimctl", "check", tmp_path / "none.yaml"],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
@@ -201,7 +201,7 @@ def test_the_program_is_the_module_too(tmp_path):
 
 def test_a_reader_that_leaves_is_no_error():
     """`slimctl schema | head -1`."""
-    command = f"{sys.executable} -m orchestrator schema | head -1"
+    command = f"{sys.executable} -m slimctl schema | head -1"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
     )

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import Pipeline
-from orchestrator.pipeline import load_pipeline
-from orchestrator.problems import PipelineProblems
+from slimctl import Pipeline
+from slimctl.orchestrator.pipeline import load_pipeline
+from slimctl.orchestrator.problems import PipelineProblems
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 WRONG = """\

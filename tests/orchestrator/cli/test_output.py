@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[3]
 VERB = """
 import os, sys
 sys.path.insert(0, {root!r})
-from orchestrator.cli.main import app, main
-from orchestrator.cli.output import echo, only_data
+from slimctl.orchestrator.cli.main import app, main
+from slimctl.orchestrator.cli.output import echo, only_data
 
 def loud() -> None:
     print("python")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.cli.stopping import SIGNALS
-from orchestrator.events import Event
-from orchestrator.plan import RunPlan
-from orchestrator.status import JobStatus, RunStatus
-from orchestrator.submission import Submission
+from slimctl.orchestrator.cli.stopping import SIGNALS
+from slimctl.orchestrator.events import Event
+from slimctl.orchestrator.plan import RunPlan
+from slimctl.orchestrator.status import JobStatus, RunStatus
+from slimctl.orchestrator.submission import Submission
 
-submission = sys.modules["orchestrator.submission"]
+submission = sys.modules["slimctl.orchestrator.submission"]
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 

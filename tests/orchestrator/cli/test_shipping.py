@@ -6,9 +6,9 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from jobs.base.artifacts import Dataset, Flow, Generator
-from models.networks.registry import parse_network
-from models.spec import ImageShape
+from slimctl.jobs.base.artifacts import Dataset, Flow, Generator
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 NETWORK = {
     "kind": "song_unet", "channels": 4, "channel_multipliers": [1], "blocks": 1,

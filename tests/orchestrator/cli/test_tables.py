@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.base.artifacts import QualityReport, StepReport, StepRow
-from orchestrator.cli.tables import print_quality, print_steps, print_table
+from slimctl.jobs.base.artifacts import QualityReport, StepReport, StepRow
+from slimctl.orchestrator.cli.tables import print_quality, print_steps, print_table
 
 
 def test_words_stand_left_and_numbers_right(capsys):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from here import run_here
 
-from jobs.storage.store import Store
-from orchestrator.runs import run_ids
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.runs import run_ids
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_disk_that_cannot_be_read_is_no_traceback(slimctl, storage, monkeypatc
     def broken(*arguments):
         raise OSError(5, "Input/output error", "/mnt/x")
 
-    monkeypatch.setattr("orchestrator.runs.run_ids", broken)
+    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", broken)
     ended = slimctl("status")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("/mnt/x: Input/output error\n  fix: ")

@@ -3,8 +3,8 @@
 import pytest
 from measured import FIDS, IMAGE, RUN, put, put_report, put_run, put_student
 
-from jobs.base.artifacts import Dataset, FeatureNet, Flow, PairSet
-from jobs.storage.store import Store
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, PairSet
+from slimctl.jobs.storage.store import Store
 
 
 @pytest.fixture

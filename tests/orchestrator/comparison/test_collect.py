@@ -1,12 +1,12 @@
 import pytest
 from measured import RUN, put, put_run
 
-from jobs.base.artifacts import SweepReport, Trial
-from jobs.base.errors import UserError
-from jobs.kinds.evaluate import Evaluate
-from orchestrator.comparison.collect import collect
-from orchestrator.graph import identities
-from orchestrator.pipeline import Pipeline, parse_pipeline, resolve
+from slimctl.jobs.base.artifacts import SweepReport, Trial
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.kinds.evaluate import Evaluate
+from slimctl.orchestrator.comparison.collect import collect
+from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline, resolve
 
 
 def jobs(store, *things: str) -> list[str]:

@@ -3,10 +3,10 @@ import math
 import pytest
 from measured import RUN, put_report, put_run, put_student
 
-from jobs.base.errors import UserError
-from orchestrator.comparison.collect import collect
-from orchestrator.comparison.lineage import Lineage
-from orchestrator.comparison.pool import Comparison, Number, beats, compare, is_seed
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.comparison.collect import collect
+from slimctl.orchestrator.comparison.lineage import Lineage
+from slimctl.orchestrator.comparison.pool import Comparison, Number, beats, compare, is_seed
 
 
 def compared(store, *things: str) -> Comparison:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from measured import RUN, put_run
 
-from orchestrator.comparison.collect import collect
-from orchestrator.comparison.lineage import Lineage
-from orchestrator.comparison.plot import save_plot
-from orchestrator.comparison.pool import MEASURED, Comparison, compare
-from orchestrator.comparison.table import (
+from slimctl.orchestrator.comparison.collect import collect
+from slimctl.orchestrator.comparison.lineage import Lineage
+from slimctl.orchestrator.comparison.plot import save_plot
+from slimctl.orchestrator.comparison.pool import MEASURED, Comparison, compare
+from slimctl.orchestrator.comparison.table import (
     as_csv,
     as_json,
     as_latex,

@@ -9,11 +9,11 @@ import pytest
 from measured import RUN, put_report, put_run, put_student
 from PIL import Image
 
-from jobs.base.artifacts import SubsetQuality
-from orchestrator.events import Event, EventLog
-from orchestrator.report.gather import MOST_POINTS, curves_of, gather
-from orchestrator.report.page import render
-from orchestrator.runs import save_pipeline
+from slimctl.jobs.base.artifacts import SubsetQuality
+from slimctl.orchestrator.events import Event, EventLog
+from slimctl.orchestrator.report.gather import MOST_POINTS, curves_of, gather
+from slimctl.orchestrator.report.page import render
+from slimctl.orchestrator.runs import save_pipeline
 
 LATER = "digits-20260103-120000-bbbb"
 SCRIPT = "<script>alert(1)</script>"

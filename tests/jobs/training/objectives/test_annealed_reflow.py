@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from jobs.storage.flows import open_flow
-from jobs.training.draws import Draws, mirror
-from jobs.training.objectives import annealed_reflow
-from jobs.training.objectives.annealed_reflow import AnnealedReflow
-from jobs.training.pair_source import PairSource
-from models.flows.spec import ConstantAnnealing, LinearAnnealing, UniformTime
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objectives import annealed_reflow
+from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.flows.spec import ConstantAnnealing, LinearAnnealing, UniformTime
 
 CPU = torch.device("cpu")
 NONE = ConstantAnnealing(value=0.0)

@@ -3,16 +3,16 @@ import pickle
 import pytest
 import torch
 
-from jobs.storage.flows import open_flow
-from jobs.training.draws import Draws, mirror
-from jobs.training.objectives.distillation import Distillation
-from jobs.training.pair_source import PairSource
-from models import counter_random
-from models.counter_random import Stream
-from models.flows.distance import distance
-from models.flows.flow import NetworkFlow
-from models.flows.losses import distillation_losses
-from models.flows.spec import HuberDistance, L2Distance
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objectives.distillation import Distillation
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.distance import distance
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.losses import distillation_losses
+from slimctl.models.flows.spec import HuberDistance, L2Distance
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -50,7 +50,7 @@ def make(store):
 
 @pytest.fixture
 def expected(store, share):
-    """Both terms by `models.flows.losses`, from draws made here."""
+    """Both terms by `slimctl.models.flows.losses`, from draws made here."""
 
     def terms(objective, student, step):
         pairs, fresh = objective.pairs, share().of(objective.two_step_batch)

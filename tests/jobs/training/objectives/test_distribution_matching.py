@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.base.seeds import derive_seed
-from jobs.storage.flows import open_flow
-from jobs.training.draws import Draws
-from jobs.training.judge import Judge
-from jobs.training.objectives.distribution_matching import DistributionMatching, PairTerm
-from jobs.training.pair_source import PairSource
-from models.counter_random import Stream
-from models.critics import Critic
-from models.flows.matching import matching_gradient, matching_loss
-from models.flows.spec import AdversarialSpec, L2Distance, UniformTime
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.judge import Judge
+from slimctl.jobs.training.objectives.distribution_matching import DistributionMatching, PairTerm
+from slimctl.jobs.training.pair_source import PairSource
+from slimctl.models.counter_random import Stream
+from slimctl.models.critics import Critic
+from slimctl.models.flows.matching import matching_gradient, matching_loss
+from slimctl.models.flows.spec import AdversarialSpec, L2Distance, UniformTime
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3

@@ -3,12 +3,12 @@ import pickle
 import pytest
 import torch
 
-from jobs.storage.tensors import load_dataset_tensors
-from jobs.training.draws import Draws, mirror
-from jobs.training.objectives import flow_matching
-from jobs.training.objectives.flow_matching import FlowMatching
-from models.flows.spec import UniformTime
-from models.pixels import to_float
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.objectives import flow_matching
+from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.models.flows.spec import UniformTime
+from slimctl.models.pixels import to_float
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from jobs.base.errors import UserError
-from jobs.storage.flows import open_flow
-from jobs.storage.tensors import load_dataset_tensors
-from jobs.training.draws import Draws
-from jobs.training.objectives.teacher_matching import TeacherMatching
-from models.flows.path import interpolate
-from models.flows.spec import UniformTime
-from models.pixels import to_float
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.tensors import load_dataset_tensors
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.objectives.teacher_matching import TeacherMatching
+from slimctl.models.flows.path import interpolate
+from slimctl.models.flows.spec import UniformTime
+from slimctl.models.pixels import to_float
 
 CPU = torch.device("cpu")
 SEED = 5
