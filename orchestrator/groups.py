@@ -19,15 +19,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from slimctl.jobs.base.keys import canonical_json
 from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
-from slimctl.jobs.base.registry import kind_of
-from slimctl.jobs.base.spec import JobSpec
 from slimctl.models.spec import Spec
+from slimctl.orchestrator.by_object import Objects, as_template, objects_in
 from slimctl.orchestrator.problems import Mistake, Path, listed
 
 MEMBER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -59,23 +65,39 @@ class Group(Spec):
     jobs: Mapping[str, Any] = Field(min_length=1)
     """Name -> job, with placeholders such as `${seed}` in any field."""
 
+    _members: Objects = PrivateAttr(default_factory=Objects)
+
     @field_validator("jobs", mode="before")
     @classmethod
     def _as_templates(cls, jobs: Any) -> Any:
         """Specs made in Python become plain data, which can hold placeholders."""
         if not isinstance(jobs, Mapping):
             return jobs
-        return {name: _plain(job) for name, job in jobs.items()}
+        siblings = objects_in(jobs)
+        return {name: as_template(job, siblings) for name, job in jobs.items()}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_members(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keeps which objects its jobs were, so that jobs outside can refer to them."""
+        group = handler(data)
+        jobs = data.get("jobs") if isinstance(data, Mapping) else None
+        if isinstance(jobs, Mapping):
+            group._members = objects_in(jobs)  # noqa: SLF001  (of this class)
+        return group
+
+    def objects(self, name: str) -> Objects:
+        """Its jobs that were given as objects, by the names that jobs outside use.
+
+        Args:
+            name: of the group.
+        """
+        named = {key: (f"{name}.{member}", job) for key, (member, job) in self._members.items()}
+        return Objects(named)
 
     @field_serializer("for_each")
     def _in_order(self, for_each: Any) -> Any:
         return for_each if isinstance(for_each, Mapping) else list(for_each)
-
-
-def _plain(job: Any) -> Any:
-    return (
-        {"kind": kind_of(job), **job.model_dump(mode="json")} if isinstance(job, JobSpec) else job
-    )
 
 
 @dataclass(frozen=True)

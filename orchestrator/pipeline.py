@@ -24,6 +24,7 @@ from pydantic import (
 from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
 from slimctl.models.spec import Spec
+from slimctl.orchestrator.by_object import Objects, objects_in, unnamed, with_names
 from slimctl.orchestrator.checks import CheckedJobs, check_jobs, outside_mistakes
 from slimctl.orchestrator.document import Document, parse_document, read_document
 from slimctl.orchestrator.expansion import Expansion
@@ -69,6 +70,7 @@ class Pipeline(Spec):
 
     _places: Places = PrivateAttr(default_factory=DottedPlaces)
     _made: Expansion = PrivateAttr(default_factory=Expansion)
+    _objects: Objects = PrivateAttr(default_factory=Objects)
 
     @property
     def specs(self) -> Mapping[str, JobSpec]:
@@ -79,6 +81,14 @@ class Pipeline(Spec):
     def made(self) -> Expansion:
         """Every job by itself, and where it is from."""
         return self._made
+
+    def name_of(self, job: str | JobSpec) -> str:
+        """The name of a job that was given as an object; a name is one already.
+
+        Raises:
+            KeyError: the object is not among the jobs that this pipeline was made of.
+        """
+        return job if isinstance(job, str) else self._objects[id(job)][0]
 
     @property
     def places(self) -> Places:
@@ -126,6 +136,7 @@ class Pipeline(Spec):
         if isinstance(data, cls):
             return data
         places = info.context if isinstance(info.context, Places) else DottedPlaces()
+        data, objects = (data, Objects()) if info.context else _by_name(data)
         data, checked = _with_specs(data)
         mistakes = [one for one in checked.mistakes if not (places.draft and one.missing_file)]
         try:
@@ -137,6 +148,7 @@ class Pipeline(Spec):
             mistakes += outside_mistakes(checked)
         raise_problems(mistake.at(places) for mistake in mistakes)
         pipeline._places = places  # noqa: SLF001  (of this class)
+        pipeline._objects = objects  # noqa: SLF001
         pipeline._made = replace(checked.made, jobs=dict(checked.specs))  # noqa: SLF001
         return pipeline
 
@@ -148,6 +160,25 @@ class Pipeline(Spec):
 def _as_data(job: JobSpec | Group) -> dict[str, Any]:
     data = job.model_dump(mode="json")
     return data if isinstance(job, Group) else {"kind": kind_of(job), **data}
+
+
+def _by_name(data: Any) -> tuple[Any, Objects]:
+    """The fields of a pipeline whose jobs refer to each other by name, and which objects they were.
+
+    Raises:
+        PipelineProblems: a job refers to one that is not among them.
+    """
+    jobs = data.get("jobs") if isinstance(data, Mapping) else None
+    if not isinstance(jobs, Mapping):
+        return data, Objects()
+    objects = objects_in(jobs)
+    for name, job in jobs.items():
+        if isinstance(job, Group):
+            objects.update(job.objects(str(name)))
+    written = {name: with_names(job, objects) for name, job in jobs.items()}
+    lost = [one for name, job in written.items() for one in unnamed(str(name), job)]
+    raise_problems(mistake.at(DottedPlaces()) for mistake in lost)
+    return {**data, "jobs": written}, objects
 
 
 def _with_specs(data: Any) -> tuple[Any, CheckedJobs]:

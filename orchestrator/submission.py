@@ -3,22 +3,23 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.cluster_storage import check_shared
 from slimctl.orchestrator.doubts import doubts
-from slimctl.orchestrator.estimate import with_work
+from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
 from slimctl.orchestrator.events import Event, EventLog
-from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.graph import Graph, expectations, preflight
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import RunPlan, as_event
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
+from slimctl.orchestrator.planner import draft_plan, make_plan
 from slimctl.orchestrator.preconditions import check_preconditions
-from slimctl.orchestrator.problems import Problem
+from slimctl.orchestrator.problems import Mistake, Problem
 from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
@@ -38,6 +39,81 @@ class Submission:
     plan: RunPlan
     started_ray: bool
     """False if the store had everything."""
+    pipeline: Pipeline | None = None
+    """What was submitted; None for a run that was resumed by its name."""
+
+    def __getitem__(self, job: str | JobSpec) -> Any:
+        """The result of a job: numbers of an evaluation, size of a generator, ...
+
+        Args:
+            job: its name, or the object that the pipeline was made of.
+
+        Raises:
+            KeyError: the pipeline has no such job.
+            JobFailed: it has no result: it failed, was blocked or has not ended.
+        """
+        name = self.pipeline.name_of(job) if self.pipeline else str(job)
+        state, store = self.status.jobs[name], Store(self.plan.storage)
+        if store.state(state.artifact) == "absent":
+            said = f": {state.message}" if state.message else ""
+            what = f"job '{name}' has no result, it is {state.state}{said}"
+            fix = state.fix or f"slimctl logs {self.run}/{name}"
+            raise JobFailed(f"run {self.run}", what, fix)
+        return store.load_any(state.artifact)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a submission would do and cost."""
+
+    plan: RunPlan
+    cost: Estimate
+    warnings: Sequence[Problem]
+    """What is doubtful although nothing is wrong."""
+    missing: Sequence[Mistake]
+    """Files that a draft names and that are not there; their jobs could not be looked at."""
+
+    @property
+    def jobs(self) -> Sequence[PlannedJob]:
+        """The jobs, inputs first: `action` is reuse, resume, run or blocked, `reason` says why."""
+        return self.plan.jobs
+
+
+def check(pipeline: Pipeline) -> list[Problem]:
+    """Looks for mistakes in a pipeline and in what it reads; starts nothing.
+
+    Returns:
+        What is doubtful although nothing is wrong.
+
+    Raises:
+        PipelineProblems: all mistakes at once.
+    """
+    resolved = resolve(pipeline)
+    graph = Graph.of(resolved)
+    return doubts(resolved, graph, preflight(resolved, graph))
+
+
+def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
+    """What `submit` would do with each job, and what it would cost; starts nothing.
+
+    Args:
+        pipeline: what to run; its storage decides what is there already.
+        tflops: rate of one GPU in 1e12 operations per second, for its hours; None = not known.
+
+    Raises:
+        PipelineProblems: all mistakes at once.
+    """
+    resolved = resolve(pipeline)
+    graph, store = Graph.of(resolved), Store(resolved.storage)
+    facts, missing = expectations(resolved.specs, graph.edges, graph.order)
+    if missing:
+        made = draft_plan(resolved, graph, {str(one.path[1]) for one in missing}, store)
+    else:
+        made = make_plan(resolved, graph, store)
+        unread = [name for name, known in facts.items() if is_open(known)]
+        facts = preflight(resolved, graph, unread) if unread else facts
+    cost = estimate(resolved, graph, facts, made, tflops)
+    return Forecast(made, cost, doubts(resolved, graph, facts), missing)
 
 
 def submit(
@@ -68,24 +144,25 @@ def submit(
     resolved = resolve(pipeline)
     graph = Graph.of(resolved)
     store = Store(resolved.storage)
-    plan = make_plan(resolved, graph, store)
-    if plan.idle:
-        status = _record_idle(store, plan, to_yaml(resolved))
+    made = make_plan(resolved, graph, store)
+    if made.idle:
+        status = _record_idle(store, made, to_yaml(resolved))
         if on_plan:
-            on_plan(plan, status.run)
-        return Submission(status.run, status, plan, started_ray=False)
+            on_plan(made, status.run)
+        return Submission(status.run, status, made, started_ray=False, pipeline=pipeline)
     on_wait = on_wait or say_nothing
     check_ready(store, address, on_wait)
-    due = [job.name for job in plan.jobs if job.action != "reuse"]
+    due = [job.name for job in made.jobs if job.action != "reuse"]
     facts = preflight(resolved, graph, due)
-    run = new_run_id(plan.name)
+    run = new_run_id(made.name)
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:
-        on_plan(plan, run)
+        on_plan(made, run)
     if on_doubts:
         on_doubts(doubts(resolved, graph, facts, frozenset(due)))
-    plan = with_work(plan, resolved, graph, facts)
-    return start(run, plan, address=address, detach=detach, listener=listener, on_wait=on_wait)
+    made = with_work(made, resolved, graph, facts)
+    ended = start(run, made, address=address, detach=detach, listener=listener, on_wait=on_wait)
+    return replace(ended, pipeline=pipeline)
 
 
 def say_nothing(text: str) -> None:

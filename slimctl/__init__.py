@@ -11,18 +11,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slimctl.models.generators import load_generator
+    from slimctl.models.teachers import load_teacher
     from slimctl.orchestrator.groups import Group
     from slimctl.orchestrator.pipeline import Pipeline, load_pipeline
-    from slimctl.orchestrator.submission import Submission, submit
+    from slimctl.orchestrator.submission import Forecast, Submission, check, plan, submit
 
-__all__ = ["Group", "Pipeline", "Submission", "load_pipeline", "submit"]
+__version__ = "0.2.0"
+
+__all__ = [
+    "Forecast",
+    "Group",
+    "Pipeline",
+    "Submission",
+    "__version__",
+    "check",
+    "load_generator",
+    "load_pipeline",
+    "load_teacher",
+    "plan",
+    "submit",
+]
 
 _HOMES = {
-    "Group": "slimctl.orchestrator.groups",
-    "Pipeline": "slimctl.orchestrator.pipeline",
-    "load_pipeline": "slimctl.orchestrator.pipeline",
-    "Submission": "slimctl.orchestrator.submission",
-    "submit": "slimctl.orchestrator.submission",
+    "Forecast": "orchestrator.submission",
+    "Group": "orchestrator.groups",
+    "Pipeline": "orchestrator.pipeline",
+    "Submission": "orchestrator.submission",
+    "check": "orchestrator.submission",
+    "load_generator": "models.generators",
+    "load_pipeline": "orchestrator.pipeline",
+    "load_teacher": "models.teachers",
+    "plan": "orchestrator.submission",
+    "submit": "orchestrator.submission",
 }
 
 
@@ -30,4 +51,8 @@ def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used: workers import this package too."""
     if name not in _HOMES:
         raise AttributeError(f"module 'slimctl' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"slimctl.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

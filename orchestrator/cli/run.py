@@ -33,14 +33,11 @@ def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from slimctl.orchestrator.doubts import doubts
-    from slimctl.orchestrator.graph import Graph, preflight
-    from slimctl.orchestrator.pipeline import resolve
+    from slimctl.orchestrator.submission import check as check_pipeline
 
     with mistakes_as_json(as_json):
-        pipeline = resolve(load(file, overrides, storage, reads=True))
-        graph = Graph.of(pipeline)
-        doubtful = doubts(pipeline, graph, preflight(pipeline, graph))
+        pipeline = load(file, overrides, storage, reads=True)
+        doubtful = check_pipeline(pipeline)
     warn(doubtful)
     if as_json:
         found = {"name": pipeline.name, "jobs": list(pipeline.specs), "warnings": doubtful}
@@ -69,35 +66,23 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
-    from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.cli.tables import print_plan
     from slimctl.orchestrator.devices import devices_here
-    from slimctl.orchestrator.doubts import doubts
-    from slimctl.orchestrator.estimate import estimate, is_open, plan_json
-    from slimctl.orchestrator.graph import Graph, expectations, preflight
-    from slimctl.orchestrator.pipeline import resolve
-    from slimctl.orchestrator.planner import draft_plan, make_plan
+    from slimctl.orchestrator.estimate import plan_json
+    from slimctl.orchestrator.submission import plan as plan_pipeline
 
-    with mistakes_as_json(as_json):
-        pipeline = resolve(load(file, overrides, storage, draft=not as_json))
-        graph, store = Graph.of(pipeline), Store(pipeline.storage)
-        facts, missing = expectations(pipeline.specs, graph.edges, graph.order)
-        if missing:
-            made = draft_plan(pipeline, graph, {str(one.path[1]) for one in missing}, store)
-        else:
-            made = make_plan(pipeline, graph, store)
-            unread = [name for name, known in facts.items() if is_open(known)]
-            facts = preflight(pipeline, graph, unread) if unread else facts
     here = devices_here()
-    tflops = tflops or (DEFAULT_TFLOPS if here.gpus else None)
-    found, doubtful = estimate(pipeline, graph, facts, made, tflops), doubts(pipeline, graph, facts)
+    with mistakes_as_json(as_json):
+        pipeline = load(file, overrides, storage, draft=not as_json)
+        tflops = tflops or (DEFAULT_TFLOPS if here.gpus else None)
+        found = plan_pipeline(pipeline, tflops=tflops)
     if as_json:
-        data = plan_json(made, found) | {"warnings": doubtful}
+        data = plan_json(found.plan, found.cost) | {"warnings": found.warnings}
         echo(json.dumps(data, indent=1, default=asdict))
     else:
-        print_plan(made, found, here)
-    warn(doubtful)
-    pipeline.tell(missing)
+        print_plan(found.plan, found.cost, here)
+    warn(found.warnings)
+    pipeline.tell(found.missing)
 
 
 def submit(

@@ -16,7 +16,7 @@ from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.events import Event, read_events
 from slimctl.orchestrator.runs import run_ids
 
-SLIMCTL = [sys.executable, "-m", "orchestrator"]
+SLIMCTL = [sys.executable, "-m", "slimctl"]
 STARTED: list[subprocess.Popen[str]] = []
 """Programs of the test that runs."""
 

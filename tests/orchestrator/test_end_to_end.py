@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from slimctl.jobs.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
-SLIMCTL = [sys.executable, "-m", "orchestrator"]
+SLIMCTL = [sys.executable, "-m", "slimctl"]
 
 
 def slimctl(

@@ -228,7 +228,7 @@ def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
     try:
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", include_dashboard=False)
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
-        command = [sys.executable, "-m", "orchestrator", "submit", "-", "--json"]
+        command = [sys.executable, "-m", "slimctl", "submit", "-", "--json"]
         file = tmp_path / "tiny.yaml"
         file.write_text(TINY.split("  student:")[0])
         command[4] = str(file)
@@ -250,7 +250,7 @@ def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
 def test_no_cluster_at_the_address_is_the_users_error(tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text(TINY)
-    command = [sys.executable, "-m", "orchestrator", "submit", str(file)]
+    command = [sys.executable, "-m", "slimctl", "submit", str(file)]
     command += ["--address", "127.0.0.1:1", "--storage", str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2

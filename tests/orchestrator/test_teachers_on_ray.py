@@ -36,7 +36,7 @@ def test_a_published_teacher_makes_pairs_and_a_student(file, test_data, tmp_path
     path = test_data / "parity" / file
     pipeline.write_text(PIPELINE.format(path=path, solver=FILES[file]))
     storage = tmp_path / "store"
-    command = [sys.executable, "-m", "orchestrator"]
+    command = [sys.executable, "-m", "slimctl"]
     words = ["submit", str(pipeline), "--storage", str(storage), "--json"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
