@@ -16,6 +16,8 @@ from slimctl.models.networks.presets import PRESETS
 from slimctl.orchestrator.cli.kind_fields import fields_of
 from slimctl.orchestrator.cli.main import app
 
+LARGE = str(2**63)
+
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs with the text of each page."""
@@ -35,7 +37,8 @@ def every_kind() -> Iterator[str]:
 
 
 def _fields(spec: type[JobSpec]) -> Iterator[str]:
-    rows = ((f"`{f.name}`", f.type, f.default, f.about) for f in fields_of(spec))
+    fields = fields_of(spec)
+    rows = ((f"`{f.name}`", f.type.replace(LARGE, "2^63"), f.default, f.about) for f in fields)
     yield from _table(("field", "what it takes", "default", "meaning"), rows)
 
 
