@@ -38,8 +38,9 @@ gate: install
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory docs
 
+# Not --quiet: that hides the warnings from --strict, too.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 unit: install
 	$(BIN)/pytest -m "not slow and not faults"

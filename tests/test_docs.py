@@ -34,6 +34,18 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
+def test_the_documents_name_the_version():
+    version = slimctl.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_makefile_explains_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    assert [name for name in targets if name != "help" and f'"make {name} ' not in text] == []
+
+
 def test_the_page_of_kinds_names_every_kind():
     assert [
         name for name in kind_names() if f"| [`{name}`](#{name}) |" not in page("kinds.md")
