@@ -1,5 +1,6 @@
 """What a reader of the repository is shown: links that lead somewhere, and plain words."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -72,4 +73,5 @@ def test_the_program_uses_the_words_of_the_field():
     for name in kind_names():
         kind = load_kind(name)
         texts += [kind.__doc__ or "", *field_lines(kind)]
+    texts += [inspect.getdoc(getattr(slimctl, name)) or "" for name in slimctl.__all__]
     assert [text for text in texts if NOT_OURS.search(text)] == []

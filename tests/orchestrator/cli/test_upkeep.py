@@ -95,7 +95,7 @@ def test_the_doctor_says_what_is_wrong(slimctl, tmp_path):
     (tmp_path / "file").write_text("")
     ended = slimctl("doctor", "--storage", tmp_path / "file" / "store")
     assert ended.code == 2
-    assert "WRONG" in ended.out
+    assert "FAIL" in ended.out
     assert "fix: choose another folder" in ended.out
 
 
