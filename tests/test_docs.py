@@ -1,6 +1,7 @@
 """What a reader of the repository is shown: links that lead somewhere, and plain words."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import slimctl
 from slimctl.jobs.base.registry import kind_names, load_kind
 from slimctl.orchestrator.cli.kind_fields import field_lines
 from slimctl.orchestrator.cli.main import app
+from slimctl.orchestrator.schema import pipeline_schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])
@@ -73,5 +75,6 @@ def test_the_program_uses_the_words_of_the_field():
     for name in kind_names():
         kind = load_kind(name)
         texts += [kind.__doc__ or "", *field_lines(kind)]
+    texts += json.dumps(pipeline_schema(), indent=1).splitlines()
     texts += [inspect.getdoc(getattr(slimctl, name)) or "" for name in slimctl.__all__]
     assert [text for text in texts if NOT_OURS.search(text)] == []
