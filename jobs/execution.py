@@ -22,7 +22,7 @@ from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of, parse_job
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.subgraph import SubJob
-from slimctl.jobs.storage.lock import WorkLock
+from slimctl.jobs.storage.lease import Lock
 from slimctl.jobs.storage.store import Store
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -117,7 +117,7 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
         spec = parse_job(request.kind, request.fields)
         _check_unchanged(request, spec)
         name, owner = work_name(request.artifact_id), f"{request.run}/{request.job}"
-        lock = WorkLock(store.blobs, name, owner)
+        lock = Lock(store.blobs, name, owner)
         with lock.held(lambda: _is_done(store, request), partial(_say_who, request)) as needed:
             if needed:
                 return _make(request, spec, store, lock, device, threads)
@@ -138,7 +138,7 @@ def _say_who(request: JobRequest, owner: str) -> None:
 
 
 def _make(
-    request: JobRequest, spec: JobSpec, store: Store, lock: WorkLock, device: str, threads: int
+    request: JobRequest, spec: JobSpec, store: Store, lock: Lock, device: str, threads: int
 ) -> float:
     folder = store.stage()
     context = JobContext(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from slimctl.jobs.base.artifacts import PairSet
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.execution import work_name
-from slimctl.jobs.storage.lock import DEAD_AFTER_S, FOLDER
+from slimctl.jobs.storage.lease import DEAD_AFTER_S, FOLDER
 from slimctl.jobs.storage.store import MANIFEST, Store
 from slimctl.orchestrator.runs import read_run, run_ids
 

@@ -20,7 +20,7 @@ from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.planner import draft_plan, make_plan
 from slimctl.orchestrator.preconditions import check_preconditions
 from slimctl.orchestrator.problems import Mistake, Problem
-from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
+from slimctl.orchestrator.runs import new_run_id, read_status, run_ids, run_lease, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
 from slimctl.orchestrator.workers import NAMESPACE
@@ -222,7 +222,7 @@ def start(
             status = follow(supervisor, request, listener)
         except KeyboardInterrupt:
             if local:  # the private Ray ends with us, so the run is not alive any more
-                end_lease(store.blobs, run)
+                run_lease(store.blobs, run).end()
             raise
     return Submission(run, status, plan, started_ray=True)
 

@@ -1,0 +1,266 @@
+"""Leases: who may make a result, supervise a run or write its log, over any storage.
+
+A lease is a sealed blob that its holder writes again every few seconds while it lives. One that is
+not renewed, or whose process is gone from this machine, has lost its holder. An object store has no
+lock and no compare-and-swap here, but it shows a finished write to every later listing. On that two
+rules are built. The first come keeps what it has (`Lock`): a maker writes a claim, then lists the
+claims; alone, it holds the lock, else it takes its claim back and asks again a little later, so
+that two can never both be alone. The last come takes over (`next_claim`): each writer of a log has
+a numbered claim, and only what stands under the highest one counts.
+
+Results are right without this: it saves double work, and keeps one maker from replacing files that
+a reader has open.
+"""
+
+import contextlib
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.sealed import seal, unseal
+
+FOLDER = "locks"
+RENEW_EVERY_S = 5.0
+DEAD_AFTER_S = 30.0
+"""A lease that did not change for so long has lost its holder."""
+RETURN_S = 15.0
+"""How long a holder that is started again when it dies is expected back, since it last renewed."""
+ASK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.25
+
+
+def host_name() -> str:
+    """Name of this machine since it started, so that a process number means something."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text().strip() if boot.is_file() else ""
+    return f"{socket.gethostname()} {started}"
+
+
+def process_is_gone(host: str, pid: int) -> bool:
+    """Whether a process certainly is; False if it may live, such as on another machine."""
+    if host != host_name():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Holder(NamedTuple):
+    """What a lease says of its holder: when it renewed (Unix time, s), who and where it is."""
+
+    time: float
+    host: str
+    pid: int
+    owner: str
+    """Whom it works for."""
+    back: bool
+    """Whether it is started again when it dies."""
+
+
+def _holder(data: bytes) -> Holder | None:
+    """Who wrote a lease; None if it cannot be read."""
+    try:
+        said = unseal(data)
+        time_s, pid = float(said["time"]), int(said["pid"])
+        return Holder(time_s, said["host"], pid, said.get("owner", ""), said.get("back", False))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Lease:
+    """A sign of life, written again and again by one process and read by others.
+
+    Args:
+        blobs: the storage.
+        name: of the blob.
+        owner: whom this process works for.
+        comes_back: whether somebody starts it again when it dies.
+    """
+
+    def __init__(
+        self, blobs: Blobs, name: str, owner: str = "", *, comes_back: bool = False
+    ) -> None:
+        self._blobs = blobs
+        self.name = name
+        self._owner = owner
+        self._comes_back = comes_back
+
+    def renew(self) -> None:
+        """Says that this process holds it, and lives."""
+        fields = {"time": time.time(), "host": host_name(), "pid": os.getpid()}
+        self._blobs.write(
+            self.name, seal({**fields, "owner": self._owner, "back": self._comes_back})
+        )
+
+    def end(self) -> None:
+        """Says that nobody holds it."""
+        self._blobs.delete(self.name)
+
+    def holder(self) -> Holder | None:
+        """Who renewed it last; None if nobody holds it, or it cannot be read."""
+        try:
+            return _holder(self._blobs.read(self.name))
+        except FileNotFoundError:
+            return None
+
+    def is_alive(self) -> bool:
+        """Whether its holder renewed it within 30 s, by this machine's clock.
+
+        One that ran on this machine is dead as soon as its process is, unless it comes back.
+        """
+        holder = self.holder()
+        if holder is None:
+            return False
+        valid = DEAD_AFTER_S
+        if process_is_gone(holder.host, holder.pid):
+            valid = RETURN_S if holder.back else 0.0
+        return time.time() - holder.time < valid
+
+    def may_come_back(self) -> bool:
+        """Whether its holder is started again if it dies, on whatever node is left."""
+        holder = self.holder()
+        return holder is not None and holder.back
+
+    def is_renewed(self, within_s: float) -> bool:
+        """Waits for a living holder to renew it, whatever the clocks of the two machines say.
+
+        Returns:
+            Whether it did; False as soon as it is dead.
+        """
+        first, deadline = self.holder(), time.monotonic() + within_s
+        while time.monotonic() < deadline and self.is_alive():
+            if self.holder() not in (first, None):
+                return True
+            time.sleep(LOOK_EVERY_S)
+        return False
+
+
+class Lock:
+    """The right to make one result.
+
+    Args:
+        blobs: the storage.
+        name: of the work, such as an artifact id.
+        owner: who asks; a claim of the same owner is an earlier attempt's and is taken over.
+    """
+
+    def __init__(self, blobs: Blobs, name: str, owner: str) -> None:
+        self._blobs = blobs
+        self._prefix = f"{FOLDER}/{name}."
+        self._owner = owner
+        self._claim = Lease(blobs, f"{self._prefix}{secrets.token_hex(8)}.json", owner)
+        self._watched: dict[str, tuple[bytes, float]] = {}
+        self._taken_over: set[str] = set()
+        self._over = threading.Event()
+        self._lost = threading.Event()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another attempt of the same owner, or somebody who took us for dead, has it."""
+        return self._lost.is_set()
+
+    @contextlib.contextmanager
+    def held(
+        self, is_needless: Callable[[], bool], on_wait: Callable[[str], None]
+    ) -> Iterator[bool]:
+        """Waits for the lock and holds it; gives False if it is not needed any more.
+
+        Args:
+            is_needless: asked before each attempt to take the lock.
+            on_wait: called once with who has it.
+        """
+        waits = False
+        while (holder := self._ask()) is not None:
+            if not waits:
+                on_wait(holder)
+                waits = True
+            time.sleep(ASK_EVERY_S * random.uniform(0.7, 1.3))
+            if is_needless():
+                yield False
+                return
+        beat = threading.Thread(target=self._renew, daemon=True)
+        beat.start()
+        try:
+            yield not is_needless()
+        finally:
+            self._over.set()
+            beat.join()
+            with contextlib.suppress(OSError):
+                self._claim.end()
+
+    def _ask(self) -> str | None:
+        """Takes the lock, or says who has it."""
+        holder = self._other()
+        if holder is None:
+            self._claim.renew()
+            holder = self._other()
+            if holder is not None:
+                self._claim.end()
+        return holder
+
+    def _other(self) -> str | None:
+        """The owner of a claim that is neither ours nor a dead maker's."""
+        found: str | None = None
+        for name in self._blobs.names(FOLDER):
+            if not name.startswith(self._prefix) or name == self._claim.name:
+                continue
+            try:
+                data = self._blobs.read(name)
+            except FileNotFoundError:
+                continue
+            except OSError:  # renewed while it was read, or out of reach for now
+                data = b""
+            owner = self._alive(name, data)
+            if owner is None:
+                self._taken_over.add(name)
+                self._blobs.delete(name)
+            else:
+                found = owner
+        return found
+
+    def _alive(self, name: str, data: bytes) -> str | None:
+        """The owner behind a claim; None if it is dead or an earlier attempt of ours."""
+        known = self._watched.get(name)
+        since = known[1] if known and known[0] == data else time.monotonic()
+        self._watched[name] = (data, since)
+        if time.monotonic() - since > DEAD_AFTER_S:
+            return None
+        holder = _holder(data)
+        if holder is None:
+            return "a maker whose claim cannot be read"
+        if holder.owner == self._owner or process_is_gone(holder.host, holder.pid):
+            return None
+        return holder.owner
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEW_EVERY_S):
+            with contextlib.suppress(OSError):  # a storage that stumbles: the next beat will do
+                if not self._blobs.exists(self._claim.name):
+                    self._lost.set()
+                    return
+                for name in self._taken_over:  # renewed at the moment when it was removed
+                    if self._blobs.exists(name):
+                        self._blobs.delete(name)
+                self._claim.renew()
+
+
+def next_claim(claims: Iterable[str]) -> str:
+    """A claim, `<number>-<token>`, that fences off all others; by name the highest one holds."""
+    return f"{1 + max(map(claim_number, claims), default=0):06d}-{secrets.token_hex(4)}"
+
+
+def claim_number(claim: str) -> int:
+    """Number of a claim; -1 for a name that is none."""
+    head, _, token = claim.partition("-")
+    return int(head) if head.isdecimal() and token else -1
