@@ -13,6 +13,7 @@ from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.estimate import with_work
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.launcher import NAMESPACE, job_actor_name
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
 from slimctl.orchestrator.plan import RunPlan
 from slimctl.orchestrator.planner import make_plan
@@ -33,7 +34,6 @@ from slimctl.orchestrator.submission import (
     say_nothing,
     start,
 )
-from slimctl.orchestrator.workers import NAMESPACE, job_actor_name
 
 POLL_S = 0.25
 CANCEL_S = 30.0

@@ -1,8 +1,10 @@
-"""Which solvers go with which flows, as far as it is known before anything runs."""
+"""Solvers as a field holds them, and which flows they go with, known before anything runs."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from slimctl.jobs.base.artifacts import StepGrid
+from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.models.flows.parameterisation import Parameterisation
@@ -50,3 +52,8 @@ def check_solver(solver: SolverSpec | Ref[Any], flow: Parameterisation | None, j
                 f"{name} is {level:g}, but '{job}' knows noise levels from {low:g} to {high:g}",
                 f"leave out {name}, or give one between",
             )
+
+
+def fitted_solver(context: JobContext, solver: SolverSpec | Ref[StepGrid]) -> SolverSpec:
+    """The solver itself; that of the grid where the field names a job."""
+    return context.input(solver).solver if isinstance(solver, Ref) else solver
