@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimctl.jobs.base.errors import DamagedArtifact, SlimError
-from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.base.errors import DamagedArtifact, SlimError, UserError
+from slimctl.jobs.base.registry import load_kind, parse_job
+from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Manifest, Store
 from slimctl.orchestrator.runs import read_pipeline, read_run, run_ids
 
@@ -49,7 +50,7 @@ def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
             blobs.append(name)
             changed = f"has {found} bytes instead of {record.size}"
             problems.append(f"{name} {changed if found != record.size else 'was changed'}")
-    rechecked = bool(pairs) and not problems and manifest.type == "PairSet"
+    rechecked = bool(pairs) and not problems and _is_remade(manifest.kind)
     if rechecked:
         problems += _recheck(store, artifact_id, manifest, pairs)
     return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs))
@@ -63,6 +64,14 @@ def _digest(store: Store, name: str) -> tuple[int, str]:
             return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return 0, ""
+
+
+def _is_remade(kind: str) -> bool:
+    """Whether a kind can make a part of its result again."""
+    try:
+        return load_kind(kind).recheck is not JobSpec.recheck
+    except UserError:  # of a package that is not installed here
+        return False
 
 
 def _recheck(store: Store, artifact_id: str, manifest: Manifest, count: int) -> list[str]:

@@ -24,6 +24,10 @@ class Handle(Spec):
     id: str = ""
     """Artifact id, `<kind>-<key>`; set by the store."""
 
+    def elsewhere(self) -> "tuple[ShardFile, ...]":
+        """Files that belong to it and lie outside its folder, such as shards of a series."""
+        return ()
+
 
 class Dataset(Handle):
     """Images with optional labels: `images` uint8 (N, H, W, C) and `labels` int64 (N,)."""
@@ -141,7 +145,7 @@ class Fleet(Handle):
 
 
 class ShardFile(Spec):
-    """One shard of a pair set."""
+    """A file of the storage that handles name, such as one shard of a pair set."""
 
     path: str
     """Path inside the storage."""
@@ -169,6 +173,9 @@ class PairSet(Handle):
     t_start: float = 0.0
     """Flow time at which x0 enters the flow."""
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return self.shards
 
 
 class SubsetQuality(Spec):

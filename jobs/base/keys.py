@@ -81,9 +81,14 @@ def split_id(artifact: str) -> tuple[str, str]:
 
 def artifact_id(spec: JobSpec, key: str) -> str:
     """`<kind>-<key>`, with the count of a growing set appended."""
-    grown = [
-        str(getattr(spec, name))
-        for name, field in type(spec).model_fields.items()
-        if GROWS in field.metadata
-    ]
-    return "-".join([kind_of(spec), key, *grown])
+    return f"{kind_of(spec)}-{key}{_grown(spec)}"
+
+
+def series_id(spec: JobSpec, artifact: str) -> str:
+    """What no two may make at once: the result, or the series that it is the beginning of."""
+    return artifact.removesuffix(_grown(spec))
+
+
+def _grown(spec: JobSpec) -> str:
+    fields = type(spec).model_fields.items()
+    return "".join(f"-{getattr(spec, name)}" for name, field in fields if GROWS in field.metadata)

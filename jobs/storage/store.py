@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from slimctl.jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
+from slimctl.jobs.base.artifacts import HANDLES, Handle, ShardFile
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
-from slimctl.jobs.base.registry import handle_type, is_built_in
+from slimctl.jobs.base.registry import handle_type, is_built_in, package_of
 from slimctl.jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
 from slimctl.models.spec import Spec
 
@@ -40,6 +40,8 @@ class Manifest(Spec):
     format: Literal[1] = 1
     type: str
     """Name of the handle type."""
+    package: str = ""
+    """Package that the type is from, with its version; "" = this one, or not kept."""
     kind: str
     version: int
     spec: dict[str, Any]
@@ -127,7 +129,7 @@ class Store:
             return None
         try:
             manifest = Manifest.model_validate_json(text)
-            if is_built_in(manifest.kind):  # a type of another package need not be installed
+            if is_built_in(manifest.kind) and not manifest.package:  # others may be absent
                 HANDLES[manifest.type].model_validate(manifest.handle)
             intact = manifest.sha256 == _checksum(json.loads(text))
         except (ValueError, KeyError) as error:
@@ -150,9 +152,13 @@ class Store:
         """Every blob that an artifact consists of beside its manifest, shards included."""
         folder = f"artifacts/{artifact_id}"
         found = {f"{folder}/{name}": record for name, record in manifest.files.items()}
-        if manifest.type == PairSet.__name__:
-            for shard in PairSet.model_validate(manifest.handle).shards:
-                found[shard.path] = FileRecord(size=shard.size, sha256=shard.sha256)
+        try:
+            made = handle_type(manifest.type, manifest.kind)
+        except UserError:  # of a package that is not installed here: its own files are known
+            return found
+        if made.elsewhere is not Handle.elsewhere:
+            for file in made.model_validate(manifest.handle).elsewhere():
+                found[file.path] = FileRecord(size=file.size, sha256=file.sha256)
         return found
 
     def _check_size(self, name: str, size: int, artifact_id: str) -> None:
@@ -187,7 +193,8 @@ class Store:
         if manifest is None:
             raise DamagedArtifact(artifact_id, f"is not in {self.uri}", "submit its pipeline")
         try:
-            return handle_type(manifest.type, manifest.kind).model_validate(manifest.handle)
+            made = handle_type(manifest.type, manifest.kind, manifest.package)
+            return made.model_validate(manifest.handle)
         except ValidationError as error:
             raise DamagedArtifact(
                 artifact_id,
@@ -260,6 +267,7 @@ class Store:
         Returns:
             The handle with its id.
         """
+        package = package_of(type(handle), manifest["kind"])
         finished = handle.model_copy(update={"id": artifact_id})
         files: dict[str, FileRecord] = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -268,13 +276,14 @@ class Store:
             self.blobs.put_file(path, f"artifacts/{artifact_id}/{name}")
         record = Manifest(
             type=type(handle).__name__,
+            package=package,
             handle=finished.model_dump(mode="json"),
             files=files,
             created=time.time(),
             **manifest,
             sha256="",
         )
-        fields = record.model_dump(mode="json")
+        fields = record.model_dump(mode="json", exclude=None if package else {"package"})
         text = json.dumps(fields | {"sha256": _checksum(fields)}, indent=1)
         self.blobs.write(f"artifacts/{artifact_id}/{MANIFEST}", text.encode())
         return finished
