@@ -15,7 +15,7 @@ from slimctl.jobs.base.artifacts import (
     StepRow,
     SweepReport,
 )
-from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.status import RunStatus
 from slimctl.orchestrator.sweeps import trial_jobs, verdict
@@ -43,11 +43,21 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
             "key": job.key,
             "state": job.state,
             "seconds": round(job.seconds(time.time()), 3),
-            "artifact": store.load_any(job.artifact).model_dump(mode="json") if finished else None,
+            "artifact": _plain(store, job.artifact) if finished else None,
         }
         if job.state in ("failed", "blocked"):
             jobs[name] |= {"error": job.message, "fix": job.fix}
     return {"run": status.run, "state": status.state, "jobs": jobs}
+
+
+def _plain(store: Store, artifact: str) -> dict[str, Any]:
+    """A handle as plain data; as it was written where the package of its type is not installed."""
+    try:
+        return store.load_any(artifact).model_dump(mode="json")
+    except UserError:
+        manifest = store.manifest(artifact)
+        assert manifest is not None
+        return manifest.handle
 
 
 def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]:
@@ -83,11 +93,11 @@ def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:
 
 
 def _finished(store: Store, status: RunStatus) -> dict[str, Handle]:
-    """Results of the run's finished jobs, but damaged ones."""
+    """Results of the run's finished jobs, but damaged ones and those of absent packages."""
     found: dict[str, Handle] = {}
     for name, job in status.jobs.items():
         if job.state in ("done", "reused"):
-            with contextlib.suppress(DamagedArtifact):
+            with contextlib.suppress(DamagedArtifact, UserError):
                 found[name] = store.load_any(job.artifact)
     return found
 

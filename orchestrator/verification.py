@@ -26,6 +26,8 @@ class Finding:
     """What is damaged; () if nothing is."""
     blobs: tuple[str, ...] = ()
     """Names of damaged blobs."""
+    note: str = ""
+    """Why no part of it was made again, where that was wanted."""
 
 
 def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
@@ -50,10 +52,14 @@ def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
             blobs.append(name)
             changed = f"has {found} bytes instead of {record.size}"
             problems.append(f"{name} {changed if found != record.size else 'was changed'}")
-    rechecked = bool(pairs) and not problems and _is_remade(manifest.kind)
-    if rechecked:
-        problems += _recheck(store, artifact_id, manifest, pairs)
-    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs))
+    rechecked, note = False, ""
+    if pairs and not problems and _is_remade(manifest.kind):
+        try:
+            problems += _recheck(store, artifact_id, manifest, pairs)
+            rechecked = True
+        except UserError as error:  # such as a network of a package that is not installed here
+            note = f"not made again: {error}"
+    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs), note)
 
 
 def _digest(store: Store, name: str) -> tuple[int, str]:
@@ -79,6 +85,8 @@ def _recheck(store: Store, artifact_id: str, manifest: Manifest, count: int) -> 
         spec = parse_job(manifest.kind, manifest.spec)
         inputs = {job: store.load_any(found) for job, found in manifest.inputs.items()}
         return spec.recheck(store, store.load_any(artifact_id), inputs, count)
+    except UserError:
+        raise
     except SlimError as error:
         return [f"could not be made again: {error.where}: {error.what}"]
 

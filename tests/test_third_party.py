@@ -1,6 +1,7 @@
 """A package of somebody else, built, installed and used; then taken away."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ jobs:
   flow:
     {kind: train-mosaic, mosaic: tiles, network: {kind: mosaic_net}, steps: 3, batch_size: 8,
      shared: true}
-  pairs: {kind: generate_pairs, flow: flow, count: 8, solver: {kind: euler, steps: 2}}
+  pairs:
+    {kind: generate_pairs, flow: flow, count: 8, shard_size: 8, solver: {kind: euler, steps: 2}}
 """
 INSTALL = "install the package it is from: pip install slim-mosaic (version 1.2 made it)"
 
@@ -97,15 +99,56 @@ def made(installed, tmp_path) -> Store:
     return Store(str(tmp_path))
 
 
+def planned(slimctl: Callable[..., str], file: Path) -> list[dict[str, str]]:
+    return json.loads(slimctl("plan", file, "--json").rpartition("\nexit")[0])["jobs"]
+
+
 def test_its_kinds_networks_and_objective_run(made, installed, slimctl, tmp_path):
     file = tmp_path / "tiles.yaml"
     file.write_text(PIPELINE)
     with installed():
-        assert "4 done" in slimctl("plan", file) or "nothing to do" in slimctl("plan", file)
+        assert [job["action"] for job in planned(slimctl, file)] == ["reuse"] * 4
         assert "cut-mosaic" in slimctl("kinds")
         assert slimctl("verify").endswith("exit 0")
         (tiles,) = made.find("cut-mosaic-")
         assert made.load_any(tiles).count == 160
-        wrong = PIPELINE.replace("mosaic: tiles", "mosaic: data")
-        file.write_text(wrong)
+        file.write_text(PIPELINE.replace("mosaic: tiles", "mosaic: data"))
         assert "needs a Mosaic as mosaic, but 'data' makes a Dataset" in slimctl("check", file)
+        file.write_text(PIPELINE.replace("mosaic_net", "mosaic_nut"))
+        assert "use 'mosaic_net'" in slimctl("check", file)
+
+
+def test_without_it_results_are_whole_and_say_what_to_install(made, slimctl, tmp_path):
+    (tiles,) = made.find("cut-mosaic-")
+    assert made.state(tiles) == "done"
+    with pytest.raises(UserError, match="is a Mosaic of the job kind 'cut-mosaic'") as caught:
+        made.load_any(tiles)
+    assert caught.value.fix == INSTALL
+    shown = slimctl("show", tiles)
+    assert re.search(r"^ *count +160$", shown, re.MULTILINE)
+    assert INSTALL in shown
+    assert shown.endswith("exit 0")
+    assert slimctl("show").endswith("exit 0")
+    assert '"count": 160' in slimctl("show", "--json")
+    assert "4" in slimctl("status")
+    assert "cut-mosaic" in slimctl("status", "tiles")
+    assert slimctl("compare").endswith("exit 2")
+    assert slimctl("verify").endswith("exit 0")
+    file = tmp_path / "tiles.yaml"
+    file.write_text(PIPELINE)
+    refused = slimctl("plan", file)
+    assert "there is no job kind 'cut-mosaic'" in refused
+    assert refused.endswith("exit 2")
+
+
+def test_without_it_nothing_is_garbage(made, slimctl):
+    before = sorted(made.blobs.names())
+    assert "clean" in slimctl("gc")
+    assert sorted(made.blobs.names()) == before
+
+
+def test_a_network_of_an_absent_package(made):
+    (flow,) = made.find("train-mosaic-")
+    handle = made.load_any(flow)
+    with pytest.raises(ValueError, match="no network kind 'mosaic_net'"):
+        parse_network(handle.network)

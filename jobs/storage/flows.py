@@ -17,7 +17,8 @@ from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.make import make_flow
-from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.registry import ENTRY_POINTS, network_families, parse_network
+from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.precision import Precision
 from slimctl.models.routing import RoutedFlow
@@ -29,14 +30,30 @@ from slimctl.models.stepping.three_body_environment import three_body_guess
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 
 
+def network_of(handle: Flow | Generator) -> NetworkSpec:
+    """The architecture of a handle's network.
+
+    Raises:
+        UserError: it is of a package that is not installed here.
+    """
+    kind = (handle.network or {}).get("kind")
+    if kind is not None and kind not in network_families():
+        raise UserError(
+            handle.id,
+            f"its network is a '{kind}', which is not installed here",
+            f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'",
+        )
+    return parse_network(handle.network)
+
+
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
     """The network of a handle with its averaged weights, frozen, in evaluation mode.
 
     Raises:
-        UserError: the weights do not fit the network.
+        UserError: the weights do not fit the network, or that is not installed here.
         DamagedArtifact: a file is not what its manifest says.
     """
-    network = parse_network(handle.network).build(handle.image)
+    network = network_of(handle).build(handle.image)
     load_weights(network, store, handle)
     network.eval().requires_grad_(requires_grad=False)
     return choose_engine(device, "sampling").place(network, device)

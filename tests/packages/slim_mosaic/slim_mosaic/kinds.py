@@ -1,7 +1,6 @@
 """The job kinds of this package; torch is imported where they run."""
 
 from slim_mosaic.artifacts import Mosaic
-
 from slimctl.jobs.base.artifacts import Dataset, Flow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
