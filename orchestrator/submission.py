@@ -15,6 +15,7 @@ from slimctl.orchestrator.doubts import doubts
 from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
 from slimctl.orchestrator.events import Event, EventLog
 from slimctl.orchestrator.graph import Graph, expectations, preflight
+from slimctl.orchestrator.launcher import NAMESPACE
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.planner import draft_plan, make_plan
