@@ -2,14 +2,11 @@
 
 A lease is a sealed blob that its holder writes again every few seconds while it lives. One that is
 not renewed, or whose process is gone from this machine, has lost its holder. An object store has no
-lock and no compare-and-swap here, but it shows a finished write to every later listing. On that two
-rules are built. The first come keeps what it has (`Lock`): a maker writes a claim, then lists the
-claims; alone, it holds the lock, else it takes its claim back and asks again a little later, so
-that two can never both be alone. The last come takes over (`next_claim`): each writer of a log has
-a numbered claim, and only what stands under the highest one counts.
-
-Results are right without this: it saves double work, and keeps one maker from replacing files that
-a reader has open.
+lock and no compare-and-swap here, but it shows a finished write to every later listing. So the
+first come keeps a result (`Lock`): it writes a claim, then lists the claims; alone, it holds the
+lock, else it takes its claim back and asks again: two can never both be alone. Without it results
+are right, too: it saves double work and keeps files that a reader has open. The last come takes
+over a log (`next_claim`): only what stands under the highest number counts.
 """
 
 import contextlib
@@ -19,9 +16,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.sealed import seal, unseal
@@ -56,28 +53,6 @@ def process_is_gone(host: str, pid: int) -> bool:
     return False
 
 
-class Holder(NamedTuple):
-    """What a lease says of its holder: when it renewed (Unix time, s), who and where it is."""
-
-    time: float
-    host: str
-    pid: int
-    owner: str
-    """Whom it works for."""
-    back: bool
-    """Whether it is started again when it dies."""
-
-
-def _holder(data: bytes) -> Holder | None:
-    """Who wrote a lease; None if it cannot be read."""
-    try:
-        said = unseal(data)
-        time_s, pid = float(said["time"]), int(said["pid"])
-        return Holder(time_s, said["host"], pid, said.get("owner", ""), said.get("back", False))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
 class Lease:
     """A sign of life, written again and again by one process and read by others.
 
@@ -93,44 +68,32 @@ class Lease:
     ) -> None:
         self._blobs = blobs
         self.name = name
-        self._owner = owner
-        self._comes_back = comes_back
+        self._says = {"host": host_name(), "pid": os.getpid(), "owner": owner, "back": comes_back}
 
     def renew(self) -> None:
         """Says that this process holds it, and lives."""
-        fields = {"time": time.time(), "host": host_name(), "pid": os.getpid()}
-        self._blobs.write(
-            self.name, seal({**fields, "owner": self._owner, "back": self._comes_back})
-        )
+        self._blobs.write(self.name, seal({"time": time.time(), **self._says}))
 
     def end(self) -> None:
         """Says that nobody holds it."""
         self._blobs.delete(self.name)
 
-    def holder(self) -> Holder | None:
-        """Who renewed it last; None if nobody holds it, or it cannot be read."""
+    def holder(self) -> Mapping[str, Any]:
+        """What its holder said last; empty if nobody holds it, or it cannot be read."""
         try:
-            return _holder(self._blobs.read(self.name))
-        except FileNotFoundError:
-            return None
+            return unseal(self._blobs.read(self.name))
+        except (FileNotFoundError, ValueError):
+            return {}
 
     def is_alive(self) -> bool:
         """Whether its holder renewed it within 30 s, by this machine's clock.
 
         One that ran on this machine is dead as soon as its process is, unless it comes back.
         """
-        holder = self.holder()
-        if holder is None:
-            return False
-        valid = DEAD_AFTER_S
-        if process_is_gone(holder.host, holder.pid):
-            valid = RETURN_S if holder.back else 0.0
-        return time.time() - holder.time < valid
-
-    def may_come_back(self) -> bool:
-        """Whether its holder is started again if it dies, on whatever node is left."""
-        holder = self.holder()
-        return holder is not None and holder.back
+        said, valid = self.holder(), DEAD_AFTER_S
+        if said and process_is_gone(said["host"], said["pid"]):
+            valid = RETURN_S if said["back"] else 0.0
+        return bool(said) and time.time() - said["time"] < valid
 
     def is_renewed(self, within_s: float) -> bool:
         """Waits for a living holder to renew it, whatever the clocks of the two machines say.
@@ -140,14 +103,14 @@ class Lease:
         """
         first, deadline = self.holder(), time.monotonic() + within_s
         while time.monotonic() < deadline and self.is_alive():
-            if self.holder() not in (first, None):
+            if self.holder() not in (first, {}):
                 return True
             time.sleep(LOOK_EVERY_S)
         return False
 
 
-class Lock:
-    """The right to make one result.
+class Lock(Lease):
+    """The right to make one result: a claim of its own, and a look at those of others.
 
     Args:
         blobs: the storage.
@@ -156,10 +119,9 @@ class Lock:
     """
 
     def __init__(self, blobs: Blobs, name: str, owner: str) -> None:
-        self._blobs = blobs
         self._prefix = f"{FOLDER}/{name}."
+        super().__init__(blobs, f"{self._prefix}{secrets.token_hex(8)}.json", owner)
         self._owner = owner
-        self._claim = Lease(blobs, f"{self._prefix}{secrets.token_hex(8)}.json", owner)
         self._watched: dict[str, tuple[bytes, float]] = {}
         self._taken_over: set[str] = set()
         self._over = threading.Event()
@@ -189,7 +151,7 @@ class Lock:
             if is_needless():
                 yield False
                 return
-        beat = threading.Thread(target=self._renew, daemon=True)
+        beat = threading.Thread(target=self._keep, daemon=True)
         beat.start()
         try:
             yield not is_needless()
@@ -197,23 +159,23 @@ class Lock:
             self._over.set()
             beat.join()
             with contextlib.suppress(OSError):
-                self._claim.end()
+                self.end()
 
     def _ask(self) -> str | None:
         """Takes the lock, or says who has it."""
         holder = self._other()
         if holder is None:
-            self._claim.renew()
+            self.renew()
             holder = self._other()
             if holder is not None:
-                self._claim.end()
+                self.end()
         return holder
 
     def _other(self) -> str | None:
         """The owner of a claim that is neither ours nor a dead maker's."""
         found: str | None = None
         for name in self._blobs.names(FOLDER):
-            if not name.startswith(self._prefix) or name == self._claim.name:
+            if not name.startswith(self._prefix) or name == self.name:
                 continue
             try:
                 data = self._blobs.read(name)
@@ -221,7 +183,7 @@ class Lock:
                 continue
             except OSError:  # renewed while it was read, or out of reach for now
                 data = b""
-            owner = self._alive(name, data)
+            owner = self._owner_of(name, data)
             if owner is None:
                 self._taken_over.add(name)
                 self._blobs.delete(name)
@@ -229,30 +191,29 @@ class Lock:
                 found = owner
         return found
 
-    def _alive(self, name: str, data: bytes) -> str | None:
+    def _owner_of(self, name: str, data: bytes) -> str | None:
         """The owner behind a claim; None if it is dead or an earlier attempt of ours."""
         known = self._watched.get(name)
         since = known[1] if known and known[0] == data else time.monotonic()
         self._watched[name] = (data, since)
         if time.monotonic() - since > DEAD_AFTER_S:
             return None
-        holder = _holder(data)
-        if holder is None:
+        try:
+            said = unseal(data)
+        except ValueError:
             return "a maker whose claim cannot be read"
-        if holder.owner == self._owner or process_is_gone(holder.host, holder.pid):
-            return None
-        return holder.owner
+        dead = process_is_gone(said["host"], said["pid"]) or said["owner"] == self._owner
+        return None if dead else str(said["owner"])
 
-    def _renew(self) -> None:
+    def _keep(self) -> None:
         while not self._over.wait(RENEW_EVERY_S):
             with contextlib.suppress(OSError):  # a storage that stumbles: the next beat will do
-                if not self._blobs.exists(self._claim.name):
+                if not self._blobs.exists(self.name):
                     self._lost.set()
                     return
                 for name in self._taken_over:  # renewed at the moment when it was removed
-                    if self._blobs.exists(name):
-                        self._blobs.delete(name)
-                self._claim.renew()
+                    self._blobs.delete(name)
+                self.renew()
 
 
 def next_claim(claims: Iterable[str]) -> str:

@@ -40,7 +40,9 @@ def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Stor
         if not follow or state.state in FINAL_STATES:
             break
         silent_s = silent_s + POLL_S if state.state == "interrupted" else 0.0
-        if silent_s and (silent_s > PATIENCE_S or not run_lease(store.blobs, name).may_come_back()):
+        if silent_s and (
+            silent_s > PATIENCE_S or not run_lease(store.blobs, name).holder().get("back")
+        ):
             break
         if silent_s == POLL_S:
             typer.echo(f"run {name}: its supervisor is silent; waiting for another", err=True)

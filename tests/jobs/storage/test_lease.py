@@ -102,10 +102,10 @@ def test_a_claim_that_was_renewed_while_it_was_removed_is_removed_again(blobs):
         first.held(never, silent),
         Lock(blobs, "flow-ab", "run-1/a").held(never, silent),
     ):
-        first._claim.renew()  # it had looked just before
+        first.renew()  # it had looked just before
 
         def settled() -> bool:
-            return first.lost and not blobs.exists(first._claim.name)
+            return first.lost and not blobs.exists(first.name)
 
         deadline = time.monotonic() + 60
         while not settled() and time.monotonic() < deadline:
