@@ -268,7 +268,7 @@ class RemoteBlobs(Blobs):
 
     def below(self, prefix: str) -> "RemoteBlobs":
         inside = copy.copy(self)
-        inside.uri, inside._root = f"{self.uri}/{prefix}", self._path(prefix)
+        vars(inside).update(uri=f"{self.uri}/{prefix}", _root=self._path(prefix))
         return inside
 
 
