@@ -1,6 +1,7 @@
 """A package of somebody else, built, installed and used; then taken away."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -152,3 +153,18 @@ def test_a_network_of_an_absent_package(made):
     handle = made.load_any(flow)
     with pytest.raises(ValueError, match="no network kind 'mosaic_net'"):
         parse_network(handle.network)
+
+
+@pytest.mark.ray
+def test_it_runs_on_ray(site, tmp_path):
+    """Workers find the package where the program does, from another folder."""
+    (tmp_path / "tiles.yaml").write_text(PIPELINE)
+    command = [sys.executable, "-m", "slimctl", "submit", "tiles.yaml", "--json"]
+    path = os.pathsep.join((str(site), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, check=True, timeout=280,
+    )  # fmt: skip
+    jobs = json.loads(done.stdout)["jobs"]
+    assert {name: job["state"] for name, job in jobs.items()} == dict.fromkeys(jobs, "done")
+    assert jobs["tiles"]["artifact"]["count"] == 160

@@ -8,13 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Handle
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of, load_entry
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.jobs.storage.store import Store
 from slimctl.models.entry_points import installed
 
 ENTRY_POINTS = "slimctl.objectives"
@@ -110,9 +107,7 @@ class Objective(ABC):
 
 
 def objective_of(context: JobContext, spec: JobSpec) -> Objective:
-    """What an installed package trains its kind with, made as `Class(store, spec, handles)`.
-
-    `handles` has the inputs by field: `data`, or `students.0` where a field names many jobs.
+    """What an installed package trains its kind with, made as `Class(spec, handles)`.
 
     Args:
         context: of the job.
@@ -126,8 +121,5 @@ def objective_of(context: JobContext, spec: JobSpec) -> Objective:
     if entry is None:
         fix = f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'"
         raise UserError(f"job '{context.job}'", f"there is no objective for '{kind}'", fix)
-    handles = {field: context.input(ref) for field, ref in iter_refs(spec)}
-    made = load_entry(entry, Objective)  # type: ignore[type-abstract]
-    return cast("Callable[[Store, JobSpec, dict[str, Handle]], Objective]", made)(
-        context.store, spec, handles
-    )
+    make = cast("Callable[[JobSpec, Handles], Objective]", load_entry(entry, Objective))
+    return make(spec, context.handles)
