@@ -129,10 +129,7 @@ def _check_dead(store: Store, run: str) -> None:
 def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
     """Stops a run: frees its devices, keeps its checkpoints, tells MLflow.
 
-    Args:
-        store: where the run is.
-        run: run id.
-        address: cluster on which a run without a supervisor may have left actors.
+    A run without a supervisor may have left actors on the cluster at `address`.
 
     Raises:
         UserError: it is over already, or its supervisor does not answer.

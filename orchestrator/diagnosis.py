@@ -64,10 +64,7 @@ def preconditions() -> Iterator[Check]:
 
 
 def check_preconditions() -> list[str]:
-    """Makes sure that a private Ray can start here.
-
-    Returns:
-        What may go wrong later.
+    """Says what may go wrong later with a private Ray here.
 
     Raises:
         UserError: it cannot start.
@@ -140,12 +137,9 @@ def _shared_memory() -> Check:
 
 
 def diagnose(storage: str, tracking: str | None, address: str | None) -> Iterator[Check]:
-    """Looks at everything that a run needs.
+    """Looks at everything that a run needs: here, or on the cluster at `address`.
 
-    Args:
-        storage: folder or URI of the store.
-        tracking: MLflow URI; None = the storage's own file.
-        address: cluster to look at; None = this machine only.
+    Without a tracking URI that of the storage's own file is taken.
     """
     yield from _versions()
     yield _gpus()
@@ -271,11 +265,7 @@ def _database(file: Path, uri: str) -> Check:
 
 
 def _revision(file: Path) -> str:
-    """The schema of a database, "" if it has none yet.
-
-    Raises:
-        sqlite3.Error: it cannot be read or written.
-    """
+    """The schema of a database, "" if it has none yet; sqlite3.Error if it cannot be used."""
     place = f"file:{quote(str(file))}?mode=rw"
     with contextlib.closing(
         sqlite3.connect(place, uri=True, timeout=ANSWER_S, isolation_level=None)

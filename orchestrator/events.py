@@ -56,12 +56,7 @@ class _Segment:
 
 
 class EventLog:
-    """Writes the events of one run.
-
-    Args:
-        blobs: the storage.
-        run: run id.
-    """
+    """Writes the events of one run."""
 
     def __init__(self, blobs: Blobs, run: str) -> None:
         self._blobs = blobs

@@ -30,9 +30,7 @@ class Garbage:
 def find_garbage(store: Store, young_s: float = YOUNG_S) -> list[Garbage]:
     """Everything that may be deleted; nothing that a run or an artifact refers to.
 
-    Args:
-        store: where to look.
-        young_s: age below which nothing unfinished is touched, s.
+    What is younger than `young_s` is not touched.
     """
     wanted = referenced(store)
     found = [

@@ -66,13 +66,7 @@ def read_pipeline(blobs: Blobs, run: str) -> str:
 
 
 def run_lease(blobs: Blobs, run: str, *, comes_back: bool = False) -> Lease:
-    """The lease of a run's supervisor.
-
-    Args:
-        blobs: the storage.
-        run: run id.
-        comes_back: where this process is the supervisor, whether it is started again if it dies.
-    """
+    """The lease of a run's supervisor, which may come back when it dies."""
     return Lease(blobs, f"runs/{run}/lease.json", comes_back=comes_back)
 
 
@@ -119,12 +113,9 @@ def read_status(blobs: Blobs, run: str) -> RunStatus:
 
 
 def find_run(blobs: Blobs, name: str | None) -> str:
-    """The run meant by a name; None is the latest.
+    """The run meant by an id, an unambiguous beginning of one, or a pipeline's name; or the latest.
 
-    Args:
-        blobs: of the storage.
-        name: a run's id or an unambiguous beginning of it, or the name of a pipeline, which means
-            its latest run.
+    Of several runs of a pipeline it is the latest, and so for None.
 
     Raises:
         UserError: there is no such run, or more than one.
@@ -152,13 +143,7 @@ def find_run(blobs: Blobs, name: str | None) -> str:
 
 
 class RunRecord:
-    """The record of one run, written by one supervisor.
-
-    Args:
-        run: run id.
-        plan: the run's plan.
-        comes_back: whether its writer is started again if it dies.
-    """
+    """The record of one run, written by one supervisor, which may come back when it dies."""
 
     def __init__(self, run: str, plan: RunPlan, *, comes_back: bool = False) -> None:
         self._run = run

@@ -1,6 +1,5 @@
 """Reading everything again: does the store hold what was written?"""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from slimctl.jobs.base.errors import DamagedArtifact, SlimError, UserError
 from slimctl.jobs.base.registry import load_kind, parse_job
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.jobs.storage.store import Manifest, Store
+from slimctl.jobs.storage.store import Manifest, Store, sha256_of
 from slimctl.orchestrator.runs import read_pipeline, read_run, run_ids
 
 
@@ -31,13 +30,7 @@ class Finding:
 
 
 def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
-    """Reads every byte of an artifact; removes nothing.
-
-    Args:
-        store: where it is.
-        artifact_id: of a finished artifact.
-        pairs: random pairs of a pair set to make again.
-    """
+    """Reads every byte of an artifact, and makes so many of its pairs again; removes nothing."""
     try:
         manifest = store.manifest(artifact_id)
     except DamagedArtifact as error:
@@ -66,8 +59,7 @@ def _digest(store: Store, name: str) -> tuple[int, str]:
     """Size and sha256 of a blob as the storage has it now, (0, "") if it has none."""
     try:
         path: Path = store.blobs.local(name, fresh=True)
-        with path.open("rb") as file:
-            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        return path.stat().st_size, sha256_of(path)
     except FileNotFoundError:
         return 0, ""
 

@@ -43,12 +43,7 @@ class DeathWatch:
         self._kills = kernel_kills()
 
     def explain(self, error: Exception, event: str = "its worker died") -> Death:
-        """The cause behind an error of Ray.
-
-        Args:
-            error: what Ray raised.
-            event: what happened, for a cause other than memory.
-        """
+        """The cause behind an error of Ray; `event` is what happened, where it was not memory."""
         text = str(error)
         before, self._kills = self._kills, kernel_kills()
         monitored = MONITOR.search(text)

@@ -81,12 +81,7 @@ def content_of_files(files: Sequence[Path], root: Path) -> str:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weight file that people fetch.
-
-    Args:
-        name: what it is called where it is published.
-        place: where that is, in words.
-    """
+    """A weight file that people fetch: what it is called, and in words where it is published."""
 
     name: str
     place: str
@@ -94,12 +89,6 @@ class PublishedFile:
 
 def require_file(path: str, field: str, published: PublishedFile, facts: Facts) -> None:
     """Checks that a file is there.
-
-    Args:
-        path: as the user wrote it.
-        field: that it stands in.
-        published: what to fetch if it is not there.
-        facts: what is known of the job's result all the same.
 
     Raises:
         MissingFile: it is not; says what to fetch, from where, and where to put it.

@@ -25,11 +25,9 @@ def canonical_json(value: Any) -> str:
 
 
 def content_of(spec: BaseModel, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Result-relevant fields as plain data, references replaced by the ids of the artifacts.
+    """Result-relevant fields of a spec, or of one in it, as plain data.
 
-    Args:
-        spec: a job spec or a spec nested in one.
-        inputs: job name -> artifact id.
+    References are replaced by the ids of the artifacts, which `inputs` has by job.
     """
     content: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():

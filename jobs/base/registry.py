@@ -110,15 +110,10 @@ def kind_of(spec: JobSpec | type[JobSpec]) -> str:
 
 
 def handle_type(name: str, kind: str, package: str = "") -> type[Handle]:
-    """The handle type of a result.
-
-    Args:
-        name: of the type.
-        kind: that made it; one of another package may have a type of its own.
-        package: that the type is from, with its version, where that is known.
+    """The type of a result, by its name and the kind that made it.
 
     Raises:
-        UserError: neither is known here, such as where that package is not installed.
+        UserError: neither is known here; names the package, if that is known.
     """
     if kind in _third_party() and not is_built_in(kind):
         made = output_type(load_kind(kind))

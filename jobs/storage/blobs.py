@@ -64,9 +64,7 @@ class Blobs(ABC):
     def local(self, name: str, *, fresh: bool = False) -> Path:
         """A local path with the bytes of `name`: the file itself, or a cached copy.
 
-        Args:
-            name: of a blob.
-            fresh: fetch it again even if a copy of its size is there.
+        With `fresh` it is fetched again even if a copy of its size is there.
 
         Raises:
             FileNotFoundError: there is no such blob.

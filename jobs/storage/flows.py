@@ -64,14 +64,10 @@ def open_flow(
 ) -> RunnableFlow:
     """The flow of a handle, frozen, on a device.
 
-    Args:
-        store: where its weights or its data are.
-        handle: the flow.
-        device: where to compute.
-        precision: of a network's products and convolutions; a closed form has its own.
+    `precision` is of a network's products and convolutions; a closed form has its own.
 
     Raises:
-        UserError: the weights do not fit the network.
+        UserError: the weights do not fit the network, or that is not installed here.
         DamagedArtifact: a file is not what its manifest says.
     """
     if handle.dataset is not None:
@@ -108,12 +104,7 @@ def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:
 
 
 def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> GreedyPolicy:
-    """The policy of a training seed.
-
-    Args:
-        store: where it is.
-        handle: of the policies.
-        number: of the training seed, from 0; None = the one chosen on the validation episodes.
+    """The policy of a training seed, by its number; None = the best on the validation episodes.
 
     Raises:
         DamagedArtifact: the file is not what its manifest says.

@@ -56,11 +56,7 @@ def process_is_gone(host: str, pid: int) -> bool:
 class Lease:
     """A sign of life, written again and again by one process and read by others.
 
-    Args:
-        blobs: the storage.
-        name: of the blob.
-        owner: whom this process works for.
-        comes_back: whether somebody starts it again when it dies.
+    It says for whom it works, and whether somebody starts it again when it dies.
     """
 
     def __init__(
@@ -96,10 +92,9 @@ class Lease:
         return bool(said) and time.time() - said["time"] < valid
 
     def is_renewed(self, within_s: float) -> bool:
-        """Waits for a living holder to renew it, whatever the clocks of the two machines say.
+        """Whether a living holder renews it within that time, whatever clocks say; waits for it.
 
-        Returns:
-            Whether it did; False as soon as it is dead.
+        False as soon as it is dead.
         """
         first, deadline = self.holder(), time.monotonic() + within_s
         while time.monotonic() < deadline and self.is_alive():
@@ -112,10 +107,7 @@ class Lease:
 class Lock(Lease):
     """The right to make one result: a claim of its own, and a look at those of others.
 
-    Args:
-        blobs: the storage.
-        name: of the work, such as an artifact id.
-        owner: who asks; a claim of the same owner is an earlier attempt's and is taken over.
+    A claim of the same owner is an earlier attempt's and is taken over.
     """
 
     def __init__(self, blobs: Blobs, name: str, owner: str) -> None:
@@ -138,9 +130,7 @@ class Lock(Lease):
     ) -> Iterator[bool]:
         """Waits for the lock and holds it; gives False if it is not needed any more.
 
-        Args:
-            is_needless: asked before each attempt to take the lock.
-            on_wait: called once with who has it.
+        `is_needless` is asked before each attempt, `on_wait` called once with who has it.
         """
         waits = False
         while (holder := self._ask()) is not None:

@@ -76,11 +76,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Store:
-    """Artifacts of one storage.
-
-    Args:
-        uri: a path or any URI that pyarrow.fs opens.
-    """
+    """Artifacts of one storage: a path or any URI that pyarrow.fs opens."""
 
     def __init__(self, uri: str) -> None:
         self.blobs: Blobs = open_blobs(uri)
@@ -107,15 +103,11 @@ class Store:
         """Whether an artifact is there with all its files at their recorded sizes."""
         try:
             manifest = self.manifest(artifact_id)
+            for name, record in self.blobs_of(artifact_id, manifest).items() if manifest else ():
+                self._check_size(name, record.size, artifact_id)
         except DamagedArtifact:
             return "damaged"
-        if manifest is None:
-            return "absent"
-        try:
-            self._check_sizes(artifact_id, manifest)
-        except DamagedArtifact:
-            return "damaged"
-        return "done"
+        return "absent" if manifest is None else "done"
 
     def manifest(self, artifact_id: str) -> Manifest | None:
         """The manifest of an artifact; None if it was never finished.
@@ -143,10 +135,6 @@ class Store:
                 "submit again: it will be made again",
             )
         return manifest
-
-    def _check_sizes(self, artifact_id: str, manifest: Manifest) -> None:
-        for name, record in self.blobs_of(artifact_id, manifest).items():
-            self._check_size(name, record.size, artifact_id)
 
     def blobs_of(self, artifact_id: str, manifest: Manifest) -> dict[str, FileRecord]:
         """Every blob that an artifact consists of beside its manifest, shards included."""
@@ -256,16 +244,9 @@ class Store:
     def commit(
         self, artifact_id: str, handle: HandleT, folder: Path, manifest: Mapping[str, Any]
     ) -> HandleT:
-        """Moves staged files into place and writes the manifest last.
+        """Moves staged files into place, writes the manifest last; returns the handle with its id.
 
-        Args:
-            artifact_id: `<kind>-<key>`.
-            handle: the result, without its id.
-            folder: the staging folder; emptied.
-            manifest: the fields of `Manifest` that describe how it was made.
-
-        Returns:
-            The handle with its id.
+        `manifest` has the fields of `Manifest` that describe how the result was made.
         """
         package = package_of(type(handle), manifest["kind"])
         finished = handle.model_copy(update={"id": artifact_id})

@@ -66,13 +66,9 @@ def load_images(store: Store, dataset: Dataset, index: Tensor | None = None) -> 
 def load_part(
     store: Store, data: Dataset, labels: tuple[int, ...] | None, *, conditional: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Images uint8 (N, C, H, W), and their labels int64 (N,) where the model wants some.
+    """Images uint8 (N, C, H, W), and their labels int64 (N,) if the model is conditional.
 
-    Args:
-        store: where the data is.
-        data: the data set.
-        labels: images of other labels are left out; None = all images.
-        conditional: whether the model takes labels.
+    Images of other labels than those given are left out; None = all images.
 
     Raises:
         UserError: there is no image of these labels.
