@@ -43,21 +43,11 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
             "key": job.key,
             "state": job.state,
             "seconds": round(job.seconds(time.time()), 3),
-            "artifact": _plain(store, job.artifact) if finished else None,
+            "artifact": store.plain(job.artifact) if finished else None,
         }
         if job.state in ("failed", "blocked"):
             jobs[name] |= {"error": job.message, "fix": job.fix}
     return {"run": status.run, "state": status.state, "jobs": jobs}
-
-
-def _plain(store: Store, artifact: str) -> dict[str, Any]:
-    """A handle as plain data; as it was written where the package of its type is not installed."""
-    try:
-        return store.load_any(artifact).model_dump(mode="json")
-    except UserError:
-        manifest = store.manifest(artifact)
-        assert manifest is not None
-        return manifest.handle
 
 
 def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]:

@@ -192,6 +192,14 @@ class Store:
         except UserError as error:
             raise UserError(artifact_id, error.what, error.fix) from error
 
+    def plain(self, artifact_id: str) -> dict[str, Any]:
+        """A handle as plain data: as it was written where the package of its type is not here."""
+        try:
+            return self.load_any(artifact_id).model_dump(mode="json")
+        except UserError:
+            manifest = self.manifest(artifact_id)
+            return manifest.handle if manifest else {}
+
     def file(self, handle: Handle, name: str) -> Path:
         """A local path to a file of an artifact, checksum verified once per process.
 
