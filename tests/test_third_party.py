@@ -168,3 +168,29 @@ def test_it_runs_on_ray(site, tmp_path):
     jobs = json.loads(done.stdout)["jobs"]
     assert {name: job["state"] for name, job in jobs.items()} == dict.fromkeys(jobs, "done")
     assert jobs["tiles"]["artifact"]["count"] == 160
+
+
+def test_its_metric_is_measured(installed, tmp_path, slimctl):
+    pytest.importorskip("slimctl.models.metrics.evidence")
+    from slimctl.models.metrics import metrics
+
+    text = """
+name: quality
+jobs:
+  data: {kind: load_dataset, source: digits, max_images: 200}
+  features: {kind: train_features, data: data, steps: 5, network: {kind: classifier, channels: 4}}
+  teacher: {kind: analytic_flow, data: data, bandwidth: 0.05}
+  quality:
+    {kind: evaluate, model: teacher, data: data, features: features, samples: 100,
+     solver: {kind: euler, steps: 2}}
+"""
+    with installed():
+        metrics.cache_clear()
+        assert "contrast" in metrics()
+        assert set(run_here(tmp_path, text).values()) == {""}
+        assert "contrast" in slimctl("compare")
+        store = Store(str(tmp_path))
+        (report,) = store.find("evaluate-")
+        assert store.load_any(report).contrast > 10
+    metrics.cache_clear()
+    assert "contrast" in slimctl("show", report)
