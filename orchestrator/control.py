@@ -13,8 +13,7 @@ from slimctl.orchestrator.estimate import with_work
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import Graph, preflight
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import RunPlan, make_plan
 from slimctl.orchestrator.record import INCOMPLETE
 from slimctl.orchestrator.runs import (
     LEASE_EVERY_S,

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlparse
 
 from slimctl.jobs.base.errors import SlimError
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.planner import absolute_uri, default_tracking, sqlite_file
+from slimctl.orchestrator.plan import absolute_uri, default_tracking, sqlite_file
 from slimctl.orchestrator.preconditions import Check, preconditions
 
 PACKAGES = ("ray", "torch", "mlflow", "pydantic", "numpy", "pyarrow", "safetensors")

@@ -13,12 +13,10 @@ from pydantic import BaseModel
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.registry import load_kind, nearest
-from slimctl.orchestrator.document import Document
-from slimctl.orchestrator.expansion import is_group
-from slimctl.orchestrator.fields import Subject, fields_at
-from slimctl.orchestrator.messages import shown
+from slimctl.orchestrator.explain import Subject, fields_at, shown
+from slimctl.orchestrator.groups import is_group
 from slimctl.orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
-from slimctl.orchestrator.yaml_tree import Node, parse_yaml
+from slimctl.orchestrator.source import Document, Node, parse_yaml
 
 MAX_SHOWN = 80
 """Characters of an override that a message repeats."""

@@ -1,10 +1,18 @@
-"""A plan as data: the jobs of a submission, their addresses, and what is to be done for each."""
+"""What a submission would do, as data: per job reuse, resume or run, and why. Pure reading."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, unquote
 
+from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.storage.blobs import check_secretless
+from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import Spec
+from slimctl.orchestrator.graph import Graph, identities
+from slimctl.orchestrator.pipeline import Pipeline
 
+SQLITE = "sqlite:///"
 Action = Literal["reuse", "resume", "run", "blocked"]
 
 
@@ -64,3 +72,115 @@ def as_event(plan: RunPlan) -> Mapping[str, Any]:
         for job in plan.jobs
     }
     return {"name": plan.name, "jobs": jobs, "tracking": plan.tracking}
+
+
+def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
+    """Compares a resolved pipeline with what the store has.
+
+    Args:
+        pipeline: with seeds and paths filled in (`resolve`).
+        graph: of that pipeline.
+        store: where results are.
+    """
+    ids = identities(pipeline, graph)
+    planned: list[PlannedJob] = []
+    actions: dict[str, Action] = {}
+    for name in graph.order:
+        spec = pipeline.specs[name]
+        identity = ids[name]
+        action, reason = _decide(store, identity.id, [actions[i] for i in graph.inputs(name)])
+        actions[name] = action
+        planned.append(
+            PlannedJob(
+                name=name,
+                kind=kind_of(spec),
+                fields=spec.model_dump(mode="json"),
+                key=identity.key,
+                artifact=identity.id,
+                inputs={job: ids[job].id for job in graph.inputs(name)},
+                fingerprint=dict(identity.fingerprint),
+                action=action,
+                reason=reason,
+            )
+        )
+    if pipeline.tracking:
+        check_secretless(pipeline.tracking, "tracking")
+    tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
+    return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
+
+
+def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store: Store) -> RunPlan:
+    """The plan of a pipeline whose files are not all there: nothing has an address yet.
+
+    Args:
+        pipeline: resolved.
+        graph: of that pipeline.
+        missing: jobs whose own file is not there.
+        store: where results would be.
+    """
+    jobs: list[PlannedJob] = []
+    blocked = set(missing)
+    for name in graph.order:
+        inputs = graph.inputs(name)
+        action: Action = "blocked" if name in blocked or blocked & {*inputs} else "run"
+        if action == "blocked":
+            blocked.add(name)
+        reason = "a file is missing" if name in missing else "after its inputs" if inputs else ""
+        spec = pipeline.specs[name]
+        jobs.append(
+            PlannedJob(
+                name=name,
+                kind=kind_of(spec),
+                fields=spec.model_dump(mode="json"),
+                key="",
+                artifact="",
+                inputs=dict.fromkeys(inputs, ""),
+                fingerprint={},
+                action=action,
+                reason=reason,
+            )
+        )
+    return RunPlan(name=pipeline.name, storage=store.uri, tracking=None, jobs=tuple(jobs))
+
+
+def default_tracking(store: Store) -> str | None:
+    """An SQLite file in a local storage; None (off) for a remote one."""
+    return None if "://" in store.uri else sqlite_uri(Path(store.uri, "mlflow.db"))
+
+
+def absolute_uri(tracking: str) -> str:
+    """A tracking URI that means the same in every folder: workers have one of their own."""
+    path, mark, query = tracking.removeprefix(SQLITE).partition("?")
+    if not tracking.startswith(SQLITE) or path.startswith(("/", ":memory:", "file:")):
+        return tracking
+    return f"{sqlite_uri(Path(unquote(path)).absolute())}{mark}{query}"
+
+
+def sqlite_uri(file: Path) -> str:
+    """The tracking URI of a file; in it `%20` would mean a space and `?` begin the options.
+
+    Where something is to be quoted the slashes are, too: MLflow makes the folder that it reads from
+    the URI as it stands, which would be another one.
+    """
+    path = str(file)
+    return f"{SQLITE}{quote(path, safe='') if {'%', '?'} & {*path} else path}"
+
+
+def sqlite_file(tracking: str | None) -> Path | None:
+    """The file that a tracking URI names, if it is an SQLite one: there, `%20` is a space."""
+    if tracking is None or not tracking.startswith(SQLITE):
+        return None
+    return Path(unquote(tracking.removeprefix(SQLITE).partition("?")[0]))
+
+
+def _decide(store: Store, artifact: str, inputs: list[Action]) -> tuple[Action, str]:
+    state = store.state(artifact)
+    if state == "done":
+        return "reuse", "the store has it"
+    if state == "damaged":
+        return "run", "its files in the store are damaged"
+    if store.work(artifact).exists("latest.json"):
+        return "resume", "from its last checkpoint"
+    if any(action != "reuse" for action in inputs):
+        return "run", "after its inputs"
+    return "run", "not in the store"

@@ -11,15 +11,14 @@ from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.cluster_storage import check_shared
-from slimctl.orchestrator.doubts import doubts
 from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
 from slimctl.orchestrator.events import Event, EventLog
-from slimctl.orchestrator.graph import Graph, expectations, preflight
+from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.link import expectations
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
-from slimctl.orchestrator.planner import draft_plan, make_plan
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, draft_plan, make_plan
 from slimctl.orchestrator.preconditions import check_preconditions
-from slimctl.orchestrator.problems import Mistake, Problem
+from slimctl.orchestrator.problems import Mistake, Problem, doubts
 from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name

@@ -20,8 +20,7 @@ from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.events import Event, read_events
 from slimctl.orchestrator.model_registry import log_trials, register
-from slimctl.orchestrator.plan import PlannedJob, RunPlan
-from slimctl.orchestrator.planner import sqlite_file
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, sqlite_file
 from slimctl.orchestrator.results import quality_reports
 from slimctl.orchestrator.runs import is_alive, read_status
 

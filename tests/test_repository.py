@@ -25,10 +25,9 @@ from slimctl.models.perceptual.cost import INCEPTION_MACS
 from slimctl.models.solvers.spec import EDMHeunSpec
 from slimctl.models.spec import Spec
 from slimctl.orchestrator import problems
-from slimctl.orchestrator.doubts import doubts
 from slimctl.orchestrator.graph import Graph, expectations, preflight
 from slimctl.orchestrator.pipeline import Pipeline, load_pipeline, resolve
-from slimctl.orchestrator.problems import PipelineProblems, Problem
+from slimctl.orchestrator.problems import PipelineProblems, Problem, doubts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "jobs", "orchestrator")

@@ -144,10 +144,6 @@ class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
         self.args = (field, what, fix, self.facts)
 
 
-class UntoldError(Exception):
-    """The value of a field was needed that is wrong, so that nothing can be told by it."""
-
-
 def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
     """Makes all checks of a job, so that no mistake hides another.
 
@@ -165,8 +161,6 @@ def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
     for check in checks:
         try:
             check()
-        except UntoldError:
-            continue  # that the value is wrong is told where it stands
         except FieldError as error:
             errors += error.each
     if errors:

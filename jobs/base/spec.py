@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.facts import Doubt, Facts
-from slimctl.jobs.base.refs import Ref, takes_many
+from slimctl.jobs.base.refs import Ref, ref_types, takes_many
 from slimctl.jobs.base.work import Work
 from slimctl.models.spec import Spec
 
@@ -151,6 +151,13 @@ class SeededJobSpec(JobSpec):
 
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of every random number of the job; null = the pipeline's."""
+
+
+@cache
+def ref_fields(kind: type[JobSpec]) -> "Mapping[str, tuple[type, ...]]":
+    """Fields of a kind that can name another job -> handle types that they take."""
+    annotated = {name: ref_types(info.annotation) for name, info in kind.model_fields.items()}
+    return {name: types for name, types in annotated.items() if types}
 
 
 @cache

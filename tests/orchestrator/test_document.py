@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from slimctl.orchestrator.document import parse_document, read_document
 from slimctl.orchestrator.problems import PipelineProblems, Place
-from slimctl.orchestrator.yaml_tree import Node
+from slimctl.orchestrator.source import Node, parse_document, read_document
 
 TEXT = """\
 # a comment

@@ -7,9 +7,10 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Doubt, Facts
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.orchestrator.doubts import as_warning, doubts
-from slimctl.orchestrator.graph import Graph, known_facts
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.link import expectations
 from slimctl.orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.orchestrator.problems import as_warning, doubts
 
 TEXT = """\
 name: x
@@ -56,7 +57,9 @@ def said(install_kinds):
     graph = Graph.of(pipeline)
 
     def tell(*jobs: str) -> list[str]:
-        found = doubts(pipeline, graph, known_facts(pipeline, graph), jobs or None)
+        found = doubts(
+            pipeline, graph, expectations(pipeline.specs, graph.edges, graph.order)[0], jobs or None
+        )
         return [as_warning(one) for one in found]
 
     return tell

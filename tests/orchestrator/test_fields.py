@@ -1,6 +1,6 @@
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
-from slimctl.orchestrator.fields import Subject, fields_at, kinds_of, models_in, types_in, value_at
+from slimctl.orchestrator.explain import Subject, fields_at, kinds_of, models_in, types_in, value_at
 
 
 def names_at(data: dict[str, object], *path: str | int) -> set[str]:

@@ -12,8 +12,14 @@ from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import Spec
-from slimctl.orchestrator.fields import Subject
-from slimctl.orchestrator.messages import NAME_PATTERN, explain, name_fix, shown, truth_mistakes
+from slimctl.orchestrator.explain import (
+    NAME_PATTERN,
+    Subject,
+    explain,
+    name_fix,
+    shown,
+    truth_mistakes,
+)
 
 
 class Everything(Spec):

@@ -7,8 +7,14 @@ from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.graph import Graph, identities
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline, resolve
-from slimctl.orchestrator.plan import PlannedJob, RunPlan
-from slimctl.orchestrator.planner import absolute_uri, default_tracking, make_plan, sqlite_file
+from slimctl.orchestrator.plan import (
+    PlannedJob,
+    RunPlan,
+    absolute_uri,
+    default_tracking,
+    make_plan,
+    sqlite_file,
+)
 
 IMAGE = ImageShape(channels=1, size=8)
 TEXT = """\

@@ -5,7 +5,6 @@ from dataclasses import asdict
 import pytest
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.orchestrator.document import parse_document
 from slimctl.orchestrator.problems import (
     DottedPlaces,
     Mistake,
@@ -16,6 +15,7 @@ from slimctl.orchestrator.problems import (
     listed,
     raise_problems,
 )
+from slimctl.orchestrator.source import parse_document
 
 LATE = Problem("a.yaml", 31, 3, "job 'student' needs a PairSet as pairs", "use 'pairs'")
 EARLY = Problem("a.yaml", 4, 9, "seed must be at least 0, not -1")

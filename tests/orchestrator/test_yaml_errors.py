@@ -1,7 +1,7 @@
 import pytest
 
-from slimctl.orchestrator.document import parse_document
 from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.source import parse_document
 
 
 @pytest.mark.parametrize(

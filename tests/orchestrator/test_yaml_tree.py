@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimctl.orchestrator.problems import PipelineProblems, Place, Problem
-from slimctl.orchestrator.yaml_tree import MAX_DEPTH, Node, parse_yaml
+from slimctl.orchestrator.source import MAX_DEPTH, Node, parse_yaml
 
 
 def at(line: int, column: int) -> Place:

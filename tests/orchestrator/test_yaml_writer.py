@@ -1,8 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimctl.orchestrator.document import parse_document
-from slimctl.orchestrator.yaml_writer import yaml_text
+from slimctl.orchestrator.source import parse_document, yaml_text
 
 scalars = st.one_of(
     st.none(),
@@ -36,5 +35,6 @@ def test_layout():
         "jobs": {"a": {"kind": "load", "rate": 1e-5, "net": {"k": [1, "b"]}}, "b": {}},
     }
     assert yaml_text(data) == (
-        'name: "x y"\njobs:\n  a:\n    kind: load\n    rate: 1e-05\n    net: {k: [1, b]}\n  b: {}\n'
+        'name: "x y"\njobs:\n  a:\n    kind: load\n    rate: 1e-05\n'
+        "    net:\n      k: [1, b]\n  b: {}\n"
     )
