@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from slimctl.jobs.base import errors
-from slimctl.jobs.base.facts import FieldError, MissingFile, UntoldError
+from slimctl.jobs.base.facts import FieldError, MissingFile
 from slimctl.jobs.base.registry import kind_of
 from slimctl.models.networks.presets import PRESETS
 from slimctl.models.perceptual.cost import INCEPTION_MACS
@@ -217,7 +217,6 @@ def exceptions() -> Iterator[type[Exception]]:
             if isinstance(value, type) and issubclass(value, Exception):
                 yield value
     yield FieldError
-    yield UntoldError
     yield MissingFile
 
 
