@@ -186,11 +186,7 @@ def _make(
 
 @dataclass(frozen=True)
 class SubJobRunner(JobRunner):
-    """Runs jobs in the name of another one.
-
-    Args:
-        parent: the request of that job.
-    """
+    """Runs jobs in the name of another one."""
 
     parent: JobRequest
 

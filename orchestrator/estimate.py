@@ -123,14 +123,7 @@ def estimate(
 def with_work(
     plan: RunPlan, pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
 ) -> RunPlan:
-    """A plan whose jobs carry their work, so that those on the longest path can go first.
-
-    Args:
-        plan: of the pipeline.
-        pipeline: resolved.
-        graph: of that pipeline.
-        facts: what is known of each job's result.
-    """
+    """A plan whose jobs carry their work, so that those on the longest path can go first."""
     jobs = []
     for job in plan.jobs:
         work = None

@@ -294,13 +294,7 @@ def _told(one: LocatedError, subject: Subject) -> Mistake:
 
 
 def contradiction(error: ValueError, subject: Subject, path: Path = ()) -> Mistake:
-    """What a rule about several fields says.
-
-    Args:
-        error: of the rule.
-        subject: the fields.
-        path: where the spec stands that has the rule.
-    """
+    """What a rule about several fields says."""
     if isinstance(error, FieldError):
         path = (*path, *error.field.split("."))
         return Mistake((*subject.path, *path), f"{subject.intro}{error.what}", error.fix)
@@ -384,12 +378,7 @@ def types_in(annotation: Any) -> set[Any]:
 
 
 def located_errors(error: ValidationError, data: Any) -> list[LocatedError]:
-    """The errors that say what is wrong with the user's data.
-
-    Args:
-        error: of pydantic.
-        data: as the user wrote it.
-    """
+    """The errors that say what is wrong with the user's data."""
     return _best_alternatives([_located(one, data) for one in error.errors() if not _follows(one)])
 
 

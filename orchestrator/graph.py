@@ -63,10 +63,6 @@ class Graph:
 def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, ArtifactIdentity]:
     """The address of each job's result, in the graph's order.
 
-    Args:
-        pipeline: with seeds and paths filled in (`resolve`).
-        graph: of that pipeline; None = make it here.
-
     Raises:
         PipelineProblems: outside files are missing or cannot be read.
     """
@@ -91,12 +87,7 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
 def preflight(
     pipeline: "Pipeline", graph: Graph, only: Iterable[str] | None = None
 ) -> dict[str, Facts]:
-    """Reads outside input before anything starts, and checks the jobs against what it holds.
-
-    Args:
-        pipeline: with seeds and paths filled in (`resolve`).
-        graph: of that pipeline.
-        only: jobs that are going to run; None = all.
+    """Reads outside input of the jobs `only` (None = all), and checks all against what it holds.
 
     Returns:
         What is then known of each job's result.

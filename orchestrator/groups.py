@@ -109,11 +109,7 @@ class Group(Spec):
         return group
 
     def objects(self, name: str) -> Objects:
-        """Its jobs that were given as objects, by the names that jobs outside use.
-
-        Args:
-            name: of the group.
-        """
+        """Its jobs that were given as objects, by the names that jobs outside use."""
         named = {key: (f"{name}.{member}", job) for key, (member, job) in self._members.items()}
         return Objects(named)
 
@@ -225,13 +221,7 @@ class Iterations:
 
 
 def read_iterations(group: str, for_each: Any, parts: Mapping[str, int | Mistake]) -> Iterations:
-    """Reads `for_each`.
-
-    Args:
-        group: name of the group.
-        for_each: what the user wrote.
-        parts: for each variable that names a job, the number of its parts, or why it has none.
-    """
+    """Reads `for_each`."""
     path: Path = ("jobs", group, "for_each")
     if isinstance(for_each, Mapping) and for_each:
         return _product(group, path, for_each, parts)
@@ -360,11 +350,7 @@ def is_group(value: Any) -> bool:
 
 
 def expand(jobs: Mapping[str, Any]) -> Expansion:
-    """Makes all jobs of a pipeline.
-
-    Args:
-        jobs: name -> spec, group, or plain data of one.
-    """
+    """Makes all jobs of a pipeline."""
     made = Expansion()
     for given, value in jobs.items():
         name = str(given)
@@ -517,12 +503,7 @@ def _unused(name: str, group: Group, variables: Iterable[str]) -> Iterator[Mista
 
 
 def said_once(mistakes: Iterable[Mistake], made: Expansion) -> list[Mistake]:
-    """Mistakes at the paths that the user wrote.
-
-    Args:
-        mistakes: at the paths of single jobs.
-        made: where those jobs are from.
-    """
+    """Mistakes at the paths that the user wrote."""
     found: dict[Mistake, dict[str, None]] = {}  # mistake at its template -> iterations
     for mistake in mistakes:
         origin = made.origins.get(str(mistake.path[1])) if len(mistake.path) > 1 else None
@@ -567,14 +548,7 @@ def _with_iterations(mistake: Mistake, names: Sequence[str], made: Expansion) ->
 
 
 def spelt_out(name: str, group: Group, specs: Mapping[str, JobSpec], made: Expansion) -> Group:
-    """A group whose saved form says all that its jobs do: what all iterations have in common.
-
-    Args:
-        name: of the group.
-        group: as written.
-        specs: every job by itself, with seeds and paths filled in.
-        made: where they are from.
-    """
+    """A group whose saved form says all that its jobs do: what all iterations have in common."""
     iterations = made.iterations[name]
     jobs = {}
     for member, template in group.jobs.items():

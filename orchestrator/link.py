@@ -86,11 +86,7 @@ class Linked:
 
 
 def read_jobs(jobs: Mapping[str, Any]) -> Jobs:
-    """Reads each job by itself.
-
-    Args:
-        jobs: name -> spec or group, or plain data of one.
-    """
+    """Reads each job by itself."""
     made = expand(jobs)
     found = Jobs(made, mistakes=[*made.mistakes])
     for name, value in made.jobs.items():
@@ -252,13 +248,7 @@ def expectations(
 
 
 def outside_mistakes(jobs: Jobs, linked: Linked, said: Iterable[Mistake]) -> list[Mistake]:
-    """What reading outside input says of jobs where something else is wrong.
-
-    Args:
-        jobs: each by itself, with paths that hold here.
-        linked: the same jobs.
-        said: what is wrong.
-    """
+    """What reading outside input says of jobs where something else is wrong."""
     wrong = {str(mistake.path[1]) for mistake in said if len(mistake.path) > 1}
     origins = jobs.made.origins
     right = {
@@ -273,11 +263,7 @@ def outside_mistakes(jobs: Jobs, linked: Linked, said: Iterable[Mistake]) -> lis
 
 
 def read_outside(specs: Mapping[str, JobSpec]) -> tuple[dict[str, Facts], list[Mistake]]:
-    """What outside input tells of the results of jobs, and what is wrong with it.
-
-    Args:
-        specs: the jobs, with paths that hold here.
-    """
+    """What outside input tells of the results of jobs, and what is wrong with it."""
     read: dict[str, Facts] = {}
     mistakes: list[Mistake] = []
     for name, spec in specs.items():

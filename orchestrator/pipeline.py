@@ -123,12 +123,7 @@ class Pipeline(Spec):
     def with_jobs(
         self, jobs: Mapping[str, JobSpec | Group], specs: Mapping[str, JobSpec]
     ) -> "Pipeline":
-        """A copy with other settings of the same jobs.
-
-        Args:
-            jobs: as written.
-            specs: every job by itself.
-        """
+        """A copy with other settings of the same jobs."""
         copy = super().model_copy(update={"jobs": jobs})
         groups = {name: job for name, job in jobs.items() if isinstance(job, Group)}
         copy._made = replace(self._made, jobs=dict(specs), groups=groups)  # noqa: SLF001

@@ -75,13 +75,7 @@ def as_event(plan: RunPlan) -> Mapping[str, Any]:
 
 
 def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
-    """Compares a resolved pipeline with what the store has.
-
-    Args:
-        pipeline: with seeds and paths filled in (`resolve`).
-        graph: of that pipeline.
-        store: where results are.
-    """
+    """Compares a resolved pipeline with what the store has."""
     ids = identities(pipeline, graph)
     planned: list[PlannedJob] = []
     actions: dict[str, Action] = {}
@@ -110,14 +104,7 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
 
 
 def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store: Store) -> RunPlan:
-    """The plan of a pipeline whose files are not all there: nothing has an address yet.
-
-    Args:
-        pipeline: resolved.
-        graph: of that pipeline.
-        missing: jobs whose own file is not there.
-        store: where results would be.
-    """
+    """The plan of a pipeline whose files are not all there: nothing has an address yet."""
     jobs: list[PlannedJob] = []
     blocked = set(missing)
     for name in graph.order:

@@ -156,14 +156,7 @@ def doubts(
     facts: Mapping[str, Facts],
     only: Container[str] | None = None,
 ) -> list[Problem]:
-    """What is doubtful about the jobs, at the places where they were written.
-
-    Args:
-        pipeline: checked.
-        graph: of that pipeline.
-        facts: what is known of each job's result.
-        only: jobs that are going to run; None = all.
-    """
+    """What is doubtful about the jobs, at the places where they were written."""
     said: dict[Doubt, list[str]] = {}
     for name in graph.order:
         if only is not None and name not in only:

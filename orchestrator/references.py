@@ -137,14 +137,7 @@ class Link(NamedTuple):
 def links_in(
     job: str, fields: Mapping[str, Any], kind: type[JobSpec], made: Expansion
 ) -> list[Link]:
-    """The references of a job.
-
-    Args:
-        job: its name.
-        fields: its reference fields: references or their names.
-        kind: its spec class.
-        made: all jobs.
-    """
+    """The references of a job."""
     many, origin = many_ref_fields(kind), made.origins.get(job)
     links: list[Link] = []
     for field, value in fields.items():

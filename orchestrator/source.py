@@ -66,15 +66,14 @@ class _CoreResolver(VersionedResolver):
         return _RESOLVERS
 
 
-def _by_first_character() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    for name, (pattern, firsts) in _CORE_SCHEMA.items():
-        for first in firsts:
-            table.setdefault(first, []).append((_TAG + name, pattern))
-    return table
-
-
-_RESOLVERS = _by_first_character()
+_RESOLVERS = {
+    first: [
+        (_TAG + name, pattern)
+        for name, (pattern, firsts) in _CORE_SCHEMA.items()
+        if first in firsts
+    ]
+    for first in {first for _, firsts in _CORE_SCHEMA.values() for first in firsts}
+}
 
 
 @dataclass(frozen=True)
@@ -261,29 +260,19 @@ def _scalar_value(tag: str, text: str) -> Any:
 
 
 class _Saying(NamedTuple):
-    """How to say a complaint of ruamel's.
-
-    Args:
-        sign: part of its message.
-        what: what is wrong; "" = its own message.
-        fix: what to do.
-        opening: whether to point at where the construct begins, not at where it broke.
-    """
+    """How to say a complaint of ruamel's."""
 
     sign: str
+    """Part of its message."""
     what: str
+    """What is wrong; "" = its own message."""
     fix: str
     opening: bool = False
+    """Whether to point at where the construct begins, not at where it broke."""
 
 
 class Odd(NamedTuple):
-    """A character that looks like another, which YAML means something by.
-
-    Args:
-        column: where it stands, from 1.
-        what: what is wrong.
-        fix: what to do.
-    """
+    """A character that looks like another, which YAML means something by; column from 1."""
 
     column: int
     what: str
@@ -360,13 +349,7 @@ _OTHER = _Saying("", "", "see https://yaml.org/spec/1.2.2, or put text in quotes
 
 
 def syntax_problem(error: Exception, text: str, locate: Callable[[int, int], Place]) -> Problem:
-    """The problem behind an exception of ruamel's parser.
-
-    Args:
-        error: the exception.
-        text: what was parsed.
-        locate: makes a place of a line and a column, from 1.
-    """
+    """The problem behind an exception of ruamel's parser."""
     if isinstance(error, ReaderError):
         before = text[: error.position]
         place = locate(before.count("\n") + 1, len(before) - before.rfind("\n"))
@@ -377,7 +360,7 @@ def syntax_problem(error: Exception, text: str, locate: Callable[[int, int], Pla
         what = f"the invisible character U+{code:04X} is not allowed"
         return Problem(*place, what, "remove it, or write it as an escape in double quotes")
     if isinstance(error, (RecursionError, MaxDepthExceededError)):
-        place = locate(*_mark(error, opening=False)) if _is_marked(error) else locate(0, 0)
+        place = locate(*_mark(error, opening=False))
         return Problem(*place, "the values are nested too deeply", "use fewer levels")
     if not isinstance(error, MarkedYAMLError):
         return Problem(*locate(0, 0), f"this is not YAML: {error}", _OTHER.fix)
@@ -393,14 +376,11 @@ def syntax_problem(error: Exception, text: str, locate: Callable[[int, int], Pla
     return Problem(*place, saying.what or f"this is not YAML: {message}", saying.fix)
 
 
-def _is_marked(error: Exception) -> bool:
-    return isinstance(error, MarkedYAMLError)
-
-
 def _mark(error: Exception, opening: bool) -> tuple[int, int]:
     """Line and column, from 1; of the construct's beginning if `opening`."""
-    marks = [getattr(error, name, None) for name in ("problem_mark", "context_mark")]
-    mark = next((mark for mark in (marks[::-1] if opening else marks) if mark is not None), None)
+    names = ("context_mark", "problem_mark") if opening else ("problem_mark", "context_mark")
+    marks = (getattr(error, name, None) for name in names)
+    mark = next((mark for mark in marks if mark is not None), None)
     return (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
 
 
@@ -446,11 +426,6 @@ class Document(Places):
             node = child
         is_scalar = not isinstance(node.value, (dict, list))
         return node.place if side == "value" and is_scalar else node.key
-
-    def position(self, path: Path, side: Side = "key") -> tuple[int, int]:
-        """Line and column of `place`, from 1."""
-        place = self.place(path, side)
-        return place.line, place.column
 
     def with_node(self, path: Path, node: Node) -> "Document":
         """A copy with another node at a path whose parent is a mapping or list."""
@@ -509,15 +484,15 @@ def parse_document(text: str, file: str) -> Document:
 def _unreadable(path: str, error: OSError | ValueError) -> Problem:
     """Why a file cannot be read, with the names of files that could be meant."""
     file = FilePath(path)
-    if isinstance(error, FileNotFoundError):
-        folder = file.parent
-        if not folder.is_dir():
-            return Problem(path, 0, 0, f"there is no folder '{folder}'", "check the path")
-        return Problem(path, 0, 0, "there is no such file", _files_meant(folder, file.name))
+    what = f"this cannot be read: {getattr(error, 'strerror', None) or error}"
+    fix = "check its path and its rights"
     if isinstance(error, IsADirectoryError):
-        return Problem(path, 0, 0, "this is a folder, not a file", _files_meant(file, ""))
-    reason = getattr(error, "strerror", None) or str(error)
-    return Problem(path, 0, 0, f"this cannot be read: {reason}", "check its path and its rights")
+        what, fix = "this is a folder, not a file", _files_meant(file, "")
+    elif isinstance(error, FileNotFoundError) and file.parent.is_dir():
+        what, fix = "there is no such file", _files_meant(file.parent, file.name)
+    elif isinstance(error, FileNotFoundError):
+        what, fix = f"there is no folder '{file.parent}'", "check the path"
+    return Problem(path, 0, 0, what, fix)
 
 
 def _files_meant(folder: FilePath, name: str) -> str:

@@ -129,14 +129,7 @@ class FieldErrors(FieldError):  # noqa: N818  (the name says what it is)
 
 
 class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
-    """A field names a file that is not there; everything else about the job can still be checked.
-
-    Args:
-        field: name of the field, dotted for nested ones.
-        what: what is wrong, with the user's value.
-        fix: what to do.
-        facts: what is known of the result all the same.
-    """
+    """A field names a file that is not there; all else about the job can still be checked."""
 
     def __init__(self, field: str, what: str, fix: str = "", facts: Facts | None = None) -> None:
         super().__init__(field, what, fix)
@@ -185,13 +178,7 @@ def without_labels(data: Facts, job: str) -> tuple[str, str]:
 
 
 def check_labels(data: Facts, conditional: bool, job: str) -> None:
-    """Raises FieldError if a model is to follow labels that the data does not have.
-
-    Args:
-        data: facts of the data set.
-        conditional: whether the model follows a label.
-        job: name of the job that makes the data set.
-    """
+    """Raises FieldError if a model is to follow labels that the data does not have."""
     if conditional and data.image is not None and data.image.classes == 0:
         what, fix = without_labels(data, job)
         raise FieldError(

@@ -87,11 +87,7 @@ class JobSpec(Spec):
         return Facts()
 
     def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
-        """What makes the result say little although nothing is wrong; it stops nothing.
-
-        Args:
-            inputs: facts of each input, by field name.
-        """
+        """What makes the result say little although nothing is wrong; it stops nothing."""
         return []
 
     def placed(self) -> Placement:
@@ -107,11 +103,7 @@ class JobSpec(Spec):
         return None
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
-        """What the job has to compute; None where that is little, or not known before it runs.
-
-        Args:
-            inputs: facts of each input, by field name.
-        """
+        """What the job has to compute; None where that is little, or not known before it runs."""
         return None
 
     def needs(self, cluster: Cluster) -> Needs:
