@@ -6,7 +6,7 @@ user can change, never a measurement: it is told wherever hours are, and without
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
 from slimctl.jobs.base.facts import Facts
@@ -14,7 +14,9 @@ from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.work import Work
 from slimctl.orchestrator.graph import Graph
 from slimctl.orchestrator.pipeline import Pipeline
-from slimctl.orchestrator.plan import RunPlan
+
+if TYPE_CHECKING:
+    from slimctl.orchestrator.plan import RunPlan
 
 PETA = 1e15
 
@@ -91,7 +93,7 @@ def estimate(
     pipeline: Pipeline,
     graph: Graph,
     facts: Mapping[str, Facts],
-    plan: RunPlan,
+    plan: "RunPlan",
     tflops: float | None,
 ) -> Estimate:
     """Adds up the work of a plan.
@@ -121,8 +123,8 @@ def estimate(
 
 
 def with_work(
-    plan: RunPlan, pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
-) -> RunPlan:
+    plan: "RunPlan", pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
+) -> "RunPlan":
     """A plan whose jobs carry their work, so that those on the longest path can go first."""
     jobs = []
     for job in plan.jobs:
@@ -134,7 +136,7 @@ def with_work(
     return plan.model_copy(update={"jobs": tuple(jobs)})
 
 
-def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:
+def plan_json(plan: "RunPlan", found: Estimate) -> dict[str, Any]:
     """The plan as plain data, with each job's cost and the totals."""
     data = plan.model_dump(mode="json")
     for job in data["jobs"]:

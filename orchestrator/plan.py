@@ -1,6 +1,7 @@
 """What a submission would do, as data: per job reuse, resume or run, and why. Pure reading."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -9,8 +10,11 @@ from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.storage.blobs import check_secretless
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import Spec
-from slimctl.orchestrator.graph import Graph, identities
-from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.estimate import Estimate, estimate, is_open
+from slimctl.orchestrator.graph import Graph, identities, preflight
+from slimctl.orchestrator.link import expectations
+from slimctl.orchestrator.pipeline import Pipeline, resolve
+from slimctl.orchestrator.problems import Mistake, Problem, doubts
 
 SQLITE = "sqlite:///"
 Action = Literal["reuse", "resume", "run", "blocked"]
@@ -72,6 +76,60 @@ def as_event(plan: RunPlan) -> Mapping[str, Any]:
         for job in plan.jobs
     }
     return {"name": plan.name, "jobs": jobs, "tracking": plan.tracking}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a submission would do and cost."""
+
+    plan: RunPlan
+    cost: Estimate
+    warnings: Sequence[Problem]
+    """What is doubtful although nothing is wrong."""
+    missing: Sequence[Mistake]
+    """Files that a draft names and that are not there; their jobs could not be looked at."""
+
+    @property
+    def jobs(self) -> Sequence[PlannedJob]:
+        """The jobs, inputs first: `action` is reuse, resume, run or blocked, `reason` says why."""
+        return self.plan.jobs
+
+
+def check(pipeline: Pipeline) -> list[Problem]:
+    """Looks for mistakes in a pipeline and in what it reads; starts nothing.
+
+    Returns:
+        What is doubtful although nothing is wrong.
+
+    Raises:
+        PipelineProblems: all mistakes at once.
+    """
+    resolved = resolve(pipeline)
+    graph = Graph.of(resolved)
+    return doubts(resolved, graph, preflight(resolved, graph))
+
+
+def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
+    """What `submit` would do with each job, and what it would cost; starts nothing.
+
+    Args:
+        pipeline: what to run; its storage decides what is there already.
+        tflops: rate of one GPU in 1e12 operations per second, for its hours; None = not known.
+
+    Raises:
+        PipelineProblems: all mistakes at once.
+    """
+    resolved = resolve(pipeline)
+    graph, store = Graph.of(resolved), Store(resolved.storage)
+    facts, missing = expectations(resolved.specs, graph.edges, graph.order)
+    if missing:
+        made = draft_plan(resolved, graph, {str(one.path[1]) for one in missing}, store)
+    else:
+        made = make_plan(resolved, graph, store)
+        unread = [name for name, known in facts.items() if is_open(known)]
+        facts = preflight(resolved, graph, unread) if unread else facts
+    cost = estimate(resolved, graph, facts, made, tflops)
+    return Forecast(made, cost, doubts(resolved, graph, facts), missing)
 
 
 def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:

@@ -11,14 +11,13 @@ from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.cluster_storage import check_shared
-from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
+from slimctl.orchestrator.estimate import with_work
 from slimctl.orchestrator.events import Event, EventLog
 from slimctl.orchestrator.graph import Graph, preflight
-from slimctl.orchestrator.link import expectations
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, draft_plan, make_plan
+from slimctl.orchestrator.plan import RunPlan, as_event, make_plan
 from slimctl.orchestrator.preconditions import check_preconditions
-from slimctl.orchestrator.problems import Mistake, Problem, doubts
+from slimctl.orchestrator.problems import Problem, doubts
 from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
@@ -59,60 +58,6 @@ class Submission:
             fix = state.fix or f"slimctl logs {self.run}/{name}"
             raise JobFailed(f"run {self.run}", what, fix)
         return store.load_any(state.artifact)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a submission would do and cost."""
-
-    plan: RunPlan
-    cost: Estimate
-    warnings: Sequence[Problem]
-    """What is doubtful although nothing is wrong."""
-    missing: Sequence[Mistake]
-    """Files that a draft names and that are not there; their jobs could not be looked at."""
-
-    @property
-    def jobs(self) -> Sequence[PlannedJob]:
-        """The jobs, inputs first: `action` is reuse, resume, run or blocked, `reason` says why."""
-        return self.plan.jobs
-
-
-def check(pipeline: Pipeline) -> list[Problem]:
-    """Looks for mistakes in a pipeline and in what it reads; starts nothing.
-
-    Returns:
-        What is doubtful although nothing is wrong.
-
-    Raises:
-        PipelineProblems: all mistakes at once.
-    """
-    resolved = resolve(pipeline)
-    graph = Graph.of(resolved)
-    return doubts(resolved, graph, preflight(resolved, graph))
-
-
-def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
-    """What `submit` would do with each job, and what it would cost; starts nothing.
-
-    Args:
-        pipeline: what to run; its storage decides what is there already.
-        tflops: rate of one GPU in 1e12 operations per second, for its hours; None = not known.
-
-    Raises:
-        PipelineProblems: all mistakes at once.
-    """
-    resolved = resolve(pipeline)
-    graph, store = Graph.of(resolved), Store(resolved.storage)
-    facts, missing = expectations(resolved.specs, graph.edges, graph.order)
-    if missing:
-        made = draft_plan(resolved, graph, {str(one.path[1]) for one in missing}, store)
-    else:
-        made = make_plan(resolved, graph, store)
-        unread = [name for name, known in facts.items() if is_open(known)]
-        facts = preflight(resolved, graph, unread) if unread else facts
-    cost = estimate(resolved, graph, facts, made, tflops)
-    return Forecast(made, cost, doubts(resolved, graph, facts), missing)
 
 
 def submit(

@@ -33,7 +33,7 @@ def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from slimctl.orchestrator.submission import check as check_pipeline
+    from slimctl.orchestrator.plan import check as check_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)
@@ -69,7 +69,7 @@ def plan(
     from slimctl.orchestrator.cli.tables import print_plan
     from slimctl.orchestrator.devices import devices_here
     from slimctl.orchestrator.estimate import plan_json
-    from slimctl.orchestrator.submission import plan as plan_pipeline
+    from slimctl.orchestrator.plan import plan as plan_pipeline
 
     here = devices_here()
     with mistakes_as_json(as_json):
