@@ -7,6 +7,7 @@ never a wrong result.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.base.refs import Ref, ref_types, takes_many
 from slimctl.jobs.base.work import Work
 from slimctl.models.spec import Spec
@@ -71,8 +73,13 @@ class JobSpec(Spec):
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """Content of outside files that the result depends on: name -> sha256."""
-        return {}
+        """Content of outside files that the result depends on: name -> sha256.
+
+        Of each field that is marked BY_CONTENT and names one file, unless a kind says otherwise.
+        """
+        marked = (k for k, info in type(self).model_fields.items() if BY_CONTENT in info.metadata)
+        named = {name: Path(path) for name in marked if (path := getattr(self, name))}
+        return {name: content_of_files([path], path) for name, path in named.items()}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         """What is known of the result before anything runs, for checks and estimates.

@@ -1,6 +1,6 @@
 """The closed-form flow of a data set: a teacher that needs no training, and an oracle."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -10,9 +10,6 @@ from slimctl.jobs.base.facts import Facts, check_each, check_labels, model_image
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.models.flows.parameterisation import Parameterisation
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class AnalyticFlow(JobSpec):
@@ -39,7 +36,7 @@ class AnalyticFlow(JobSpec):
             bandwidth=self.bandwidth,
         )
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = inputs["data"]
         made = Facts(
             image=known.image and model_image(known.image, self.conditional),

@@ -1,5 +1,6 @@
 """Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -26,8 +27,6 @@ from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.models.spec import ImageShape
 
 FEWEST_IMAGES = 4
@@ -85,7 +84,7 @@ class Evaluate(SeededJobSpec):
             context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
         return measure(context, self, model, data, features, partition)
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         model, data, features = inputs["model"], inputs["data"], inputs["features"]
         return check_each(
             Facts(),
@@ -100,7 +99,7 @@ class Evaluate(SeededJobSpec):
             lambda: self._check_reference(features.dimensions),
         )
 
-    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
         """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
         width = inputs["features"].dimensions
         fix = "; KID is not biased by few"
@@ -115,7 +114,7 @@ class Evaluate(SeededJobSpec):
             found.append(Doubt("samples", what, more))
         return found
 
-    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+    def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         model, features = inputs["model"], inputs["features"]
         if model.network is None or model.image is None:
             return None
@@ -132,13 +131,6 @@ class Evaluate(SeededJobSpec):
             seen = samples + (inputs["data"].count or 0)
             flop += FORWARD * features.feature_macs * seen
         return Work(size.parameters, size.macs, flop, tuple(notes))
-
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        if self.reference is None:
-            return {}
-        return {"reference": content_of_files([Path(self.reference)], Path(self.reference))}
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:

@@ -1,6 +1,6 @@
 """Trains a small classifier whose inner features serve the metrics."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -12,10 +12,6 @@ from slimctl.jobs.base.spec import SeededJobSpec
 from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.jobs.training.spec import check_network
 from slimctl.models.networks.classifier.spec import ClassifierSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 CLEAR = 1.5
 """Accuracy over that of guessing from which on a classifier has clearly learned something."""
@@ -78,7 +74,7 @@ class TrainFeatures(SeededJobSpec):
             "use a labelled data set of two classes or more, or leave out this job and evaluate",
         )
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         image = inputs["data"].image
         seen = inputs["data"].classes_seen
         if image is not None and min(image.classes, image.classes if seen is None else seen) < 2:
@@ -90,7 +86,7 @@ class TrainFeatures(SeededJobSpec):
         macs = None if image is None else self.network.size(image).macs
         return Facts(image=image, dimensions=self.network.features, feature_macs=macs)
 
-    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+    def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         image = inputs["data"].image
         if image is None:
             return None
