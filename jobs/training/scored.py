@@ -93,7 +93,7 @@ def check_images(
         if image and wanted and image != wanted:
             raise FieldError(
                 field,
-                f"its images or classes differ from those of '{job}'",
+                f"its images or classes differ from those of '{job}': {image}, not {wanted}",
                 "use models and pairs of the same image shape and classes",
             )
 
