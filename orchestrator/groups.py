@@ -520,7 +520,7 @@ def said_once(mistakes: Iterable[Mistake], made: Expansion) -> list[Mistake]:
         rest = {name for mistake in there[most:] for name in found[mistake]}
         if rest:
             what = f"{len(rest)} more iterations of '{path[1]}' are wrong here"
-            said.append(Mistake(path, what, "mend those above first", there[0].side))
+            said.append(Mistake(path, what, "repair those above first", there[0].side))
     return said
 
 

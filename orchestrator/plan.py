@@ -85,7 +85,7 @@ class Forecast:
     plan: RunPlan
     cost: Estimate
     warnings: Sequence[Problem]
-    """What is doubtful although nothing is wrong."""
+    """What would say little although nothing is wrong, such as a FID of few samples."""
     missing: Sequence[Mistake]
     """Files that a draft names and that are not there; their jobs could not be looked at."""
 
@@ -99,7 +99,7 @@ def check(pipeline: Pipeline) -> list[Problem]:
     """Looks for mistakes in a pipeline and in what it reads; starts nothing.
 
     Returns:
-        What is doubtful although nothing is wrong.
+        Warnings: what would say little although nothing is wrong, such as a FID of few samples.
 
     Raises:
         PipelineProblems: all mistakes at once.

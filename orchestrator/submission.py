@@ -78,7 +78,7 @@ def submit(
         detach: return as soon as the run is on record; needs a cluster.
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
-        on_doubts: called after that with what is doubtful about the jobs that are going to run.
+        on_doubts: called after that with the warnings about the jobs that are going to run.
         on_wait: called before a silence with what it is for, such as that Ray starts.
 
     Raises:

@@ -26,30 +26,34 @@ Pairs = Annotated[
     int,
     typer.Option("--pairs", min=0, max=LIMIT, help="Random pairs of each pair set to make again."),
 ]
-Mend = Annotated[
+Repair = Annotated[
     bool,
-    typer.Option("--mend", help="Remove what is damaged: the next submission makes it again."),
+    typer.Option("--repair", help="Remove what is damaged: the next submission makes it again."),
 ]
+OldRepair = Annotated[bool, typer.Option("--mend", hidden=True, help="Old name of --repair.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")]
 Tracking = Annotated[
     str | None,
     typer.Option("--tracking", help="MLflow URI to look at.", show_default=False),
 ]
-MARKS = {"ok": "ok", "warn": "look", "bad": "WRONG"}
+MARKS = {"ok": "ok", "warn": "warn", "bad": "FAIL"}
 
 
 def verify(
     artifact: Artifact = None,
     pairs: Pairs = 4,
-    mend: Mend = False,
+    repair: Repair = False,
+    old_repair: OldRepair = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte of the store again, and make some pairs again."""
     from slimctl.jobs.base.errors import DamagedArtifact, UserError
-    from slimctl.orchestrator.verification import mend as mend_damage
+    from slimctl.orchestrator.verification import mend as remove_damage
     from slimctl.orchestrator.verification import verify_all, verify_artifact
 
+    if old_repair:
+        typer.echo("--mend is now called --repair; the next version takes --repair only", err=True)
     store = open_store(storage)
     if artifact is None:
         looked = verify_all(store, pairs)
@@ -61,8 +65,8 @@ def verify(
     found = []
     for finding in looked:
         found.append(finding)
-        if mend:
-            mend_damage(store, finding)
+        if repair or old_repair:
+            remove_damage(store, finding)
         if not as_json:
             told = (
                 "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
@@ -76,13 +80,13 @@ def verify(
             store.uri,
             "\n".join([f"{len(damaged)} problem(s)", *(f"  {problem}" for problem in damaged)]),
             "submit the pipeline again: what was damaged is made again"
-            if mend
-            else "slimctl verify --mend, then submit the pipeline again",
+            if repair or old_repair
+            else "slimctl verify --repair, then submit the pipeline again",
         )
 
 
 def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -> None:
-    """List what no run and no artifact refers to; delete it if told so."""
+    """List what no run and no artifact refers to; with --delete, delete it."""
     from slimctl.orchestrator.garbage import delete_garbage, find_garbage
 
     store = open_store(storage)
@@ -105,7 +109,7 @@ def doctor(
     tracking: Tracking = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong or missing here and on a cluster, and how to mend it."""
+    """Say what is wrong or missing here and on a cluster, and how to fix it."""
     from slimctl.orchestrator.diagnosis import diagnose
 
     place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE
