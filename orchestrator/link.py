@@ -74,7 +74,7 @@ class Linked:
             naming the job that it means.
         edges: what jobs take; UNKNOWN where that is wrong.
         order: all jobs, inputs first.
-        facts: what is known of the results by their kinds alone.
+        facts: what is known of the results; of jobs that are wrong their type alone.
         mistakes: what is wrong with the references and between the jobs.
     """
 
@@ -300,12 +300,8 @@ def _link_mistakes(
         what, fix = _wrong_link(link, jobs), link.fix
         if what and not fix:
             searches += 1
-            few = searches <= MAX_SEARCHES
-            fix = (
-                _link_fix(link, jobs, users)
-                if few
-                else f"name a job that makes {_wanted(link, jobs)}"
-            )
+            fix = f"name a job that makes {_wanted(link, jobs)}"
+            fix = _link_fix(link, jobs, users) if searches <= MAX_SEARCHES else fix
         if what:
             yield link, Mistake(field_path(link.job, link.written), what, fix, "value")
 
