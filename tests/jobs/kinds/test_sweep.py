@@ -3,11 +3,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.base.artifacts import QualityReport, SweepReport
 from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.keys import job_key
 from slimctl.jobs.evaluation import quality
+from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.sweep import Sweep
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.kinds.train_flow import TrainFlow
@@ -166,12 +168,22 @@ def test_what_is_missing_is_named_beside_what_is_wrong():
     assert len(told) == 3
 
 
-def test_a_trial_that_fails_does_not_stop_the_others(run_job, inputs, trials_here, recorder):
+def test_a_trial_that_fails_does_not_stop_the_others(
+    run_job, inputs, trials_here, recorder, monkeypatch
+):
+    measure = Evaluate.run
+
+    def run(spec, context) -> QualityReport:
+        if spec.samples == 12:
+            raise UserError("", "12 samples bring bad luck")
+        return measure(spec, context)
+
+    monkeypatch.setattr(Evaluate, "run", run)
     jobs = {**JOBS, "quality": {**JOBS["quality"], "samples": "${samples}"}}
-    space = {**SPACE, "samples": {"choice": [20, 3]}}
+    space = {**SPACE, "samples": {"choice": [20, 12]}}
     report = run_job(spec(jobs=jobs, space=space), **inputs)
     assert [trial.state for trial in report.trials] == ["done", "failed"] * 4
-    assert report.trials[1].why.startswith("quality: 3 samples are too few")
+    assert report.trials[1].why.startswith("quality: 12 samples bring bad luck")
     assert "student" in report.trials[1].artifacts
     assert any("failed" in one["message"] for one in recorder.said("warning"))
 
