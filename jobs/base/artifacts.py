@@ -30,6 +30,10 @@ class Handle(Spec):
         """What jobs that take this result are checked against."""
         return Facts(made=type(self).__name__)
 
+    def elsewhere(self) -> "tuple[ShardFile, ...]":
+        """Files that belong to it and lie outside its folder, such as shards of a series."""
+        return ()
+
 
 class Dataset(Handle):
     """Images with optional labels: `images` uint8 (N, H, W, C) and `labels` int64 (N,)."""
@@ -188,7 +192,7 @@ class Fleet(Handle):
 
 
 class ShardFile(Spec):
-    """One shard of a pair set."""
+    """A file of the storage that handles name, such as one shard of a pair set."""
 
     path: str
     """Path inside the storage."""
@@ -219,6 +223,9 @@ class PairSet(Handle):
 
     def facts(self) -> Facts:
         return Facts(image=self.image, count=self.count, flip_valid=self.flip_valid, made="PairSet")
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return self.shards
 
 
 class SubsetQuality(Spec):
@@ -465,21 +472,5 @@ class StepReport(Handle):
     pictures: tuple[str, ...] = ()
 
 
-HANDLES: dict[str, type[Handle]] = {
-    cls.__name__: cls
-    for cls in (
-        Dataset,
-        FeatureNet,
-        Flow,
-        Generator,
-        PairSet,
-        Partition,
-        Fleet,
-        QualityReport,
-        SweepReport,
-        StepGrid,
-        StepPolicy,
-        StepReport,
-    )
-}
-"""Handle types by the name that a manifest carries."""
+HANDLES = {cls.__name__: cls for cls in Handle.__subclasses__()}
+"""Handle types of this package by the name that a manifest carries."""

@@ -7,7 +7,7 @@ import numpy as np
 from slimctl.jobs.base.artifacts import StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.stepping.rows import step_row
-from slimctl.jobs.storage.policies import open_policy
+from slimctl.jobs.storage.flows import open_policy
 from slimctl.models.stepping.environment import Choose, Floats, Integers
 from slimctl.models.stepping.names import INTEGRATORS, IntegratorName, StepControl
 from slimctl.models.stepping.rollout import Episodes, always, holding, play
