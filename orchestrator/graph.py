@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.keys import artifact_id, job_key
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.link import (
     Edges,
     expectations,
@@ -18,6 +19,7 @@ from slimctl.orchestrator.link import (
     users_in,
 )
 from slimctl.orchestrator.problems import Mistake
+from slimctl.orchestrator.references import named_outside
 
 if TYPE_CHECKING:
     from slimctl.orchestrator.pipeline import Pipeline
@@ -53,6 +55,11 @@ class Graph:
     def of(cls, pipeline: "Pipeline") -> "Graph":
         """The graph of a checked pipeline."""
         edges = {name: links_of(spec) for name, spec in pipeline.specs.items()}
+        for name, spec in pipeline.specs.items():
+            if isinstance(spec, SearchSpec):
+                named = named_outside(name, spec, pipeline.made).values()
+                outside = (source for sources in named for source in sources)
+                edges[name] += [(f"inputs.{at}", source) for at, source in enumerate(outside)]
         return cls(edges, tuple(topological_order(edges)), users_in(edges))
 
     def inputs(self, job: str) -> tuple[str, ...]:
@@ -61,7 +68,7 @@ class Graph:
 
 
 def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, ArtifactIdentity]:
-    """The address of each job's result, in the graph's order.
+    """The address of each job's result, in the graph's order; of no trials of searches.
 
     Raises:
         PipelineProblems: outside files are missing or cannot be read.
@@ -69,7 +76,7 @@ def identities(pipeline: "Pipeline", graph: Graph | None = None) -> dict[str, Ar
     graph = graph or Graph.of(pipeline)
     found: dict[str, ArtifactIdentity] = {}
     mistakes: list[Mistake] = []
-    for name in graph.order:
+    for name in (one for one in graph.order if pipeline.made.owner(one) == one):
         spec, inputs = pipeline.specs[name], graph.inputs(name)
         try:
             fingerprint = spec.fingerprint()
@@ -95,7 +102,8 @@ def preflight(
     Raises:
         PipelineProblems: that input cannot be used, or not by the jobs that need it.
     """
-    wanted = pipeline.specs if only is None else only
+    due = None if only is None else {*only}
+    wanted = (one for one in pipeline.specs if due is None or pipeline.made.owner(one) in due)
     read, mistakes = read_outside({name: pipeline.specs[name] for name in wanted})
     facts, found_wrong = expectations(pipeline.specs, graph.edges, graph.order, read)
     pipeline.tell([*mistakes, *found_wrong])

@@ -40,8 +40,9 @@ from pydantic import (
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.keys import canonical_json
 from slimctl.jobs.base.placeholders import PLACEHOLDER, VARIABLE_PATTERN, fill, placeholders
-from slimctl.jobs.base.registry import nearest, parse_job
+from slimctl.jobs.base.registry import load_kind, nearest, parse_job
 from slimctl.jobs.base.spec import JobSpec, output_type, ref_fields
+from slimctl.jobs.search.spec import Dimension, SearchSpec, corners, dimensions
 from slimctl.models.spec import Spec
 from slimctl.orchestrator.by_object import Objects, as_template, objects_in
 from slimctl.orchestrator.explain import (
@@ -136,6 +137,16 @@ class Iteration:
         return ".".join(f"{name}={label}" for name, label in self.labels.items())
 
 
+def trial_iteration(values: Mapping[str, Any], space: Mapping[str, Dimension]) -> Iteration:
+    """The iteration that a search's trial is; choices that look alike are told apart by a hash."""
+    labels = {name: label_of(value) for name, value in values.items()}
+    for name, one in space.items():
+        alike = [label_of(choice) == labels[name] for choice in one.choice or ()]
+        if sum(alike) > 1:
+            labels[name] = f"{labels[name][: MAX_LABEL - 7]}-{_digest(values[name])}"
+    return Iteration(labels, values)
+
+
 UNFILLED = "?"
 """In place of an iteration: a job with its placeholders, whose values cannot be told."""
 
@@ -185,8 +196,11 @@ def label_of(value: Any) -> str:
     text = re.sub(r"[^A-Za-z0-9_.+-]+", "-", leaves).strip(".-" if isinstance(value, str) else ".")
     if text and len(text) <= MAX_LABEL and (leaves == text or not isinstance(value, str)):
         return text
-    digest = hashlib.sha256(canonical_json(value).encode()).hexdigest()[:6]
-    return f"{text[: MAX_LABEL - 7]}-{digest}".lstrip("-")
+    return f"{text[: MAX_LABEL - 7]}-{_digest(value)}".lstrip("-")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:6]
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -327,6 +341,8 @@ class Expansion:
         origins: job -> its place in a group, for the jobs of groups.
         iterations: group -> its iterations; none if they cannot be told.
         groups: groups whose own keys are right, as written.
+        searches: names of those that are searches: of their trials only those at the ends of every
+            variable are here, to be checked; the run makes the others as they are proposed.
         broken: groups, and `group.member` of jobs, that could not be made: their absence is no
             news.
         mistakes: what is wrong with the groups themselves.
@@ -336,8 +352,24 @@ class Expansion:
     origins: dict[str, Origin] = field(default_factory=dict)
     iterations: dict[str, list[Iteration]] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
+    searches: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     mistakes: list[Mistake] = field(default_factory=list)
+
+    def owner(self, job: str) -> str:
+        """The search whose trial a job is an example of; the job itself where it is none."""
+        origin = self.origins.get(job)
+        return origin.group if origin and origin.group in self.searches else job
+
+    def variables(self, group: str) -> str:
+        """The key of a group that names its variables."""
+        return "space" if group in self.searches else "for_each"
+
+    def written(self, path: Path) -> Path:
+        """The path of a job's field where the user wrote it: in a group for the jobs of groups."""
+        while len(path) > 1 and (origin := self.origins.get(str(path[1]))):
+            path = ("jobs", origin.group, "jobs", origin.member, *path[2:])
+        return path
 
 
 def is_group(value: Any) -> bool:
@@ -364,8 +396,34 @@ def expand(jobs: Mapping[str, Any]) -> Expansion:
             _expand_group(name, value, jobs, made)
         else:
             made.jobs[name] = value
+    for name, value in [*made.jobs.items()]:
+        _expand_search(name, value, made)
     made.mistakes += _taken_names(jobs, made)
     return made
+
+
+def _expand_search(name: str, value: Any, made: Expansion) -> None:
+    """Makes the jobs of some trials, to be checked like those of a group."""
+    if isinstance(value, SearchSpec):
+        value = {"space": value.space, "jobs": value.jobs}
+    elif not _is_search(value):
+        return
+    space = value.get("space") if isinstance(value.get("space"), Mapping) else {}
+    jobs = {str(member): template for member, template in value["jobs"].items()}
+    made.searches.add(name)
+    made.groups[name] = Group.model_construct(for_each=space, jobs=jobs)
+    known = dimensions(space)
+    made.iterations[name] = [trial_iteration(values, known) for values in corners(known)]
+    _take_templates(name, [*map(str, space)], made)
+
+
+def _is_search(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("jobs"), Mapping):
+        return False
+    try:
+        return issubclass(load_kind(value["kind"]), SearchSpec)
+    except (UserError, TypeError, KeyError):
+        return False
 
 
 def _taken_names(jobs: Mapping[str, Any], made: Expansion) -> Iterator[Mistake]:
@@ -387,16 +445,21 @@ def _expand_group(name: str, value: Any, jobs: Mapping[str, Any], made: Expansio
     if group.for_each or not told:
         read = read_iterations(name, group.for_each, _parts(name, group, jobs))
     made.mistakes += read.mistakes
+    made.iterations[name] = read.found
+    _take_templates(name, read.variables, made)
+
+
+def _take_templates(name: str, variables: Sequence[str], made: Expansion) -> None:
+    """Makes the jobs of a group's iterations, as far as its templates are right."""
     templates = {}
-    for member, template in group.jobs.items():
-        wrong = _template_mistakes(name, member, template, read.variables, read.found)
-        made.mistakes += wrong if read.variables else []
-        if wrong or not read.found:
+    for member, template in made.groups[name].jobs.items():
+        wrong = _template_mistakes(name, member, template, variables, made)
+        made.mistakes += wrong if variables else []
+        if wrong or not made.iterations[name]:
             _leave_unfilled(Origin(name, UNFILLED, member), template, made)
         else:
             templates[member] = template
-    made.mistakes += _unused(name, group, read.variables)
-    made.iterations[name] = read.found
+    made.mistakes += _unused(name, variables, made)
     _make_jobs(name, templates, made)
 
 
@@ -463,60 +526,73 @@ def _parsed(value: Any) -> JobSpec:
 
 
 def _template_mistakes(
-    group: str, member: str, template: Any, variables: Iterable[str], found: list[Iteration]
+    group: str, member: str, template: Any, variables: Iterable[str], made: Expansion
 ) -> list[Mistake]:
     """What is wrong with a job of a group whatever the values are."""
-    path = ("jobs", group, "jobs", member)
+    path: Path = ("jobs", group, "jobs", member)
+    searches = group in made.searches
     if not re.fullmatch(MEMBER_PATTERN, member):
         what = f"group '{group}': a job's name must be {MEMBER_RULE}, not {shown(member)}"
         return [Mistake(path, what, name_fix(re.sub(r"\.|\$\{.*?\}", "-", member)))]
-    if is_group(template):
-        what = f"group '{group}': '{member}' is a group, and a group holds no other groups"
-        return [Mistake(path, what, "name the variables of both in one for_each: they multiply")]
-    known = set(variables)
+    if is_group(template) or (searches and _is_search(template)):
+        one = "group" if is_group(template) else "search"
+        what = f"group '{group}': '{member}' is a {one}, and a group holds no other groups"
+        fix = f"name the variables of both in one {made.variables(group)}: they multiply"
+        return [Mistake(path, what, fix)]
+    if searches and isinstance(template, Mapping) and [*placeholders(template.get("kind"))]:
+        what = f"group '{group}': the kind of '{member}' cannot be searched over"
+        return [Mistake((*path, "kind"), what, "name a kind", "value")]
+    known, wrong = set(variables), []
     mixed = {
-        name for name in known for one in found if isinstance(one.values[name], (Mapping, list))
+        name
+        for name in known
+        for one in made.iterations[group]
+        if isinstance(one.values[name], (Mapping, list))
     }
-    wrong = []
-    for place, name in placeholders(template):
-        where, intro = (*path, *place), f"job '{group}.{member}'"
+    for inside, name in placeholders(template):
+        where, intro = (*path, *inside), f"job '{group}.{member}'"
         if name not in known:
             what = f"{intro}: the group has no variable '{name}'"
-            fix = f"{nearest(name, known)}" if known else "name it in for_each"
+            fix = nearest(name, known) if known else f"name it in {made.variables(group)}"
             wrong.append(Mistake(where, what, fix, "value"))
-        elif name in mixed and not PLACEHOLDER.fullmatch(value_at(template, place)):
+        elif name in mixed and not PLACEHOLDER.fullmatch(value_at(template, inside)):
             what = f"{intro}: {name} is more than one value and cannot stand inside a text"
             wrong.append(Mistake(where, what, f"write '${{{name}}}' alone", "value"))
     return wrong
 
 
-def _unused(name: str, group: Group, variables: Iterable[str]) -> Iterator[Mistake]:
+def _unused(name: str, variables: Iterable[str], made: Expansion) -> Iterator[Mistake]:
     """Variables that change nothing: each of their values would give the same results."""
-    used = {variable for _, variable in placeholders(group.jobs)}
+    used = {variable for _, variable in placeholders(made.groups[name].jobs)}
     known = [*variables]
     misspelt = [close for one in used for close in difflib.get_close_matches(one, known, 1, 0.5)]
     for variable in known:
         if variable not in used and variable not in misspelt:
             what = f"group '{name}': no job uses {variable}, so all its values give the same"
             fix = f"write '${{{variable}}}' in a field of a job, or remove {variable}"
-            yield Mistake(("jobs", name, "for_each", variable), what, fix)
+            yield Mistake(("jobs", name, made.variables(name), variable), what, fix)
 
 
 def said_once(mistakes: Iterable[Mistake], made: Expansion) -> list[Mistake]:
     """Mistakes at the paths that the user wrote."""
     found: dict[Mistake, dict[str, None]] = {}  # mistake at its template -> iterations
+    groups: dict[Mistake, str] = {}
     for mistake in mistakes:
         origin = made.origins.get(str(mistake.path[1])) if len(mistake.path) > 1 else None
-        iterations = found.setdefault(_at_template(mistake, origin), {})
+        short = _at_template(mistake, made)
+        iterations = found.setdefault(short, {})
         if origin:
             iterations[origin.iteration] = None
+            groups[short] = origin.group
     places: dict[Path, list[Mistake]] = {}
     for mistake in found:
         places.setdefault(mistake.path, []).append(mistake)
     said = []
     for path, there in places.items():
         most = MAX_SAID if found[there[0]] else len(there)
-        said += [_with_iterations(mistake, [*found[mistake]], made) for mistake in there[:most]]
+        for mistake in there[:most]:
+            group = groups.get(mistake, "")
+            said.append(_with_iterations(mistake, group, [*found[mistake]], made))
         rest = {name for mistake in there[most:] for name in found[mistake]}
         if rest:
             what = f"{len(rest)} more iterations of '{path[1]}' are wrong here"
@@ -524,22 +600,23 @@ def said_once(mistakes: Iterable[Mistake], made: Expansion) -> list[Mistake]:
     return said
 
 
-def _at_template(mistake: Mistake, origin: Origin | None) -> Mistake:
+def _at_template(mistake: Mistake, made: Expansion) -> Mistake:
     """The mistake as it is for every iteration, at the path of the template."""
-    if origin is None:
-        return mistake
-    path = ("jobs", origin.group, "jobs", origin.member, *mistake.path[2:])
-    mine, named = f"{origin.group}.{origin.iteration}.", f"{origin.group}."
-    what, fix = (
-        text.replace(f"jobs.{mine}", f"jobs.{named}jobs.").replace(mine, named)
-        for text in (mistake.what, mistake.fix)
-    )
-    return replace(mistake, path=path, what=what, fix=fix)
+    what, fix, job = mistake.what, mistake.fix, str([*mistake.path, "", ""][1])
+    while origin := made.origins.get(job):
+        mine, named, job = f"{origin.group}.{origin.iteration}.", f"{origin.group}.", origin.group
+        what, fix = (
+            text.replace(f"jobs.{mine}", f"jobs.{named}jobs.").replace(mine, named)
+            for text in (what, fix)
+        )
+    return replace(mistake, path=made.written(mistake.path), what=what, fix=fix)
 
 
-def _with_iterations(mistake: Mistake, names: Sequence[str], made: Expansion) -> Mistake:
-    """The mistake with the iterations that make it, unless all do."""
-    known = {one.name: one for one in made.iterations[str(mistake.path[1])]} if names else {}
+def _with_iterations(
+    mistake: Mistake, group: str, names: Sequence[str], made: Expansion
+) -> Mistake:
+    """The mistake with the iterations of the group that make it, unless all do."""
+    known = {one.name: one for one in made.iterations[group]} if names else {}
     if UNFILLED in names or len(names) == len(known):
         return mistake
     first = ", ".join(f"{key}={label}" for key, label in known[names[0]].labels.items())

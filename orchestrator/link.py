@@ -189,6 +189,9 @@ def link(jobs: Jobs) -> Linked:
     for one in links:
         if one.source in sure and one.source != one.job and not one.what:
             sure[one.job].append((one.place, one.source))
+            owner = jobs.made.owner(one.job)
+            if owner not in (one.job, jobs.made.owner(one.source)):
+                sure[owner].append((f"jobs.{one.place}", one.source))  # made before any trial
     wrong = dict(_link_mistakes(links, jobs, users_in(sure)))
     circles = [*cycles(sure)]
     mistakes = [*wrong.values(), *_cycle_mistakes(sure, circles)]
@@ -338,7 +341,8 @@ def _link_fix(link: Link, jobs: Jobs, users: Mapping[str, list[str]]) -> str:
     unsure: dict[str, str] = {}
     for name in users:
         cls = jobs.kinds.get(name)
-        if name not in later and (cls is None or issubclass(output_type(cls), accepted)):
+        mine = jobs.made.owner(name) in (name, jobs.made.owner(link.job))
+        if mine and name not in later and (cls is None or issubclass(output_type(cls), accepted)):
             call = _call(name, link, jobs)
             (unsure if cls is None else sure).setdefault(*call)
     fitting = [name for name in sure.values() if name]

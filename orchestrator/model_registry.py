@@ -1,23 +1,20 @@
-"""What MLflow is told of models: which one to take, and the trials of a sweep as runs of their own.
+"""What MLflow is told of models: which one to take.
 
 A registered model is named after the pipeline; a version of it is a pointer to an artifact of the
 store, not a copy. `champion` and `smallest` are aliases of versions.
 """
 
-import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from slimctl.jobs.base.artifacts import QualityReport, SweepReport, Trial
+from slimctl.jobs.base.artifacts import QualityReport
 from slimctl.jobs.base.keys import canonical_json
 from slimctl.orchestrator.comparison.protocol import fid_protocol
-from slimctl.orchestrator.sweeps import iteration_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACT_TAG = "slimctl.artifact"
-TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "filtered": "KILLED", "stopped": "KILLED"}
 
 
 class Measured(NamedTuple):
@@ -140,52 +137,3 @@ def _registered(tags: Mapping[str, str]) -> list[Measured]:
         ]  # fmt: skip
     except (KeyError, ValueError):
         return []
-
-
-def log_trials(
-    client: "MlflowClient",
-    experiment: str,
-    sweep: str,
-    report: SweepReport,
-    tags: Mapping[str, str],
-    known: Mapping[str, str],
-) -> dict[str, str]:
-    """Writes each trial of a sweep as a run; returns their MLflow runs by name.
-
-    Args:
-        client: of the tracking server.
-        experiment: MLflow experiment.
-        sweep: name of the job that swept.
-        report: what it found.
-        tags: of every such run: its parent, the run of the program.
-        known: runs that are there already, by name.
-    """
-    made: dict[str, str] = {}
-    for number, trial in enumerate(report.trials):
-        name = f"{sweep}.{iteration_of(trial)}"
-        if name in known:
-            if client.get_run(known[name]).info.status == "RUNNING":  # not written whole
-                _log_trial(client, known[name], trial)
-            continue
-        chosen = {"slimctl.chosen": "true"} if number == report.chosen else {}
-        why = {"slimctl.error": trial.why[:5000]} if trial.why else {}
-        own = {**tags, **chosen, **why, "slimctl.job": name, "slimctl.kind": "trial"}
-        created = client.create_run(experiment, tags=own, run_name=name)
-        made[name] = created.info.run_id
-        _log_trial(client, created.info.run_id, trial)
-    return made
-
-
-def _log_trial(client: "MlflowClient", run: str, trial: Trial) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(time.time() * 1000)
-    params: list[Any] = [Param(name, str(value)[:500]) for name, value in trial.values.items()]
-    short = [name.rpartition(".")[2] for name in trial.metrics]
-    metrics = [
-        Metric(last if short.count(last) == 1 else name, value, now, 0)
-        for (name, value), last in zip(trial.metrics.items(), short, strict=True)
-    ]
-    metrics += [Metric("score", value, now, step) for step, value in trial.scores]
-    client.log_batch(run, metrics=metrics, params=params)
-    client.set_terminated(run, TRIAL_STATUS[trial.state])

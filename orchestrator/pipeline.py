@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from pydantic import (
 
 from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.models.spec import Spec
 from slimctl.orchestrator.by_object import Objects, objects_in, unnamed, with_names
 from slimctl.orchestrator.explain import NAME_PATTERN, Subject, explain, types_in
@@ -47,9 +48,6 @@ from slimctl.orchestrator.source import (
     read_document,
     yaml_text,
 )
-
-if TYPE_CHECKING:
-    from slimctl.jobs.kinds.sweep import Sweep
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 STORAGE_VARIABLE = "SLIMCTL_STORAGE"
@@ -80,7 +78,7 @@ class Pipeline(Spec):
 
     @property
     def specs(self) -> Mapping[str, JobSpec]:
-        """Every job by itself, those of groups too: name -> spec."""
+        """Every job by itself, those of groups and of some trials of searches too: name -> spec."""
         return self._made.jobs
 
     @property
@@ -270,7 +268,10 @@ def resolve(pipeline: Pipeline) -> Pipeline:
     absolute if something is there, `~` being the home folder; other values of such fields stay,
     and so do words that the field names in a `Literal`. Groups stay groups.
     """
-    specs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.specs.items()}
+    specs = {
+        name: _resolved(spec, _seed(pipeline, pipeline.made.owner(name)))
+        for name, spec in pipeline.specs.items()
+    }
     jobs = {
         name: spelt_out(name, job, specs, pipeline.made)
         if isinstance(job, Group)
@@ -278,6 +279,12 @@ def resolve(pipeline: Pipeline) -> Pipeline:
         for name, job in pipeline.jobs.items()
     }
     return pipeline.with_jobs(jobs, specs)
+
+
+def _seed(pipeline: Pipeline, job: str) -> int:
+    """The seed of a job that names none, such as of those of a search's trials."""
+    own = getattr(pipeline.specs[job], "seed", None)
+    return pipeline.seed if own is None else own
 
 
 def _resolved(spec: JobSpec, seed: int) -> JobSpec:
@@ -298,18 +305,19 @@ def with_absolute_paths(spec: SpecT) -> SpecT:
             changes[name] = _absolute(value)
         elif isinstance(value, BaseModel):
             changes[name] = with_absolute_paths(value)
-    if isinstance(spec, JobSpec) and kind_of(spec) == "sweep":
-        changes["jobs"] = _absolute_templates(cast("Sweep", spec))
+    if isinstance(spec, SearchSpec):
+        changes["jobs"] = _absolute_templates(spec)
     changes = {name: value for name, value in changes.items() if value is not getattr(spec, name)}
     return spec.model_copy(update=changes) if changes else spec
 
 
-def _absolute_templates(sweep: "Sweep") -> dict[str, Any]:
-    """The jobs of a sweep with absolute paths where the templates name files as such."""
-    jobs = copy.deepcopy(sweep.jobs)
-    for name, spec in sweep.corners():
-        _replace(jobs[name], spec, with_absolute_paths(spec))
-    return sweep.jobs if jobs == sweep.jobs else jobs
+def _absolute_templates(search: SearchSpec) -> dict[str, Any]:
+    """The jobs of a search with absolute paths where the templates name files as such."""
+    jobs = copy.deepcopy(search.jobs)
+    for specs in search.corners():
+        for name, spec in specs.items():
+            _replace(jobs[name], spec, with_absolute_paths(spec))
+    return search.jobs if jobs == search.jobs else jobs
 
 
 def _replace(template: dict[str, Any], spec: BaseModel, absolute: BaseModel) -> None:

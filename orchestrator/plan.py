@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+from pydantic import Field
+
+from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.keys import split_id
 from slimctl.jobs.base.registry import kind_of
+from slimctl.jobs.search.spec import Dimension, SearchSpec
 from slimctl.jobs.storage.blobs import check_secretless
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import Spec
 from slimctl.orchestrator.estimate import Estimate, estimate, is_open
 from slimctl.orchestrator.graph import Graph, identities, preflight
+from slimctl.orchestrator.groups import Origin, trial_iteration
 from slimctl.orchestrator.link import expectations
 from slimctl.orchestrator.pipeline import Pipeline, resolve
 from slimctl.orchestrator.problems import Mistake, Problem, doubts
+from slimctl.orchestrator.references import named_outside
 
 SQLITE = "sqlite:///"
 Action = Literal["reuse", "resume", "run", "blocked"]
@@ -39,6 +47,12 @@ class PlannedJob(Spec):
     """Why, in a few words."""
     flop: float = 0.0
     """Floating-point operations that it takes; 0 = little, or not known."""
+    search: str = ""
+    """The search whose trial it belongs to; "" = none."""
+    values: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Values of that trial."""
+    named: dict[str, tuple[str, ...]] = Field(default={}, exclude=True)
+    """Of a search: what its trials name besides each other -> the jobs that this means."""
 
 
 class RunPlan(Spec):
@@ -66,16 +80,15 @@ def twins(plan: RunPlan) -> Mapping[str, str]:
 
 def as_event(plan: RunPlan) -> Mapping[str, Any]:
     """The details of a run_started event."""
-    jobs = {
-        job.name: {
-            "kind": job.kind,
-            "key": job.key,
-            "artifact": job.artifact,
-            "after": sorted(job.inputs),
-        }
-        for job in plan.jobs
-    }
+    jobs = {job.name: as_status(job) for job in plan.jobs}
     return {"name": plan.name, "jobs": jobs, "tracking": plan.tracking}
+
+
+def as_status(job: PlannedJob) -> dict[str, Any]:
+    """What the status of a run keeps of a job."""
+    of = {"search": job.search} if job.search else {}
+    after = sorted(job.inputs)
+    return {"kind": job.kind, "key": job.key, "artifact": job.artifact, "after": after, **of}
 
 
 @dataclass(frozen=True)
@@ -123,10 +136,11 @@ def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
     graph, store = Graph.of(resolved), Store(resolved.storage)
     facts, missing = expectations(resolved.specs, graph.edges, graph.order)
     if missing:
-        made = draft_plan(resolved, graph, {str(one.path[1]) for one in missing}, store)
+        blocked = {resolved.made.owner(str(one.path[1])) for one in missing}
+        made = draft_plan(resolved, graph, blocked, store)
     else:
         made = make_plan(resolved, graph, store)
-        unread = [name for name, known in facts.items() if is_open(known)]
+        unread = [resolved.made.owner(name) for name, known in facts.items() if is_open(known)]
         facts = preflight(resolved, graph, unread) if unread else facts
     cost = estimate(resolved, graph, facts, made, tflops)
     return Forecast(made, cost, doubts(resolved, graph, facts), missing)
@@ -137,11 +151,15 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
     ids = identities(pipeline, graph)
     planned: list[PlannedJob] = []
     actions: dict[str, Action] = {}
-    for name in graph.order:
+    for name, identity in ids.items():
         spec = pipeline.specs[name]
-        identity = ids[name]
         action, reason = _decide(store, identity.id, [actions[i] for i in graph.inputs(name)])
         actions[name] = action
+        named = {}
+        if isinstance(spec, SearchSpec):
+            named = named_outside(name, spec, pipeline.made)
+            if action == "reuse":
+                planned += trials_made(store, name, spec.space, identity.id)
         planned.append(
             PlannedJob(
                 name=name,
@@ -153,6 +171,7 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
                 fingerprint=dict(identity.fingerprint),
                 action=action,
                 reason=reason,
+                named=named,
             )
         )
     if pipeline.tracking:
@@ -161,11 +180,40 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
     return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
 
 
+def trials_made(
+    store: Store, search: str, space: Mapping[str, Dimension], artifact: str
+) -> list[PlannedJob]:
+    """What the trials of a finished search made, as jobs of a run that has its report."""
+    report, found = store.load_any(artifact), {}
+    for trial in report.trials if isinstance(report, SweepReport) else ():
+        for member, made in trial.artifacts.items():
+            name = Origin(search, trial_iteration(trial.values, space).name, member).name
+            try:
+                manifest = store.manifest(made)
+            except DamagedArtifact:
+                continue
+            if manifest is not None:
+                found[name] = PlannedJob(
+                    name=name,
+                    kind=manifest.kind,
+                    fields=manifest.spec,
+                    key=split_id(made)[1],
+                    artifact=made,
+                    inputs={},
+                    fingerprint={},
+                    action="reuse",
+                    reason="the store has it",
+                    search=search,
+                    values=trial.values,
+                )
+    return list(found.values())
+
+
 def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store: Store) -> RunPlan:
     """The plan of a pipeline whose files are not all there: nothing has an address yet."""
     jobs: list[PlannedJob] = []
     blocked = set(missing)
-    for name in graph.order:
+    for name in (one for one in graph.order if pipeline.made.owner(one) == one):
         inputs = graph.inputs(name)
         action: Action = "blocked" if name in blocked or blocked & {*inputs} else "run"
         if action == "blocked":

@@ -159,7 +159,7 @@ def doubts(
     """What is doubtful about the jobs, at the places where they were written."""
     said: dict[Doubt, list[str]] = {}
     for name in graph.order:
-        if only is not None and name not in only:
+        if only is not None and pipeline.made.owner(name) not in only:
             continue
         inputs = {place: facts[source] for place, source in graph.edges[name]}
         for doubt in pipeline.specs[name].doubts(inputs):
@@ -171,10 +171,7 @@ def _problem(pipeline: "Pipeline", doubt: Doubt, jobs: list[str]) -> Problem:
     origins = pipeline.made.origins
     names = dict.fromkeys(origins[job].short if job in origins else job for job in jobs)
     intro = f"job{'s' if len(names) > 1 else ''} {listed(names, 'and')}"
-    path, origin = field_path(jobs[0], doubt.field), origins.get(jobs[0])
-    if origin is not None:
-        path = ("jobs", origin.group, "jobs", origin.member, *path[2:])
-    place = pipeline.places.place(path)
+    place = pipeline.places.place(pipeline.made.written(field_path(jobs[0], doubt.field)))
     return Problem(*place, f"{intro}, {doubt.field}: {doubt.what}", doubt.fix)
 
 

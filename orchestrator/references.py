@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from slimctl.jobs.base.refs import Ref, refs_in
 from slimctl.jobs.base.registry import nearest
 from slimctl.jobs.base.spec import JobSpec, many_ref_fields
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.groups import UNFILLED, Expansion, Origin, label_of
 from slimctl.orchestrator.problems import PipelineProblems, Place, listed
 from slimctl.orchestrator.source import parse_yaml
@@ -49,15 +50,20 @@ def meant_by(name: str, origin: Origin | None, made: Expansion) -> Meant:
         return Meant((), what, "rename one of them")
     if sibling:
         return Meant((sibling,) if sibling in made.jobs else ())
-    if name in made.jobs:
+    if origin and origin.group in made.origins:  # a search that stands in a group
+        return meant_by(name, made.origins[origin.group], made)
+    if name in made.jobs and made.owner(name) == name:
         return Meant((name,))
     if name in made.groups:
         one = next(iter(made.groups[name].jobs))
         return Meant((), "it is a group", f"name a job of it, such as '{name}.{one}'")
-    match = SELECTION.fullmatch(name)
+    match, full = SELECTION.fullmatch(name), FULL_NAME.fullmatch(name)
+    groups = {made.owner(name), match and match[1], full and full[1]}
+    for search in made.searches.intersection(groups):
+        what = f"'{search}' is a search, whose trials are not known before it runs"
+        return Meant((), what, f"name another job than those of '{search}'")
     if match and match[1] in made.iterations:
         return _selected(match[1], match[2], match[3], made)
-    full = FULL_NAME.fullmatch(name)
     if full and full[1] in made.iterations:
         return _missing(Origin(full[1], full[2], full[3]), made)
     return Meant((name,))
@@ -163,6 +169,12 @@ def _one_of(job: str, origin: Origin | None, made: Expansion) -> str:
     if named and origin and named.group == origin.group:
         return f"write '{named.member}' for the one of the same iteration"
     return f"name one of them, such as '{job}'"
+
+
+def named_outside(name: str, spec: SearchSpec, made: Expansion) -> dict[str, tuple[str, ...]]:
+    """What the trials of a search name besides each other -> the jobs that this means."""
+    origin = made.origins.get(name)
+    return {written: meant_by(written, origin, made).jobs for written in spec.outside()}
 
 
 def _as_refs(value: Any, *, many: bool) -> Any:

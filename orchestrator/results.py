@@ -16,9 +16,9 @@ from slimctl.jobs.base.artifacts import (
     SweepReport,
 )
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.base.placeholders import in_words
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.status import RunStatus
-from slimctl.orchestrator.sweeps import trial_jobs, verdict
 
 COLUMNS = (
     "model", "solver", "parameters", "MACs", "NFE", "FID", "KID", "precision", "recall", "latency",
@@ -56,24 +56,32 @@ def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]
     for name, handle in _finished(store, status).items():
         if isinstance(handle, QualityReport):
             found[name] = handle
-        if isinstance(handle, SweepReport):
-            found |= _measured(store, name, handle)
     return dict(sorted(found.items(), key=lambda item: (-item[1].parameters, -item[1].nfe)))
-
-
-def _measured(store: Store, name: str, sweep: SweepReport) -> dict[str, QualityReport]:
-    """What the finished trials of a sweep measured."""
-    reports = {job.name: store.load_any(job.artifact) for job in trial_jobs(name, sweep)}
-    return {job: one for job, one in reports.items() if isinstance(one, QualityReport)}
 
 
 def chosen_lines(store: Store, status: RunStatus) -> list[str]:
     """What each finished sweep of the run chose, in a sentence."""
-    lines = []
-    for name, job in status.jobs.items():
-        if job.state in ("done", "reused") and job.kind == "sweep":
-            lines.append(f"{name}: {verdict(store.load(job.artifact, SweepReport))}")
-    return lines
+    reports = _finished(store, status).items()
+    return [f"{name}: {verdict(one)}" for name, one in reports if isinstance(one, SweepReport)]
+
+
+def verdict(report: SweepReport) -> str:
+    """What a sweep found, in a sentence."""
+    states = [trial.state for trial in report.trials]
+    done = f"{states.count('done')} of {len(states)} trials done"
+    ruled_out = states.count("filtered")
+    done += f", {ruled_out} ruled out by size" if ruled_out else ""
+    done += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
+    done += f", {states.count('failed')} failed" if "failed" in states else ""
+    goals = ", ".join(report.objectives)
+    if report.chosen is not None:
+        best = report.trials[report.chosen]
+        value = best.metrics[report.objectives[0]]
+        return f"{in_words(best.values)} has the lowest {goals}, {value:.4g} ({done})"
+    if len(report.objectives) > 1 and report.front:
+        front = "; ".join(in_words(report.trials[number].values) for number in report.front)
+        return f"on the front of {goals}: {front} ({done})"
+    return f"nothing meets the limits ({done})"
 
 
 def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:

@@ -172,10 +172,11 @@ def start(
 
 def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> RunStatus:
     """The recent run that made or reused just this, else a new record."""
-    wanted = {job.name: job.artifact for job in plan.jobs}
+    wanted = {job.name: job.artifact for job in plan.jobs if not job.search}
     for run in reversed(run_ids(store.blobs)[-20:]):
         status = read_status(store.blobs, run)
-        if status.state == "done" and wanted == {n: j.artifact for n, j in status.jobs.items()}:
+        made = {name: job.artifact for name, job in status.jobs.items() if not job.search}
+        if status.state == "done" and wanted == made:
             return status
     run = new_run_id(plan.name)
     log = EventLog(store.blobs, run)
@@ -271,7 +272,8 @@ def check_result(submission: Submission) -> None:
         SlimError: the run failed without a failed job, which is our bug.
     """
     run, status = f"run {submission.run}", submission.status
-    failed = {n: job for n, job in submission.status.jobs.items() if job.state == "failed"}
+    needed = {name: job for name, job in status.jobs.items() if not job.search}
+    failed = {name: job for name, job in needed.items() if job.state == "failed"}
     if status.ended is None:
         fix = f"slimctl logs {submission.run} -f"
         raise JobFailed(run, "was taken over by another supervisor", fix)
@@ -286,7 +288,7 @@ def check_result(submission: Submission) -> None:
     classes = {job.failure for job in failed.values()}
     only = {"UserError": UserError, "DamagedArtifact": DamagedArtifact}
     kind = only.get(classes.pop(), JobFailed) if len(classes) == 1 else JobFailed
-    blocked = sum(job.state == "blocked" for job in submission.status.jobs.values())
+    blocked = sum(job.state == "blocked" for job in needed.values())
     what = "; ".join(f"job '{name}' failed: {job.message}" for name, job in failed.items())
     fixes = [job.fix for job in failed.values() if job.fix]
     tail = f" ({blocked} job(s) that need it did not run)" if blocked else ""

@@ -19,7 +19,7 @@ from slimctl.jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepR
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.events import Event, read_events
-from slimctl.orchestrator.model_registry import log_trials, register
+from slimctl.orchestrator.model_registry import register
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, sqlite_file
 from slimctl.orchestrator.results import quality_reports
 from slimctl.orchestrator.runs import read_status, run_lease
@@ -155,6 +155,10 @@ class Tracker:
                 self._client.set_terminated(found.info.run_id, "KILLED")
 
     def _write(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.name == "jobs_added":
+                added = map(PlannedJob.model_validate, event.details["jobs"].values())
+                self._jobs |= {job.name: job for job in added}
         fresh = [event for event in events if event.number >= self._seen]
         self._write_curves(fresh)  # first: how a job ended is said when all else is written
         for event in fresh:
@@ -192,14 +196,6 @@ class Tracker:
         except MlflowException as error:
             self._client.set_tag(self._parent, "slimctl.models", str(error)[:500])
 
-    def _log_trials(self, child: str, job: str) -> None:
-        with contextlib.suppress(DamagedArtifact):
-            report = self._store.load(self._jobs[job].artifact, SweepReport)
-            tags = {RUN_TAG: self._run, PARENT_TAG: child}
-            known = self._children
-            made = log_trials(self._client, self._experiment, job, report, tags, known)
-            self._children |= made
-
     def _job_event(self, event: Event) -> None:
         if event.name == "warning":
             self._client.set_tag(self._child(event), "slimctl.warning", event.details["message"])
@@ -207,22 +203,20 @@ class Tracker:
             child = self._child(event)
             self._client.set_tag(child, "slimctl.state", event.name.removeprefix("job_"))
             self._log_result(child, self._jobs[event.job])
-            if self._jobs[event.job].kind == "sweep":
-                self._log_trials(child, event.job)
             self._end(child, "FINISHED", event)
         elif event.name == "job_failed":
             child = self._child(event)
             self._client.set_tag(child, "slimctl.error", event.details["what"][:5000])
             self._end(child, "FAILED", event)
-        elif event.name == "job_cancelled" and event.job in self._children:
+        elif event.name in ("job_cancelled", "job_stopped") and event.job in self._children:
             self._end(self._children[event.job], "KILLED", event)
 
     def _end(self, run: str, state: str, event: Event) -> None:
         self._client.set_terminated(run, state, end_time=_milliseconds(event))
 
-    def _child(self, event: Event) -> str:
-        """The child run of an event's job, made when the job is first heard of."""
-        name = event.job
+    def _child(self, event: Event, name: str = "") -> str:
+        """The child run of a job, the event's if none is named, made when first heard of."""
+        name = name or event.job
         if name in self._children:
             return self._children[name]
         from mlflow.entities import Param
@@ -231,7 +225,7 @@ class Tracker:
         tags = {
             RUN_TAG: self._run,
             JOB_TAG: name,
-            PARENT_TAG: self._parent,
+            PARENT_TAG: self._child(event, job.search) if job.search else self._parent,
             "slimctl.kind": job.kind,
             "slimctl.artifact": job.artifact,
         }
@@ -239,7 +233,8 @@ class Tracker:
             self._experiment, start_time=_milliseconds(event), tags=tags, run_name=name
         )
         self._children[name] = created.info.run_id
-        params = [Param(key, value[:MAX_PARAM]) for key, value in flatten(job.fields)]
+        fields = dict([*flatten(job.values), *flatten(job.fields)]).items()
+        params = [Param(key, value[:MAX_PARAM]) for key, value in fields]
         self._client.log_batch(created.info.run_id, params=[Param("kind", job.kind), *params][:100])
         return self._children[name]
 
@@ -259,6 +254,11 @@ class Tracker:
         kept = {*QUALITY, *STEPPING, "wall_s", "device_s", "accuracy", "count", "nfe", "parameters"}
         metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
         self._client.log_batch(child, metrics=metrics)
+        if isinstance(handle, SweepReport) and handle.chosen is not None:
+            values = handle.trials[handle.chosen].values
+            for name, run in self._children.items():
+                if (one := self._jobs[name]).search == job.name and one.values == values:
+                    self._client.set_tag(run, "slimctl.chosen", "true")
         for name in pictures_of(handle):
             with contextlib.suppress(DamagedArtifact):
                 self._client.log_artifact(child, str(self._store.file(handle, name)))

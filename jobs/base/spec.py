@@ -81,6 +81,15 @@ class JobSpec(Spec):
         named = {name: Path(path) for name in marked if (path := getattr(self, name))}
         return {name: content_of_files([path], path) for name, path in named.items()}
 
+    def keyed(self, content: dict[str, Any], inputs: "Mapping[str, str]") -> dict[str, Any]:
+        """What enters the key of the result for the fields: they, unless a kind adds to them.
+
+        Args:
+            content: the fields, references replaced by the ids of the artifacts.
+            inputs: job name -> artifact id of every input.
+        """
+        return content
+
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         """What is known of the result before anything runs, for checks and estimates.
 

@@ -6,15 +6,14 @@ from pathlib import Path
 
 from slimctl.jobs.base.artifacts import QualityReport, SweepReport
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.keys import split_id
 from slimctl.jobs.base.registry import load_kind, nearest
 from slimctl.jobs.base.spec import output_type
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.graph import Graph
 from slimctl.orchestrator.groups import origin_of
 from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.plan import make_plan
 from slimctl.orchestrator.runs import find_run, read_status
-from slimctl.orchestrator.sweeps import failed_trials, trial_jobs
 
 FINISHED = ("done", "reused")
 
@@ -105,14 +104,14 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
     known: dict[str, None] = {}
     count = 0
     for job, status in jobs.items():
-        if not _measures(status.kind):
+        if not _measures(status.kind, status.state):
             continue
         origin = origin_of(job)
         names = {job, *((origin.group, origin.short) if origin else ())}
         known |= dict.fromkeys(names)
         if not slash or part in names:
             count += 1
-            yield from _of_job(store, _Job(run, job, status.artifact, status.state, status.message))
+            yield _Job(run, job, status.artifact, status.state, status.message)
     if slash and not count:
         fix = nearest(part, known) if known else "name another run"
         raise UserError(run, f"has no job or group '{part}' that measures anything", fix)
@@ -120,28 +119,17 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
 
 def _planned(store: Store, file: str, pipeline: Pipeline) -> Iterator[_Job]:
     """Evaluations of a pipeline, whichever run made them."""
-    for job, identity in identities(pipeline).items():
-        if issubclass(output_type(type(pipeline.specs[job])), (QualityReport, SweepReport)):
-            done = store.state(identity.id) == "done"
-            state = "done" if done else "not made yet"
-            yield from _of_job(store, _Job(Path(file).name, job, identity.id, state))
+    for job in make_plan(pipeline, Graph.of(pipeline), store).jobs:
+        state = "done" if job.action == "reuse" else "not made yet"
+        if _measures(job.kind, state):
+            yield _Job(Path(file).name, job.name, job.artifact, state)
 
 
-def _of_job(store: Store, job: _Job) -> Iterator[_Job]:
-    """The job itself, or what was measured in the trials of a sweep."""
-    sweep = store.load_any(job.artifact) if job.state in FINISHED else None
-    if not isinstance(sweep, SweepReport):
-        yield job
-        return
-    for trial in trial_jobs(job.name, sweep):
-        if _measures(split_id(trial.artifact)[0]):
-            yield _Job(job.run, trial.name, trial.artifact, "done")
-    for name, why in failed_trials(job.name, sweep):
-        yield _Job(job.run, name, f"{job.artifact}/{name}", "failed", why)
-
-
-def _measures(kind: str) -> bool:
+def _measures(kind: str, state: str) -> bool:
+    """Whether a job is a measurement; one that a search stopped is none, its trials are jobs."""
     try:
-        return issubclass(output_type(load_kind(kind)), (QualityReport, SweepReport))
+        made = output_type(load_kind(kind))
     except UserError:  # of a package that is not installed here
         return False
+    searches = issubclass(made, SweepReport) and state not in FINISHED
+    return state != "stopped" and (searches or issubclass(made, QualityReport))
