@@ -193,6 +193,22 @@ def test_a_supervisor_that_comes_back_goes_on(world):
     assert not twice, "at most what was under way is asked for again"
 
 
+def test_a_cancelled_search_is_resumed(world):
+    world.held = lambda name: name.startswith("sizes.count=30")
+    driven = world.start(*world.plan().jobs)
+    wait_until(lambda: "sizes.count=30.bandwidth=0.1.some" in world.launched)
+    driven.cancel()
+    driven._thread.join(20)
+    found = states(driven.status())
+    assert found["sizes"] == found["sizes.count=30.bandwidth=0.1.some"] == "cancelled"
+    world.held = lambda name: False
+    world.resumption = "again"
+    status = world.run(*world.plan().jobs)
+    assert (status.state, status.jobs["sizes"].state) == ("done", "done")
+    assert set(states(status).values()) <= {"done", "reused"}
+    assert len(world.report(status).trials) == 3
+
+
 def test_optuna_is_taken_up_by_what_is_noted(world):
     first = world.report(world.go(TEXT, OPTUNA, RANGE, "jobs.sizes.parallel=1"))
     work = Store(world.storage)
