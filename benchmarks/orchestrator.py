@@ -45,7 +45,7 @@ def measure_planning(jobs: int, folder: Path) -> dict[str, float]:
     from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.graph import Graph
     from slimctl.orchestrator.pipeline import load_pipeline, resolve
-    from slimctl.orchestrator.planner import make_plan
+    from slimctl.orchestrator.plan import make_plan
 
     images = some_images(folder)
     file = folder / "many.yaml"

@@ -14,14 +14,13 @@ from functools import partial
 from typing import Any
 
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import Ended, JobContext, JobRunner, Reporter
+from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import SlimError, UserError, WorkLost
 from slimctl.jobs.base.facts import FieldError
 from slimctl.jobs.base.keys import series_id
 from slimctl.jobs.base.refs import iter_refs
-from slimctl.jobs.base.registry import kind_of, parse_job
+from slimctl.jobs.base.registry import parse_job
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.jobs.base.subgraph import SubJob
 from slimctl.jobs.storage.lease import Lock
 from slimctl.jobs.storage.store import Store
 
@@ -78,37 +77,31 @@ def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOu
     started = time.perf_counter()
     try:
         device_s = _run(request, device, threads)
-    except SlimError as error:
-        lost = isinstance(error, WorkLost)
-        return JobOutcome(
-            request.artifact_id,
-            type(error).__name__,
-            error.where,
-            error.what,
-            error.fix,
-            retry=lost,
-            wall_s=time.perf_counter() - started,
-        )
-    except FieldError as error:
-        return JobOutcome(
-            request.artifact_id,
-            UserError.__name__,
-            f"job '{request.job}', {error.field}",
-            error.what,
-            error.fix,
-            wall_s=time.perf_counter() - started,
-        )
     except Exception as error:  # noqa: BLE001  (the supervisor decides what becomes of it)
-        return JobOutcome(
-            request.artifact_id,
-            type(error).__name__,
-            f"job '{request.job}'",
-            f"{type(error).__name__}: {error}",
-            trace=traceback.format_exc(),
-            retry=isinstance(error, OSError) and not isinstance(error, LASTING),
-            wall_s=time.perf_counter() - started,
-        )
-    return JobOutcome(request.artifact_id, wall_s=time.perf_counter() - started, device_s=device_s)
+        outcome = failed(request.job, request.artifact_id, error)
+    else:
+        outcome = JobOutcome(request.artifact_id, device_s=device_s)
+    return replace(outcome, wall_s=time.perf_counter() - started)
+
+
+def failed(job: str, artifact: str, error: Exception) -> JobOutcome:
+    """How a job ended that raised an error.
+
+    Args:
+        job: its name.
+        artifact: id of the result that it did not make.
+        error: what it raised, where it is caught.
+    """
+    name, where = type(error).__name__, f"job '{job}'"
+    if isinstance(error, SlimError):
+        lost = isinstance(error, WorkLost)
+        return JobOutcome(artifact, name, error.where, error.what, error.fix, retry=lost)
+    if isinstance(error, FieldError):
+        where = f"{where}, {error.field}"
+        return JobOutcome(artifact, UserError.__name__, where, error.what, error.fix)
+    passing = isinstance(error, OSError) and not isinstance(error, LASTING)
+    trace = traceback.format_exc()
+    return JobOutcome(artifact, name, where, f"{name}: {error}", trace=trace, retry=passing)
 
 
 def _run(request: JobRequest, device: str, threads: int) -> float:
@@ -134,18 +127,19 @@ def _say_who(request: JobRequest, owner: str) -> None:
 def _make(
     request: JobRequest, spec: JobSpec, store: Store, lock: Lock, device: str, threads: int
 ) -> float:
+    inputs = {ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)}
+    spec.expect({place: inputs[ref.job].facts() for place, ref in iter_refs(spec)})
     folder = store.stage()
     context = JobContext(
         job=request.job,
         artifact_id=request.artifact_id,
         store=store,
-        inputs={ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)},
+        inputs=inputs,
         folder=folder,
         cluster=request.cluster,
         device=device,
         threads=threads,
         reporter=request.reporter,
-        runner=SubJobRunner(request),
     )
     started = time.perf_counter()
     try:
@@ -174,44 +168,6 @@ def _make(
         shutil.rmtree(folder, ignore_errors=True)
     context.work.delete("")
     return device_s
-
-
-@dataclass(frozen=True)
-class SubJobRunner(JobRunner):
-    """Runs jobs in the name of another one.
-
-    Args:
-        parent: the request of that job.
-    """
-
-    parent: JobRequest
-
-    def run(self, job: SubJob, device: str, threads: int) -> Ended:
-        request = replace(
-            self.parent,
-            job=job.name,
-            kind=kind_of(job.spec),
-            fields=job.spec.model_dump(mode="json"),
-            artifact_id=job.artifact,
-            inputs=job.inputs,
-            reporter=_Prefixed(self.parent.reporter, self.parent.job),
-            fingerprint=job.fingerprint,
-        )
-        outcome = execute(request, device, threads)
-        return Ended("" if outcome.failure is None else outcome.what, outcome.retry)
-
-
-class _Prefixed(Reporter):
-    """Tells what a job inside a job says as the outer one's; its progress is that of neither."""
-
-    def __init__(self, reporter: Reporter, parent: str) -> None:
-        self._reporter = reporter
-        self._parent = parent
-
-    def send(self, job: str, event: str, **details: Any) -> None:
-        if event != "progress":
-            message = f"{job}: {details.get('message', '')}"
-            self._reporter.send(self._parent, "log", **{**details, "message": message})
 
 
 def _is_done(store: Store, request: JobRequest) -> bool:

@@ -15,8 +15,7 @@ from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import Graph, preflight
 from slimctl.orchestrator.launcher import NAMESPACE, job_actor_name
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import RunPlan, make_plan
 from slimctl.orchestrator.runs import (
     INCOMPLETE,
     ask_to_cancel,

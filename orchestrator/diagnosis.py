@@ -24,7 +24,7 @@ from urllib.parse import quote, urlparse
 from slimctl.jobs.base.deaths import memory_limit
 from slimctl.jobs.base.errors import SlimError, UserError
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.planner import absolute_uri, default_tracking, sqlite_file
+from slimctl.orchestrator.plan import absolute_uri, default_tracking, sqlite_file
 
 SOCKET_BYTES = 107
 """Longest path of a Unix socket."""

@@ -6,15 +6,19 @@ user can change, never a measurement: it is told wherever hours are, and without
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.work import Work
+from slimctl.jobs.search.propose import candidates
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.graph import Graph
 from slimctl.orchestrator.pipeline import Pipeline
-from slimctl.orchestrator.plan import RunPlan
+
+if TYPE_CHECKING:
+    from slimctl.orchestrator.plan import RunPlan
 
 PETA = 1e15
 
@@ -28,7 +32,7 @@ class Estimate:
         due: jobs that the plan runs.
         tflops: assumed rate of a GPU; None = no rate, so that hours are not known.
         unknown: jobs that cost something that is not known before they run.
-        uncounted: jobs that cost much and whose kind gives no figure, such as a sweep.
+        uncounted: jobs that cost much and whose kind gives no figure.
     """
 
     work: Mapping[str, Work]
@@ -91,7 +95,7 @@ def estimate(
     pipeline: Pipeline,
     graph: Graph,
     facts: Mapping[str, Facts],
-    plan: RunPlan,
+    plan: "RunPlan",
     tflops: float | None,
 ) -> Estimate:
     """Adds up the work of a plan.
@@ -106,10 +110,8 @@ def estimate(
     work: dict[str, Work] = {}
     unknown: list[str] = []
     uncounted: list[str] = []
-    for name in graph.order:
-        inputs = {field: facts[source] for field, source in graph.edges[name]}
-        spec = pipeline.specs[name]
-        found = spec.work(inputs)
+    for name in (job.name for job in plan.jobs if not job.search):
+        spec, found = pipeline.specs[name], _work_of(name, pipeline, graph, facts)
         if found is not None:
             work[name] = found
         elif type(spec).work is not JobSpec.work:
@@ -121,27 +123,45 @@ def estimate(
 
 
 def with_work(
-    plan: RunPlan, pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
-) -> RunPlan:
-    """A plan whose jobs carry their work, so that those on the longest path can go first.
-
-    Args:
-        plan: of the pipeline.
-        pipeline: resolved.
-        graph: of that pipeline.
-        facts: what is known of each job's result.
-    """
+    plan: "RunPlan", pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
+) -> "RunPlan":
+    """A plan whose jobs carry their work, so that those on the longest path can go first."""
     jobs = []
     for job in plan.jobs:
-        work = None
-        if job.action != "reuse":
-            inputs = {field: facts[source] for field, source in graph.edges[job.name]}
-            work = pipeline.specs[job.name].work(inputs)
+        due = job.action != "reuse"
+        work = _work_of(job.name, pipeline, graph, facts) if due else None
         jobs.append(job.model_copy(update={"flop": work.flop}) if work else job)
     return plan.model_copy(update={"jobs": tuple(jobs)})
 
 
-def plan_json(plan: RunPlan, found: Estimate) -> dict[str, Any]:
+def _work_of(
+    name: str, pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts]
+) -> Work | None:
+    """The work of a job; that of a search is taken from the trials at the ends of its space."""
+
+    def alone(job: str) -> Work | None:
+        inputs = {field: facts.get(source, Facts()) for field, source in graph.edges[job]}
+        return pipeline.specs[job].work(inputs)
+
+    spec, made = pipeline.specs[name], pipeline.made
+    if not isinstance(spec, SearchSpec):
+        return alone(name)
+    trials = [job for job in pipeline.specs if job != name and made.owner(job) == name]
+    found = [work for work in map(alone, trials) if work is not None]
+    if not found:
+        return None
+    planned = candidates(spec)
+    count = getattr(spec.search, "trials", 0) if planned is None else len(planned)
+    said = dict.fromkeys(line for work in found for line in work.assumed)
+    return Work(
+        parameters=max(work.parameters for work in found),
+        macs=max(work.macs for work in found),
+        flop=sum(work.flop for work in found) * count / len(made.iterations[name]),
+        assumed=(*said, f"{count} trials like those at the ends of its space, none cut short"),
+    )
+
+
+def plan_json(plan: "RunPlan", found: Estimate) -> dict[str, Any]:
     """The plan as plain data, with each job's cost and the totals."""
     data = plan.model_dump(mode="json")
     for job in data["jobs"]:

@@ -30,8 +30,8 @@ class Event(Spec):
     time: float
     """Unix time, s."""
     name: str
-    """What happened: run_started, run_resumed, job_started, progress, log, warning, retry,
-    job_done, job_reused, job_failed, job_blocked, job_cancelled, run_ended."""
+    """What happened: run_started, run_resumed, jobs_added, job_started, progress, log, warning,
+    retry, job_done, job_reused, job_failed, job_blocked, job_stopped, job_cancelled, run_ended."""
     job: str = ""
     """Job concerned; "" for the run itself."""
     details: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)

@@ -58,7 +58,10 @@ class Launcher:
     def launch(self, request: JobRequest, placement: Placement, needs: Needs) -> Launched:
         """Starts a job; the result of `future` is its `JobOutcome`."""
         shared = placement == "shared"
-        actor = self._shared(needs) if shared else self._own(request, needs)
+        if shared:
+            needs, actor = self._shared(needs)
+        else:
+            actor = self._own(request, needs)
         threads = max(1, int(needs.cpus)) if shared else 1
         future = actor.run.remote(request, threads, shared and needs.gpus > 0)
         launched = Launched(request.job, request.artifact_id, future, actor, needs, shared)
@@ -77,6 +80,12 @@ class Launcher:
             self._idle.append(_Idle(launched.needs, launched.actor, time.monotonic()))
         else:
             self._kill(launched.actor)
+
+    def stop(self, launched: Launched) -> None:
+        """Ends a job and gives back what it holds; its checkpoints stay."""
+        self.release(launched, alive=False)
+        if not launched.shared:
+            free_placement(launched.artifact)
 
     def retire(self) -> None:
         """Ends workers that have been idle for a while: their devices may be wanted elsewhere."""
@@ -105,15 +114,17 @@ class Launcher:
                 free_placement(launched.artifact)
         self._idle, self._busy = [], {}
 
-    def _shared(self, needs: Needs) -> Any:
+    def _shared(self, needs: Needs) -> tuple[Needs, Any]:
+        """A worker and what it holds: one that is idle, whichever it is where nothing is needed."""
         for index, idle in enumerate(self._idle):
-            if idle.needs == needs:
+            if idle.needs == needs or not (needs.cpus or needs.gpus):
                 del self._idle[index]
-                return idle.actor
+                return idle.needs, idle.actor
         self._make_room(needs)
         import ray
 
-        return ray.remote(JobActor).options(num_cpus=needs.cpus, num_gpus=needs.gpus).remote()
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
+        return needs, ray.remote(JobActor).options(**options).remote()
 
     def _own(self, request: JobRequest, needs: Needs) -> Any:
         """An actor per artifact: a second run that wants the same result waits for the first."""

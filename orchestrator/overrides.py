@@ -13,26 +13,15 @@ from pydantic import BaseModel
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.registry import load_kind, nearest
-from slimctl.orchestrator.document import Document
-from slimctl.orchestrator.expansion import is_group
-from slimctl.orchestrator.fields import Subject, fields_at
-from slimctl.orchestrator.messages import shown
+from slimctl.orchestrator.explain import Subject, fields_at, shown
+from slimctl.orchestrator.groups import is_group
 from slimctl.orchestrator.problems import Path, PipelineProblems, Place, Problem, dotted
-from slimctl.orchestrator.yaml_tree import Node, parse_yaml
+from slimctl.orchestrator.source import Document, Node, parse_yaml
 
 MAX_SHOWN = 80
 """Characters of an override that a message repeats."""
 JOB_PARTS = 2
 GROUP_JOB_PARTS = 4
-
-
-class _RefusedError(Exception):
-    """An override that leads nowhere: what, fix."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what, fix)
-        self.what = what
-        self.fix = fix
 
 
 def apply_overrides(
@@ -53,10 +42,10 @@ def apply_overrides(
         place = override_place(text)
         try:
             document = _applied(document, text, place)
-        except _RefusedError as refused:
-            problems.append(Problem(*place, refused.what, refused.fix))
         except PipelineProblems as error:
             problems += error.problems
+        except UserError as refused:
+            problems.append(Problem(*place, refused.what, refused.fix))
     return document, tuple(problems)
 
 
@@ -71,7 +60,7 @@ def _applied(document: Document, text: str, place: Place) -> Document:
     parts = dotted_path.strip().split(".")
     if not equals or not all(parts):
         what = "this is not PATH=VALUE"
-        raise _RefusedError(what, "write --set jobs.NAME.FIELD=VALUE")
+        raise UserError("", what, "write --set jobs.NAME.FIELD=VALUE")
     value, repeated = parse_yaml(value_text, lambda _line, _column: place)
     if repeated:
         raise PipelineProblems(*repeated)
@@ -109,7 +98,7 @@ def _check_job(document: Document, path: Path, value: Node) -> None:
         new = f"a new job needs a whole mapping: --set '{where}={{kind: ...}}'"
         fix = f"{nearest(name, known)}; {new}" if known else new
         group = f" in the group '{path[1]}'" if end > JOB_PARTS else ""
-        raise _RefusedError(f"there is no job '{name}'{group}", fix)
+        raise UserError("", f"there is no job '{name}'{group}", fix)
 
 
 def _job_end(document: Document, path: Path) -> int:
@@ -127,7 +116,7 @@ def _with_parent(document: Document, path: Path, key: str | int, place: Place) -
         return document
     if node is not None and node.value is not None:
         what = f"{dotted(path)} is {shown(node.value)}, which has no '{key}'"
-        raise _RefusedError(what, f"set {dotted(path)} itself")
+        raise UserError("", what, f"set {dotted(path)} itself")
     default = {} if key == "kind" else _default(document, path)
     return document.with_node(_indexed(document, path), _tree(default, place))
 
@@ -163,7 +152,7 @@ def _indexed(document: Document, path: Path) -> Path:
     """The path with numbers where the document has lists.
 
     Raises:
-        _RefusedError: a list has no such item.
+        UserError: a list has no such item.
     """
     node: Node | None = document.root
     found: list[str | int] = []
@@ -172,7 +161,7 @@ def _indexed(document: Document, path: Path) -> Path:
             count = len(node.value)
             if not str(part).isdecimal() or int(part) >= count:
                 what = f"{dotted(tuple(found))} has {count} items and no item '{part}'"
-                raise _RefusedError(what, f"use an item from 0 to {count - 1}, or set all of it")
+                raise UserError("", what, f"use an item from 0 to {count - 1}, or set all of it")
             part = int(part)
         found.append(part)
         node = node.child(part) if node is not None else None

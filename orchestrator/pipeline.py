@@ -4,13 +4,16 @@ A pipeline that was read knows the lines it came from, so that a mistake found l
 file, unreadable images) is still reported with `file:line`.
 """
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import (
+    BaseModel,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -22,16 +25,13 @@ from pydantic import (
 )
 
 from slimctl.jobs.base.registry import kind_of
-from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
+from slimctl.jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.models.spec import Spec
 from slimctl.orchestrator.by_object import Objects, objects_in, unnamed, with_names
-from slimctl.orchestrator.checks import CheckedJobs, check_jobs, outside_mistakes
-from slimctl.orchestrator.document import Document, parse_document, read_document
-from slimctl.orchestrator.expansion import Expansion
-from slimctl.orchestrator.fields import Subject
-from slimctl.orchestrator.groups import Group
-from slimctl.orchestrator.messages import NAME_PATTERN, explain
-from slimctl.orchestrator.outside import with_absolute_paths
+from slimctl.orchestrator.explain import NAME_PATTERN, Subject, explain, types_in
+from slimctl.orchestrator.groups import Expansion, Group, said_once, spelt_out
+from slimctl.orchestrator.link import link, outside_mistakes, read_jobs
 from slimctl.orchestrator.overrides import apply_overrides, override_place
 from slimctl.orchestrator.problems import (
     DottedPlaces,
@@ -41,11 +41,15 @@ from slimctl.orchestrator.problems import (
     Places,
     raise_problems,
 )
-from slimctl.orchestrator.spelling import spelt_out
-from slimctl.orchestrator.telling import told_once
-from slimctl.orchestrator.yaml_tree import Node
-from slimctl.orchestrator.yaml_writer import yaml_text
+from slimctl.orchestrator.source import (
+    Document,
+    Node,
+    parse_document,
+    read_document,
+    yaml_text,
+)
 
+SpecT = TypeVar("SpecT", bound=BaseModel)
 STORAGE_VARIABLE = "SLIMCTL_STORAGE"
 NO_JOBS = Mistake(("jobs",), "there are no jobs", "add one: 'data: {kind: load_dataset, ...}'")
 
@@ -74,7 +78,7 @@ class Pipeline(Spec):
 
     @property
     def specs(self) -> Mapping[str, JobSpec]:
-        """Every job by itself, those of groups too: name -> spec."""
+        """Every job by itself, those of groups and of some trials of searches too: name -> spec."""
         return self._made.jobs
 
     @property
@@ -101,7 +105,7 @@ class Pipeline(Spec):
         Raises:
             PipelineProblems: there are mistakes.
         """
-        raise_problems(mistake.at(self._places) for mistake in told_once(mistakes, self._made))
+        raise_problems(mistake.at(self._places) for mistake in said_once(mistakes, self._made))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other fields; other jobs are checked as those of a new pipeline.
@@ -117,12 +121,7 @@ class Pipeline(Spec):
     def with_jobs(
         self, jobs: Mapping[str, JobSpec | Group], specs: Mapping[str, JobSpec]
     ) -> "Pipeline":
-        """A copy with other settings of the same jobs.
-
-        Args:
-            jobs: as written.
-            specs: every job by itself.
-        """
+        """A copy with other settings of the same jobs."""
         copy = super().model_copy(update={"jobs": jobs})
         groups = {name: job for name, job in jobs.items() if isinstance(job, Group)}
         copy._made = replace(self._made, jobs=dict(specs), groups=groups)  # noqa: SLF001
@@ -137,19 +136,30 @@ class Pipeline(Spec):
             return data
         places = info.context if isinstance(info.context, Places) else DottedPlaces()
         data, objects = (data, Objects()) if info.context else _by_name(data)
-        data, checked = _with_specs(data)
-        mistakes = [one for one in checked.mistakes if not (places.draft and one.missing_file)]
+        given = data.get("jobs", ...) if isinstance(data, Mapping) else ...
+        jobs = read_jobs(given if isinstance(given, Mapping) else {})
+        linked = link(jobs)
+        mistakes = said_once([*jobs.mistakes, *linked.mistakes], jobs.made)
+        mistakes = [one for one in mistakes if not (places.draft and one.missing_file)]
+        if given is None or given == {}:
+            mistakes.append(NO_JOBS)
+        if given is None or isinstance(given, Mapping):
+            right = {**jobs.specs, **jobs.made.groups}
+            names = map(str, given or ())
+            data = {**data, "jobs": {name: right[name] for name in names if name in right}}
         try:
             pipeline = handler(data)
         except ValidationError as error:
-            given = data if isinstance(data, Mapping) else {}
-            mistakes = [*explain(error, Subject(cls, given)), *mistakes]
+            fields = data if isinstance(data, Mapping) else {}
+            mistakes = [*explain(error, Subject(cls, fields)), *mistakes]
         if mistakes and places.reads:
-            mistakes += outside_mistakes(checked)
+            specs = {name: with_absolute_paths(spec) for name, spec in linked.specs.items()}
+            read = outside_mistakes(jobs, replace(linked, specs=specs), mistakes)
+            mistakes += said_once(read, jobs.made)
         raise_problems(mistake.at(places) for mistake in mistakes)
         pipeline._places = places  # noqa: SLF001  (of this class)
         pipeline._objects = objects  # noqa: SLF001
-        pipeline._made = replace(checked.made, jobs=dict(checked.specs))  # noqa: SLF001
+        pipeline._made = replace(jobs.made, jobs=dict(linked.specs))  # noqa: SLF001
         return pipeline
 
     @field_serializer("jobs")
@@ -179,21 +189,6 @@ def _by_name(data: Any) -> tuple[Any, Objects]:
     lost = [one for name, job in written.items() for one in unnamed(str(name), job)]
     raise_problems(mistake.at(DottedPlaces()) for mistake in lost)
     return {**data, "jobs": written}, objects
-
-
-def _with_specs(data: Any) -> tuple[Any, CheckedJobs]:
-    """The fields of a pipeline with those jobs that are right as specs, and what is wrong."""
-    jobs = data.get("jobs", ...) if isinstance(data, Mapping) else ...
-    if isinstance(jobs, Mapping) and jobs:
-        checked = check_jobs(jobs)
-        right = {**checked.written, **checked.made.groups}
-        written = {str(name): right[str(name)] for name in jobs if str(name) in right}
-        return {**data, "jobs": written}, checked
-    empty = CheckedJobs(Expansion())
-    if jobs is None or jobs == {}:
-        empty.mistakes.append(NO_JOBS)
-        return {**data, "jobs": {}}, empty
-    return data, empty
 
 
 @dataclass(frozen=True)
@@ -273,7 +268,10 @@ def resolve(pipeline: Pipeline) -> Pipeline:
     absolute if something is there, `~` being the home folder; other values of such fields stay,
     and so do words that the field names in a `Literal`. Groups stay groups.
     """
-    specs = {name: _resolved(spec, pipeline.seed) for name, spec in pipeline.specs.items()}
+    specs = {
+        name: _resolved(spec, _seed(pipeline, pipeline.made.owner(name)))
+        for name, spec in pipeline.specs.items()
+    }
     jobs = {
         name: spelt_out(name, job, specs, pipeline.made)
         if isinstance(job, Group)
@@ -283,11 +281,64 @@ def resolve(pipeline: Pipeline) -> Pipeline:
     return pipeline.with_jobs(jobs, specs)
 
 
+def _seed(pipeline: Pipeline, job: str) -> int:
+    """The seed of a job that names none, such as of those of a search's trials."""
+    own = getattr(pipeline.specs[job], "seed", None)
+    return pipeline.seed if own is None else own
+
+
 def _resolved(spec: JobSpec, seed: int) -> JobSpec:
     spec = with_absolute_paths(spec)
     if isinstance(spec, SeededJobSpec) and spec.seed is None:
         return spec.model_copy(update={"seed": seed})
     return spec
+
+
+def with_absolute_paths(spec: SpecT) -> SpecT:
+    """The spec with the paths of files that are there from the root, `~` being the home folder."""
+    changes: dict[str, Any] = {}
+    for name, info in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if BY_CONTENT in info.metadata and isinstance(value, str):
+            if value in types_in(info.annotation):
+                continue  # one of the words that the field's Literal reserves
+            changes[name] = _absolute(value)
+        elif isinstance(value, BaseModel):
+            changes[name] = with_absolute_paths(value)
+    if isinstance(spec, SearchSpec):
+        changes["jobs"] = _absolute_templates(spec)
+    changes = {name: value for name, value in changes.items() if value is not getattr(spec, name)}
+    return spec.model_copy(update=changes) if changes else spec
+
+
+def _absolute_templates(search: SearchSpec) -> dict[str, Any]:
+    """The jobs of a search with absolute paths where the templates name files as such."""
+    jobs = copy.deepcopy(search.jobs)
+    for specs in search.corners():
+        for name, spec in specs.items():
+            _replace(jobs[name], spec, with_absolute_paths(spec))
+    return search.jobs if jobs == search.jobs else jobs
+
+
+def _replace(template: dict[str, Any], spec: BaseModel, absolute: BaseModel) -> None:
+    """Puts what differs between two specs into a template that holds the value of the first."""
+    for name in type(spec).model_fields:
+        old, new, held = getattr(spec, name), getattr(absolute, name), template.get(name)
+        if isinstance(new, BaseModel) and isinstance(held, dict) and new is not old:
+            _replace(held, old, new)
+        elif new is not old and held == old:
+            template[name] = new
+
+
+def _absolute(value: str) -> str:
+    """The path from the root, if something is there or could match its wildcards."""
+    try:
+        path = Path(value).expanduser()
+        known = tuple(takewhile(lambda part: not set("*?[") & set(part), path.parts))
+        there = path.exists() or (path.parts != known and Path(*known).is_dir())
+        return str(path.absolute()) if there else value
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return value
 
 
 def to_data(pipeline: Pipeline) -> dict[str, Any]:

@@ -1,15 +1,22 @@
-"""Mistakes of the user's input: where, what and how to fix it, all of them at once.
+"""Mistakes and warnings about the user's input: where, what and the fix, all of them at once.
 
 A check knows only the path of a mistake in the pipeline (`jobs.student.steps`); `Places` turns
 paths into places, lines of a file or, for a pipeline made in Python, the dotted path itself.
+A warning is no mistake and stops nothing, yet makes a result say little; one that several jobs have
+for the same reason is said once, where the first of them stands.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts
+
+if TYPE_CHECKING:
+    from slimctl.orchestrator.graph import Graph
+    from slimctl.orchestrator.pipeline import Pipeline
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a pipeline to a value."""
@@ -129,9 +136,46 @@ def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
+def field_path(job: str, field: str) -> Path:
+    """Path of a field, dotted for nested ones and with numbers for items of a list."""
+    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
+    return ("jobs", job, *parts)
+
+
 def listed(names: Iterable[str], word: str = "or", most: int = 4) -> str:
     """`'a', 'b' or 'c'`; beyond `most` names the rest is counted."""
     quoted = [f"'{name}'" for name in names]
     if len(quoted) > most:
         return f"{', '.join(quoted[:most])} {word} {len(quoted) - most} more"
     return f" {word} ".join(part for part in (", ".join(quoted[:-1]), *quoted[-1:]) if part)
+
+
+def doubts(
+    pipeline: "Pipeline",
+    graph: "Graph",
+    facts: Mapping[str, Facts],
+    only: Container[str] | None = None,
+) -> list[Problem]:
+    """What is doubtful about the jobs, at the places where they were written."""
+    said: dict[Doubt, list[str]] = {}
+    for name in graph.order:
+        if only is not None and pipeline.made.owner(name) not in only:
+            continue
+        inputs = {place: facts[source] for place, source in graph.edges[name]}
+        for doubt in pipeline.specs[name].doubts(inputs):
+            said.setdefault(doubt, []).append(name)
+    return [_problem(pipeline, doubt, names) for doubt, names in said.items()]
+
+
+def _problem(pipeline: "Pipeline", doubt: Doubt, jobs: list[str]) -> Problem:
+    origins = pipeline.made.origins
+    names = dict.fromkeys(origins[job].short if job in origins else job for job in jobs)
+    intro = f"job{'s' if len(names) > 1 else ''} {listed(names, 'and')}"
+    place = pipeline.places.place(pipeline.made.written(field_path(jobs[0], doubt.field)))
+    return Problem(*place, f"{intro}, {doubt.field}: {doubt.what}", doubt.fix)
+
+
+def as_warning(problem: Problem) -> str:
+    """A doubt as people read it, told apart from a mistake."""
+    head = f"{problem.where}: warning: {problem.what}"
+    return f"{head}\n  fix: {problem.fix}" if problem.fix else head

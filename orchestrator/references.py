@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from slimctl.jobs.base.refs import Ref, refs_in
 from slimctl.jobs.base.registry import nearest
 from slimctl.jobs.base.spec import JobSpec, many_ref_fields
-from slimctl.orchestrator.expansion import Expansion
-from slimctl.orchestrator.groups import UNFILLED, Origin, label_of, origin_of
+from slimctl.jobs.search.spec import SearchSpec
+from slimctl.orchestrator.groups import UNFILLED, Expansion, Origin, label_of
 from slimctl.orchestrator.problems import PipelineProblems, Place, listed
-from slimctl.orchestrator.yaml_tree import parse_yaml
+from slimctl.orchestrator.source import parse_yaml
 
 SELECTION = re.compile(r"([^\[\].]+)(?:\[([^\]]*)\])?\.([^\[\].]+)")
+FULL_NAME = re.compile(r"([^.]+)\.([^.]+=.*)\.([^.]+)")
 
 
 class Meant(NamedTuple):
@@ -48,19 +49,23 @@ def meant_by(name: str, origin: Origin | None, made: Expansion) -> Meant:
         what = f"there are two, in the group '{origin.group if origin else ''}' and outside"
         return Meant((), what, "rename one of them")
     if sibling:
-        known = sibling in made.jobs or sibling in made.unfilled
-        return Meant((sibling,) if known else ())
-    if name in made.jobs:
+        return Meant((sibling,) if sibling in made.jobs else ())
+    if origin and origin.group in made.origins:  # a search that stands in a group
+        return meant_by(name, made.origins[origin.group], made)
+    if name in made.jobs and made.owner(name) == name:
         return Meant((name,))
     if name in made.groups:
         one = next(iter(made.groups[name].jobs))
         return Meant((), "it is a group", f"name a job of it, such as '{name}.{one}'")
-    match = SELECTION.fullmatch(name)
+    match, full = SELECTION.fullmatch(name), FULL_NAME.fullmatch(name)
+    groups = {made.owner(name), match and match[1], full and full[1]}
+    for search in made.searches.intersection(groups):
+        what = f"'{search}' is a search, whose trials are not known before it runs"
+        return Meant((), what, f"name another job than those of '{search}'")
     if match and match[1] in made.iterations:
         return _selected(match[1], match[2], match[3], made)
-    named = origin_of(name)
-    if named and named.group in made.iterations:
-        return _missing(named, made)
+    if full and full[1] in made.iterations:
+        return _missing(Origin(full[1], full[2], full[3]), made)
     return Meant((name,))
 
 
@@ -84,8 +89,8 @@ def _sibling(name: str, origin: Origin | None, made: Expansion) -> str:
         return ""
     short = f"{origin.group}.{name}"
     mine = Origin(origin.group, origin.iteration, name).name
-    there = mine in made.unfilled or (short not in made.broken and origin.iteration != UNFILLED)
-    return mine if there else short
+    there = short not in made.broken and origin.iteration != UNFILLED
+    return mine if there or mine in made.jobs else short
 
 
 def _selected(group: str, wanted: str | None, member: str, made: Expansion) -> Meant:
@@ -138,14 +143,7 @@ class Link(NamedTuple):
 def links_in(
     job: str, fields: Mapping[str, Any], kind: type[JobSpec], made: Expansion
 ) -> list[Link]:
-    """The references of a job.
-
-    Args:
-        job: its name.
-        fields: its reference fields: references or their names.
-        kind: its spec class.
-        made: all jobs.
-    """
+    """The references of a job."""
     many, origin = many_ref_fields(kind), made.origins.get(job)
     links: list[Link] = []
     for field, value in fields.items():
@@ -155,7 +153,7 @@ def links_in(
             what, fix = meant.what, meant.fix
             if len(meant.jobs) > 1 and field not in many:
                 what = f"these are {len(meant.jobs)} jobs"
-                fix = _one_of(meant.jobs[0], origin)
+                fix = _one_of(meant.jobs[0], origin, made)
             if what:
                 links.append(Link(job, written, ref.job, written, what, fix))
                 continue
@@ -166,11 +164,17 @@ def links_in(
     return links
 
 
-def _one_of(job: str, origin: Origin | None) -> str:
-    named = origin_of(job)
+def _one_of(job: str, origin: Origin | None, made: Expansion) -> str:
+    named = made.origins.get(job)
     if named and origin and named.group == origin.group:
         return f"write '{named.member}' for the one of the same iteration"
     return f"name one of them, such as '{job}'"
+
+
+def named_outside(name: str, spec: SearchSpec, made: Expansion) -> dict[str, tuple[str, ...]]:
+    """What the trials of a search name besides each other -> the jobs that this means."""
+    origin = made.origins.get(name)
+    return {written: meant_by(written, origin, made).jobs for written in spec.outside()}
 
 
 def _as_refs(value: Any, *, many: bool) -> Any:

@@ -19,7 +19,7 @@ from slimctl.jobs.storage.sealed import seal
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.events import Event, EventLog, LogRead, read_log
 from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.status import RunStatus, apply, fold, interrupt
+from slimctl.orchestrator.status import JobStatus, RunStatus, apply, fold, interrupt
 
 SUM_MARK = "# sha256 "
 FLUSH_S = 1.0
@@ -170,7 +170,7 @@ class RunRecord:
         with self._lock:
             apply(self._status, self._log.add(event, job, **details))
 
-    def job(self, name: str) -> Any:
+    def job(self, name: str) -> JobStatus:
         """What is known of a job now."""
         return self._status.jobs[name]
 

@@ -35,8 +35,9 @@ class Scheduler:
 
     def __init__(self, nodes: Sequence[Node], cluster: Cluster) -> None:
         self._cluster = cluster
-        self._nodes = {node.name: node for node in nodes}
-        self._users: dict[str, list[str]] = {node.name: [] for node in nodes}
+        self._nodes: dict[str, Node] = {}
+        self._rank: dict[str, tuple[float, int, int]] = {}
+        self._users: dict[str, list[str]] = {}
         self._missing: dict[str, set[str]] = {}
         self._ready: set[str] = set()
         self._queues: dict[Needs, list[tuple[float, int, int, str]]] = {}
@@ -44,21 +45,29 @@ class Scheduler:
         self._paused: set[str] = set()
         self._settled: set[str] = set()
         """Finished, failed or blocked."""
+        self._finished: set[str] = set()
+        self.add(nodes)
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """Adds jobs, each after its inputs, which may be known already; none needs a dead job."""
         for node in nodes:
-            self._missing[node.name] = set(node.inputs)
+            self._nodes[node.name] = node
+            self._users[node.name] = []
+            self._missing[node.name] = set(node.inputs) - self._finished
             for name in self._missing[node.name]:
                 self._users[name].append(node.name)
-        work, depths = self._paths()
-        self._rank = {name: (-work[name], -depths[name], at) for at, name in enumerate(self._nodes)}
+        work, depths = self._paths([node.name for node in nodes])
+        for at, node in enumerate(nodes, len(self._rank)):
+            self._rank[node.name] = (-work[node.name], -depths[node.name], at)
         for node in nodes:
-            if not node.inputs:
+            if not self._missing[node.name]:
                 self._enqueue(node.name)
 
-    def _paths(self) -> tuple[Mapping[str, float], Mapping[str, int]]:
+    def _paths(self, names: Sequence[str]) -> tuple[Mapping[str, float], Mapping[str, int]]:
         """Most work, and number of jobs, on a path from each job to an end of the graph."""
         work: dict[str, float] = {}
         depths: dict[str, int] = {}
-        for name in reversed(self._nodes):
+        for name in reversed(names):
             users = self._users[name]
             work[name] = self._nodes[name].flop + max((work[one] for one in users), default=0.0)
             depths[name] = 1 + max((depths[one] for one in users), default=0)
@@ -103,6 +112,7 @@ class Scheduler:
     def finish(self, name: str) -> None:
         """Marks a job's result as there, whatever state it is in."""
         self._settle(name)
+        self._finished.add(name)
         for user in self._users[name]:
             self._missing[user].discard(name)
             if not self._missing[user] and not self._is_known(user):

@@ -7,12 +7,11 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
 from slimctl.jobs.base.registry import kind_names, load_kind
-from slimctl.jobs.base.spec import JobSpec, many_ref_fields
-from slimctl.orchestrator.document import ASIDE
-from slimctl.orchestrator.graph import ref_fields
+from slimctl.jobs.base.spec import JobSpec, many_ref_fields, ref_fields
+from slimctl.orchestrator.explain import NAME_PATTERN
 from slimctl.orchestrator.groups import MEMBER_PATTERN, Group
-from slimctl.orchestrator.messages import NAME_PATTERN
 from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.source import ASIDE
 
 DEFINITIONS = "#/$defs/{model}"
 TEMPLATE = "InGroup"

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from slimctl.orchestrator.events import Event
 
 JobState = Literal[
-    "waiting", "running", "interrupted", "done", "reused", "failed", "blocked", "cancelled"
-]
+    "waiting", "running", "interrupted", "done", "reused", "failed", "blocked", "cancelled",
+    "stopped",
+]  # fmt: skip
 RunState = Literal["running", "done", "failed", "cancelled", "interrupted"]
-FINAL: frozenset[str] = frozenset({"done", "reused", "failed", "blocked", "cancelled"})
+FINAL: frozenset[str] = frozenset({"done", "reused", "failed", "blocked", "cancelled", "stopped"})
 RATE_WINDOW = 20
 
 
@@ -26,6 +27,8 @@ class JobStatus(BaseModel):
     """Artifact id."""
     after: list[str] = []
     """Jobs whose results it takes."""
+    search: str = ""
+    """The search whose trial it belongs to; the run can do without it. "" = none."""
     state: JobState = "waiting"
     attempt: int = 0
     started: float | None = None
@@ -35,8 +38,8 @@ class JobStatus(BaseModel):
     """Units of work finished, such as steps or pairs."""
     total: int = 0
     metrics: dict[str, float] = {}
-    points: list[tuple[float, int]] = []
-    """Last (time, done) points, for the rate."""
+    points: list[tuple[float, float]] = []
+    """Last (time, done) points, for the rate; units under way count in part."""
     device_s: float = 0.0
     failure: str = ""
     """Class of the error."""
@@ -60,7 +63,7 @@ class JobStatus(BaseModel):
     def eta_s(self) -> float | None:
         """Time left at that rate, s; None if unknown."""
         rate = self.rate()
-        return (self.total - self.done) / rate if rate and self.total else None
+        return (self.total - self.points[-1][1]) / rate if rate and self.total else None
 
 
 class RunStatus(BaseModel):
@@ -94,6 +97,13 @@ def fold(run: str, events: Iterable[Event]) -> RunStatus:
 
 def apply(status: RunStatus, event: Event) -> None:
     """Updates a status by one event; unknown ones are ignored."""
+    if event.name == "jobs_added":
+        for name, fields in event.details["jobs"].items():
+            known = status.jobs.get(name)
+            if known is None or known.artifact != fields["artifact"]:
+                after = sorted(fields["inputs"])
+                kept = {key: fields[key] for key in ("kind", "key", "artifact", "search")}
+                status.jobs[name] = JobStatus(**kept, after=after)
     if not event.job:
         _apply_run(status, event)
         return
@@ -133,7 +143,7 @@ def interrupt(status: RunStatus, last: float) -> None:
 
 
 def _to_do_again(job: JobStatus) -> JobStatus:
-    kept = {"kind", "key", "artifact", "after", "done", "total"}
+    kept = {"kind", "key", "artifact", "after", "search", "done", "total"}
     return JobStatus.model_validate(job.model_dump(include=kept))
 
 
@@ -145,7 +155,8 @@ def _apply_job(job: JobStatus, event: Event) -> None:
     elif event.name == "progress":
         job.done, job.total = details["done"], details["total"]
         job.metrics = {**job.metrics, **details.get("metrics", {})}
-        job.points = [*job.points, (event.time, job.done)][-RATE_WINDOW:]
+        point = (event.time, details.get("exact", job.done))
+        job.points = [*job.points, point][-RATE_WINDOW:]
     elif event.name == "warning":
         job.warnings.append(details["message"])
     elif event.name == "retry":

@@ -11,15 +11,13 @@ from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.diagnosis import check_preconditions, check_shared
-from slimctl.orchestrator.doubts import doubts
-from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
+from slimctl.orchestrator.estimate import with_work
 from slimctl.orchestrator.events import Event, EventLog
-from slimctl.orchestrator.graph import Graph, expectations, preflight
+from slimctl.orchestrator.graph import Graph, preflight
 from slimctl.orchestrator.launcher import NAMESPACE
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
-from slimctl.orchestrator.planner import draft_plan, make_plan
-from slimctl.orchestrator.problems import Mistake, Problem
+from slimctl.orchestrator.plan import RunPlan, as_event, make_plan
+from slimctl.orchestrator.problems import Problem, doubts
 from slimctl.orchestrator.runs import new_run_id, read_status, run_ids, run_lease, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
@@ -59,60 +57,6 @@ class Submission:
             fix = state.fix or f"slimctl logs {self.run}/{name}"
             raise JobFailed(f"run {self.run}", what, fix)
         return store.load_any(state.artifact)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a submission would do and cost."""
-
-    plan: RunPlan
-    cost: Estimate
-    warnings: Sequence[Problem]
-    """What would say little although nothing is wrong, such as a FID of few samples."""
-    missing: Sequence[Mistake]
-    """Files that a draft names and that are not there; their jobs could not be looked at."""
-
-    @property
-    def jobs(self) -> Sequence[PlannedJob]:
-        """The jobs, inputs first: `action` is reuse, resume, run or blocked, `reason` says why."""
-        return self.plan.jobs
-
-
-def check(pipeline: Pipeline) -> list[Problem]:
-    """Looks for mistakes in a pipeline and in what it reads; starts nothing.
-
-    Returns:
-        Warnings: what would say little although nothing is wrong, such as a FID of few samples.
-
-    Raises:
-        PipelineProblems: all mistakes at once.
-    """
-    resolved = resolve(pipeline)
-    graph = Graph.of(resolved)
-    return doubts(resolved, graph, preflight(resolved, graph))
-
-
-def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
-    """What `submit` would do with each job, and what it would cost; starts nothing.
-
-    Args:
-        pipeline: what to run; its storage decides what is there already.
-        tflops: rate of one GPU in 1e12 operations per second, for its hours; None = not known.
-
-    Raises:
-        PipelineProblems: all mistakes at once.
-    """
-    resolved = resolve(pipeline)
-    graph, store = Graph.of(resolved), Store(resolved.storage)
-    facts, missing = expectations(resolved.specs, graph.edges, graph.order)
-    if missing:
-        made = draft_plan(resolved, graph, {str(one.path[1]) for one in missing}, store)
-    else:
-        made = make_plan(resolved, graph, store)
-        unread = [name for name, known in facts.items() if is_open(known)]
-        facts = preflight(resolved, graph, unread) if unread else facts
-    cost = estimate(resolved, graph, facts, made, tflops)
-    return Forecast(made, cost, doubts(resolved, graph, facts), missing)
 
 
 def submit(
@@ -228,10 +172,11 @@ def start(
 
 def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> RunStatus:
     """The recent run that made or reused just this, else a new record."""
-    wanted = {job.name: job.artifact for job in plan.jobs}
+    wanted = {job.name: job.artifact for job in plan.jobs if not job.search}
     for run in reversed(run_ids(store.blobs)[-20:]):
         status = read_status(store.blobs, run)
-        if status.state == "done" and wanted == {n: j.artifact for n, j in status.jobs.items()}:
+        made = {name: job.artifact for name, job in status.jobs.items() if not job.search}
+        if status.state == "done" and wanted == made:
             return status
     run = new_run_id(plan.name)
     log = EventLog(store.blobs, run)
@@ -327,7 +272,8 @@ def check_result(submission: Submission) -> None:
         SlimError: the run failed without a failed job, which is our bug.
     """
     run, status = f"run {submission.run}", submission.status
-    failed = {n: job for n, job in submission.status.jobs.items() if job.state == "failed"}
+    needed = {name: job for name, job in status.jobs.items() if not job.search}
+    failed = {name: job for name, job in needed.items() if job.state == "failed"}
     if status.ended is None:
         fix = f"slimctl logs {submission.run} -f"
         raise JobFailed(run, "was taken over by another supervisor", fix)
@@ -342,7 +288,7 @@ def check_result(submission: Submission) -> None:
     classes = {job.failure for job in failed.values()}
     only = {"UserError": UserError, "DamagedArtifact": DamagedArtifact}
     kind = only.get(classes.pop(), JobFailed) if len(classes) == 1 else JobFailed
-    blocked = sum(job.state == "blocked" for job in submission.status.jobs.values())
+    blocked = sum(job.state == "blocked" for job in needed.values())
     what = "; ".join(f"job '{name}' failed: {job.message}" for name, job in failed.items())
     fixes = [job.fix for job in failed.values() if job.fix]
     tail = f" ({blocked} job(s) that need it did not run)" if blocked else ""

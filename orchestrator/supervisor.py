@@ -6,14 +6,15 @@ finds running jobs by the name of their actors, and goes on.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.deaths import DeathWatch
 from slimctl.jobs.base.registry import parse_job
-from slimctl.jobs.execution import JobOutcome, JobRequest
+from slimctl.jobs.execution import JobOutcome, JobRequest, failed
+from slimctl.jobs.search.spec import SearchSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import describe_cluster
 from slimctl.orchestrator.events import Event
@@ -21,13 +22,15 @@ from slimctl.orchestrator.launcher import NAMESPACE, Launched, Launcher, RayRepo
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, twins
 from slimctl.orchestrator.runs import RunRecord
 from slimctl.orchestrator.scheduler import Node, Scheduler
-from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.search import SearchRun
+from slimctl.orchestrator.status import FINAL, JobStatus, RunStatus
 
 POLL_S = 0.1
 PROGRESS_S = 1.0
 CLUSTER_EVERY_S = 5.0
 LINGER_S = 20.0
 """How long a supervisor whose run is over waits for somebody to ask how it ended."""
+REACHED = frozenset({"done", "reused"})
 MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
 
@@ -61,7 +64,13 @@ class Supervisor:
         self._request = request
         self._store = Store(request.plan.storage)
         self._jobs = {job.name: job for job in request.plan.jobs}
-        self._twins = twins(request.plan)
+        self._twins = dict(twins(request.plan))
+        self._makers = {job.artifact: name for name, job in reversed(self._jobs.items())}
+        """Artifact -> the first job that makes it."""
+        self._searches: dict[str, SearchRun] = {}
+        """Searches whose trials are under way."""
+        self._searched: set[str] = set()
+        """Those whose trials have ended."""
         self._cluster = request.cluster
         self._needs: dict[str, Needs] = {}
         self._record = RunRecord(request.run, request.plan, comes_back=request.detached)
@@ -113,6 +122,45 @@ class Supervisor:
         """Asks for the run to stop; running jobs keep their checkpoints."""
         self._cancel.set()
 
+    # What searches call
+
+    def known(self, job: str) -> JobStatus:
+        """What is known of a job now."""
+        return self._record.job(job)
+
+    def say(self, job: str, event: str, **details: Any) -> None:
+        """Notes an event of a job."""
+        self._add(event, job, **details)
+
+    def adopt(self, search: str, jobs: Sequence[PlannedJob]) -> None:
+        """Adds the jobs of a trial, each after its inputs."""
+        jobs = [job for job in jobs if job.name not in self._jobs]
+        if not jobs:
+            return  # another trial of the same values has them
+        dumps = {job.name: job.model_dump(mode="json") for job in jobs}
+        self._add("jobs_added", search, jobs=dumps)
+        for job in jobs:
+            maker = self._makers.get(job.artifact, job.name)
+            if maker != job.name and self.known(maker).state not in FINAL - REACHED:
+                self._twins[job.name] = maker
+            else:
+                self._makers[job.artifact] = job.name
+            self._jobs[job.name] = job
+        self._needs |= self._needs_on(self._cluster, jobs)
+        self._scheduler.add([self._node(job) for job in jobs])
+        for job in jobs:
+            self._take_up(job)
+
+    def stop(self, job: str, why: str) -> None:
+        """Ends a job, and those that need it, for good; what it has reached stays."""
+        for future, launched in [*self._launched.items()]:
+            if launched.job == job:
+                del self._launched[future]
+                self._launcher.stop(launched)
+        self._waiting = [item for item in self._waiting if item[1] != job]
+        self._add("job_stopped", job, what=why)
+        self._block_users(job)
+
     # The run
 
     def _drive(self) -> None:
@@ -125,6 +173,7 @@ class Supervisor:
                     return
                 self._launch_startable()
                 self._collect()
+                self._search()
                 self._housekeep()
             self._end()
         except Exception as error:  # noqa: BLE001  (the user must hear of it)
@@ -147,15 +196,14 @@ class Supervisor:
     def _begin(self) -> None:
         self._record.begin()
         plan, wish = self._request.plan, self._request.resumption
-        self._needs = self._needs_on(self._cluster)
-        nodes = [
-            Node(job.name, self._waits_for(job), self._needs[job.name], job.flop)
-            for job in plan.jobs
-        ]
-        self._scheduler = Scheduler(nodes, self._cluster)
+        self._needs = self._needs_on(self._cluster, plan.jobs)
+        self._scheduler = Scheduler([self._node(job) for job in plan.jobs], self._cluster)
         self._add("run_started", **as_event(plan))
         if wish and not self._record.has_event("run_resumed", wish=wish):
             again = [job.name for job in plan.jobs if job.action != "reuse"]
+            kept = REACHED | {"stopped"}
+            trials = ((name, job) for name, job in self.status().jobs.items() if job.search)
+            again += [name for name, job in trials if job.state not in kept]
             self._add("run_resumed", wish=wish, jobs=again)
         self._record.keep()
         self._begun.set()
@@ -163,9 +211,18 @@ class Supervisor:
         for job in plan.jobs:
             self._take_up(job)
 
-    def _needs_on(self, cluster: Cluster) -> dict[str, Needs]:
-        jobs = self._request.plan.jobs
-        return {job.name: parse_job(job.kind, job.fields).needs(cluster) for job in jobs}
+    def _node(self, job: PlannedJob) -> Node:
+        return Node(job.name, self._waits_for(job), self._needs[job.name], job.flop)
+
+    @staticmethod
+    def _needs_on(cluster: Cluster, jobs: Iterable[PlannedJob]) -> dict[str, Needs]:
+        """What each job needs; nothing where its result is there, perhaps of an older version."""
+        return {
+            job.name: Needs(cpus=0, gpus=0)
+            if job.action == "reuse"
+            else parse_job(job.kind, job.fields).needs(cluster)
+            for job in jobs
+        }
 
     def _waits_for(self, job: PlannedJob) -> list[str]:
         """Its inputs, and the job that makes the same result, if there is one."""
@@ -176,11 +233,11 @@ class Supervisor:
         """Starts from what the store had, and what came of the job before a restart."""
         known = self._record.job(job.name)
         state, self._attempts[job.name] = known.state, known.attempt
-        if state in ("done", "reused"):
+        if state in REACHED:
             self._scheduler.finish(job.name)
         elif job.action == "reuse":
             self._reuse(job.name)
-        elif state == "failed":
+        elif state in ("failed", "stopped"):
             self._block_users(job.name)
 
     def _launch_startable(self) -> None:
@@ -201,20 +258,50 @@ class Supervisor:
 
     def _launch(self, name: str) -> None:
         self._scheduler.start(name)
-        self._attempts[name] = self._attempts.get(name, 0) + 1
-        self._add("job_started", name, attempt=self._attempts[name])
         job = self._jobs[name]
-        placement = parse_job(job.kind, job.fields).placed()
-        launched = self._launcher.launch(self._job_request(job), placement, self._needs[name])
+        spec = parse_job(job.kind, job.fields)
+        if name not in self._searched:  # else it only goes on
+            self._attempts[name] = self._attempts.get(name, 0) + 1
+            self._add("job_started", name, attempt=self._attempts[name])
+            if isinstance(spec, SearchSpec):
+                attempt = f"{self._request.run}/{self._request.resumption}"
+                self._searches[name] = SearchRun(job, self._store, self._cluster, self, attempt)
+                self._scheduler.pause(name)
+                return
+        request = self._job_request(job)
+        launched = self._launcher.launch(request, spec.placed(), self._needs[name])
         self._launched[launched.future] = launched
 
+    def _search(self) -> None:
+        """Goes on with the searches; one whose trials have ended is run like any other job."""
+        for name, search in [*self._searches.items()]:
+            try:
+                over = search.advance(time.monotonic())
+            except OSError:
+                continue  # a storage that stumbles is asked again
+            except Exception as error:  # noqa: BLE001  (the user must hear of it)
+                outcome = failed(name, self._jobs[name].artifact, error)
+                del self._searches[name]
+                search.end()
+                self._fail(name, outcome)
+                continue
+            if over:
+                del self._searches[name]
+                self._searched.add(name)
+                self._scheduler.requeue(name)
+
     def _job_request(self, job: PlannedJob) -> JobRequest:
+        made: dict[str, str] = {}
+        if job.name in self._searched:
+            trials = (one for one in self._jobs.values() if one.search == job.name)
+            states = {one.artifact: (one.name, self.known(one.name).state) for one in trials}
+            made = {name: one for one, (name, state) in states.items() if state in REACHED}
         return JobRequest(
             job.name,
             job.kind,
             job.fields,
             job.artifact,
-            job.inputs,
+            {**job.inputs, **made},
             self._request.plan.storage,
             self._cluster,
             RayReporter(supervisor_name(self._request.run)),
@@ -291,8 +378,14 @@ class Supervisor:
         self._block_users(name)
 
     def _block_users(self, name: str) -> None:
+        """Marks a job that failed or was stopped, and those that need it."""
+        known = self.known(name)
         for other in self._scheduler.fail(name):
-            if self._record.job(other).state != "blocked":
+            if self.known(other).state in FINAL:
+                continue
+            if known.state == "stopped":
+                self._add("job_stopped", other, what=known.message)
+            else:
                 same = self._twins.get(other) == name
                 why = "asks for the same result as" if same else "needs"
                 self._add("job_blocked", other, what=f"{why} '{name}', which failed")
@@ -305,8 +398,8 @@ class Supervisor:
                     self._add("job_cancelled", name)
             self._add("run_ended", state="cancelled")
             return
-        failed = any(job.state in ("failed", "blocked") for job in jobs.values())
-        self._add("run_ended", state="failed" if failed else "done")
+        bad = any(one.state in ("failed", "blocked") for one in jobs.values() if not one.search)
+        self._add("run_ended", state="failed" if bad else "done")
 
     def _add(self, event: str, job: str = "", /, **details: Any) -> None:
         self._record.add(event, job, **details)
@@ -331,6 +424,6 @@ class Supervisor:
                 losses = self._losses.items()
                 self._losses = {name: (max(0, often - 1), at) for name, (often, at) in losses}
             self._cluster = cluster
-            self._needs = self._needs_on(cluster)
+            self._needs = self._needs_on(cluster, self._jobs.values())
             self._scheduler.resize(cluster, self._needs)
             self._launcher.resize(cluster)

@@ -24,7 +24,6 @@ from slimctl.jobs.base.artifacts import (
     StepPolicy,
     StepReport,
     SweepReport,
-    Trial,
 )
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.base.keys import canonical_json
@@ -33,10 +32,8 @@ from slimctl.models.metrics import metrics as declared_metrics
 from slimctl.orchestrator.comparison.collect import quality_reports
 from slimctl.orchestrator.comparison.pool import fid_protocol
 from slimctl.orchestrator.events import Event, read_events
-from slimctl.orchestrator.plan import PlannedJob, RunPlan
-from slimctl.orchestrator.planner import sqlite_file
+from slimctl.orchestrator.plan import PlannedJob, RunPlan, sqlite_file
 from slimctl.orchestrator.runs import read_status, run_lease
-from slimctl.orchestrator.sweeps import iteration_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +59,6 @@ NUMBERS = (
 )  # fmt: skip
 """Numbers of results that are tracked beside the declared metrics."""
 ARTIFACT_TAG = "slimctl.artifact"
-TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "filtered": "KILLED", "stopped": "KILLED"}
 MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
@@ -165,6 +161,10 @@ class Tracker:
                 self._client.set_terminated(found.info.run_id, "KILLED")
 
     def _write(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.name == "jobs_added":
+                added = map(PlannedJob.model_validate, event.details["jobs"].values())
+                self._jobs |= {job.name: job for job in added}
         fresh = [event for event in events if event.number >= self._seen]
         self._write_curves(fresh)  # first: how a job ended is said when all else is written
         for event in fresh:
@@ -202,14 +202,6 @@ class Tracker:
         except MlflowException as error:
             self._client.set_tag(self._parent, "slimctl.models", str(error)[:500])
 
-    def _log_trials(self, child: str, job: str) -> None:
-        with contextlib.suppress(DamagedArtifact):
-            report = self._store.load(self._jobs[job].artifact, SweepReport)
-            tags = {RUN_TAG: self._run, PARENT_TAG: child}
-            known = self._children
-            made = log_trials(self._client, self._experiment, job, report, tags, known)
-            self._children |= made
-
     def _job_event(self, event: Event) -> None:
         if event.name == "warning":
             self._client.set_tag(self._child(event), "slimctl.warning", event.details["message"])
@@ -217,22 +209,20 @@ class Tracker:
             child = self._child(event)
             self._client.set_tag(child, "slimctl.state", event.name.removeprefix("job_"))
             self._log_result(child, self._jobs[event.job])
-            if self._jobs[event.job].kind == "sweep":
-                self._log_trials(child, event.job)
             self._end(child, "FINISHED", event)
         elif event.name == "job_failed":
             child = self._child(event)
             self._client.set_tag(child, "slimctl.error", event.details["what"][:5000])
             self._end(child, "FAILED", event)
-        elif event.name == "job_cancelled" and event.job in self._children:
+        elif event.name in ("job_cancelled", "job_stopped") and event.job in self._children:
             self._end(self._children[event.job], "KILLED", event)
 
     def _end(self, run: str, state: str, event: Event) -> None:
         self._client.set_terminated(run, state, end_time=_milliseconds(event))
 
-    def _child(self, event: Event) -> str:
-        """The child run of an event's job, made when the job is first heard of."""
-        name = event.job
+    def _child(self, event: Event, name: str = "") -> str:
+        """The child run of a job, the event's if none is named, made when first heard of."""
+        name = name or event.job
         if name in self._children:
             return self._children[name]
         from mlflow.entities import Param
@@ -241,7 +231,7 @@ class Tracker:
         tags = {
             RUN_TAG: self._run,
             JOB_TAG: name,
-            PARENT_TAG: self._parent,
+            PARENT_TAG: self._child(event, job.search) if job.search else self._parent,
             "slimctl.kind": job.kind,
             "slimctl.artifact": job.artifact,
         }
@@ -249,7 +239,8 @@ class Tracker:
             self._experiment, start_time=_milliseconds(event), tags=tags, run_name=name
         )
         self._children[name] = created.info.run_id
-        params = [Param(key, value[:MAX_PARAM]) for key, value in flatten(job.fields)]
+        fields = dict([*flatten(job.values), *flatten(job.fields)]).items()
+        params = [Param(key, value[:MAX_PARAM]) for key, value in fields]
         self._client.log_batch(created.info.run_id, params=[Param("kind", job.kind), *params][:100])
         return self._children[name]
 
@@ -270,6 +261,11 @@ class Tracker:
         kept = {*declared, *NUMBERS, "wall_s", "device_s"}
         metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
         self._client.log_batch(child, metrics=metrics)
+        if isinstance(handle, SweepReport) and handle.chosen is not None:
+            values = handle.trials[handle.chosen].values
+            for name, run in self._children.items():
+                if (one := self._jobs[name]).search == job.name and one.values == values:
+                    self._client.set_tag(run, "slimctl.chosen", "true")
         for name in pictures_of(handle):
             with contextlib.suppress(DamagedArtifact):
                 self._client.log_artifact(child, str(self._store.file(handle, name)))
@@ -418,52 +414,3 @@ def _registered(tags: Mapping[str, str]) -> list[Measured]:
         ]  # fmt: skip
     except (KeyError, ValueError):
         return []
-
-
-def log_trials(
-    client: "MlflowClient",
-    experiment: str,
-    sweep: str,
-    report: SweepReport,
-    tags: Mapping[str, str],
-    known: Mapping[str, str],
-) -> dict[str, str]:
-    """Writes each trial of a sweep as a run; returns their MLflow runs by name.
-
-    Args:
-        client: of the tracking server.
-        experiment: MLflow experiment.
-        sweep: name of the job that swept.
-        report: what it found.
-        tags: of every such run: its parent, the run of the program.
-        known: runs that are there already, by name.
-    """
-    made: dict[str, str] = {}
-    for number, trial in enumerate(report.trials):
-        name = f"{sweep}.{iteration_of(trial)}"
-        if name in known:
-            if client.get_run(known[name]).info.status == "RUNNING":  # not written whole
-                _log_trial(client, known[name], trial)
-            continue
-        chosen = {"slimctl.chosen": "true"} if number == report.chosen else {}
-        why = {"slimctl.error": trial.why[:5000]} if trial.why else {}
-        own = {**tags, **chosen, **why, "slimctl.job": name, "slimctl.kind": "trial"}
-        created = client.create_run(experiment, tags=own, run_name=name)
-        made[name] = created.info.run_id
-        _log_trial(client, created.info.run_id, trial)
-    return made
-
-
-def _log_trial(client: "MlflowClient", run: str, trial: Trial) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(time.time() * 1000)
-    params: list[Any] = [Param(name, str(value)[:500]) for name, value in trial.values.items()]
-    short = [name.rpartition(".")[2] for name in trial.metrics]
-    metrics = [
-        Metric(last if short.count(last) == 1 else name, value, now, 0)
-        for (name, value), last in zip(trial.metrics.items(), short, strict=True)
-    ]
-    metrics += [Metric("score", value, now, step) for step, value in trial.scores]
-    client.log_batch(run, metrics=metrics, params=params)
-    client.set_terminated(run, TRIAL_STATUS[trial.state])

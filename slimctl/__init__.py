@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from slimctl.models.teachers import load_teacher
     from slimctl.orchestrator.groups import Group
     from slimctl.orchestrator.pipeline import Pipeline, load_pipeline
-    from slimctl.orchestrator.submission import Forecast, Submission, check, plan, submit
+    from slimctl.orchestrator.plan import Forecast, check, plan
+    from slimctl.orchestrator.submission import Submission, submit
 
 __version__ = "0.2.0"
 
@@ -34,15 +35,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Forecast": "orchestrator.submission",
+    "Forecast": "orchestrator.plan",
     "Group": "orchestrator.groups",
     "Pipeline": "orchestrator.pipeline",
     "Submission": "orchestrator.submission",
-    "check": "orchestrator.submission",
+    "check": "orchestrator.plan",
     "load_generator": "models.generators",
     "load_pipeline": "orchestrator.pipeline",
     "load_teacher": "models.teachers",
-    "plan": "orchestrator.submission",
+    "plan": "orchestrator.plan",
     "submit": "orchestrator.submission",
 }
 

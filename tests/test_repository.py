@@ -18,17 +18,16 @@ from PIL import Image
 from pyarrow import parquet
 
 from slimctl.jobs.base import errors
-from slimctl.jobs.base.facts import FieldError, MissingFile, UntoldError
+from slimctl.jobs.base.facts import FieldError, MissingFile
 from slimctl.jobs.base.registry import kind_of
 from slimctl.models.networks.presets import PRESETS
 from slimctl.models.perceptual.cost import INCEPTION_MACS
 from slimctl.models.solvers.spec import EDMHeunSpec
 from slimctl.models.spec import Spec
 from slimctl.orchestrator import problems
-from slimctl.orchestrator.doubts import doubts
 from slimctl.orchestrator.graph import Graph, expectations, preflight
 from slimctl.orchestrator.pipeline import Pipeline, load_pipeline, resolve
-from slimctl.orchestrator.problems import PipelineProblems, Problem
+from slimctl.orchestrator.problems import PipelineProblems, Problem, doubts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "jobs", "orchestrator")
@@ -218,7 +217,6 @@ def exceptions() -> Iterator[type[Exception]]:
             if isinstance(value, type) and issubclass(value, Exception):
                 yield value
     yield FieldError
-    yield UntoldError
     yield MissingFile
 
 

@@ -1,13 +1,15 @@
 """The typed handles that jobs return.
 
 A handle is a frozen pydantic model stored as JSON, with the bytes beside it. File fields are names
-inside the artifact's folder; the store's manifest has their sizes and checksums.
+inside the artifact's folder; the store's manifest has their sizes and checksums. What it says to
+the jobs that take it are its `facts`.
 """
 
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from slimctl.jobs.base.facts import Facts, Intake
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.metrics import metrics
 from slimctl.models.solvers.spec import GridSpec
@@ -24,6 +26,10 @@ class Handle(Spec):
 
     id: str = ""
     """Artifact id, `<kind>-<key>`; set by the store."""
+
+    def facts(self) -> Facts:
+        """What jobs that take this result are checked against."""
+        return Facts(made=type(self).__name__)
 
     def elsewhere(self) -> "tuple[ShardFile, ...]":
         """Files that belong to it and lie outside its folder, such as shards of a series."""
@@ -47,6 +53,17 @@ class Dataset(Handle):
     """What was read, and how many files beside it were not; "" = not kept."""
     file: str = "data.safetensors"
 
+    def facts(self) -> Facts:
+        counts = self.label_counts
+        return Facts(
+            image=self.image,
+            count=self.count,
+            flip_valid=self.flip_valid,
+            classes_seen=sum(count > 0 for count in counts),
+            label_counts=counts,
+            made="Dataset",
+        )
+
 
 class FeatureNet(Handle):
     """A network whose features serve the metrics: trained here, or from a file."""
@@ -65,6 +82,10 @@ class FeatureNet(Handle):
     accuracy: float | None = None
     """Share of held-out images that a classifier classified rightly, 0..1."""
     file: str = "weights.safetensors"
+
+    def facts(self) -> Facts:
+        intake = Intake(self.channels, self.size)
+        return Facts(image=self.image, intake=intake, dimensions=self.dimensions, made="FeatureNet")
 
 
 class Flow(Handle, Parameterisation):
@@ -91,6 +112,16 @@ class Flow(Handle, Parameterisation):
     file: str = "weights.safetensors"
     """EMA weights of a network."""
 
+    def facts(self) -> Facts:
+        return Facts(
+            image=self.image,
+            flip_valid=self.flip_valid,
+            part=self.part,
+            closed_form=self.network is None,
+            flow=self,
+            made="Flow",
+        )
+
 
 class Generator(Handle):
     """A network that makes an image from noise in one evaluation."""
@@ -107,6 +138,9 @@ class Generator(Handle):
     """Artifact id of that partition."""
     file: str = "weights.safetensors"
 
+    def facts(self) -> Facts:
+        return Facts(image=self.image, flip_valid=self.flip_valid, part=self.part, made="Generator")
+
 
 class Partition(Handle):
     """Conditions (labels, or rows of an embedding) in subsets of about equal size."""
@@ -122,6 +156,9 @@ class Partition(Handle):
     def conditions(self) -> int:
         """Number of conditions."""
         return sum(map(len, self.subsets))
+
+    def facts(self) -> Facts:
+        return Facts(parts=len(self.subsets), made="Partition")
 
 
 class Fleet(Handle):
@@ -143,6 +180,16 @@ class Fleet(Handle):
     """Weights that one sample goes through: those of the largest student."""
     parameters_total: int
     """Weights of all students."""
+
+    def facts(self) -> Facts:
+        first = self.members[0]
+        return Facts(
+            image=self.image,
+            flip_valid=self.flip_valid,
+            flow=first if isinstance(first, Flow) else None,
+            one_step=isinstance(first, Generator),
+            made="Fleet",
+        )
 
 
 class ShardFile(Spec):
@@ -174,6 +221,9 @@ class PairSet(Handle):
     t_start: float = 0.0
     """Flow time at which x0 enters the flow."""
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    def facts(self) -> Facts:
+        return Facts(image=self.image, count=self.count, flip_valid=self.flip_valid, made="PairSet")
 
     def elsewhere(self) -> tuple[ShardFile, ...]:
         return self.shards
@@ -350,6 +400,9 @@ class StepGrid(Handle):
     exact_nfe: float
     """Mean evaluations of rk45 at the tolerance of the fit, uninterrupted, on the same samples."""
 
+    def facts(self) -> Facts:
+        return Facts(image=self.image, nfe=float(self.nfe), made="StepGrid")
+
 
 class StepPolicy(Handle):
     """Policies that choose step sizes, one per training seed."""
@@ -379,6 +432,9 @@ class StepPolicy(Handle):
     file: str = "policy.safetensors"
     """Weights, named `<number of the training seed>.layers...`."""
     curves: str = "curves.png"
+
+    def facts(self) -> Facts:
+        return Facts(image=self.image, problem=self.problem_kind, made="StepPolicy")
 
 
 class StepRow(Spec):

@@ -11,7 +11,6 @@ from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.refs import Ref
 
 if TYPE_CHECKING:
-    from slimctl.jobs.base.subgraph import SubJob
     from slimctl.jobs.storage.blobs import Blobs
     from slimctl.jobs.storage.store import Store
 
@@ -31,27 +30,6 @@ class SilentReporter(Reporter):
 
     def send(self, job: str, event: str, **details: Any) -> None:
         """Drops the event."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job inside a job ended.
-
-    Args:
-        what: what went wrong; "" = its result is there.
-        retry: whether another attempt may succeed.
-    """
-
-    what: str = ""
-    retry: bool = False
-
-
-class JobRunner(ABC):
-    """Runs the jobs of a small graph for a job. Must survive pickling: workers get a copy."""
-
-    @abstractmethod
-    def run(self, job: "SubJob", device: str, threads: int) -> Ended:
-        """Makes a job's result in this process, unless the store has it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +61,6 @@ class JobContext:
         device: torch device for work done in this process.
         threads: CPU threads for work done in this process.
         reporter: takes progress, messages and warnings.
-        runner: runs further jobs, whose results are artifacts like any other.
     """
 
     job: str
@@ -95,7 +72,6 @@ class JobContext:
     device: str = "cpu"
     threads: int = 1
     reporter: Reporter = field(default_factory=SilentReporter)
-    runner: JobRunner | None = None
     notes: list[str] = field(default_factory=list)
     """Kept with the artifact."""
     engine: dict[str, Any] = field(default_factory=dict)

@@ -129,23 +129,12 @@ class FieldErrors(FieldError):  # noqa: N818  (the name says what it is)
 
 
 class MissingFile(FieldError):  # noqa: N818  (the name says what it is)
-    """A field names a file that is not there; everything else about the job can still be checked.
-
-    Args:
-        field: name of the field, dotted for nested ones.
-        what: what is wrong, with the user's value.
-        fix: what to do.
-        facts: what is known of the result all the same.
-    """
+    """A field names a file that is not there; all else about the job can still be checked."""
 
     def __init__(self, field: str, what: str, fix: str = "", facts: Facts | None = None) -> None:
         super().__init__(field, what, fix)
         self.facts = facts or Facts()
         self.args = (field, what, fix, self.facts)
-
-
-class UntoldError(Exception):
-    """The value of a field was needed that is wrong, so that nothing can be told by it."""
 
 
 def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
@@ -165,8 +154,6 @@ def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
     for check in checks:
         try:
             check()
-        except UntoldError:
-            continue  # that the value is wrong is told where it stands
         except FieldError as error:
             errors += error.each
     if errors:
@@ -174,11 +161,9 @@ def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
     return facts
 
 
-def model_image(data: Facts, conditional: bool) -> ImageShape | None:
-    """Shape of the images of a model of `data`: with its classes if conditional, else without."""
-    if data.image is None or conditional:
-        return data.image
-    return data.image.model_copy(update={"classes": 0})
+def model_image(data: ImageShape, conditional: bool) -> ImageShape:
+    """Shape of the images of a model of data: with its classes if conditional, else without."""
+    return data if conditional else data.model_copy(update={"classes": 0})
 
 
 def without_labels(data: Facts, job: str) -> tuple[str, str]:
@@ -193,13 +178,7 @@ def without_labels(data: Facts, job: str) -> tuple[str, str]:
 
 
 def check_labels(data: Facts, conditional: bool, job: str) -> None:
-    """Raises FieldError if a model is to follow labels that the data does not have.
-
-    Args:
-        data: facts of the data set.
-        conditional: whether the model follows a label.
-        job: name of the job that makes the data set.
-    """
+    """Raises FieldError if a model is to follow labels that the data does not have."""
     if conditional and data.image is not None and data.image.classes == 0:
         what, fix = without_labels(data, job)
         raise FieldError(

@@ -65,7 +65,7 @@ def job_key(
     identity = {
         "kind": kind,
         "version": spec.version,
-        "fields": content_of(spec, inputs),
+        "fields": spec.keyed(content_of(spec, inputs), inputs),
         "files": dict(spec.fingerprint() if files is None else files),
     }
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:KEY_LENGTH]

@@ -7,6 +7,7 @@ never a wrong result.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, model_validator
@@ -14,7 +15,8 @@ from pydantic import Field, model_validator
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.facts import Doubt, Facts
-from slimctl.jobs.base.refs import Ref, takes_many
+from slimctl.jobs.base.fingerprint import content_of_files
+from slimctl.jobs.base.refs import Ref, ref_types, takes_many
 from slimctl.jobs.base.work import Work
 from slimctl.models.spec import Spec
 
@@ -71,8 +73,22 @@ class JobSpec(Spec):
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """Content of outside files that the result depends on: name -> sha256."""
-        return {}
+        """Content of outside files that the result depends on: name -> sha256.
+
+        Of each field that is marked BY_CONTENT and names one file, unless a kind says otherwise.
+        """
+        marked = (k for k, info in type(self).model_fields.items() if BY_CONTENT in info.metadata)
+        named = {name: Path(path) for name in marked if (path := getattr(self, name))}
+        return {name: content_of_files([path], path) for name, path in named.items()}
+
+    def keyed(self, content: dict[str, Any], inputs: "Mapping[str, str]") -> dict[str, Any]:
+        """What enters the key of the result for the fields: they, unless a kind adds to them.
+
+        Args:
+            content: the fields, references replaced by the ids of the artifacts.
+            inputs: job name -> artifact id of every input.
+        """
+        return content
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         """What is known of the result before anything runs, for checks and estimates.
@@ -87,11 +103,7 @@ class JobSpec(Spec):
         return Facts()
 
     def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
-        """What makes the result say little although nothing is wrong; it stops nothing.
-
-        Args:
-            inputs: facts of each input, by field name.
-        """
+        """What makes the result say little although nothing is wrong; it stops nothing."""
         return []
 
     def placed(self) -> Placement:
@@ -107,11 +119,7 @@ class JobSpec(Spec):
         return None
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
-        """What the job has to compute; None where that is little, or not known before it runs.
-
-        Args:
-            inputs: facts of each input, by field name.
-        """
+        """What the job has to compute; None where that is little, or not known before it runs."""
         return None
 
     def needs(self, cluster: Cluster) -> Needs:
@@ -151,6 +159,13 @@ class SeededJobSpec(JobSpec):
 
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of every random number of the job; null = the pipeline's."""
+
+
+@cache
+def ref_fields(kind: type[JobSpec]) -> "Mapping[str, tuple[type, ...]]":
+    """Fields of a kind that can name another job -> handle types that they take."""
+    annotated = {name: ref_types(info.annotation) for name, info in kind.model_fields.items()}
+    return {name: types for name, types in annotated.items() if types}
 
 
 @cache

@@ -1,6 +1,6 @@
 """The closed-form flow of a data set: a teacher that needs no training, and an oracle."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -10,9 +10,6 @@ from slimctl.jobs.base.facts import Facts, check_each, check_labels, model_image
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.models.flows.parameterisation import Parameterisation
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class AnalyticFlow(JobSpec):
@@ -30,20 +27,19 @@ class AnalyticFlow(JobSpec):
 
     def run(self, context: JobContext) -> Flow:
         data = context.input(self.data)
-        facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})
         return Flow(
             source="data",
-            image=facts.image or data.image,
+            image=model_image(data.image, self.conditional),
             label_counts=data.label_counts if self.conditional else (),
             flip_valid=data.flip_valid,
             dataset=data,
             bandwidth=self.bandwidth,
         )
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = inputs["data"]
         made = Facts(
-            image=model_image(known, self.conditional),
+            image=known.image and model_image(known.image, self.conditional),
             flip_valid=known.flip_valid,
             flow=Parameterisation(),
             closed_form=True,

@@ -1,7 +1,7 @@
 """Puts students of the parts of one partition behind a router."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
@@ -11,9 +11,6 @@ from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class AssembleFleet(JobSpec):
@@ -30,7 +27,6 @@ class AssembleFleet(JobSpec):
     def run(self, context: JobContext) -> Fleet:
         partition = context.input(self.partition)
         students = [context.input(ref) for ref in self.students]
-        self._check_parts([each.part for each in students], len(partition.subsets))
         self._check_alike(context, students, partition)
         members = tuple(sorted(students, key=lambda each: each.part or 0))
         first = members[0]
@@ -48,7 +44,7 @@ class AssembleFleet(JobSpec):
             parameters_total=sum(sizes),
         )
 
-    def _check_parts(self, parts: "Sequence[int | None]", count: int | None) -> None:
+    def _check_parts(self, parts: Sequence[int | None], count: int | None) -> None:
         """Checks that every part has one student.
 
         Raises:
@@ -72,7 +68,7 @@ class AssembleFleet(JobSpec):
             raise FieldError("students", what, f"name a student of each of the {count} parts")
 
     def _check_alike(
-        self, context: JobContext, students: "Sequence[Flow | Generator]", partition: Partition
+        self, context: JobContext, students: Sequence[Flow | Generator], partition: Partition
     ) -> None:
         where, first = f"job '{context.job}'", students[0]
         for ref, each in zip(self.students, students, strict=True):
@@ -89,7 +85,7 @@ class AssembleFleet(JobSpec):
                     "make all students in the same way",
                 )
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = [inputs.get(f"students.{at}", Facts()) for at in range(len(self.students))]
         made = {facts.made for facts in known if facts.made}
         if len(made) > 1:

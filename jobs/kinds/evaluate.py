@@ -1,5 +1,6 @@
 """Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -17,7 +18,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile, check_each
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError, MissingFile, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -27,8 +28,6 @@ from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.models.spec import ImageShape
 
 FEWEST_IMAGES = 4
@@ -78,32 +77,15 @@ class Evaluate(SeededJobSpec):
 
     def run(self, context: JobContext) -> QualityReport:
         from slimctl.jobs.evaluation.quality import measure
-        from slimctl.jobs.evaluation.sampling import takes_solver
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
         partition = context.input(self.partition) if self.partition else None
-        known = {
-            "model": Facts(
-                model.image,
-                flow=model if isinstance(model, Flow) else None,
-                part=getattr(model, "part", None),
-                one_step=not takes_solver(model),
-                made=type(model).__name__,
-            ),
-            "data": Facts(data.image, data.count),
-            "features": Facts(
-                features.image,
-                intake=Intake(features.channels, features.size),
-                dimensions=features.dimensions,
-            ),
-        }
-        self.expect(known)
-        for doubt in self.doubts(known):
+        for doubt in self.doubts({"data": data.facts(), "features": features.facts()}):
             context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
         return measure(context, self, model, data, features, partition)
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         model, data, features = inputs["model"], inputs["data"], inputs["features"]
         return check_each(
             Facts(),
@@ -118,7 +100,7 @@ class Evaluate(SeededJobSpec):
             lambda: self._check_reference(features.dimensions),
         )
 
-    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
         """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
         width = inputs["features"].dimensions
         fix = "; KID is not biased by few"
@@ -133,7 +115,7 @@ class Evaluate(SeededJobSpec):
             found.append(Doubt("samples", what, more))
         return found
 
-    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+    def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         model, features = inputs["model"], inputs["features"]
         if model.network is None or model.image is None:
             return None
@@ -152,12 +134,7 @@ class Evaluate(SeededJobSpec):
         return Work(size.parameters, size.macs, flop, tuple(notes))
 
     def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        if self.reference is None:
-            return added()
-        path = Path(self.reference)
-        return {"reference": content_of_files([path], path), **added()}
+        return {**super().fingerprint(), **added()}
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:

@@ -1,6 +1,7 @@
 """Fits a solver of a few fixed evaluations to a flow's exact end points."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -9,9 +10,6 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SeededJobSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class FitStepGrid(SeededJobSpec):
@@ -43,5 +41,5 @@ class FitStepGrid(SeededJobSpec):
         flow = context.input(self.flow)
         return fit_step_grid(context, self, flow)
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         return Facts(image=inputs["flow"].image, nfe=float(self.evaluations))

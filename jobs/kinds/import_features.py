@@ -1,15 +1,13 @@
 """Takes a feature network from outside, as an ONNX file."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from slimctl.jobs.base.artifacts import FeatureNet
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, MissingFile
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PREFLIGHT_BYTES = 64 * 2**20
 """Networks up to this size are tried before anything starts; larger ones when the job runs."""
@@ -37,12 +35,7 @@ class ImportFeatures(JobSpec):
             file="features.onnx",
         )
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        return {"path": content_of_files([Path(self.path)], Path(self.path))}
-
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         if not Path(self.path).expanduser().is_file():
             what = f"there is no file '{self.path}'"
             raise MissingFile("path", what, "name an ONNX file with a feature network")

@@ -1,5 +1,6 @@
 """Takes noise-image pairs that were made elsewhere, such as by the published SlimFlow code."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +14,6 @@ from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from slimctl.jobs.pairs.arrays import PairArrays
     from slimctl.models.spec import ImageShape
 
@@ -112,7 +111,7 @@ class ImportPairs(JobSpec):
         path = Path(self.path)
         return {"path": content_of_files(pair_files(path), path)}
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         from slimctl.jobs.pairs.arrays import find_pairs
 
         try:

@@ -1,7 +1,8 @@
 """The feature network of published FIDs, from a weight file that the user has."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from slimctl.jobs.base.artifacts import FeatureNet
 from slimctl.jobs.base.context import JobContext
@@ -10,9 +11,6 @@ from slimctl.jobs.base.facts import Facts, Intake
 from slimctl.jobs.base.fingerprint import PublishedFile, require_checksum, require_file
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.perceptual.cost import INCEPTION_MACS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PUBLISHED = PublishedFile(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -46,12 +44,7 @@ class InceptionFeatures(JobSpec):
         save_weights(network.state_dict(), context.folder / "weights.safetensors")
         return FeatureNet(source="inception", channels=3, dimensions=DIMENSIONS)
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        return {"weights": content_of_files([Path(self.weights)], Path(self.weights))}
-
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         made = Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
         require_file(self.weights, "weights", PUBLISHED, made)
         return made

@@ -1,5 +1,6 @@
 """Reads images from outside into the store, checked and in one shape."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -13,8 +14,6 @@ from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.jobs.data.read import LoadedImages
     from slimctl.jobs.data.source import ImageSource
 
@@ -114,7 +113,7 @@ class LoadDataset(JobSpec):
         found = self._find()
         return {"source": content_of_files(found.content, found.root)}
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = self._known()
         self._check_source(known)
         return known
@@ -141,7 +140,7 @@ class LoadDataset(JobSpec):
                 raise MissingFile("source", what, error.fix, known) from error
             raise FieldError("source", what, error.fix) from error
 
-    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
         try:
             found = self._find()
             columns = self._columns(found) if self.labels else ()

@@ -1,5 +1,6 @@
 """Splits conditions into subsets of equal size, each for a student of its own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -13,8 +14,6 @@ from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.models.partition import Matrix, Subsets
 
 Label = Annotated[int, Field(ge=0)]
@@ -62,8 +61,6 @@ class SplitConditions(SeededJobSpec):
 
     def run(self, context: JobContext) -> Partition:
         data = context.input(self.data) if self.data else None
-        if data is not None:
-            self._check_conditions(data.image.classes, data.label_counts)
         rows = None if self.embeddings is None else self._embeddings()
         conditions = data.image.classes if data else 0 if rows is None else len(rows)
         if rows is not None and len(rows) != conditions:
@@ -126,13 +123,11 @@ class SplitConditions(SeededJobSpec):
             "give a row for each class, in the order of the labels",
         )
 
-    def _check_conditions(
-        self, conditions: int, counts: tuple[int, ...], known: Facts | None = None
-    ) -> None:
+    def _check_conditions(self, conditions: int, counts: tuple[int, ...], known: Facts) -> None:
         """Checks the request against the labels that there are."""
         assert self.data is not None
         if conditions == 0:
-            what, fix = without_labels(known or Facts(), self.data.job)
+            what, fix = without_labels(known, self.data.job)
             what = f"{what}, so there is nothing to split"
             raise FieldError("data", what, fix or "use a labelled data set")
         if self.count is not None and self.count > conditions:
@@ -163,14 +158,6 @@ class SplitConditions(SeededJobSpec):
                     "ask for fewer parts, or list the subsets",
                 )
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        if self.embeddings is None:
-            return {}
-        path = Path(self.embeddings)
-        return {"embeddings": content_of_files([path], path)}
-
     def preflight(self) -> Facts | None:
         if self.embeddings is None:
             return None
@@ -180,7 +167,7 @@ class SplitConditions(SeededJobSpec):
             raise FieldError("count", what, f"ask for at most {rows} parts")
         return Facts(parts=self.parts())
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = inputs.get("data")
         if known is not None and known.image is not None:
             self._check_conditions(known.image.classes, known.label_counts or (), known)

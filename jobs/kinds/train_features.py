@@ -1,22 +1,17 @@
 """Trains a small classifier whose inner features serve the metrics."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, without_labels
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SeededJobSpec
 from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.jobs.training.spec import check_network
 from slimctl.models.networks.classifier.spec import ClassifierSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 CLEAR = 1.5
 """Accuracy over that of guessing from which on a classifier has clearly learned something."""
@@ -49,10 +44,6 @@ class TrainFeatures(SeededJobSpec):
         from slimctl.jobs.training.classifier import train_classifier
 
         data = context.input(self.data)
-        seen = sum(count > 0 for count in data.label_counts)
-        if seen < 2:
-            what, fix = self._too_few(data.image.classes, seen)
-            raise UserError(f"job '{context.job}'", what, fix)
         images, labels = load_dataset_tensors(context.store, data)
         device = torch.device(context.device)
         torch.set_num_threads(context.threads)
@@ -83,7 +74,7 @@ class TrainFeatures(SeededJobSpec):
             "use a labelled data set of two classes or more, or leave out this job and evaluate",
         )
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         image = inputs["data"].image
         seen = inputs["data"].classes_seen
         if image is not None and min(image.classes, image.classes if seen is None else seen) < 2:
@@ -95,7 +86,7 @@ class TrainFeatures(SeededJobSpec):
         macs = None if image is None else self.network.size(image).macs
         return Facts(image=image, dimensions=self.network.features, feature_macs=macs)
 
-    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+    def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         image = inputs["data"].image
         if image is None:
             return None

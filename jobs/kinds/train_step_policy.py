@@ -1,5 +1,6 @@
 """Trains policies that choose step sizes: of three-body systems, or of a flow."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -13,8 +14,6 @@ from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.models.spec import ImageShape
 
 
@@ -46,7 +45,6 @@ class TrainStepPolicy(SeededJobSpec):
         from slimctl.jobs.storage.weights import save_weights
 
         flow = None if self.flow is None else context.input(self.flow)
-        self.expect({} if flow is None else {"flow": Facts(flow.image)})
         task = train.PolicyTask(
             context.job, context.artifact_id, self, flow, context.store, context.reporter
         )
@@ -77,7 +75,7 @@ class TrainStepPolicy(SeededJobSpec):
         actors = max(1, min(self.training_seeds, cluster.gpus or cluster.cpus))
         return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         if isinstance(self.problem, FlowProblem) and self.flow is None:
             raise FieldError(
                 "flow",

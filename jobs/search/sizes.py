@@ -1,22 +1,22 @@
 """What a student costs before it is trained: parameters, multiply-adds, time of a step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from slimctl.jobs.base.artifacts import Handle
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.turns import measure_alone
-from slimctl.jobs.search.spec import Limit
+from slimctl.jobs.search.spec import SIZES, Limit, SearchSpec
+from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.solvers.spec import EulerSpec
 from slimctl.models.spec import ImageShape
 
-SIZES = ("parameters", "macs", "latency_ms")
-"""Numbers of a QualityReport that the network alone tells."""
 Latency = Callable[[NetworkSpec, ImageShape], float | None]
 """Time of one evaluation of a network at batch 1, ms; None where the device was not quiet."""
 
@@ -40,88 +40,77 @@ def latency_ms(network: NetworkSpec, image: ImageShape, device: str = "cpu") -> 
     return found.latency.median_ms if found.quiet else None
 
 
-def latency_on(cluster: Cluster) -> Latency:
-    """Measures as `evaluate` will: on a GPU where the cluster has any, else on this CPU."""
-    if cluster.gpus == 0:
-        return latency_ms
-    import ray  # noqa: PLC0415
+def look(
+    storage: str,
+    search: SearchSpec,
+    outside: Mapping[str, str],
+    candidates: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, float]]:
+    """For each candidate the limits that its sizes break, in words, and how far it is outside.
 
-    remote = ray.remote(_on_gpu).options(
-        num_cpus=0,
-        num_gpus=1,
-        scheduling_strategy="DEFAULT",  # a trial's own share has no GPU
-    )
+    Args:
+        storage: where the results of the jobs outside are.
+        search: whose limits they are.
+        outside: name of a job outside -> artifact id.
+        candidates: values of the variables; "" for those that do not go together, as their trial
+            will say.
+    """
+    store, limits = Store(storage), search.subject_to
+    facts = {name: store.load_any(one).facts() for name, one in outside.items()}
+    found = []
+    for values in candidates:
+        try:
+            known = sizes_known(search.trial(values), facts, limits)
+        except (UserError, ValueError):
+            known = {}
+        found.append((beyond(known, limits), distance(known, limits)))
+    return found
 
-    def measure(network: NetworkSpec, image: ImageShape) -> float | None:
-        found: float | None = ray.get(remote.remote(network, image))
-        return found
 
-    return measure
-
-
-def _on_gpu(network: NetworkSpec, image: ImageShape) -> float | None:
+def latency_here(network: NetworkSpec, image: ImageShape) -> float | None:
+    """Measures as `evaluate` will: on the GPU of this process where it has one."""
     return latency_ms(network, image, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def sizes_known(
     specs: Mapping[str, JobSpec],
-    handles: Mapping[str, Handle],
+    outside: Mapping[str, Facts],
     limits: Mapping[str, Limit],
-    latency: Latency = latency_ms,
+    latency: Latency = latency_here,
 ) -> dict[str, float]:
     """The limited sizes of a trial, as far as its networks tell them.
 
     Args:
         specs: jobs of the trial.
-        handles: results of the jobs outside that they name.
+        outside: facts of the jobs outside that they name.
         limits: `JOB.FIELD` -> limit.
         latency: measures a network where its latency counts.
+
+    Raises:
+        FieldError: the jobs do not go together.
     """
     found: dict[str, float] = {}
+    facts = dict(outside)
     for name in limits:
         job, _, field = name.rpartition(".")
-        behind = _network_behind(specs, job) if field in SIZES else None
-        image = _image_behind(specs, behind[0], handles) if behind else None
-        if behind is not None and image is not None:
-            value = _measured(field, behind[1], image, _evaluations(specs[job]), latency)
-            found |= {name: value} if value is not None else {}
+        if field in SIZES and job in specs:
+            model = next((ref.job for at, ref in iter_refs(specs[job]) if at == "model"), job)
+            known = _facts_of(model, specs, facts)
+            if known.network is not None and known.image is not None:
+                evaluations = _evaluations(specs[job])
+                value = _measured(field, known.network, known.image, evaluations, latency)
+                found |= {name: value} if value is not None else {}
     return found
 
 
-def _network_behind(specs: Mapping[str, JobSpec], name: str) -> tuple[str, NetworkSpec] | None:
-    """The job that builds the network which a job measures, and the network's spec."""
-    while name in specs:
-        spec = specs[name]
-        network = getattr(spec, "network", None)
-        if isinstance(network, NetworkSpec):
-            return name, network
-        sources = [ref.job for field, ref in iter_refs(spec) if field in ("model", "start")]
-        name = sources[0] if sources else ""
-    return None
-
-
-MODEL_INPUTS = ("start", "pairs", "teacher", "flow", "model")
-"""Inputs whose images are those of a network that a job builds; data has classes besides."""
-
-
-def _image_behind(
-    specs: Mapping[str, JobSpec], name: str, handles: Mapping[str, Handle]
-) -> ImageShape | None:
-    """Shape of the images that a job deals in, with classes where its network takes labels."""
-    if name in handles:
-        image = getattr(handles[name], "image", None)
-        return image if isinstance(image, ImageShape) else None
-    if name not in specs:
-        return None
-    spec = specs[name]
-    sources = {field: ref.job for field, ref in iter_refs(spec)}
-    order = [field for field in MODEL_INPUTS if field in sources]
-    order += [field for field in sources if field not in MODEL_INPUTS]
-    found = (_image_behind(specs, sources[field], handles) for field in order)
-    image = next((one for one in found if one is not None), None)
-    if image is not None and getattr(spec, "conditional", True) is False:
-        return image.model_copy(update={"classes": 0})
-    return image
+def _facts_of(name: str, specs: Mapping[str, JobSpec], facts: dict[str, Facts]) -> Facts:
+    """What is known of a job's result; `facts` keeps it."""
+    if name not in facts:
+        facts[name] = Facts()  # a job that needs itself is refused elsewhere
+        if name in specs:
+            inputs = {at: _facts_of(ref.job, specs, facts) for at, ref in iter_refs(specs[name])}
+            facts[name] = specs[name].expect(inputs)
+    return facts[name]
 
 
 def _evaluations(spec: JobSpec) -> int | None:

@@ -1,14 +1,25 @@
-"""What a sweep varies, how it searches, and what it looks for."""
+"""What a search varies, how it searches, what it looks for, and the jobs of its trials."""
 
 import json
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import product
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.placeholders import fill, placeholders
+from slimctl.jobs.base.refs import ref_types
+from slimctl.jobs.base.registry import load_kind, parse_job
+from slimctl.jobs.base.spec import SPEED_ONLY, JobSpec, SeededJobSpec
+from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.spec import Spec
 
+SIZES = ("parameters", "macs", "latency_ms")
+"""Measured numbers that the network alone tells, before it is trained."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -158,3 +169,113 @@ class Limit(Spec):
         low = f"at least {self.min:g}" if self.min is not None else ""
         high = f"at most {self.max:g}" if self.max is not None else ""
         return " and ".join(part for part in (low, high) if part)
+
+
+class SearchSpec(SeededJobSpec):
+    """A job that chooses among trials: a group of jobs, made once for each values that are tried.
+
+    Placeholders and names are those of a group: `${width}` is the trial's value, a job names its
+    siblings. The run adds the jobs of a trial when its values are proposed; the search's own job
+    runs when all trials have ended.
+    """
+
+    space: dict[str, Dimension] = Field(min_length=1)
+    """Variable -> `{choice: [...]}`, `{uniform: [low, high]}`, `{loguniform: [low, high]}` or
+    `{randint: [low, high]}`."""
+    jobs: dict[str, Any] = Field(min_length=1)
+    """Name -> job, with placeholders such as `${width}` in any field."""
+    search: Search = Grid()
+    """How trials are chosen."""
+    subject_to: dict[str, Limit] = Field(default_factory=dict)
+    """Limits, `JOB.FIELD: {max: ...}`; sizes beyond them are never trained."""
+    scheduler: Asha | None = None
+    """`{kind: asha, watch: JOB, grace_period: STEPS}` stops trials whose training falls behind;
+    null = every trial runs to its end."""
+    parallel: Annotated[int, Field(ge=1), SPEED_ONLY] = 4
+    """Trials that may be under way at once; their jobs start as devices are free."""
+
+    @property
+    @abstractmethod
+    def objectives(self) -> tuple[str, ...]:
+        """`JOB.FIELD` of each number that is to be small."""
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """Nothing: it only looks at what its trials came to."""
+        return Needs(cpus=0, gpus=0)
+
+    def trial(self, values: Mapping[str, Any]) -> dict[str, JobSpec]:
+        """The jobs of one trial by name; they name each other, and jobs outside, as written.
+
+        Args:
+            values: variable -> value.
+
+        Raises:
+            UserError: an unknown kind.
+            pydantic.ValidationError: a value that a job refuses.
+        """
+        specs = {}
+        for name, template in self.jobs.items():
+            fields = dict(fill(template, values))
+            spec = parse_job(fields.pop("kind"), fields)
+            if isinstance(spec, SeededJobSpec) and spec.seed is None:
+                spec = spec.model_copy(update={"seed": self.seed})
+            specs[name] = spec
+        return specs
+
+    def corners(self) -> Iterator[dict[str, JobSpec]]:
+        """The jobs of those trials at the ends of every variable whose values go together."""
+        for values in corners(self.space):
+            try:
+                yield self.trial(values)
+            except (UserError, ValueError):
+                continue  # the check of the trials says why
+
+    def longest(self, scheduler: Asha) -> int:
+        """Most optimizer steps of the training that a scheduler watches."""
+        jobs = (specs[scheduler.watch] for specs in self.corners())
+        steps = (job.steps for job in jobs if isinstance(job, TrainingSpec))
+        return max([scheduler.grace_period, *steps])
+
+    def outside(self) -> tuple[str, ...]:
+        """What the trials' jobs name besides each other, as written with all choices filled in.
+
+        Raises:
+            UserError: an unknown kind, or a job named by a variable without choices.
+        """
+        found: dict[str, None] = {}
+        for template in self.jobs.values():
+            infos = load_kind(str(template["kind"])).model_fields.items()
+            for field in (name for name, info in infos if ref_types(info.annotation)):
+                value = template.get(field)
+                for text in value if isinstance(value, list) else [value]:
+                    found |= dict.fromkeys(self._named(text) if isinstance(text, str) else ())
+        return tuple(name for name in found if name not in self.jobs)
+
+    def _named(self, text: str) -> Iterator[str]:
+        """The jobs that a text names, with every combination of its variables' choices."""
+        names = list(dict.fromkeys(name for _, name in placeholders(text)))
+        for name in names:
+            if name in self.space and self.space[name].choice is None:
+                what = f"'{text}' names jobs by '{name}', which is a range: they cannot be counted"
+                raise UserError("jobs", what, f"give '{name}' a choice")
+        if all(name in self.space for name in names):
+            for values in product(*(self.space[name].choice or () for name in names)):
+                filled = fill(text, dict(zip(names, values, strict=True)))
+                if isinstance(filled, str):
+                    yield filled
+
+
+def dimensions(space: Any) -> dict[str, Dimension]:
+    """The space that plain data stands for; none where any of it is wrong."""
+    try:
+        return {str(name): Dimension.model_validate(one) for name, one in space.items()}
+    except (ValidationError, AttributeError):
+        return {}
+
+
+def corners(space: Mapping[str, Dimension]) -> list[dict[str, Any]]:
+    """Values of the trials at the ends of every variable; none without variables."""
+    ends = {name: one.ends() for name, one in space.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    others = ({**first, name: one} for name, values in ends.items() for one in values[1:])
+    return [first, *others] if space else []

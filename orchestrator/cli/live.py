@@ -29,8 +29,12 @@ MARKS = {
     "failed": ("✗", "red"),
     "blocked": ("∅", "yellow"),
     "cancelled": ("∅", "yellow"),
+    "stopped": ("■", "dim"),
 }
-URGENCY = ("running", "failed", "blocked", "cancelled", "interrupted", "waiting", "done", "reused")
+URGENCY = (
+    "running", "failed", "blocked", "cancelled", "interrupted", "waiting", "done", "reused",
+    "stopped",
+)  # fmt: skip
 """States in the order in which their jobs are kept where the terminal has too few lines."""
 WIDE = 100
 """Columns from which a terminal has room for the kinds and for bars."""
@@ -175,12 +179,16 @@ def _fitting(
 def _cells_together(
     jobs: Sequence[JobStatus], now: float, bar_width: int
 ) -> tuple[str, str, str, str]:
-    """How many jobs of a group are over, what the others do, and their time in all."""
+    """How many jobs of a group are over and how far, what the others do, and their time in all."""
     over = sum(job.state in ("done", "reused") for job in jobs)
     rest = [job.state for job in jobs if job.state not in ("done", "reused")]
-    took = sum(job.seconds(now) for job in jobs)
-    done = f"{_bar(over / len(jobs), bar_width)} {over}/{len(jobs)}".lstrip()
-    return (done, "", counted(rest) if rest else "", clock(took) if took else "")
+    under_way = [job for job in jobs if job.state == "running"]
+    took = clock(seconds) if (seconds := sum(job.seconds(now) for job in jobs)) else ""
+    if left := max((job.eta_s() or 0.0 for job in under_way), default=0.0):
+        took += f", {clock(left)} left of those under way"
+    share = (over + sum(job.done / job.total for job in under_way if job.total)) / len(jobs)
+    done = f"{_bar(share, bar_width)} {over}/{len(jobs)}".lstrip()
+    return (done, "", counted(rest) if rest else "", took)
 
 
 def _cells(job: JobStatus, now: float, bar_width: int) -> tuple[str, str, str, str]:

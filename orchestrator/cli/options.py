@@ -105,7 +105,7 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
 
 def warn(doubts: "Iterable[Problem]") -> None:
     """Says on stderr what is doubtful about a pipeline."""
-    from slimctl.orchestrator.doubts import as_warning
+    from slimctl.orchestrator.problems import as_warning
 
     for doubt in doubts:
         typer.echo(as_warning(doubt), err=True)

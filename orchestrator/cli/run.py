@@ -33,14 +33,15 @@ def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from slimctl.orchestrator.submission import check as check_pipeline
+    from slimctl.orchestrator.plan import check as check_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)
         doubtful = check_pipeline(pipeline)
     warn(doubtful)
     if as_json:
-        found = {"name": pipeline.name, "jobs": list(pipeline.specs), "warnings": doubtful}
+        jobs = [name for name in pipeline.specs if pipeline.made.owner(name) == name]
+        found = {"name": pipeline.name, "jobs": jobs, "warnings": doubtful}
         echo(json.dumps(found, default=asdict))
     else:
         warned = f", {len(doubtful)} warning{'s'[len(doubtful) == 1 :]}" if doubtful else ""
@@ -53,9 +54,12 @@ def _size(pipeline: "Pipeline") -> str:
     groups = [
         f"{name} ({len(made.iterations[name])} iterations of {len(group.jobs)})"
         for name, group in made.groups.items()
+        if name not in made.searches
     ]
-    inside = f", {len(made.origins)} of them in groups: {', '.join(groups)}" if groups else ""
-    return f"{len(pipeline.specs)} jobs{inside}"
+    jobs = [name for name in pipeline.specs if made.owner(name) == name]
+    members = sum(name in made.origins for name in jobs)
+    inside = f", {members} of them in groups: {', '.join(groups)}" if groups else ""
+    return f"{len(jobs)} jobs{inside}"
 
 
 def plan(
@@ -69,7 +73,7 @@ def plan(
     from slimctl.orchestrator.cli.tables import print_plan
     from slimctl.orchestrator.cluster import devices_here
     from slimctl.orchestrator.estimate import plan_json
-    from slimctl.orchestrator.submission import plan as plan_pipeline
+    from slimctl.orchestrator.plan import plan as plan_pipeline
 
     here = devices_here()
     with mistakes_as_json(as_json):

@@ -9,16 +9,16 @@ from typing import Any
 
 from slimctl.jobs.base.artifacts import Handle, QualityReport, StepReport, SweepReport
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
-from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.placeholders import in_words
 from slimctl.jobs.base.registry import load_kind, nearest
 from slimctl.jobs.base.spec import output_type
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.graph import identities
+from slimctl.orchestrator.graph import Graph
 from slimctl.orchestrator.groups import origin_of
 from slimctl.orchestrator.pipeline import Pipeline
+from slimctl.orchestrator.plan import make_plan
 from slimctl.orchestrator.runs import find_run, read_status
 from slimctl.orchestrator.status import RunStatus
-from slimctl.orchestrator.sweeps import failed_trials, trial_jobs, verdict
 
 FINISHED = ("done", "reused")
 
@@ -99,14 +99,14 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
     known: dict[str, None] = {}
     count = 0
     for job, status in jobs.items():
-        if not _measures(status.kind):
+        if not _measures(status.kind, status.state):
             continue
         origin = origin_of(job)
         names = {job, *((origin.group, origin.short) if origin else ())}
         known |= dict.fromkeys(names)
         if not slash or part in names:
             count += 1
-            yield from _of_job(store, _Job(run, job, status.artifact, status.state, status.message))
+            yield _Job(run, job, status.artifact, status.state, status.message)
     if slash and not count:
         fix = nearest(part, known) if known else "name another run"
         raise UserError(run, f"has no job or group '{part}' that measures anything", fix)
@@ -114,31 +114,20 @@ def _of_run(store: Store, thing: str) -> Iterator[_Job]:
 
 def _planned(store: Store, file: str, pipeline: Pipeline) -> Iterator[_Job]:
     """Evaluations of a pipeline, whichever run made them."""
-    for job, identity in identities(pipeline).items():
-        if issubclass(output_type(type(pipeline.specs[job])), (QualityReport, SweepReport)):
-            done = store.state(identity.id) == "done"
-            state = "done" if done else "not made yet"
-            yield from _of_job(store, _Job(Path(file).name, job, identity.id, state))
+    for job in make_plan(pipeline, Graph.of(pipeline), store).jobs:
+        state = "done" if job.action == "reuse" else "not made yet"
+        if _measures(job.kind, state):
+            yield _Job(Path(file).name, job.name, job.artifact, state)
 
 
-def _of_job(store: Store, job: _Job) -> Iterator[_Job]:
-    """The job itself, or what was measured in the trials of a sweep."""
-    sweep = store.load_any(job.artifact) if job.state in FINISHED else None
-    if not isinstance(sweep, SweepReport):
-        yield job
-        return
-    for trial in trial_jobs(job.name, sweep):
-        if _measures(split_id(trial.artifact)[0]):
-            yield _Job(job.run, trial.name, trial.artifact, "done")
-    for name, why in failed_trials(job.name, sweep):
-        yield _Job(job.run, name, f"{job.artifact}/{name}", "failed", why)
-
-
-def _measures(kind: str) -> bool:
+def _measures(kind: str, state: str) -> bool:
+    """Whether a job is a measurement; one that a search stopped is none, its trials are jobs."""
     try:
-        return issubclass(output_type(load_kind(kind)), (QualityReport, SweepReport))
+        made = output_type(load_kind(kind))
     except UserError:  # of a package that is not installed here
         return False
+    searches = issubclass(made, SweepReport) and state not in FINISHED
+    return state != "stopped" and (searches or issubclass(made, QualityReport))
 
 
 def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
@@ -168,24 +157,32 @@ def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]
     for name, handle in _finished(store, status).items():
         if isinstance(handle, QualityReport):
             found[name] = handle
-        if isinstance(handle, SweepReport):
-            found |= _measured(store, name, handle)
     return dict(sorted(found.items(), key=lambda item: (-item[1].parameters, -item[1].nfe)))
-
-
-def _measured(store: Store, name: str, sweep: SweepReport) -> dict[str, QualityReport]:
-    """What the finished trials of a sweep measured."""
-    reports = {job.name: store.load_any(job.artifact) for job in trial_jobs(name, sweep)}
-    return {job: one for job, one in reports.items() if isinstance(one, QualityReport)}
 
 
 def chosen_lines(store: Store, status: RunStatus) -> list[str]:
     """What each finished sweep of the run chose, in a sentence."""
-    lines = []
-    for name, job in status.jobs.items():
-        if job.state in FINISHED and job.kind == "sweep":
-            lines.append(f"{name}: {verdict(store.load(job.artifact, SweepReport))}")
-    return lines
+    reports = _finished(store, status).items()
+    return [f"{name}: {verdict(one)}" for name, one in reports if isinstance(one, SweepReport)]
+
+
+def verdict(report: SweepReport) -> str:
+    """What a sweep found, in a sentence."""
+    states = [trial.state for trial in report.trials]
+    done = f"{states.count('done')} of {len(states)} trials done"
+    ruled_out = states.count("filtered")
+    done += f", {ruled_out} ruled out by size" if ruled_out else ""
+    done += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
+    done += f", {states.count('failed')} failed" if "failed" in states else ""
+    goals = ", ".join(report.objectives)
+    if report.chosen is not None:
+        best = report.trials[report.chosen]
+        value = best.metrics[report.objectives[0]]
+        return f"{in_words(best.values)} has the lowest {goals}, {value:.4g} ({done})"
+    if len(report.objectives) > 1 and report.front:
+        front = "; ".join(in_words(report.trials[number].values) for number in report.front)
+        return f"on the front of {goals}: {front} ({done})"
+    return f"nothing meets the limits ({done})"
 
 
 def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from slimctl.jobs.base.artifacts import SweepReport
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.refs import Ref, refs_in
 from slimctl.jobs.base.registry import parse_job
@@ -88,6 +89,8 @@ class Lineage:
                 inputs += refs
                 if not refs:
                     settings |= dict(_flat(name, value))
+            if manifest.type == SweepReport.__name__:  # its jobs name them, not its fields
+                inputs = [*manifest.inputs.items()]
         self._settings[artifact], self._inputs[artifact] = settings, inputs
 
 

@@ -66,7 +66,7 @@ def expected(cluster, file, tmp_path_factory) -> tuple[dict[str, bytes], SweepRe
     return results(storage)
 
 
-@pytest.mark.parametrize("title", ["ray::OneTrial", "ray::JobActor", "ray::Supervisor"])
+@pytest.mark.parametrize("title", ["ray::JobActor", "ray::Supervisor"])
 def test_a_killed_search_goes_on(cluster, file, tmp_path, expected, title):
     storage = tmp_path / "store"
     words = ["--address", cluster.address, "--storage", storage]
@@ -79,11 +79,7 @@ def test_a_killed_search_goes_on(cluster, file, tmp_path, expected, title):
     kept = until(finished)
     made = {one: one.read_bytes() for one in kept}
     killed = time.time()
-    victims = until(lambda: processes(title), 60)
-    if title != "ray::OneTrial":  # of these all: some have room for a job, some wait for it
-        victims = victims[-1:]
-    for process in victims:
-        os.kill(process, signal.SIGKILL)
+    os.kill(until(lambda: processes(title), 60)[-1], signal.SIGKILL)
     code, out, err = ended(slimctl("logs", "-f", "--storage", storage))
     assert code == 0, out + err
     note(f"sweep, {title}", seconds=time.time() - killed)

@@ -212,3 +212,14 @@ def test_nothing_raises(request_for, changes):
 def test_requests_travel(request_for):
     request = request_for()
     assert pickle.loads(pickle.dumps(request)).fields == request.fields
+
+
+def test_what_a_kind_expects_is_checked_against_its_inputs_before_it_runs(
+    store, request_for, monkeypatch
+):
+    execute(request_for(fields={"source": "digits", "max_images": 20, "labels": False}))
+    monkeypatch.setattr(AnalyticFlow, "run", raising(AssertionError("it ran")))
+    fields = {"data": "data", "conditional": True}
+    outcome = execute(request_for("analytic_flow", fields, "analytic_flow-ab", {"data": ARTIFACT}))
+    assert (outcome.failure, outcome.where) == ("UserError", "job 'data', conditional")
+    assert outcome.what == "'data' has no labels, so the flow cannot be conditional"

@@ -18,8 +18,7 @@ from slimctl.jobs.training import ray_train
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import Graph
 from slimctl.orchestrator.pipeline import parse_pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import as_event
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import as_event, make_plan
 from slimctl.orchestrator.runs import new_run_id, save_pipeline
 
 SMALL = """

@@ -5,10 +5,10 @@ import pytest
 from slimctl.jobs.base.work import Work
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.estimate import Estimate, estimate, plan_json
-from slimctl.orchestrator.graph import Graph, known_facts
+from slimctl.orchestrator.graph import Graph
+from slimctl.orchestrator.link import expectations
 from slimctl.orchestrator.pipeline import parse_pipeline, resolve
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import RunPlan, make_plan
 
 TEXT = """\
 name: digits
@@ -25,7 +25,8 @@ def found(tmp_path) -> tuple[RunPlan, Estimate]:
     pipeline = resolve(parse_pipeline(TEXT, "a.yaml", storage=str(tmp_path)).pipeline)
     graph = Graph.of(pipeline)
     plan = make_plan(pipeline, graph, Store(str(tmp_path)))
-    return plan, estimate(pipeline, graph, known_facts(pipeline, graph), plan, tflops=2.0)
+    facts, _ = expectations(pipeline.specs, graph.edges, graph.order)
+    return plan, estimate(pipeline, graph, facts, plan, tflops=2.0)
 
 
 def test_jobs_and_totals_add_up(found):
@@ -78,7 +79,8 @@ jobs:
     pipeline = resolve(parse_pipeline(text, "a.yaml", storage=str(tmp_path)).pipeline)
     graph = Graph.of(pipeline)
     plan = make_plan(pipeline, graph, Store(str(tmp_path)))
-    found = estimate(pipeline, graph, known_facts(pipeline, graph), plan, tflops=2.0)
+    facts, _ = expectations(pipeline.specs, graph.edges, graph.order)
+    found = estimate(pipeline, graph, facts, plan, tflops=2.0)
     assert found.assumptions() == [
         "not counted, as their networks or images are not known yet (pairs)"
     ]

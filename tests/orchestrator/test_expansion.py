@@ -12,7 +12,7 @@ from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.graph import Graph, identities
 from slimctl.orchestrator.groups import Group
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_data, to_yaml
-from slimctl.orchestrator.planner import make_plan
+from slimctl.orchestrator.plan import make_plan
 from slimctl.orchestrator.problems import PipelineProblems
 
 

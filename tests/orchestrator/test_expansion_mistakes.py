@@ -41,7 +41,7 @@ CASES = {
             "(with steps=b, seed=0 and 2 more)\n  fix: set steps to a whole number\n"
             "f.yaml:7: job 'group.first': steps must be a whole number, not 'c' "
             "(with steps=c, seed=0 and 2 more)\n  fix: set steps to a whole number\n"
-            "f.yaml:7: 3 more iterations of 'group' are wrong here\n  fix: mend those above first"
+            "f.yaml:7: 3 more iterations of 'group' are wrong here\n  fix: repair those above first"
         ),
     ),
     "what only inputs tell": (

@@ -7,7 +7,6 @@ from mlflow import MlflowClient
 from test_tracking import REPORT, Tracked
 
 from slimctl.jobs.base.artifacts import SweepReport, Trial
-from slimctl.orchestrator import tracking
 from slimctl.orchestrator.plan import RunPlan, as_event
 from slimctl.orchestrator.tracking import PARENT_TAG, aliases, measured, register
 
@@ -53,39 +52,57 @@ def tracked(tmp_path: Path) -> Tracked:
     made.log.add("run_started", **as_event(plan))
     made.put("evaluate-k", report(5.0, 100, model="distill-big"))
     made.put("evaluate-t", report(8.0, 40, model="distill-small"))
-    trials = (
-        Trial(
-            values={"width": 8}, state="done", artifacts={"quality": "evaluate-t"},
-            metrics={"quality.fid": 8.0, "quality.parameters": 40.0},
-        ),
-        Trial(values={"width": 16}, state="failed", why="it broke"),
-        Trial(values={"width": 99}, state="filtered", why="too large"),
-        Trial(values={"width": 4}, state="stopped", scores=((0, 9.0), (50, 4.0)), why="behind"),
-    )  # fmt: skip
+    done = Trial(values={"width": 8}, state="done", metrics={"quality.fid": 8.0})
     made.put(
-        "sweep-k", SweepReport(objectives=("quality.fid",), trials=trials, chosen=0, front=(0,))
+        "sweep-k", SweepReport(objectives=("quality.fid",), trials=(done,), chosen=0, front=(0,))
     )
-    for name in kinds:
-        made.log.add("job_started", name, attempt=1)
-        made.log.add("job_done", name, wall_s=1.0, device_s=1.0)
+    made.log.add("job_started", "quality", attempt=1)
+    made.log.add("job_done", "quality", wall_s=1.0, device_s=1.0)
+    made.log.add("job_started", "sizes", attempt=1)
+    for width, artifact in ((8, "evaluate-t"), (16, "evaluate-f"), (4, "anneal_reflow-s")):
+        job = made.planned(f"sizes.width={width}.quality", "evaluate").model_copy(
+            update={"artifact": artifact, "search": "sizes", "values": {"width": width}}
+        )
+        made.log.add("jobs_added", "sizes", jobs={job.name: job.model_dump()})
+        made.log.add("job_started", job.name, attempt=1)
+    made.log.add("progress", "sizes.width=4.quality", done=50, total=90, metrics={"score": 4.0})
+    made.log.add("job_done", "sizes.width=8.quality", wall_s=1.0, device_s=1.0)
+    made.log.add("job_failed", "sizes.width=16.quality", failure="UserError", what="it broke")
+    made.log.add("job_stopped", "sizes.width=4.quality", what="behind")
+    made.log.add("job_done", "sizes", wall_s=1.0, device_s=1.0)
     made.log.add("run_ended", state="done")
     return made
 
 
-def test_trials_are_runs_under_their_sweep(tracked):
+def test_jobs_of_trials_are_runs_under_their_sweep(tracked):
     assert tracked.track() == ""
     runs = tracked.runs()
-    trial = runs["sizes.width=8"]
-    assert trial.data.tags[PARENT_TAG] == runs["sizes"].info.run_id
-    assert trial.data.params == {"width": "8"}
-    assert trial.data.metrics == {"fid": 8.0, "parameters": 40.0}
-    states = {name: runs[f"sizes.width={name}"].info.status for name in (8, 16, 99, 4)}
-    assert states == {8: "FINISHED", 16: "FAILED", 99: "KILLED", 4: "KILLED"}
-    curve = tracked.client.get_metric_history(runs["sizes.width=4"].info.run_id, "score")
-    assert [(point.step, point.value) for point in curve] == [(0, 9.0), (50, 4.0)]
-    assert runs["sizes.width=16"].data.tags["slimctl.error"] == "it broke"
+    done, failed, stopped = (runs[f"sizes.width={width}.quality"] for width in (8, 16, 4))
+    assert {run.data.tags[PARENT_TAG] for run in (done, failed, stopped)} == {
+        runs["sizes"].info.run_id
+    }
+    assert done.data.params["width"] == "8"
+    assert done.data.metrics["fid"] == 8.0
+    assert done.data.tags["slimctl.chosen"] == "true"
+    assert [run.info.status for run in (done, failed, stopped)] == ["FINISHED", "FAILED", "KILLED"]
+    curve = tracked.client.get_metric_history(stopped.info.run_id, "train/score")
+    assert [(point.step, point.value) for point in curve] == [(50, 4.0)]
+    assert failed.data.tags["slimctl.error"] == "it broke"
     assert tracked.track() == ""
     assert len(tracked.runs()) == len(runs)
+
+
+def test_jobs_of_trials_that_were_made_before_are_runs_too(tracked):
+    """In the plan they come before their sweep."""
+    tracked.log.add("job_reused", "sizes.width=8.quality")
+    plan = tracked.plan
+    trial = tracked.planned("sizes.width=8.quality", "evaluate").model_copy(
+        update={"artifact": "evaluate-t", "search": "sizes", "values": {"width": 8}}
+    )
+    tracked.plan = plan.model_copy(update={"jobs": (trial, *plan.jobs)})
+    assert tracked.track() == ""
+    runs = tracked.runs()
+    assert runs[trial.name].data.tags[PARENT_TAG] == runs["sizes"].info.run_id
 
 
 def test_models_are_pointers_with_aliases(tracked):
@@ -115,21 +132,3 @@ def test_a_worse_run_moves_no_alias(tracked):
     register(client, "digits", tracked.store.uri, better, tracked.runs()[""].info.run_id)
     champion = client.get_model_version_by_alias("digits", "champion")
     assert champion.tags["slimctl.artifact"] == "distill-late"
-
-
-def test_a_trial_that_was_not_written_whole_is_written_again(tracked, monkeypatch):
-    real, calls = MlflowClient.log_batch, []
-
-    def broken(self, *arguments, **options):
-        calls.append(1)
-        if any(param.key == "width" for param in options.get("params", ())) and len(calls) < 20:
-            calls.extend([1] * 20)
-            raise ConnectionError("gone")
-        return real(self, *arguments, **options)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", broken)
-    monkeypatch.setattr(tracking, "RETRY_S", 0.05)
-    tracked.track()
-    assert tracked.track() == ""
-    trial = tracked.runs()["sizes.width=8"]
-    assert (trial.info.status, trial.data.params) == ("FINISHED", {"width": "8"})

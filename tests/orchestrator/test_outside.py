@@ -7,8 +7,7 @@ import pytest
 
 from slimctl.jobs.base.registry import parse_job
 from slimctl.orchestrator.graph import Graph, identities, preflight
-from slimctl.orchestrator.outside import with_absolute_paths
-from slimctl.orchestrator.pipeline import parse_pipeline, resolve
+from slimctl.orchestrator.pipeline import parse_pipeline, resolve, with_absolute_paths
 from slimctl.orchestrator.problems import PipelineProblems
 
 SWEEP = """\

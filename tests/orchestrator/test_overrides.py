@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from slimctl.orchestrator.document import Document, parse_document
 from slimctl.orchestrator.overrides import apply_overrides
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
 from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.source import Document, parse_document
 
 TEXT = """\
 name: digits

@@ -2,12 +2,19 @@ import json
 
 import pytest
 
-from slimctl.jobs.base.artifacts import Dataset, FidProtocol, Handle, QualityReport
+from slimctl.jobs.base.artifacts import (
+    Dataset,
+    FidProtocol,
+    Handle,
+    QualityReport,
+    SweepReport,
+    Trial,
+)
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics import short_count
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator.comparison.collect import quality_reports, run_json
+from slimctl.orchestrator.comparison.collect import quality_reports, run_json, verdict
 from slimctl.orchestrator.comparison.render import protocol_notes, quality_table
 from slimctl.orchestrator.status import JobStatus, RunStatus
 
@@ -143,3 +150,19 @@ def test_the_table_says_which_fids_compare():
     notes = protocol_notes({"a": report(protocol=thrice, fid=1.0, fids=(1.0, 2.0, 3.0))})
     assert notes == ["a: lowest FID of 3 draws; mean 2.00"]
     assert protocol_notes({"old": report()}) == []
+
+
+def test_what_a_sweep_found_in_a_sentence():
+    trials = (
+        Trial(values={"width": 8}, state="done", metrics={"q.fid": 2.0}),
+        Trial(values={"width": 16}, state="done", metrics={"q.fid": 1.0}),
+        Trial(values={"width": 99}, state="filtered", why="q.parameters is 9, not at most 5"),
+        Trial(values={"width": 12}, state="failed", why="q: broke"),
+    )
+    report = SweepReport(objectives=("q.fid",), trials=trials, chosen=1, front=(1,))
+    count = "(2 of 4 trials done, 1 ruled out by size, 1 failed)"
+    assert verdict(report) == f"width 16 has the lowest q.fid, 1 {count}"
+    none = report.model_copy(update={"chosen": None})
+    assert verdict(none) == f"nothing meets the limits {count}"
+    several = none.model_copy(update={"objectives": ("q.fid", "q.size"), "front": (0, 1)})
+    assert verdict(several) == f"on the front of q.fid, q.size: width 8; width 16 {count}"

@@ -4,9 +4,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from slimctl.jobs.base.registry import kind_names
-from slimctl.orchestrator.document import parse_document
 from slimctl.orchestrator.pipeline import parse_pipeline, to_data
 from slimctl.orchestrator.schema import pipeline_schema
+from slimctl.orchestrator.source import parse_document
 
 TEXT = """\
 name: digits

@@ -156,6 +156,24 @@ def test_rate_and_time_left():
     assert job.eta_s() == pytest.approx(7.0)
 
 
+def test_units_under_way_count_for_the_time_left():
+    parts = [("progress", "data", {"done": 1, "total": 4, "metrics": {}, "exact": exact})
+             for exact in (1.0, 1.5)]  # fmt: skip
+    job = after(STARTED, BEGUN, *parts).jobs["data"]
+    assert (job.done, job.total) == (1, 4)
+    assert job.eta_s() == pytest.approx(5.0)
+
+
+def test_jobs_of_trials_come_while_a_run_goes_on():
+    job = {"kind": "evaluate", "key": "k", "artifact": "evaluate-k", "search": "data",
+           "inputs": {"b": "x", "a": "y"}}  # fmt: skip
+    added = ("jobs_added", "data", {"jobs": {"data.seed=1.quality": job}})
+    stopped = ("job_stopped", "data.seed=1.quality", {"what": "behind"})
+    found = after(STARTED, added, stopped, added).jobs["data.seed=1.quality"]
+    assert (found.state, found.message, found.search) == ("stopped", "behind", "data")
+    assert found.after == ["a", "b"]
+
+
 def test_the_rate_is_that_of_the_last_points():
     slow = [progress(at) for at in range(50)]
     fast = [progress(50 + 100 * at, 10**6) for at in range(RATE_WINDOW)]

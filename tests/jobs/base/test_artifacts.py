@@ -23,6 +23,7 @@ from slimctl.jobs.base.artifacts import (
     SweepReport,
     Trial,
 )
+from slimctl.jobs.base.facts import Facts
 from slimctl.models.solvers.spec import GridSpec
 from slimctl.models.spec import ImageShape
 
@@ -193,3 +194,20 @@ def test_a_measurement_is_a_number():
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValidationError, match="finite number"):
             QualityReport.model_validate({**fields, "fid": value})
+
+
+@pytest.mark.parametrize("handle", EXAMPLES, ids=lambda handle: handle.id)
+def test_a_handle_says_its_facts(handle):
+    facts = handle.facts()
+    assert facts.made == type(handle).__name__
+    assert facts.image in (None, getattr(handle, "image", None))
+    assert facts.flip_valid in (None, getattr(handle, "flip_valid", None))
+
+
+def test_what_jobs_are_checked_against():
+    assert DATA.facts() == Facts(
+        image=IMAGE, count=5, flip_valid=True, classes_seen=2, label_counts=(2, 3), made="Dataset"
+    )
+    closed, network = EXAMPLES[2].facts(), EXAMPLES[3].facts()
+    assert (closed.closed_form, network.closed_form) == (True, False)
+    assert Partition(id="p", subsets=((0,), (1,)), method="random").facts().parts == 2

@@ -113,8 +113,8 @@ def test_flows_of_other_images_are_refused(refused, attempt, make_input, make_mo
         flows = {"start": make_model(), "guide": make_model()}
         flows |= {field: make_model(label_counts=(1, 1, 1))}
         outcome = attempt(spec(), pairs=make_input(), **flows)
-        assert outcome.failure == "UserError"
-        assert f"its {field} makes" in outcome.what
+        assert (outcome.failure, outcome.where) == ("UserError", f"job 'it', {field}")
+        assert f": {LABELLED}, not " in outcome.what
 
 
 def test_what_fits_is_expected(make_model):

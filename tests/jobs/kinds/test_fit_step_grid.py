@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from slimctl.jobs.base.artifacts import StepGrid, StepPolicy
+from slimctl.jobs.base.spec import ref_fields
 from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.pairs.shards import read_pairs
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import RK45Spec
-from slimctl.orchestrator.graph import ref_fields
 from slimctl.orchestrator.pipeline import Pipeline
 from slimctl.orchestrator.problems import PipelineProblems
 

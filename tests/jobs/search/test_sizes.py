@@ -1,9 +1,10 @@
 import pytest
 
 from slimctl.jobs.base.artifacts import Dataset, PairSet
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.subgraph import trial_specs
-from slimctl.jobs.search.sizes import beyond, distance, latency_ms, latency_on, sizes_known
+from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.kinds.sweep import Sweep
+from slimctl.jobs.search.sizes import beyond, distance, look, sizes_known
 from slimctl.jobs.search.spec import Limit
 from slimctl.models.metrics.cost import count_macs, count_parameters
 from slimctl.models.networks.registry import parse_network
@@ -20,14 +21,22 @@ TEMPLATES = {
              "solver": {"kind": "euler", "steps": 5}},
     "outside": {"kind": "evaluate", "model": "teacher", "data": "data", "features": "features"},
 }  # fmt: skip
-HANDLES = {"data": Dataset(image=IMAGE, count=5, flip_valid=False)}
 PAIRS = PairSet(image=IMAGE, count=5, shard_size=5, seed=0, generator_version=1, nfe=1.0)
+DATA = Dataset(image=IMAGE, count=5, flip_valid=False)
+FACTS = {"data": DATA.facts(), "pairs": PAIRS.facts()}
 LIMIT = Limit(max=100)
 
 
+def trial_specs(templates: dict[str, dict]) -> dict[str, JobSpec]:
+    return {
+        name: parse_job(one["kind"], {key: item for key, item in one.items() if key != "kind"})
+        for name, one in templates.items()
+    }
+
+
 def sizes(*names: str) -> dict[str, float]:
-    specs = trial_specs(TEMPLATES, {}, 0)
-    return sizes_known(specs, HANDLES, dict.fromkeys(names, LIMIT))
+    specs = trial_specs(TEMPLATES)
+    return sizes_known(specs, FACTS, dict.fromkeys(names, LIMIT))
 
 
 def test_sizes_are_those_of_the_network_that_is_measured():
@@ -41,7 +50,8 @@ def test_sizes_are_those_of_the_network_that_is_measured():
 def test_labels_count_only_where_the_network_takes_them():
     """Data has classes; students of unconditional pairs and flows that ask for none have not."""
     labelled = IMAGE.model_copy(update={"classes": 10})
-    handles = {"data": Dataset(image=labelled, count=5, flip_valid=False), "pairs": PAIRS}
+    data = Dataset(image=labelled, count=5, flip_valid=False, label_counts=(1,) * 5 + (0,) * 5)
+    facts = {"data": data.facts(), "pairs": PAIRS.facts()}
     student = {"kind": "anneal_reflow", "pairs": "pairs", "data": "data", "network": NETWORK}
     quality = {"kind": "evaluate", "data": "data", "features": "f"}
     templates = {
@@ -52,16 +62,11 @@ def test_labels_count_only_where_the_network_takes_them():
            for name in ("scored", "plain", "labelled")},
     }  # fmt: skip
     limits = {f"q_{name}.parameters": LIMIT for name in ("scored", "plain", "labelled")}
-    found = sizes_known(trial_specs(templates, {}, 0), handles, limits)
+    found = sizes_known(trial_specs(templates), facts, limits)
     network = parse_network(NETWORK)
     without, with_labels = (count_parameters(network.build(image)) for image in (IMAGE, labelled))
     assert list(found.values()) == [without, without, with_labels]
     assert without < with_labels
-
-
-def test_latency_counts_every_evaluation():
-    found = sizes("quality.latency_ms", "flow.latency_ms")
-    assert found["flow.latency_ms"] > 2 * found["quality.latency_ms"] > 0
 
 
 def test_latency_is_measured_where_it_counts():
@@ -71,11 +76,10 @@ def test_latency_is_measured_where_it_counts():
         asked.append((network, image))
         return 2.0
 
-    specs = trial_specs(TEMPLATES, {}, 0)
+    specs = trial_specs(TEMPLATES)
     limits = {"flow.latency_ms": LIMIT}
-    assert sizes_known(specs, HANDLES, limits, elsewhere) == {"flow.latency_ms": 5 * 2.0}
+    assert sizes_known(specs, FACTS, limits, elsewhere) == {"flow.latency_ms": 5 * 2.0}
     assert asked == [(parse_network(NETWORK), IMAGE)]
-    assert latency_on(Cluster(cpus=2)) is latency_ms
 
 
 def test_what_the_network_does_not_tell_is_left_out():
@@ -90,3 +94,23 @@ def test_how_far_a_size_is_off():
         == "a is 1,234, not at most 100, b is 5, not at least 10"
     )
     assert distance({"a": 150.0, "b": 5.0}, limits) == pytest.approx(0.5 + 0.5)
+
+
+def test_candidates_are_looked_at_one_by_one(store, make_dataset):
+    """Values that do not go together are left to their trial, which says why."""
+    data = make_dataset(count=5)
+    network = {**NETWORK, "channels": "${width}"}
+    search = Sweep.model_validate(
+        {
+            "space": {"width": {"randint": [4, 64]}},
+            "jobs": {"student": {**TEMPLATES["student"], "network": network},
+                     "quality": {**TEMPLATES["flow"]}},
+            "minimize": "quality.fid", "search": {"kind": "random", "trials": 1},
+            "subject_to": {"quality.parameters": {"max": 20000}},
+        }
+    )  # fmt: skip
+    values = [{"width": 8}, {"width": 64}, {"width": -1}]
+    found = look(store.uri, search, {"data": data.id}, values)
+    assert [bool(why) for why, _ in found] == [False, True, False]
+    assert found[1][0].startswith("quality.parameters is ")
+    assert found[1][1] > 1

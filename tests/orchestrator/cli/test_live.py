@@ -181,3 +181,21 @@ def test_the_jobs_of_a_large_group_share_a_line():
     assert line.startswith(" ▶")
     assert "2/6" in line
     assert "1 running, 3 waiting" in line
+
+
+def test_jobs_that_share_a_line_say_how_far_they_are():
+    names = [f"g.seed={seed}.student" for seed in range(5)]
+    jobs = {name: {"kind": "anneal_reflow", "key": "k", "artifact": "a"} for name in names}
+    out = io.StringIO()
+    view = LiveView(Console(file=out, width=120))
+    steps = [{"done": done, "total": 100, "metrics": {}} for done in (10, 20)]
+    for event in events(
+        ("run_started", "", {"name": "x", "jobs": jobs}),
+        ("job_started", names[0], {"attempt": 1}),
+        *(("progress", names[0], step) for step in steps),
+    ):
+        view.event(event)
+    view.close()
+    (line,) = [line for line in out.getvalue().splitlines() if "g.student x 5" in line][-1:]
+    assert "0/5" in line
+    assert "8s left of those under way" in line

@@ -1,10 +1,10 @@
 import pytest
-from measured import RUN, put, put_run
+from measured import RUN, put_run
 
-from slimctl.jobs.base.artifacts import SweepReport, Trial
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.orchestrator.comparison.collect import collect
+from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import identities
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline, resolve
 
@@ -76,15 +76,20 @@ def test_a_pipeline_names_what_it_would_make(store):
 
 
 def test_trials_of_a_sweep_are_results(store):
-    trials = (
-        Trial(values={"width": 8}, state="done", artifacts={"quality": "evaluate-w8s0"}),
-        Trial(values={"width": 9}, state="failed", why="student: it broke"),
-    )
-    report = SweepReport(objectives=("quality.fid",), trials=trials, chosen=0, front=(0,))
-    put(store, "sweep-s0", report, {}, {})
-    put_run(store, "z-20260102-120000-aaaa", {"sizes": "sweep-s0"}, {})
+    """They are jobs of the run; one that fell behind is left out."""
+    log = EventLog(store.blobs, "z-20260102-120000-aaaa")
+    sweep = {"kind": "sweep", "key": "k", "artifact": "sweep-s0"}
+    log.add("run_started", name="z", jobs={"sizes": sweep})
+    for width, artifact in ((8, "evaluate-w8s0"), (9, "evaluate-9"), (10, "evaluate-10")):
+        name = f"sizes.width={width}.quality"
+        job = {"kind": "evaluate", "key": "k", "artifact": artifact, "inputs": {}}
+        log.add("jobs_added", "sizes", jobs={name: {**job, "search": "sizes"}})
+    log.add("job_done", "sizes.width=8.quality")
+    log.add("job_failed", "sizes.width=9.quality", failure="JobFailed", what="it broke")
+    log.add("job_stopped", "sizes.width=10.quality", what="behind")
+    log.flush()
     found = collect(store, ["z"], {})
     assert [result.job for result in found.results] == ["sizes.width=8.quality"]
-    assert [(one.job, one.state, one.why) for one in found.missing] == [
-        ("sizes.width=9", "failed", "student: it broke")
-    ]
+    missing = [(one.job, one.state) for one in found.missing]
+    assert missing == [("sizes", "waiting"), ("sizes.width=9.quality", "failed")]
+    assert len(collect(store, ["z/sizes"], {}).results) == 1

@@ -9,10 +9,9 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.kinds.load_dataset import LoadDataset
-from slimctl.orchestrator.checks import check_jobs
-from slimctl.orchestrator.link_mistakes import MAX_SEARCHES
+from slimctl.orchestrator.link import MAX_SEARCHES, link, read_jobs
 from slimctl.orchestrator.pipeline import parse_pipeline
-from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.problems import Mistake, PipelineProblems
 
 HEAD = "name: x\njobs:\n"
 DATA = "  data: {kind: load_dataset, source: digits}\n"
@@ -25,6 +24,11 @@ def told(text: str) -> str:
     with pytest.raises(PipelineProblems) as caught:
         parse_pipeline(text, "f.yaml")
     return str(caught.value)
+
+
+def mistakes_of(jobs: dict[str, Any]) -> list[Mistake]:
+    read = read_jobs(jobs)
+    return [*read.mistakes, *link(read).mistakes]
 
 
 CASES = {
@@ -219,7 +223,7 @@ def test_cycles_of_several_jobs_are_told_apart():
         jobs[a] = {"kind": "generate_pairs", "flow": b, "count": 1}
         jobs[b] = {"kind": "anneal_reflow", "pairs": a, "steps": 1, "network": network}
     jobs["after"] = {"kind": "generate_pairs", "flow": "f2", "count": 1}
-    found = check_jobs(jobs).mistakes
+    found = mistakes_of(jobs)
     assert [one.what.rpartition(": ")[2] for one in found] == ["p1 -> f1 -> p1", "p2 -> f2 -> p2"]
 
 
@@ -227,7 +231,7 @@ def test_many_wrong_references_are_told_without_a_search_for_each():
     jobs: dict[str, Any] = {"data": {"kind": "load_dataset", "source": "digits"}}
     for number in range(MAX_SEARCHES + 5):
         jobs[f"f{number}"] = {"kind": "analytic_flow", "data": "nobody"}
-    fixes = [mistake.fix for mistake in check_jobs(jobs).mistakes]
+    fixes = [mistake.fix for mistake in mistakes_of(jobs)]
     assert fixes[0] == "use 'data'"
     assert fixes[-1] == "name a job that makes a Dataset"
 
@@ -241,16 +245,16 @@ class Optional(JobSpec):
 
 
 def test_a_kind_must_be_installed(install_kinds):
-    assert [one.what for one in check_jobs({"a": Optional()}).mistakes] == [
+    assert [one.what for one in mistakes_of({"a": Optional()})] == [
         "job 'a': Optional is not registered under 'slimctl.kinds'"
     ]
     install_kinds(optional=Optional)
-    assert check_jobs({"a": Optional(), "b": {"kind": "optional", "other": "a"}}).mistakes == []
+    assert mistakes_of({"a": Optional(), "b": {"kind": "optional", "other": "a"}}) == []
 
 
 def test_specs_and_plain_data_are_checked_alike():
     jobs = {"data": LoadDataset(source="digits"), "flow": {"kind": "analytic_flow", "data": "data"}}
-    checked = check_jobs(jobs)
-    assert checked.mistakes == []
-    assert checked.specs["data"] is jobs["data"]
-    assert checked.specs["flow"].data == Ref("data")
+    linked = link(read_jobs(jobs))
+    assert linked.mistakes == []
+    assert linked.specs["data"] is jobs["data"]
+    assert linked.specs["flow"].data == Ref("data")

@@ -1,16 +1,18 @@
 """pydantic's errors as sentences about the user's file.
 
 pydantic reports a wrong field once for each alternative of a union, and a misspelt required field
-as one missing and one extra: here each mistake is said once.
+as one missing and one extra: here each mistake is said once. Its errors name neither the fields
+that a key could have meant nor their descriptions, so the specs are walked along the user's data:
+the alternative of a union is the one with the data's `kind`.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -18,9 +20,7 @@ from slimctl.jobs.base.facts import FieldError, MissingFile
 from slimctl.jobs.base.placeholders import placeholders
 from slimctl.jobs.base.refs import ref_types
 from slimctl.jobs.base.registry import nearest
-from slimctl.orchestrator.alternatives import LocatedError, located_errors
-from slimctl.orchestrator.fields import Subject, fields_at, kinds_of, types_in, value_at
-from slimctl.orchestrator.problems import Mistake, Path, dotted
+from slimctl.orchestrator.problems import Mistake, Path, dotted, field_path
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of pipelines and jobs: they become parts of file names."""
@@ -60,6 +60,39 @@ _LIMITS = {
     "less_than": ("below", "lt"),
     "multiple_of": ("a multiple of", "multiple_of"),
 }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a set of fields belongs to, in words.
+
+    Args:
+        model: class of the fields.
+        data: the fields as the user wrote them.
+        path: where they stand in the pipeline.
+        intro: begins each sentence, such as `job 'student': `.
+        owner: has the fields, such as `anneal_reflow`.
+        unfilled: whether placeholders stand for values that cannot be told.
+    """
+
+    model: type[BaseModel]
+    data: Mapping[str, Any]
+    path: Path = ()
+    intro: str = ""
+    owner: str = "a pipeline"
+    unfilled: bool = False
+
+
+@dataclass
+class LocatedError:
+    """An error of pydantic's with its path in the user's data."""
+
+    path: Path
+    details: ErrorDetails
+    union: Path | None
+    """Path of the field whose alternatives were tried; None if there were none."""
+    tagged: bool
+    """Whether the alternative is the one that the `kind` of the user's value names."""
 
 
 @dataclass
@@ -261,25 +294,13 @@ def _told(one: LocatedError, subject: Subject) -> Mistake:
 
 
 def contradiction(error: ValueError, subject: Subject, path: Path = ()) -> Mistake:
-    """What a rule about several fields says.
-
-    Args:
-        error: of the rule.
-        subject: the fields.
-        path: where the spec stands that has the rule.
-    """
+    """What a rule about several fields says."""
     if isinstance(error, FieldError):
         path = (*path, *error.field.split("."))
         return Mistake((*subject.path, *path), f"{subject.intro}{error.what}", error.fix)
     what, _, fix = str(error).partition("\n  fix: ")
     label = f"{dotted(path)}: " if path else ""
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
-
-
-def field_path(job: str, field: str) -> Path:
-    """Path of a field, dotted for nested ones and with numbers for items of a list."""
-    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
-    return ("jobs", job, *parts)
 
 
 def field_mistake(job: str, error: FieldError) -> Mistake:
@@ -309,3 +330,111 @@ def shown(value: Any) -> str:
 def _described(info: FieldInfo | None) -> str:
     text = (info.description or "") if info else ""
     return f" ({' '.join(text.split()).rstrip('.')})" if text else ""
+
+
+def value_at(data: Any, path: Path) -> Any:
+    """The value that a path leads to."""
+    for part in path:
+        data = data[part]
+    return data
+
+
+def fields_at(subject: Subject, path: Path) -> Mapping[str, FieldInfo]:
+    """Fields of the spec that stands at a path; {} if there is none."""
+    models: list[type[BaseModel]] = [subject.model]
+    here: Any = subject.data
+    for part in path:
+        here = here[part]
+        if isinstance(part, int):
+            continue
+        infos = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for info in infos for model in models_in(info.annotation)]
+        kind = here.get("kind") if isinstance(here, Mapping) else None
+        models = [model for model in models if kind in _kinds(model)] or models
+    return {name: info for model in models for name, info in model.model_fields.items()}
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """All specs that a field of this annotation can hold, subclasses included."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        below = [model for sub in annotation.__subclasses__() for model in models_in(sub)]
+        return [annotation, *below]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    info = model.model_fields.get("kind")
+    return get_args(info.annotation) if info else ()
+
+
+def kinds_of(info: FieldInfo) -> tuple[str, ...]:
+    """Values of `kind` that the specs of a field have."""
+    return tuple(kind for model in models_in(info.annotation) for kind in _kinds(model))
+
+
+def types_in(annotation: Any) -> set[Any]:
+    """An annotation and everything inside it."""
+    return {annotation}.union(*(types_in(part) for part in get_args(annotation)))
+
+
+def located_errors(error: ValidationError, data: Any) -> list[LocatedError]:
+    """The errors that say what is wrong with the user's data."""
+    return _best_alternatives([_located(one, data) for one in error.errors() if not _follows(one)])
+
+
+def _follows(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only because items of it are wrong."""
+    given, context = details["input"], details.get("ctx", {})
+    is_list = isinstance(given, (list, tuple))
+    return details["type"] == "too_short" and is_list and len(given) >= context["min_length"]
+
+
+def _located(details: ErrorDetails, data: Any) -> LocatedError:
+    """Follows pydantic's location through the data, leaving out what names no key of it."""
+    *inner, last = details["loc"] or (None,)
+    extra = details["type"] == "extra_forbidden"  # then the last part is a key, never a tag
+    path: list[str | int] = []
+    union: Path | None = None
+    here, tagged, by_kind = data, False, False
+    for at, part in enumerate(inner if details["type"] == "missing" else details["loc"]):
+        key = extra and at == len(inner)
+        if not (tagged or key) and isinstance(here, Mapping) and here.get("kind") == part:
+            tagged, by_kind = True, by_kind or union is not None
+        elif _holds(here, part):
+            path.append(part)
+            here, tagged = here[part], False
+        elif union is None:
+            union = tuple(path)
+    if details["type"] == "missing" and last is not None:
+        path.append(last)
+    return LocatedError(tuple(path), details, union, by_kind)
+
+
+def _holds(here: Any, part: str | int) -> bool:
+    if isinstance(part, int):
+        return isinstance(here, (list, tuple)) and part < len(here)
+    return isinstance(here, Mapping) and part in here
+
+
+def _best_alternatives(errors: list[LocatedError]) -> list[LocatedError]:
+    """Of a union's alternatives the one of the value's `kind`, else those that fit furthest down.
+
+    A mapping with a `kind` that does not exist was meant for the alternatives that have kinds.
+    """
+    misnamed = {one.union for one in errors if one.details["type"] == "union_tag_invalid"}
+    errors = [
+        one
+        for one in errors
+        if one.union not in misnamed - {None} or one.details["type"] == "union_tag_invalid"
+    ]
+    named = {one.union for one in errors if one.tagged}
+    errors = [one for one in errors if one.tagged or one.union not in named]
+    depth: dict[Path, int] = {}
+    for one in errors:
+        if one.union is not None and not one.tagged:
+            depth[one.union] = max(depth.get(one.union, 0), len(one.path))
+    return [
+        one
+        for one in errors
+        if one.union is None or one.tagged or len(one.path) == depth[one.union]
+    ]
