@@ -37,12 +37,7 @@ class Head(nn.Module):
 
 
 class Critic(nn.Module):
-    """A flow in training and, if it is to judge, a head on its network's bottleneck.
-
-    Attributes:
-        flow: of the generated images.
-        head: None where nothing is judged.
-    """
+    """A flow in training and, if it is to judge, a head on its network's bottleneck."""
 
     def __init__(self, flow: Flow, *, judges: bool) -> None:
         """Takes over `flow` and makes the head with torch's global generator.

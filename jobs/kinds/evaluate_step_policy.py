@@ -52,7 +52,7 @@ class EvaluateStepPolicy(JobSpec):
             return self._three_body(context, policy)
         if flow.id != policy.flow:
             context.warn(f"the policy was trained on another flow of that shape, {policy.flow}")
-        from slimctl.jobs.stepping.measure_flow import measure_flow
+        from slimctl.jobs.stepping.measure import measure_flow
         from slimctl.jobs.stepping.pictures import draw_pareto
         from slimctl.models.stepping.spec import FlowProblem
 
@@ -69,7 +69,7 @@ class EvaluateStepPolicy(JobSpec):
         return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
     def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
-        from slimctl.jobs.stepping.measure_three_body import (
+        from slimctl.jobs.stepping.measure import (
             BAD_ERROR,
             Examination,
             measure_three_body,
@@ -99,7 +99,7 @@ class EvaluateStepPolicy(JobSpec):
         bad_error: float,
         pictures: tuple[str, ...],
     ) -> StepReport:
-        from slimctl.jobs.stepping.rows import advantage, best_fixed
+        from slimctl.jobs.stepping.measure import advantage, best_fixed
 
         learned = [row for row in rows if row.learned]
         best = rows[best_fixed(rows)]

@@ -47,16 +47,7 @@ def lessons(
     number: int,
     seed: int,
 ) -> Lessons:
-    """Training episodes and the judge of a training seed.
-
-    Args:
-        store: where the flow is.
-        problem: what is decided.
-        flow: of a flow problem.
-        count: episodes side by side.
-        number: of the training seed, from 0.
-        seed: of the environment's generator.
-    """
+    """Training episodes and the judge of a training seed."""
     if isinstance(problem, ThreeBodyProblem):
         training = ThreeBodyEnvironment.training(problem, count, seed)
         return Lessons(training, _judge(lambda: three_body_validation(problem)))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimctl.jobs.base.artifacts import StepRow
-from slimctl.jobs.stepping.measure_three_body import Watched
+from slimctl.jobs.stepping.measure import Watched
 
 SMALLEST_ERROR = 1e-16
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
@@ -20,13 +20,7 @@ def _figure(width: float = 7.0, height: float = 5.0) -> tuple[Figure, Axes]:
 
 
 def draw_pareto(rows: Sequence[StepRow], what: str, path: Path) -> None:
-    """Median (filled) and 90th percentile (hollow) of the error against the median cost.
-
-    Args:
-        rows: methods of one group are joined by a line.
-        what: name of the error.
-        path: of the PNG.
-    """
+    """Median (filled) and 90th percentile (hollow) of the error against the median cost."""
     figure, axes = _figure()
     groups = list(dict.fromkeys((row.group, row.learned) for row in rows))
     for number, (group, learned) in enumerate(groups):

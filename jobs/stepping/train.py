@@ -32,13 +32,7 @@ POINTER = "state.json"
 
 
 def save_state(folder: Blobs, state: LearnerState, seconds: float) -> None:
-    """Writes the tensors, then the JSON, then removes the tensors before.
-
-    Args:
-        folder: of this training seed.
-        state: of the learner.
-        seconds: training time so far, over all attempts, s.
-    """
+    """Writes the tensors, then the JSON, then removes the tensors before."""
     data = save({name: value.contiguous() for name, value in state.tensors.items()})
     checksum = hashlib.sha256(data).hexdigest()
     name = f"state-{checksum[:16]}.safetensors"
@@ -112,11 +106,7 @@ class TrainedPolicy:
 
 
 class PolicyActor:
-    """Trains whole training seeds.
-
-    Args:
-        task: what to train.
-    """
+    """Trains whole training seeds."""
 
     def __init__(self, task: PolicyTask) -> None:
         torch.set_num_threads(1)

@@ -11,7 +11,6 @@ from slimctl.jobs.storage.store import Store
 from slimctl.models.stepping.flow_walk import observation_size
 from slimctl.models.stepping.q_network import GreedyPolicy
 from slimctl.models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
-from slimctl.models.stepping.three_body_environment import three_body_guess
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 
@@ -37,6 +36,10 @@ def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> 
         name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
     }
     if isinstance(problem, ThreeBodyProblem):
+        from slimctl.models.stepping.three_body_environment import (  # noqa: PLC0415  (numba)
+            three_body_guess,
+        )
+
         return GreedyPolicy(weights, partial(three_body_guess, problem))
     return GreedyPolicy(weights)
 

@@ -137,12 +137,7 @@ def two_step_target(
 
     x_s = x0 + s u, w = v_guide(x_s, s), target = x_s + (1 - s) w.
 
-    Args:
-        guide: the frozen flow.
-        u: the student's v(x0, t_start).
-        x0: fresh noise.
-        s: intermediate times, drawn from U(0.2, 0.8).
-        label: classes of a conditional flow.
+    u is the student's v(x0, t_start), x0 fresh noise, and s is drawn from U(0.2, 0.8).
 
     Source: SlimFlow, arXiv 2407.12718, equations 11 to 13, time reversed; the first half step is
     the student's as in section 4.1, not the guide's: better, and one evaluation fewer.
@@ -233,10 +228,6 @@ def matching_loss(
     """0.5 mean (x - stopgrad(x - g))^2: its derivative by x is g over the number of pixel values.
 
     Its value, 0.5 mean g^2, says nothing about the quality of x.
-
-    Args:
-        x: generated images, with their graph.
-        gradient: g, by `matching_gradient`.
 
     Source: Yin et al. (DMD2), arXiv 2405.14867, section 3; the reference code of DMD.
     """

@@ -1,17 +1,14 @@
 """Reads published weights: whole, by name, without executing anything from the file."""
 
-import pickle
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from slimctl.models.shapes import Tensor
+from slimctl.models.teachers.torch_file import read_torch_file
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
@@ -21,18 +18,14 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         ValueError: it is neither, or holds something else than named tensors.
         OSError: it cannot be read.
     """
+    with path.open("rb"):  # what cannot be read is not damaged
+        pass
     try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    except (ValueError, SafetensorError) as error:
         raise ValueError(
             f"{path} is no file of weights, or a damaged one\n  fix: fetch it again"
         ) from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is cut short\n  fix: fetch it again") from error
     named = isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )

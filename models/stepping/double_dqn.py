@@ -158,7 +158,6 @@ Judge = Callable[[GreedyPolicy], float]
 """Mean return of a policy on episodes that training never sees."""
 GRADIENT_CLIP = 10.0
 EPISODES_REMEMBERED = 256
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 @dataclass
@@ -188,14 +187,7 @@ class LearnerState:
 
 
 class DoubleDqn:
-    """Learns the worth of actions from many episodes side by side.
-
-    Args:
-        spec: settings.
-        environment: endless training episodes; its random numbers are its own.
-        seed: of the weights and of exploration.
-        judge: measures a policy; None = the newest network counts as the best.
-    """
+    """Learns the worth of actions from many episodes side by side."""
 
     def __init__(
         self, spec: DoubleDqnSpec, environment: Environment, seed: int, judge: Judge | None = None
@@ -363,6 +355,9 @@ class DoubleDqn:
                 if name.startswith(start)
             }
 
+        def arrays(prefix: str) -> Arrays:
+            return {name: value.numpy() for name, value in under(prefix).items()}
+
         self.network.load_state_dict(under("network"))
         self._target.load_state_dict(under("target"))
         self._best = {name: value.clone() for name, value in under("best").items()}
@@ -371,12 +366,9 @@ class DoubleDqn:
             moments = {name: value.clone() for name, value in under(f"moment.{number}").items()}
             if moments:
                 self._optimizer.state[weight] = moments
-        arrays = {name: value.numpy() for name, value in under("replay").items()}
-        self._replay.restore(arrays)
-        arrays = {name: value.numpy() for name, value in under("lookahead").items()}
-        self._lookahead.restore(arrays)
-        arrays = {name: value.numpy() for name, value in under("environment").items()}
-        self.environment.restore(arrays, state.notes["environment"])
+        self._replay.restore(arrays("replay"))
+        self._lookahead.restore(arrays("lookahead"))
+        self.environment.restore(arrays("environment"), state.notes["environment"])
         counters = dict(state.notes["counters"])
         counters["curve"] = [(int(row[0]), row[1], row[2]) for row in counters["curve"]]
         self.counters = Counters(**counters)

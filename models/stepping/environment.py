@@ -46,11 +46,13 @@ class Environment(ABC):
         actions: values to choose from, rising.
         observation_size: numbers that a policy sees of an episode.
         ended: which episodes have ended, (N,).
+        _generator: draws the episodes of `restart`.
     """
 
     actions: Floats
     observation_size: int
     ended: Flags
+    _generator: np.random.Generator
 
     def __len__(self) -> int:
         return len(self.ended)
@@ -95,9 +97,9 @@ class Environment(ABC):
     def arrays(self) -> Arrays:
         """The whole state as named arrays."""
 
-    @abstractmethod
     def generator_state(self) -> Mapping[str, Any]:
         """State of the private generator, as JSON has it."""
+        return dict(self._generator.bit_generator.state)
 
     @abstractmethod
     def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
@@ -133,13 +135,7 @@ class Episodes:
 def play(
     environment: Environment, choose: Choose, watch: Callable[[], None] | None = None
 ) -> Episodes:
-    """Plays every episode of an environment to its end.
-
-    Args:
-        environment: at the beginning of its episodes.
-        choose: the policy.
-        watch: called before each round of decisions.
-    """
+    """Plays every episode of an environment to its end."""
     returns = np.zeros(len(environment))
     choices: list[Integers] = []
     while not environment.ended.all():

@@ -98,15 +98,8 @@ def known_noises(
 ) -> Noises:
     """Noises first..first + count - 1 of a seed, and where rk45 takes them.
 
-    Args:
-        flow: in eval mode, on the device to work on.
-        first: number of the first noise; test, validation and training take ranges of their own.
-        count: how many.
-        tolerance: of rk45; its ends count as exact.
-        seed: of the noises.
-        label_counts: label marginal of a conditional flow.
-        stretches: even stretches of time at whose ends the exact solution is kept; 0 = only the
-            last end.
+    Test, validation and training take ranges of their own. With stretches > 0 the exact solution is
+    kept at the ends of so many even stretches of time.
     """
     device = next(iter(flow.buffers()), next(iter(flow.parameters()), torch.empty(0))).device
     index = torch.arange(first, first + count, device=device)
@@ -140,15 +133,7 @@ class FlowEnvironment(Environment):
         chosen: Integers | None = None,
         generator: np.random.Generator | None = None,
     ) -> None:
-        """Begins an episode for each chosen noise.
-
-        Args:
-            problem: step sizes and reward.
-            flow: in eval mode.
-            noises: to draw from.
-            chosen: numbers of the noises to begin with; None = all.
-            generator: draws the noises of `restart`.
-        """
+        """Begins an episode for each chosen noise."""
         self.problem = problem
         self.actions = np.array(problem.actions)
         self.observation_size = observation_size(len(self.actions))
@@ -244,9 +229,6 @@ class FlowEnvironment(Environment):
         held = {name: value.cpu().numpy().copy() for name, value in _held(self._walk).items()}
         own = {"chosen": self._chosen, "ended": self.ended, "harm": self._harm}
         return held | {name: value.copy() for name, value in own.items()}
-
-    def generator_state(self) -> Mapping[str, Any]:
-        return dict(self._generator.bit_generator.state)
 
     def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
         self._chosen, self._harm = arrays["chosen"].copy(), arrays["harm"].copy()

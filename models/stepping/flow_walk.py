@@ -31,12 +31,7 @@ def observation_size(actions: int) -> int:
 
 
 class FlowWalk:
-    """A batch of samples between two steps.
-
-    Attributes:
-        point: where they are; times float64.
-        nfe: evaluations of each so far, int64 (B,).
-    """
+    """A batch of samples between two steps."""
 
     def __init__(
         self,
@@ -93,8 +88,7 @@ class FlowWalk:
     def advance(self, step: Float[Tensor, " b"]) -> None:
         """Takes a step in every sample that has not arrived: three evaluations, two at the end.
 
-        Args:
-            step: sizes (B,), float64; shortened where t = 1 is nearer.
+        Sizes (B,), float64, are shortened where t = 1 is nearer.
         """
         rows = (~self.arrived()).nonzero().squeeze(1)
         here = self.point.keep(rows)
@@ -140,13 +134,7 @@ def solve_with_policy(
 ) -> Solution:
     """Integrates each sample from t_start to 1 by the steps that a policy chooses for it.
 
-    Args:
-        problem: what the policy was trained on: its step sizes and tolerance.
-        choose: the policy.
-        flow: the velocity, in eval mode.
-        x0: points at t_start.
-        label: classes of a conditional flow.
-        t_start: time of x0; None is the flow's own.
+    The problem is what the policy was trained on; a t_start of None is the flow's own.
 
     Raises:
         FloatingPointError: samples are not finite.

@@ -17,10 +17,6 @@ def action_basis(actions: Floats, terms: int) -> Floats:
     The first is 1 / a (what steps cost), then log a, a, log^2 a, log^3 a, ..., made orthonormal
     over the grid and of mean 0. With n - 1 of them any table of worths can be held.
 
-    Args:
-        actions: rising values (n,).
-        terms: how many functions.
-
     Returns:
         Their values (n, k), k <= min(terms, n - 1).
     """

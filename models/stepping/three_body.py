@@ -1,16 +1,31 @@
-"""`integrate`: the paper's three-body systems with one step parameter from beginning to end."""
+"""Planar three-body systems: `integrate` follows them with one step parameter from start to end.
+
+Units (N-body): G = 1, mass 3 solar masses, length 1 au, time 1 yr / (2 pi sqrt 3), and so velocity
+51.6 km/s. Arrays keep the systems on the last axis.
+
+The physics is written once, for one system, in functions that numba compiles where it is installed
+(the extra `fast`, some hundred times faster); interpreted they do the same operations, to the bit,
+since numba neither reorders sums nor fuses multiplications unless it is asked to. They are compiled
+anew in each process (a few seconds), since numba's cache on disk is a pickle. A step of size 0
+leaves positions and velocities as they are and only evaluates the forces: so an interval is opened
+by the same call that makes a step.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib.util import find_spec
-from typing import Any, TypeAlias
+from math import inf, isfinite, sqrt
+from typing import Any, TypeAlias, no_type_check
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slimctl.models.stepping.spec import IntegratorName, StepControl
+
+try:
+    import numba
+except ImportError:
+    numba = None
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -25,6 +40,20 @@ KM_PER_S = math.sqrt(_AU_KM / (3.0 * _SUN_KM3_PER_S2))
 """1 km/s in units of velocity, sqrt(G 3 MSun / au)."""
 FIRST, SECOND = (0, 1, 2), (1, 2, 0)
 """Pairs of bodies: pair p is FIRST[p] and SECOND[p]."""
+
+_CUBE_ROOT = 2.0 ** (1.0 / 3.0)
+_OUTER = 1.0 / (2.0 - _CUBE_ROOT)
+_INNER = -_CUBE_ROOT / (2.0 - _CUBE_ROOT)
+SUBSTEPS: dict[IntegratorName, tuple[float, ...]] = {
+    "hermite": (),
+    "leapfrog": (1.0,),
+    "yoshida4": (_OUTER, _INNER, _OUTER),
+}
+"""Shares of a step of each leapfrog that a symplectic integrator is made of.
+
+Source: Yoshida, Phys. Lett. A 150 (1990), equation 2.11."""
+MAX_SUBSTEPS = 1_000_000
+"""Steps in one interval after which a system is given up: a few run away at large steps."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +70,6 @@ class Bodies:
 
     def __len__(self) -> int:
         return int(self.masses.shape[1])
-
-    def keep(self, chosen: NDArray[Any]) -> "Bodies":
-        """The systems of a mask or of numbers."""
-        return Bodies(self.masses[:, chosen], self.phase[:, :, chosen])
 
 
 def check_bodies(bodies: Bodies) -> Bodies:
@@ -107,29 +132,26 @@ def _places(seed: int) -> Floats:
     return np.random.RandomState(seed).uniform(size=4)
 
 
-def separations(phase: Floats) -> Floats:
-    """Second minus first body of each pair: x, y, vx, vy, shape (4, 3 pairs, N)."""
-    apart = np.empty_like(phase)
-    np.subtract(phase[:, 1:], phase[:, :2], out=apart[:, :2])
-    np.subtract(phase[:, 0], phase[:, 2], out=apart[:, 2])
-    return apart
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    if numba is None:
+        return function
+    compiled: Callable[..., Any] = numba.njit(error_model="numpy", fastmath=False, nogil=True)(
+        function
+    )
+    return compiled
 
 
-def energy(masses: Floats, phase: Floats) -> Floats:
-    """Total energy of each system, (N,), summed in a fixed order."""
-    squares = phase[2:] * phase[2:]
-    kinetic = 0.5 * masses * (squares[0] + squares[1])
-    apart = separations(phase)
-    distance = np.sqrt(apart[0] * apart[0] + apart[1] * apart[1])
-    bound = np.empty_like(masses)
-    for pair in range(3):
-        bound[pair] = masses[FIRST[pair]] * masses[SECOND[pair]] / distance[pair]
-    total = kinetic - bound
-    return np.asarray((total[0] + total[1]) + total[2])
+@no_type_check
+@_compiled
+def _smaller(a: float, b: float) -> float:
+    """The smaller number; NaN if either is."""
+    return a if a < b or a != a else b  # noqa: PLR0124  (only NaN differs from itself)
 
 
-def forces(masses: Floats, phase: Floats) -> tuple[Floats, Floats]:
-    """One evaluation: acceleration and jerk of each body, and the time scale T_c of each system.
+@no_type_check
+@_compiled
+def _forces(m: Any, p: Any, rates: Any, pull: Any) -> float:
+    """One evaluation: fills `rates` (4, 3), returns the time scale T_c; `pull` is scratch space.
 
     With r and v the separation and relative velocity of a pair,
 
@@ -137,43 +159,217 @@ def forces(masses: Floats, phase: Floats) -> tuple[Floats, Floats]:
         j_i = sum_j m_j (v / |r|^3 - 3 (r v) r / |r|^5)
         T_c = min over pairs of |r| / |v| and sqrt(|r| / a_ij),     a_ij = (m_i + m_j) / |r|^2
 
-    The compiled loop does the same operations in the same order, so that both agree to the bit.
-
-    Args:
-        masses: (3, N).
-        phase: x, y, vx, vy: (4, 3, N).
-
-    Returns:
-        ax, ay, jx, jy of shape (4, 3, N), and T_c of shape (N,).
-
     Source: Hut, Makino and McMillan's integrator as AMUSE runs it (arXiv 2502.12809, section 3).
     """
-    apart = separations(phase)
-    squares = apart * apart
-    distance2 = squares[0] + squares[1]
-    speed2 = squares[2] + squares[3]
-    products = apart[:2] * apart[2:]
-    cubed = np.sqrt(distance2) * distance2
-    pull = apart / cubed
-    bend = 3.0 * (products[0] + products[1]) / distance2
-    pull[2:] -= bend * pull[:2]
-    weighted = pull * masses
-    result = np.empty_like(pull)
-    np.multiply(pull[:, :2], masses[1:], out=result[:, :2])
-    np.multiply(pull[:, 2], masses[0], out=result[:, 2])
-    result[:, 1:] -= weighted[:, :2]
-    result[:, 0] -= weighted[:, 2]
-    together = np.empty_like(masses)
-    np.add(masses[:2], masses[1:], out=together[:2])
-    np.add(masses[2], masses[0], out=together[2])
-    scale2 = np.minimum(distance2 / speed2, cubed / together)
-    shortest = np.minimum(np.minimum(scale2[0], scale2[1]), scale2[2])
-    return result, np.sqrt(shortest)
+    shortest = inf
+    for first in range(3):
+        second = (first + 1) % 3
+        dx, dy = p[0, second] - p[0, first], p[1, second] - p[1, first]
+        du, dv = p[2, second] - p[2, first], p[3, second] - p[3, first]
+        distance2, speed2 = dx * dx + dy * dy, du * du + dv * dv
+        cubed = sqrt(distance2) * distance2
+        bend = 3.0 * (dx * du + dy * dv) / distance2
+        pull[0, first], pull[1, first] = dx / cubed, dy / cubed
+        pull[2, first] = du / cubed - bend * pull[0, first]
+        pull[3, first] = dv / cubed - bend * pull[1, first]
+        scale = _smaller(distance2 / speed2, cubed / (m[first] + m[second]))
+        shortest = _smaller(shortest, scale)
+    for i in range(4):
+        for k in range(3):
+            before = (k + 2) % 3
+            rates[i, k] = pull[i, k] * m[(k + 1) % 3] - pull[i, before] * m[before]
+    return sqrt(shortest)
+
+
+@no_type_check
+@_compiled
+def _hermite(m: Any, p: Any, rates: Any, dt: float, ahead: Any, fresh: Any, pull: Any) -> float:
+    """Fourth-order Hermite: predict to the jerk, evaluate there once, correct; returns T_c there.
+
+        v1 = v0 + (a0 + a1) dt / 2 + (j0 - j1) dt^2 / 12
+        x1 = x0 + (v0 + v1) dt / 2 + (a0 - a1) dt^2 / 12
+
+    Source: Makino and Aarseth, PASJ 44 (1992); Hut, Makino and McMillan's form.
+    """
+    half, third, twelfth = dt / 2.0, dt / 3.0, dt * dt / 12.0
+    for i in range(2):
+        for k in range(3):
+            a, j = rates[i, k], rates[i + 2, k]
+            ahead[i + 2, k] = p[i + 2, k] + dt * (a + half * j)
+            ahead[i, k] = p[i, k] + dt * (p[i + 2, k] + half * (a + third * j))
+    time_scale = _forces(m, ahead, fresh, pull)
+    for i in range(2):
+        for k in range(3):
+            v, a, j = p[i + 2, k], rates[i, k], rates[i + 2, k]
+            v_new = (v + half * (a + fresh[i, k])) + twelfth * (j - fresh[i + 2, k])
+            p[i, k] = (p[i, k] + half * (v + v_new)) + twelfth * (a - fresh[i, k])
+            p[i + 2, k] = v_new
+            rates[i, k], rates[i + 2, k] = fresh[i, k], fresh[i + 2, k]
+    return time_scale
+
+
+@no_type_check
+@_compiled
+def _symplectic(m: Any, p: Any, rates: Any, dt: float, shares: Any, pull: Any) -> float:
+    """Kick-drift-kick leapfrogs of the given shares of the step, one evaluation each.
+
+    The T_c returned takes the velocities in the middle of the last leapfrog.
+    """
+    time_scale = 0.0
+    for share in shares:
+        part = share * dt
+        half = part / 2.0
+        for i in range(2):
+            for k in range(3):
+                p[i + 2, k] += half * rates[i, k]
+                p[i, k] += part * p[i + 2, k]
+        time_scale = _forces(m, p, rates, pull)
+        for i in range(2):
+            for k in range(3):
+                p[i + 2, k] += half * rates[i, k]
+    return time_scale
+
+
+@no_type_check
+@_compiled
+def _energy(m: Any, p: Any) -> float:
+    """Total energy."""
+    total = 0.0
+    for k in range(3):
+        after = (k + 1) % 3
+        dx, dy = p[0, after] - p[0, k], p[1, after] - p[1, k]
+        kinetic = 0.5 * m[k] * (p[2, k] * p[2, k] + p[3, k] * p[3, k])
+        part = kinetic - m[k] * m[after] / sqrt(dx * dx + dy * dy)
+        total = part if k == 0 else total + part
+    return total
+
+
+@no_type_check
+@_compiled
+def _take(masses: Any, phase: Any, row: int, m: Any, p: Any) -> None:
+    """Copies one system into `m` (3,) and `p` (4, 3)."""
+    for k in range(3):
+        m[k] = masses[k, row]
+        for i in range(4):
+            p[i, k] = phase[i, k, row]
+
+
+@no_type_check
+@_compiled
+def _put(p: Any, phase: Any, row: int) -> None:
+    """Copies (4, 3) numbers back, one by one: slices take numba longer to compile."""
+    for k in range(3):
+        for i in range(4):
+            phase[i, k, row] = p[i, k]
+
+
+@no_type_check
+@_compiled
+def _advance_interval(
+    m: Any,
+    p: Any,
+    t: float,
+    end: float,
+    mu: float,
+    shares: Any,
+    fixed: bool,
+    most: int,
+    scratch: Any,
+) -> tuple[float, int, bool]:
+    """One interval of one system, in place; returns time, evaluations and whether it ran away."""
+    rates, ahead, fresh, pull = scratch[0], scratch[1], scratch[2], scratch[3]
+    rates[:] = 0.0
+    dt, evaluations, substeps = 0.0, 0, 0
+    while True:
+        if len(shares) == 0:
+            time_scale = _hermite(m, p, rates, dt, ahead, fresh, pull)
+        else:
+            time_scale = _symplectic(m, p, rates, dt, shares, pull)
+        t += dt
+        evaluations += len(shares) if dt > 0.0 and len(shares) > 0 else 1
+        substeps += 1
+        dt = mu if fixed else mu * time_scale
+        if substeps > most:
+            return t, evaluations, True
+        if not t + dt <= end + dt / 2.0:
+            return t, evaluations, False
+
+
+@no_type_check
+@_compiled
+def _advance_systems(
+    rows: Any, mu: Any, intervals: int, length: float, shares: Any, fixed: bool, most: int,
+    masses: Any, phase: Any, time: Any, interval: Any, first_energy: Any, last_energy: Any,
+    change: Any, drift: Any, evaluations: Any, lost: Any,
+) -> None:  # fmt: skip
+    """Integrates the systems `rows` over `intervals` intervals of `length`, in place.
+
+    `shares` are those of the leapfrogs in a step, empty for Hermite; with `fixed`, mu is the step
+    itself; `most` steps in one interval lose a system. From `masses` on, the arguments are the
+    arrays of a `Motion` in its order.
+    """
+    m, p, scratch = np.empty(3), np.empty((4, 3)), np.empty((4, 4, 3))
+    for row in rows:
+        _take(masses, phase, row, m, p)
+        for _ in range(intervals):
+            end = (interval[row] + 1) * length
+            t, cost, runaway = _advance_interval(
+                m, p, time[row], end, mu[row], shares, fixed, most, scratch
+            )
+            now = _energy(m, p)
+            moved = abs(now - last_energy[row]) / abs(first_energy[row])
+            lost[row] = runaway or not isfinite(moved)
+            change[row] = inf if lost[row] else moved
+            drift[row] += change[row]
+            time[row], last_energy[row] = t, now
+            evaluations[row] += cost
+            interval[row] += 1
+            if lost[row]:
+                break
+        _put(p, phase, row)
+
+
+@no_type_check
+@_compiled
+def _fill_forces(masses: Any, phase: Any, rates: Any, time_scale: Any) -> None:
+    m, p, own, pull = np.empty(3), np.empty((4, 3)), np.empty((4, 3)), np.empty((4, 3))
+    for row in range(masses.shape[1]):
+        _take(masses, phase, row, m, p)
+        time_scale[row] = _forces(m, p, own, pull)
+        _put(own, rates, row)
+
+
+@no_type_check
+@_compiled
+def _fill_energy(masses: Any, phase: Any, total: Any) -> None:
+    m, p = np.empty(3), np.empty((4, 3))
+    for row in range(masses.shape[1]):
+        _take(masses, phase, row, m, p)
+        total[row] = _energy(m, p)
+
+
+def forces(masses: Floats, phase: Floats) -> tuple[Floats, Floats]:
+    """Accelerations and jerks ax, ay, jx, jy (4, 3, N) and the time scale T_c (N,)."""
+    rates, time_scale = np.empty_like(phase), np.empty(masses.shape[1])
+    _fill_forces(masses, phase, rates, time_scale)
+    return rates, time_scale
+
+
+def energy(masses: Floats, phase: Floats) -> Floats:
+    """Total energy of each system, (N,)."""
+    total = np.empty(masses.shape[1])
+    _fill_energy(masses, phase, total)
+    return total
+
+
+def evaluations_per_step(integrator: IntegratorName) -> int:
+    """Force evaluations of one step."""
+    return max(1, len(SUBSTEPS[integrator]))
 
 
 def closest_pair(phase: Floats) -> tuple[Floats, Floats]:
     """Distance of the two bodies that are closest, au, and their relative speed; both (N,)."""
-    apart = separations(phase)
+    apart = phase[:, SECOND] - phase[:, FIRST]
     distance = np.hypot(apart[0], apart[1])
     speed = np.hypot(apart[2], apart[3])
     nearest = distance.argmin(axis=0)[None]
@@ -183,108 +379,12 @@ def closest_pair(phase: Floats) -> tuple[Floats, Floats]:
     )
 
 
-_CUBE_ROOT = 2.0 ** (1.0 / 3.0)
-_OUTER = 1.0 / (2.0 - _CUBE_ROOT)
-_INNER = -_CUBE_ROOT / (2.0 - _CUBE_ROOT)
-SUBSTEPS: dict[IntegratorName, tuple[float, ...]] = {
-    "hermite": (),
-    "leapfrog": (1.0,),
-    "yoshida4": (_OUTER, _INNER, _OUTER),
-}
-"""Shares of a step of each leapfrog that a symplectic integrator is made of.
-
-Source: Yoshida, Phys. Lett. A 150 (1990), equation 2.11."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where systems are, and what the last evaluation of the forces told."""
-
-    phase: Floats
-    """x, y, vx, vy: (4, 3, N)."""
-    rates: Floats
-    """Accelerations and jerks (4, 3, N)."""
-    time_scale: Floats
-    """T_c (N,)."""
-
-
-def evaluations_per_step(integrator: IntegratorName) -> int:
-    """Force evaluations of one step."""
-    return max(1, len(SUBSTEPS[integrator]))
-
-
-def advance_step(integrator: IntegratorName, masses: Floats, point: Point, dt: Floats) -> Point:
-    """One step of every system.
-
-    Args:
-        integrator: the method.
-        masses: (3, N).
-        point: where the systems are.
-        dt: step sizes (N,), >= 0.
-    """
-    if integrator == "hermite":
-        return hermite(masses, point, dt)
-    return symplectic(masses, point, dt, SUBSTEPS[integrator])
-
-
-def hermite(masses: Floats, point: Point, dt: Floats) -> Point:
-    """Fourth-order Hermite: predict to the jerk, evaluate there once, correct.
-
-        v1 = v0 + (a0 + a1) dt / 2 + (j0 - j1) dt^2 / 12
-        x1 = x0 + (v0 + v1) dt / 2 + (a0 - a1) dt^2 / 12
-
-    The next time scale is that of the predicted point.
-
-    Source: Makino and Aarseth, PASJ 44 (1992); Hut, Makino and McMillan's form.
-    """
-    x, v = point.phase[:2], point.phase[2:]
-    a, j = point.rates[:2], point.rates[2:]
-    half, third, twelfth = dt / 2.0, dt / 3.0, dt * dt / 12.0
-    predicted = point.phase.copy()
-    predicted[2:] += dt * (a + half * j)
-    predicted[:2] += dt * (v + half * (a + third * j))
-    rates, time_scale = forces(masses, predicted)
-    phase = predicted
-    phase[2:] = v + half * (a + rates[:2]) + twelfth * (j - rates[2:])
-    phase[:2] = x + half * (v + phase[2:]) + twelfth * (a - rates[:2])
-    return Point(phase, rates, time_scale)
-
-
-def symplectic(masses: Floats, point: Point, dt: Floats, shares: tuple[float, ...]) -> Point:
-    """Kick-drift-kick leapfrogs of the given shares of the step, one evaluation each.
-
-    The next time scale takes the velocities in the middle of the last leapfrog.
-    """
-    phase, rates, time_scale = point.phase.copy(), point.rates, point.time_scale
-    for share in shares:
-        part = share * dt
-        half = part / 2.0
-        phase[2:] += half * rates[:2]
-        phase[:2] += part * phase[2:]
-        rates, time_scale = forces(masses, phase)
-        phase[2:] += half * rates[:2]
-    return Point(phase, rates, time_scale)
-
-
-MAX_SUBSTEPS = 1_000_000
-"""Steps in one interval after which a system is given up: a few run away at large steps."""
-
-
 @dataclass
 class Motion:
     """N systems between two intervals. `advance` changes the arrays in place.
 
-    Args:
-        masses: (3, N).
-        phase: x, y, vx, vy: (4, 3, N).
-        time: units of time since the start, (N,).
-        interval: intervals done, (N,).
-        first_energy: total energy at the start, (N,).
-        last_energy: total energy after the last interval, (N,).
-        change: |E_k - E_(k-1)| / |E_0| of the last interval, (N,).
-        drift: sum of these changes over all intervals, (N,).
-        evaluations: force evaluations so far, (N,).
-        lost: systems that were given up, (N,).
+    Arrays (..., N) in N-body units; `change` and `drift` are |E_k - E_(k-1)| / |E_0| of the last
+    interval and its sum over all; `lost` systems were given up.
     """
 
     masses: Floats
@@ -352,13 +452,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Method:
-    """How an interval is integrated.
-
-    Args:
-        integrator: the method of one step.
-        control: what a step parameter means.
-        max_substeps: steps in one interval after which a system is given up.
-    """
+    """How an interval is integrated."""
 
     integrator: IntegratorName = "hermite"
     control: StepControl = "time_scale"
@@ -371,11 +465,7 @@ class Method:
 
 
 def advance(
-    motion: Motion,
-    mu: float | Floats,
-    intervals: int = 1,
-    method: Method | None = None,
-    compiled: bool | None = None,
+    motion: Motion, mu: float | Floats, intervals: int = 1, method: Method | None = None
 ) -> None:
     """Integrates every system over the next `intervals` intervals, in place.
 
@@ -389,7 +479,6 @@ def advance(
         mu: step parameter of all, or of each (N,), > 0.
         intervals: at least 1.
         method: how; None is Hermite with dt = mu T_c.
-        compiled: whether to use the compiled loop; None = where numba is installed.
 
     Raises:
         ValueError: a step parameter of zero or below, or no intervals.
@@ -398,116 +487,12 @@ def advance(
     sizes = np.broadcast_to(np.asarray(mu, dtype=np.float64), motion.time.shape)
     if intervals < 1 or (sizes.size and not sizes.min() > 0.0):
         raise ValueError(f"mu is {mu}, intervals {intervals}: above 0 and at least 1 are needed")
-    rows = np.flatnonzero(~motion.lost)
-    with np.errstate(all="ignore"):
-        if can_compile() if compiled is None else compiled:
-            _advance_compiled(motion, rows, sizes, intervals, method)
-        else:
-            _advance_arrays(motion, rows, sizes, intervals, method)
-
-
-@cache
-def can_compile() -> bool:
-    """Whether numba is installed."""
-    return find_spec("numba") is not None
-
-
-def _advance_compiled(
-    motion: Motion, rows: Integers, mu: Floats, intervals: int, method: Method
-) -> None:
-    from slimctl.models.stepping.compiled import advance_systems  # noqa: PLC0415  (an extra)
-
     shares = np.array(SUBSTEPS[method.integrator])
-    fixed = method.control == "fixed"
-    held = list(motion.arrays().values())
-    options = (intervals, INTERVAL, shares, fixed, method.max_substeps)
-    advance_systems(rows, np.ascontiguousarray(mu), *options, *held)
-
-
-@dataclass
-class _Moving:
-    """The systems still on their way; `rows` are their places in the whole."""
-
-    rows: Integers
-    motion: Motion
-    point: Point
-    mu: Floats
-    dt: Floats
-    """Size of the next step; 0 opens an interval."""
-    substeps: Integers
-    """Evaluations in the present interval."""
-    target: Integers
-    """Interval at which a system has arrived."""
-
-    def keep(self, chosen: NDArray[Any]) -> "_Moving":
-        point = self.point
-        return _Moving(
-            self.rows[chosen],
-            self.motion.rows(chosen),
-            Point(point.phase[:, :, chosen], point.rates[:, :, chosen], point.time_scale[chosen]),
-            self.mu[chosen],
-            self.dt[chosen],
-            self.substeps[chosen],
-            self.target[chosen],
-        )
-
-
-def _advance_arrays(
-    motion: Motion, rows: Integers, mu: Floats, intervals: int, method: Method
-) -> None:
-    start = motion.rows(rows)
-    point = Point(start.phase, np.zeros_like(start.phase), np.zeros_like(start.time))
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    moving = _Moving(
-        rows, start, point, mu[rows], np.zeros(len(rows)), nothing, start.interval + intervals
-    )
-    while len(moving.rows):
-        arrived = _turn(moving, method)
-        if arrived is not None:
-            done = np.flatnonzero(arrived)
-            motion.put(moving.rows[done], moving.motion.rows(done))
-            moving = moving.keep(~arrived)
-
-
-def _turn(moving: _Moving, method: Method) -> NDArray[np.bool_] | None:
-    """One evaluation of every system; returns which have arrived or were lost, None if none."""
-    motion, dt = moving.motion, moving.dt
-    moving.point = point = advance_step(method.integrator, motion.masses, moving.point, dt)
-    motion.time += dt
-    cost = evaluations_per_step(method.integrator)
-    motion.evaluations += 1 if cost == 1 else np.where(dt > 0.0, cost, 1)
-    moving.substeps += 1
-    size = moving.mu if method.control == "fixed" else moving.mu * point.time_scale
-    end = (motion.interval + 1) * INTERVAL
-    goes_on = motion.time + size <= end + size / 2.0
-    moving.dt = size * goes_on
-    runaway = moving.substeps > method.max_substeps
-    if goes_on.all() and not runaway.any():
-        return None
-    return _close(moving, ~goes_on, runaway)
-
-
-def _close(
-    moving: _Moving, closing: NDArray[np.bool_], runaway: NDArray[np.bool_]
-) -> NDArray[np.bool_] | None:
-    """Ends the interval of the systems that have come to it."""
-    motion = moving.motion
-    rows = np.flatnonzero(closing | runaway)
-    phase = moving.point.phase[:, :, rows]
-    now = energy(motion.masses[:, rows], phase)
-    change = np.abs(now - motion.last_energy[rows]) / np.abs(motion.first_energy[rows])
-    lost = runaway[rows] | ~np.isfinite(change)
-    change[lost] = np.inf
-    motion.phase[:, :, rows] = phase
-    motion.change[rows] = change
-    motion.drift[rows] += change
-    motion.last_energy[rows] = now
-    motion.interval[rows] += 1
-    motion.lost[rows] = lost
-    moving.substeps[rows] = 0
-    moving.dt[rows] = 0.0
-    arrived = motion.lost | (motion.interval == moving.target)
-    return arrived if arrived.any() else None
+    options = (intervals, INTERVAL, shares, method.control == "fixed", method.max_substeps)
+    with np.errstate(all="ignore"):
+        rows = np.flatnonzero(~motion.lost)
+        held = motion.arrays().values()
+        _advance_systems(rows, np.ascontiguousarray(sizes), *options, *held)
 
 
 def integrate(

@@ -61,11 +61,7 @@ class ThreeBodyEnvironment(Environment):
     ) -> None:
         """Begins an episode for each seed.
 
-        Args:
-            problem: grid, reward, what is seen.
-            seeds: of the systems.
-            horizon: intervals of all episodes, or of each.
-            generator: draws the systems of `restart`.
+        horizon is the number of intervals of all episodes, or of each.
         """
         self.problem = problem
         self.actions = np.array(problem.actions)
@@ -80,8 +76,7 @@ class ThreeBodyEnvironment(Environment):
     def training(cls, problem: ThreeBodyProblem, count: int, seed: int) -> "ThreeBodyEnvironment":
         """Endless episodes of systems with seeds from 10 000 up, of lengths drawn from the spec."""
         generator = np.random.default_rng(seed)
-        seeds = _draw_seeds(generator, count)
-        return cls(problem, seeds, _draw_horizons(generator, problem, count), generator)
+        return cls(problem, *_draw(generator, problem, count), generator)
 
     def observe(self) -> Observation:
         motion = self._motion
@@ -136,9 +131,8 @@ class ThreeBodyEnvironment(Environment):
         rows = np.flatnonzero(self.ended)
         if len(rows) == 0:
             return
-        seeds = _draw_seeds(self._generator, len(rows))
+        seeds, self._horizon[rows] = _draw(self._generator, self.problem, len(rows))
         self._motion.put(rows, Motion.start(initial_bodies(seeds)))
-        self._horizon[rows] = _draw_horizons(self._generator, self.problem, len(rows))
         self.ended[rows] = False
 
     def guess(self, seen: Observation) -> Floats:
@@ -182,9 +176,6 @@ class ThreeBodyEnvironment(Environment):
         own = {"horizon": self._horizon, "ended": self.ended}
         return {name: value.copy() for name, value in (held | own).items()}
 
-    def generator_state(self) -> Mapping[str, Any]:
-        return dict(self._generator.bit_generator.state)
-
     def restore(self, arrays: Arrays, generator: Mapping[str, Any]) -> None:
         for name, value in self._motion.arrays().items():
             value[...] = arrays[f"motion.{name}"]
@@ -214,15 +205,12 @@ def three_body_guess(problem: ThreeBodyProblem, seen: Observation) -> Floats:
     return np.asarray(-problem.reward.cost_weight * np.log10(1.0 + np.maximum(share, -0.9)))
 
 
-def _draw_seeds(generator: np.random.Generator, count: int) -> list[int]:
-    drawn: list[int] = generator.integers(FIRST_TRAINING_SEED, LAST_TRAINING_SEED, count).tolist()
-    return drawn
-
-
-def _draw_horizons(
+def _draw(
     generator: np.random.Generator, problem: ThreeBodyProblem, count: int
-) -> Integers:
-    return generator.choice(np.array(problem.horizons, dtype=np.int64), count)
+) -> tuple[list[int], Integers]:
+    """Seeds and horizons of new episodes."""
+    seeds = generator.integers(FIRST_TRAINING_SEED, LAST_TRAINING_SEED, count).tolist()
+    return seeds, generator.choice(np.array(problem.horizons, dtype=np.int64), count)
 
 
 def _paper_state(motion: Motion) -> Floats:

@@ -1,10 +1,24 @@
-"""Flows from files: SlimFlow's and EDM's checkpoints, and our own.
+"""Models in files: other projects' checkpoints, and our own form, which goes out and comes in.
 
-flow = load_teacher("edm-cifar10-32x32-uncond-vp.pkl")
-images = edm_heun(flow, x0).x1
+    flow = load_teacher("edm-cifar10-32x32-uncond-vp.pkl")
+    images = edm_heun(flow, x0).x1
+
+Nothing is imported before it is used: where the files are is known without torch.
 """
 
-from slimctl.models.teachers.flow_file import FlowHeader, save_flow
-from slimctl.models.teachers.load import load_teacher
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FlowHeader", "load_teacher", "save_flow"]
+if TYPE_CHECKING:
+    from slimctl.models.teachers.load import load_teacher
+    from slimctl.models.teachers.model_format import load_generator, save_flow
+
+__all__ = ["load_generator", "load_teacher", "save_flow"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "load" if name == "load_teacher" else "model_format"
+    return getattr(import_module(f"{__name__}.{home}"), name)

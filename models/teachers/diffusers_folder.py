@@ -26,7 +26,7 @@ from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.published_weights import Source, rename
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
-from slimctl.models.teacher_paths import (
+from slimctl.models.teachers.paths import (
     AVERAGED,
     CONFIG,
     EMA,
@@ -40,8 +40,7 @@ from slimctl.models.teacher_paths import (
     weight_files,
     weight_variants,
 )
-from slimctl.models.teachers.architecture import Overrides
-from slimctl.models.teachers.teacher_file import TeacherFile, build_to_fill
+from slimctl.models.teachers.teacher import Overrides, TeacherFile, build_to_fill
 from slimctl.models.teachers.torch_file import read_torch_file, require_own_bytes
 
 PREDICTIONS: Mapping[str, Prediction] = {

@@ -11,13 +11,12 @@ from typing import Any
 
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.parameterisation import Prediction, Schedule
-from slimctl.models.teacher_paths import require_path
-from slimctl.models.teachers.architecture import Overrides
 from slimctl.models.teachers.diffusers_folder import read_diffusers
 from slimctl.models.teachers.edm_snapshot import read_edm_snapshot
-from slimctl.models.teachers.flow_file import read_flow_file
-from slimctl.models.teachers.slimflow_checkpoint import read_checkpoint
-from slimctl.models.teachers.teacher_file import TeacherFile
+from slimctl.models.teachers.model_format import ModelFolderError, read_model
+from slimctl.models.teachers.paths import DESCRIPTION, require_path
+from slimctl.models.teachers.state_dict import read_checkpoint
+from slimctl.models.teachers.teacher import Overrides, TeacherFile
 
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of a file of torch.save that is no zip archive: a pickled number."""
@@ -40,8 +39,9 @@ def load_teacher(
 
     Args:
         path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), a
-            file of `save_flow` (`.safetensors`), a folder of diffusers (a `UNet2DModel`), or the
-            state dictionary of a network that the other arguments describe.
+            file of `save_flow` (`.safetensors`), a folder that `slimctl export` wrote, a folder of
+            diffusers (a `UNet2DModel`), or the state dictionary of a network that the other
+            arguments describe.
         ema: read the averaged weights, where the file has others too.
         variant: of the weights in a folder of diffusers, such as fp16; None is the unnamed one,
             else the only one.
@@ -85,6 +85,8 @@ def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
     try:
         read = find_reader(path)(path, overrides)
         read.require_finite()
+    except ModelFolderError:
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return read
@@ -98,13 +100,14 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
         ValueError: nobody does.
     """
     require_path(path)
-    if path.is_dir():
+    ours = (path / DESCRIPTION).is_file()
+    if path.is_dir() and not ours:
         return read_diffusers
-    reader = _file_reader(path)
+    reader, what = (read_model, "model") if ours else (_file_reader(path), "file")
 
     def read(path: Path, overrides: Overrides) -> TeacherFile:
         if overrides.variant is not None:
-            raise ValueError("is one file, without variants\n  fix: leave out variant")
+            raise ValueError(f"is one {what}, without variants\n  fix: leave out variant")
         return reader(path, overrides)
 
     return read
@@ -116,7 +119,7 @@ def _file_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
     if zipfile.is_zipfile(path) or start == _OLD_TORCH:
         return read_checkpoint
     if start[8:9] == b"{":
-        return read_flow_file
+        return read_model
     if start[:1] == b"\x80":
         return read_edm_snapshot
     raise ValueError(

@@ -1,64 +1,53 @@
 """Reads files of torch.save without running anything from them.
 
-torch's own restricted loader builds the tensors. Whatever else a file names becomes a stand-in that
-forgets what it is given, unless it acts on the machine: then the file is refused.
+Their pickles are read through first, within the limits of every pickle here, and torch's own
+restricted loader then builds the tensors. Whatever else they name becomes a stand-in that forgets
+what it is given, unless it acts on the machine: then the file is refused.
 """
 
-import pickle
-import re
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.serialization import safe_globals
 
 from slimctl.models.shapes import Tensor
-from slimctl.models.teachers.unwanted import acts
+from slimctl.models.teachers.inert_pickle import (
+    INSTRUCTIONS,
+    OBJECT_INSTRUCTIONS,
+    Inert,
+    acts,
+    check_pickle,
+)
 
 MOST_NAMES = 1000
 """Different things that a file may name beside its tensors."""
+ALLOWED = INSTRUCTIONS | OBJECT_INSTRUCTIONS | {"BINPERSID"}
+"""Instructions of its pickles; the last one stands for a storage."""
+PICKLES = 5
+"""At the start of a file from before torch wrote archives: two numbers, the machine, the content,
+the names of the storages."""
 
 
-class Forgotten:
-    """An object of a class that a file names, of which nothing is kept."""
+class _Plain:
+    """Stands for another kind of dictionary or list: an empty ordinary one is made."""
 
-    __slots__ = ()
-    named = ""
-    """The class."""
-
-    def __new__(cls, *arguments: object, **fields: object) -> Any:
-        """Forgets what it is made of."""
-        del arguments, fields
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        """Forgets the state."""
-
-
-class _ForgottenDict:
-    """Stands for another kind of dictionary: an ordinary one is made."""
+    made: type = dict
 
     def __new__(cls, *arguments: object) -> Any:
         del arguments
-        return {}
-
-
-class _ForgottenList:
-    """Stands for another kind of list: an ordinary one is made."""
-
-    def __new__(cls, *arguments: object) -> Any:
-        del arguments
-        return []
+        return cls.made()
 
 
 def _stand_in(named: str) -> type:
     last = named.rpartition(".")[2].lower()
-    base: type = _ForgottenDict if last.endswith("dict") else Forgotten
-    base = _ForgottenList if last == "deque" else base
-    return type("Forgotten", (base,), {"__slots__": (), "named": named})
+    if last == "deque" or last.endswith("dict"):
+        return type("Plain", (_Plain,), {"made": list if last == "deque" else dict})
+    return type("Inert", (Inert,), {"__slots__": (), "named": named})
 
 
 def read_torch_file(path: Path) -> Any:
@@ -68,49 +57,65 @@ def read_torch_file(path: Path) -> Any:
         ValueError: the file is damaged, or names what acts on the machine.
     """
     is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        _require_plain(path)
-    known: dict[str, type] = {}
-    while True:
-        allowed: Any = [(stand_in, name) for name, stand_in in known.items()]
-        try:
-            with safe_globals(allowed), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of other protocols, which end in an error here
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except pickle.UnpicklingError as error:
-            named = re.search(r"GLOBAL ([\w.]+)", str(error))
-            if named is None:
-                raise _unreadable(error) from error
-            name = named[1] if "." in named[1] else f"builtins.{named[1]}"
-            module, _, last = name.rpartition(".")
-            if acts(module, last) or name in known or len(known) > MOST_NAMES:
-                raise ValueError(
-                    f"is refused: its pickle would use {name}; nothing was run"
-                    "\n  fix: do not trust this file; fetch it from its authors"
-                ) from error
-            known[name] = _stand_in(name)
-        except Exception as error:
-            # A damaged file can raise anything at all from torch's readers.
-            raise _unreadable(error) from error
+    try:
+        if is_zip:
+            _require_plain(path)
+        names = _names_in(path, is_zip=is_zip)
+        _require_harmless(names)
+        # What torch knows it takes itself, whatever stands in for it here.
+        allowed: Any = [(_stand_in(".".join(name)), ".".join(name)) for name in names]
+        with safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols, which end in an error here
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except _RefusedFileError as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:
+        # A damaged file can raise anything at all from torch's readers.
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise ValueError(
+            f"is no readable checkpoint ({type(error).__name__}: {reason}); nothing was run"
+            "\n  fix: fetch the file again, or save its state dictionary alone by torch.save"
+        ) from error
 
 
-def _unreadable(error: Exception) -> ValueError:
-    reason = (str(error) or "no reason given").splitlines()[0]
-    return ValueError(
-        f"is no readable checkpoint ({type(error).__name__}: {reason}); nothing was run"
-        "\n  fix: fetch the file again, or save its state dictionary alone by torch.save"
-    )
+class _RefusedFileError(Exception):
+    """Why a file is not even tried."""
+
+
+def _names_in(path: Path, *, is_zip: bool) -> list[tuple[str, str]]:
+    """What the pickles of a file name (module, name), after their check."""
+    found: dict[tuple[str, str], None] = {}
+    with path.open("rb") as file:
+        if not is_zip:
+            return names_in_old(file)
+        with zipfile.ZipFile(file) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            for name in inside:
+                found |= dict.fromkeys(check_pickle(io.BytesIO(archive.read(name)), ALLOWED))
+    return list(found)
+
+
+def names_in_old(file: IO[bytes]) -> list[tuple[str, str]]:
+    """The same of a file from before torch wrote archives; raises as `check_pickle`."""
+    names = (name for _ in range(PICKLES) for name in check_pickle(file, ALLOWED))
+    return list(dict.fromkeys(names))
+
+
+def _require_harmless(names: list[tuple[str, str]]) -> None:
+    for number, (module, name) in enumerate(names):
+        if acts(module, name) or number > MOST_NAMES:
+            raise _RefusedFileError(
+                f"is refused: its pickle would use {module}.{name}; nothing was run"
+                "\n  fix: do not trust this file; fetch it from its authors"
+            )
 
 
 def _require_plain(path: Path) -> None:
-    """Raises ValueError if an archive would unpack to more than it is long."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise _unreadable(error) from error
+    """Raises _RefusedFileError if an archive would unpack to more than it is long."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > path.stat().st_size:
-        raise ValueError(
+        raise _RefusedFileError(
             f"unpacks to {unpacked:,} bytes, more than it is long, which no file of torch.save does"
             "\n  fix: fetch the file again, from its authors"
         )

@@ -4,7 +4,12 @@ import pickle
 
 import pytest
 
-from slimctl.models.inert_pickle import INSTRUCTIONS, OBJECT_INSTRUCTIONS, RefusedError, load_inert
+from slimctl.models.teachers.inert_pickle import (
+    INSTRUCTIONS,
+    OBJECT_INSTRUCTIONS,
+    RefusedError,
+    load_inert,
+)
 
 
 def find(module, name):

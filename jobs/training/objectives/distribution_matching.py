@@ -29,8 +29,7 @@ from slimctl.models.flows.path import interpolate
 from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
 from slimctl.models.flows.time_density import whole_range
 from slimctl.models.pixels import to_float
-from slimctl.models.precision import Precision
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ImageShape, Precision
 
 
 @dataclass(frozen=True)

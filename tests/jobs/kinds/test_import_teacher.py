@@ -72,6 +72,25 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
     assert torch.allclose(opened.velocity(x, t, label), flow.velocity(x, t, label), atol=1e-5)
 
 
+def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
+    from slimctl.jobs.base.artifacts import Flow
+    from slimctl.jobs.shipping.described import describe, weights_of
+    from slimctl.models.teachers.model_format import write_model_folder
+
+    model = make_model(Flow, label_counts=(1, 2))
+    weights = weights_of(store, model)
+    write_model_folder(tmp_path / "m", describe(model, "tiny", 3), weights)
+    asked = spec(tmp_path / "m")
+    assert asked.preflight().image == model.image
+    teacher = run_job(asked)
+    assert (teacher.image, teacher.network) == (model.image, model.network)
+    assert teacher.label_counts == (1, 2)
+    again = load_file(store.file(teacher, teacher.file))
+    assert all(torch.equal(value, again[name]) for name, value in weights[0].items())
+    (tmp_path / "m" / "weights.safetensors").write_bytes(b"others")
+    assert asked.fingerprint() != spec(tmp_path / "m" / "model.json").fingerprint()
+
+
 def test_every_job_after_it_works_on_a_denoiser(tmp_path, run_job, store):
     flow = EDMFlow(network(), SHAPE)
     save_flow(flow, TINY, tmp_path / "flow.safetensors")

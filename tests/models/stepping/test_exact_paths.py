@@ -46,10 +46,3 @@ def test_between_them_it_is_of_order_four():
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(3.0 < order < 5.5 for order in orders), orders
     assert errors[-1] < 1e-4
-
-
-def test_the_deviation_is_from_the_same_time():
-    paths = exact_paths(Decay(), X0, None, 1e-10, 32)
-    away = 0.01 * torch.tensor([1.0, -1.0, 2.0, 0.0], dtype=torch.float64)[:, None, None, None]
-    found = paths.deviation(ROWS, TIMES, exact(ROWS, TIMES) + away)
-    assert (found - away).abs().max() < 1e-5

@@ -200,7 +200,7 @@ def same(one, other):
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_and_variants_are_read_and_counted(tmp_path, safe, variant):
-    from slimctl.models.teacher_paths import files_of
+    from slimctl.models.teachers.paths import files_of
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, size in ((whole, "10GB"), (parts, "20KB")):
@@ -251,7 +251,7 @@ def test_old_names_of_attention_are_todays(write):
 
 
 def test_a_training_checkpoint_has_averages_beside_the_weights(tmp_path):
-    from slimctl.models.teacher_paths import files_of
+    from slimctl.models.teachers.paths import files_of
 
     for seed, name in ((0, "unet"), (1, "unet_ema")):
         torch.manual_seed(seed)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks import edm_weights
 from slimctl.models.networks.adm.spec import ADMSpec
-from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.song_unet import slimflow_weights
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.solvers.edm_heun import edm_heun
 from slimctl.models.spec import ImageShape
@@ -99,7 +99,7 @@ def test_what_the_file_does_not_say_can_be_given(ncsnpp, save):
 
 def test_any_adm_of_slimflow(published, randomised, save, checkpoint_of):
     network = randomised(ADM.build(CONDITIONAL))
-    state = published(network, adm.sources(network, 8))
+    state = published(network, edm_weights.sources(network, 8))
     flow = load_teacher(save(checkpoint_of(state, state)))
     assert flow.image == CONDITIONAL
     arguments = inputs(CONDITIONAL)
@@ -116,9 +116,9 @@ def test_a_bare_state_has_no_averages(ncsnpp, save):
 @pytest.mark.parametrize("kind", ["song_unet", "adm"])
 def test_any_snapshot_of_edm(kind, published, randomised, snapshot):
     spec = DDPMPP if kind == "song_unet" else ADM.model_copy(update={"time_scale": 1.0})
-    family, name = (edm_weights, "SongUNet") if kind == "song_unet" else (adm, "DhariwalUNet")
+    name = "SongUNet" if kind == "song_unet" else "DhariwalUNet"
     network = randomised(spec.build(CONDITIONAL))
-    path = snapshot(name, published(network, family.sources(network, 8)), sigma_data=0.7)
+    path = snapshot(name, published(network, edm_weights.sources(network, 8)), sigma_data=0.7)
     flow = load_teacher(path)
     assert isinstance(flow, EDMFlow)
     assert (flow.image, flow.sigma_data) == (CONDITIONAL, 0.7)

@@ -6,15 +6,15 @@ Each is written as its authors' code does and read back without being told anyth
 import pytest
 import torch
 
-from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks import edm_weights
 from slimctl.models.networks.adm.spec import ADMSpec
-from slimctl.models.networks.edm_layout import FILTER
-from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.edm_weights import FILTER
+from slimctl.models.networks.song_unet import slimflow_weights
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 from slimctl.models.teachers import load_teacher
-from slimctl.models.teachers.architecture import Overrides
 from slimctl.models.teachers.load import read_teacher
+from slimctl.models.teachers.teacher import Overrides
 
 BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0]).outer(torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 
@@ -99,7 +99,7 @@ ADM = [
 def test_adm_of_slimflow(fields, shape, attention, published, randomised, checkpoint_of, save):
     spec = ADMSpec(**fields, attention_resolutions=attention)
     network = randomised(spec.build(shape))
-    state = published(network, adm.sources(network, shape.size))
+    state = published(network, edm_weights.sources(network, shape.size))
     compare(load_teacher(save(checkpoint_of(state, state))), network, shape, velocity)
 
 
@@ -124,7 +124,7 @@ def as_edm(spec, shape, published, randomised):
     """Class, network and published tensors, with the filters that tell the resampling."""
     network = randomised(spec.build(shape))
     if isinstance(spec, ADMSpec):
-        return "DhariwalUNet", network, published(network, adm.sources(network, shape.size))
+        return "DhariwalUNet", network, published(network, edm_weights.sources(network, shape.size))
     state = published(network, edm_weights.sources(network, shape.size))
     if spec.resampling == "binomial":
         state[f"enc.{shape.size // 2}x{shape.size // 2}_down.conv0{FILTER}"] = BINOMIAL[None, None]

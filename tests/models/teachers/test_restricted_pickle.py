@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from slimctl.models.teachers.restricted_pickle import (
+from slimctl.models.teachers.edm_snapshot import (
     ALLOWED,
     ContainerNote,
     Inert,

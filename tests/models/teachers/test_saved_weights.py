@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from slimctl.models.flows.denoising import EDMFlow
-from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks import edm_weights
 from slimctl.models.networks.adm.spec import ADMSpec
-from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
+from slimctl.models.networks.song_unet import slimflow_weights
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 from slimctl.models.teachers import load_teacher
@@ -145,9 +145,9 @@ def test_edms_networks_outside_snapshots(published, randomised, tmp_path, kind, 
         time_scale=1.0,
         label_entry="features",
     )
-    spec, family = (ADM, adm) if kind == "adm" else (ddpmpp, edm_weights)
+    spec = ADM if kind == "adm" else ddpmpp
     network = randomised(spec.build(CONDITIONAL))
-    state = published(network, family.sources(network, 8))
+    state = published(network, edm_weights.sources(network, 8))
     path = tmp_path / f"bare.{ending}"
     state = {name: value.contiguous() for name, value in state.items()}
     (save_file if ending == "safetensors" else torch.save)(state, path)

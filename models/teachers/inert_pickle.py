@@ -45,6 +45,46 @@ class RefusedError(ValueError):
     """A pickle names or uses something that it may not."""
 
 
+class Inert:
+    """Stands for what is read and never used: it forgets what it is given."""
+
+    __slots__ = ()
+    named = ""
+    """What it stands for, where a message needs it."""
+
+    def __new__(cls, *arguments: object, **named: object) -> Any:
+        """Forgets what it is made of."""
+        del arguments, named
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forgets the state."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Forgets the entry."""
+
+    def extend(self, values: object) -> None:
+        """Forgets the values."""
+
+    append = add = extend
+
+
+class Function:
+    """Stands for a function. Without slots of its own, a pickle cannot change it."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., object]
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: object) -> object:
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError("a pickle cannot change what it may call")
+
+
 def load_inert(
     file: IO[bytes],
     find: Callable[[str, str], object],
@@ -63,7 +103,7 @@ def load_inert(
         RefusedError: it uses another instruction, or what `find` refuses.
         Exception: it is damaged; anything at all can come from the unpickler and the stand-ins.
     """
-    _check(file, instructions)
+    check_pickle(file, instructions)
     file.seek(0)
     return _Unpickler(file, find, encoding).load()
 
@@ -82,10 +122,11 @@ class _Window:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        start = file.tell()
         self._size = file.seek(0, 2)
         self.readline = file.readline
         self.tell = file.tell
-        file.seek(0)
+        file.seek(start)
 
     def require(self, count: int) -> None:
         """Raises ValueError if fewer bytes are left."""
@@ -98,9 +139,17 @@ class _Window:
         return self._file.read(count)
 
 
-def _check(file: IO[bytes], instructions: Collection[str]) -> None:
-    """Reads the program through without running it."""
-    window, depths = _Window(file), _Depths()
+def check_pickle(file: IO[bytes], instructions: Collection[str]) -> list[tuple[str, str]]:
+    """Reads the program at the file's place through without running it.
+
+    Returns:
+        What it names by GLOBAL: module and name.
+
+    Raises:
+        RefusedError: it uses another instruction.
+        ValueError: it is damaged, or would take more memory than the file is long.
+    """
+    window, depths, names = _Window(file), _Depths(), []
     for count, (instruction, argument, _) in enumerate(
         pickletools.genops(cast("IO[bytes]", window))
     ):
@@ -111,7 +160,11 @@ def _check(file: IO[bytes], instructions: Collection[str]) -> None:
         # The unpickler makes room for every number up to this one; honest ones count upwards.
         if instruction.name in STORES and int(argument or 0) > count:
             raise ValueError(f"entry {argument} of a table of {count}")
+        if instruction.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            names.append((module, name))
         depths.follow(instruction, argument)
+    return names
 
 
 class _Depths:
@@ -157,3 +210,65 @@ def _depth(name: str, taken: list[int]) -> int:
     if depth > MAX_DEPTH:
         raise ValueError(f"values nested more than {MAX_DEPTH} deep")
     return depth
+
+
+NUMPY_PARTS = ("numpy.core", "numpy._core", "numpy.random", "numpy.ma", "numpy.dtypes")
+HARMLESS = frozenset({
+    "_codecs", "_random", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime",
+    "decimal", "easydict", "enum", "fractions", "ml_collections", "omegaconf", "pathlib", "random",
+    "uuid",
+})  # fmt: skip
+"""Packages whose values say how somebody trained: whatever is named in them is forgotten."""
+HARMLESS_NAMES = frozenset({
+    "numpy.dtype", "numpy.ndarray", "torch.Size", "torch.device", "torch.dtype", "torch.Generator",
+    "torch.random", "functools.partial", "types.SimpleNamespace",
+    "dnnlib.util.EasyDict",
+    *(f"builtins.{name}" for name in (
+        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
+        "object", "range", "set", "slice", "str", "tuple", "type",
+    )),
+    *(f"torch.{name}" for name in (
+        "bfloat16", "bool", "complex64", "complex128", "float16", "float32", "float64", "int8",
+        "int16", "int32", "int64", "uint8", "strided", "channels_last", "contiguous_format",
+    )),
+    *(f"numpy.{name}" for name in (
+        "bool_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "str_",
+        "uint8", "uint16", "uint32", "uint64",
+    )),
+})  # fmt: skip
+"""Single names of the same kind."""
+ACTING = frozenset({
+    "asyncio", "bdb", "code", "codeop", "commands", "ctypes", "dill", "cloudpickle", "http",
+    "importlib", "joblib", "marshal", "multiprocessing", "nt", "ntpath", "os", "pdb", "pickle",
+    "pip", "pkgutil", "platform", "popen2", "posix", "posixpath", "profile", "pty", "requests",
+    "runpy", "shutil", "signal", "site", "socket", "ssl", "subprocess", "sys", "tempfile",
+    "threading", "timeit", "urllib", "webbrowser", "zipimport", "operator",
+})  # fmt: skip
+"""Packages that act on the machine: no honest checkpoint names them."""
+
+
+def is_harmless(module: str, name: str) -> bool:
+    """Whether it is known to be of no use and no harm."""
+    return (
+        module.partition(".")[0] in HARMLESS
+        or module.startswith(NUMPY_PARTS)
+        or f"{module}.{name}" in HARMLESS_NAMES
+    )
+
+
+def acts(module: str, name: str) -> bool:
+    """Whether it is something that acts on the machine, so that naming it is an attack."""
+    root = module.partition(".")[0]
+    if root in ("builtins", "__builtin__"):
+        return not is_harmless("builtins", name) and name != "getattr"
+    if f"{module}.{name}" == "torch.serialization._get_layout":
+        return False
+    loads = f"{module}.{name}" in ("numpy.load", "torch.load")
+    return root in ACTING or loads or module in ("torch.hub", "torch.serialization")
+
+
+def what_to_do(module: str, name: str) -> str:
+    """What to do about a file that names it."""
+    if acts(module, name):
+        return "do not trust this file; fetch it from its authors"
+    return f"save the weights alone where {module} is known, by torch.save of a state dictionary"

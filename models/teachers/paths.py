@@ -1,4 +1,4 @@
-"""Where the files of a teacher are, told without importing torch."""
+"""Where the files of a teacher are, without importing torch."""
 
 import difflib
 import json
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".safetensors")
+DESCRIPTION = "model.json"
+"""In a folder that `slimctl export` wrote, what its weights are of."""
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SCHEDULER = "scheduler_config.json"
@@ -80,21 +82,33 @@ def diffusers_scheduler(path: Path) -> Path | None:
 
 def files_of(path: Path, *, ema: bool = True, variant: str | None = None) -> tuple[Path, ...]:
     """The files that reading a teacher reads, as far as they are there."""
+    if (path / DESCRIPTION).is_file():
+        members = (path / name for name in _member_files(path / DESCRIPTION))
+        return (path / DESCRIPTION, *(file for file in members if file.is_file()))
     unet = diffusers_unet(path, ema=ema)
     if unet is None:
         return (path,)
     chosen = chosen_variant(unet, ema=ema, variant=variant)
     try:
         weights = () if chosen is None else weight_files(unet, chosen)
-    except ValueError:  # told by whoever reads them
+    except ValueError:  # reported by whoever reads them
         weights = ()
     found = (unet / CONFIG, *weights, diffusers_scheduler(path))
     return tuple(file for file in found if file is not None and file.is_file())
 
 
+def _member_files(description: Path) -> list[str]:
+    try:
+        members = json.loads(description.read_text())["members"]
+        return [Path(str(member["file"])).name for member in members]
+    except (ValueError, KeyError, TypeError):  # reported by whoever reads it
+        return []
+
+
 def require_path(path: Path) -> None:
     """Raises FileNotFoundError, naming the most similar one, if there is nothing to read."""
-    if diffusers_unet(path) is None and not path.is_file():
+    known = (path / DESCRIPTION).is_file() or diffusers_unet(path) is not None
+    if not known and not path.is_file():
         raise FileNotFoundError(_where_it_might_be(path))
 
 
