@@ -66,19 +66,6 @@ class Critic(nn.Module):
         return velocity, self.head(features.float())  # the head itself is never bfloat16
 
 
-def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
-    """softplus(fake) + softplus(-real): low where real logits are high and fake ones low.
-
-    Source: Goodfellow et al., arXiv 1406.2661, non-saturating; as in DMD2, arXiv 2405.14867.
-    """
-    return functional.softplus(fake).mean() + functional.softplus(-real).mean()
-
-
-def deception_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """softplus(-fake): low where generated images are taken for real. Source: `critic_loss`."""
-    return functional.softplus(-fake).mean()
-
-
 def _with_bottleneck(
     flow: Flow, xt: Tensor, t: Tensor, label: Tensor | None
 ) -> tuple[Tensor, Tensor]:

@@ -132,7 +132,8 @@ class _LinearVP(_VP):
         integral = sigma.square().log1p()
         # The positive root of rise s^2 / 2 + low s = integral, without cancellation at small s.
         s = 2.0 * integral / (low + (low**2 + 2.0 * rise * integral).sqrt())
-        return self._spec.time_scale * s
+        time: Tensor = self._spec.time_scale * s
+        return time
 
 
 class _CosineVP(_VP):
@@ -142,7 +143,8 @@ class _CosineVP(_VP):
         tangent = ((1.0 - cosine) * (1.0 + cosine)).sqrt() / cosine
         # In float32, 6e-8 of the angle off: onnxruntime has neither acos nor atan of doubles.
         angle = tangent.float().atan().to(cosine.dtype)
-        return self._spec.time_scale * (angle / quarter - self._spec.offset)
+        time: Tensor = self._spec.time_scale * (angle / quarter - self._spec.offset)
+        return time
 
 
 class _DiscreteVP(_VP):

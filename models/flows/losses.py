@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional
 
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.path import expand_time, interpolate, path_velocity
@@ -232,3 +233,16 @@ def matching_loss(
     Source: Yin et al. (DMD2), arXiv 2405.14867, section 3; the reference code of DMD.
     """
     return 0.5 * squared_distance(x, (x - gradient).detach())
+
+
+def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
+    """softplus(fake) + softplus(-real): low where real logits are high and fake ones low.
+
+    Source: Goodfellow et al., arXiv 1406.2661, non-saturating; as in DMD2, arXiv 2405.14867.
+    """
+    return functional.softplus(fake).mean() + functional.softplus(-real).mean()
+
+
+def deception_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """softplus(-fake): low where generated images are taken for real. Source: `critic_loss`."""
+    return functional.softplus(-fake).mean()

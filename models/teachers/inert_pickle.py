@@ -9,6 +9,7 @@ would overflow the stack, is refused. What remains can fill no more memory than 
 import pickle
 import pickletools
 from collections.abc import Callable, Collection
+from io import BufferedIOBase
 from typing import IO, Any, cast
 
 # fmt: off
@@ -86,7 +87,7 @@ class Function:
 
 
 def load_inert(
-    file: IO[bytes],
+    file: BufferedIOBase,
     find: Callable[[str, str], object],
     instructions: Collection[str] = INSTRUCTIONS,
     encoding: str = "ASCII",
@@ -109,7 +110,9 @@ def load_inert(
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], find: Callable[[str, str], object], encoding: str) -> None:
+    def __init__(
+        self, file: BufferedIOBase, find: Callable[[str, str], object], encoding: str
+    ) -> None:
         super().__init__(file, encoding=encoding)
         self._find = find
 
@@ -120,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
 class _Window:
     """A file that refuses to be asked for more bytes than it has."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
         start = file.tell()
         self._size = file.seek(0, 2)
@@ -139,7 +142,7 @@ class _Window:
         return self._file.read(count)
 
 
-def check_pickle(file: IO[bytes], instructions: Collection[str]) -> list[tuple[str, str]]:
+def check_pickle(file: BufferedIOBase, instructions: Collection[str]) -> list[tuple[str, str]]:
     """Reads the program at the file's place through without running it.
 
     Returns:

@@ -9,8 +9,9 @@ import io
 import warnings
 import zipfile
 from collections.abc import Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch.serialization import safe_globals
@@ -95,7 +96,7 @@ def _names_in(path: Path, *, is_zip: bool) -> list[tuple[str, str]]:
     return list(found)
 
 
-def names_in_old(file: IO[bytes]) -> list[tuple[str, str]]:
+def names_in_old(file: BufferedIOBase) -> list[tuple[str, str]]:
     """The same of a file from before torch wrote archives; raises as `check_pickle`."""
     names = (name for _ in range(PICKLES) for name in check_pickle(file, ALLOWED))
     return list(dict.fromkeys(names))

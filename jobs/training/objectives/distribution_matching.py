@@ -22,9 +22,15 @@ from slimctl.jobs.training.objective import Companion, Objective, Share
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.models.counter_random import Stream
-from slimctl.models.critics import Critic, critic_loss, deception_loss
+from slimctl.models.critics import Critic
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.losses import matching_gradient, matching_loss, velocity_error
+from slimctl.models.flows.losses import (
+    critic_loss,
+    deception_loss,
+    matching_gradient,
+    matching_loss,
+    velocity_error,
+)
 from slimctl.models.flows.path import interpolate
 from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
 from slimctl.models.flows.time_density import whole_range
