@@ -13,10 +13,10 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn
 
+from slimctl.models.checkpoints.model_format import ModelDescription, flow_of
 from slimctl.models.flows.flow import Flow
 from slimctl.models.pixels import to_uint8
 from slimctl.models.sampling import Sampler
-from slimctl.models.teachers.model_format import ModelDescription, flow_of
 
 LOADER = """\
 # The pipeline of this folder; it comes with slimctl (`pip install slimctl[diffusers]`).

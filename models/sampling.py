@@ -9,7 +9,7 @@ from torch import Tensor
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
-from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.losses import one_step_velocity
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import ImageShape

@@ -106,7 +106,7 @@ def _use(to: str, shipment: Shipment) -> list[str]:
     if to == "safetensors":
         return [
             "```python",
-            "from slimctl.models.teachers.model_format import load_generator  # of slimctl",
+            "from slimctl.models.checkpoints import load_generator  # of slimctl",
             "",
             "images = load_generator(FOLDER)(16, seed=0)  # uint8 (16, H, W, C)",
             "```",

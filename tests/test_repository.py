@@ -247,7 +247,7 @@ def test_every_error_survives_pickling(kind):
         ("slimctl.orchestrator.submission", "torch ray mlflow"),
         ("slimctl.models.networks.spec", "torch ray mlflow"),
         (
-            "slimctl.models.teachers.model_format",
+            "slimctl.models.checkpoints.model_format",
             "ray mlflow ruamel typer pyarrow slimctl.jobs slimctl.orchestrator",
         ),
     ],

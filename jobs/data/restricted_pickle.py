@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.models.teachers.inert_pickle import Function, RefusedError, load_inert
+from slimctl.models.checkpoints.inert_pickle import Function, RefusedError, load_inert
 
 ELEMENTS: dict[str, np.dtype[Any]] = {
     "u1": np.dtype("u1"),

@@ -15,7 +15,7 @@ from slimctl.models.spec import ImageShape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.models.teachers.teacher import TeacherFile
+    from slimctl.models.checkpoints.teacher import TeacherFile
 
 
 class ImportTeacher(JobSpec):
@@ -95,8 +95,8 @@ class ImportTeacher(JobSpec):
         Raises:
             FieldError: it cannot be used as asked.
         """
-        from slimctl.models.teachers.load import read_teacher
-        from slimctl.models.teachers.teacher import Overrides
+        from slimctl.models.checkpoints.load import read_teacher
+        from slimctl.models.checkpoints.teacher import Overrides
 
         try:
             overrides = Overrides(
@@ -140,14 +140,14 @@ class ImportTeacher(JobSpec):
 
     def fingerprint(self) -> dict[str, str]:
         from slimctl.jobs.base.fingerprint import content_of_files
-        from slimctl.models.teachers.paths import files_of
+        from slimctl.models.checkpoints.paths import files_of
 
         path = Path(self.path)
         files = files_of(path, ema=self.ema, variant=self.variant)
         return {"path": content_of_files(files, path)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        from slimctl.models.teachers.paths import require_path
+        from slimctl.models.checkpoints.paths import require_path
 
         try:
             require_path(Path(self.path))
@@ -177,7 +177,7 @@ class ImportTeacher(JobSpec):
 
 def _parameters_of(read: "TeacherFile") -> list[str]:
     """Names of the weights that are parameters, not buffers."""
-    from slimctl.models.teachers.teacher import build_to_fill
+    from slimctl.models.checkpoints.teacher import build_to_fill
 
     return [name for name, _ in build_to_fill(read.network, read.image).named_parameters()]
 

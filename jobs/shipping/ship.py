@@ -14,10 +14,10 @@ from slimctl.jobs.base.errors import JobFailed, UserError
 from slimctl.jobs.shipping.described import Model, describe, members_of, weights_of
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.storage.store import Store
+from slimctl.models.checkpoints.model_format import ModelDescription, write_model_folder
+from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
-from slimctl.models.teachers.model_format import ModelDescription, write_model_folder
-from slimctl.models.teachers.paths import DESCRIPTION
 
 Format = Literal["safetensors", "onnx", "diffusers"]
 CARD = "README.md"

@@ -7,8 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from slimctl.models.checkpoints.torch_file import read_torch_file
 from slimctl.models.shapes import Tensor
-from slimctl.models.teachers.torch_file import read_torch_file
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.models.counter_random import Stream
-from slimctl.models.flows.losses import one_step_loss, two_step_target
+from slimctl.models.losses import one_step_loss, two_step_target
 
 
 @dataclass

@@ -24,16 +24,16 @@ from slimctl.jobs.training.perceptual import open_distance
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.losses import (
+from slimctl.models.flows.path import interpolate
+from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
+from slimctl.models.flows.time_density import whole_range
+from slimctl.models.losses import (
     critic_loss,
     deception_loss,
     matching_gradient,
     matching_loss,
     velocity_error,
 )
-from slimctl.models.flows.path import interpolate
-from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
-from slimctl.models.flows.time_density import whole_range
 from slimctl.models.pixels import to_float
 from slimctl.models.spec import ImageShape, Precision
 

@@ -15,6 +15,7 @@ from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.draw import pair_noise
 from slimctl.jobs.pairs.shards import read_pairs
 from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.checkpoints import save_flow
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import LinearVPSchedule, Parameterisation
@@ -23,7 +24,6 @@ from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.solvers.edm_heun import edm_heun
 from slimctl.models.spec import ImageShape
-from slimctl.models.teachers import save_flow
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, size=4, classes=3)
@@ -75,7 +75,7 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
 def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
     from slimctl.jobs.base.artifacts import Flow
     from slimctl.jobs.shipping.described import describe, weights_of
-    from slimctl.models.teachers.model_format import write_model_folder
+    from slimctl.models.checkpoints.model_format import write_model_folder
 
     model = make_model(Flow, label_counts=(1, 2))
     weights = weights_of(store, model)
@@ -154,9 +154,9 @@ def test_edms_sampler_on_the_stored_teacher_is_the_references(test_data, run_job
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["slimflow-ncsnpp-tiny.pth", "slimflow-adm-tiny.pth"])
 def test_the_published_ode_ends_where_the_reference_does(test_data, name):
+    from slimctl.models.checkpoints import load_teacher
     from slimctl.models.solvers.base import solve
     from slimctl.models.solvers.spec import RK45Spec
-    from slimctl.models.teachers import load_teacher
 
     path = test_data / "parity" / name
     flow, reference = load_teacher(path), load_file(path.with_suffix(".safetensors"))

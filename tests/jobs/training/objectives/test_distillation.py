@@ -11,8 +11,8 @@ from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import distance, one_step_velocity
 from slimctl.models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.losses import distance, one_step_velocity
 
 CPU = torch.device("cpu")
 SEED = 5
