@@ -13,6 +13,7 @@ import torch
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
+from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.steps.double_dqn import Judge
 from slimctl.models.steps.environment import Environment, play
 from slimctl.models.steps.flow_environment import FlowEnvironment, Noises, known_noises
@@ -70,15 +71,12 @@ def three_body_validation(problem: ThreeBodyProblem) -> ThreeBodyEnvironment:
 def flow_noises(
     problem: FlowProblem,
     handle: Flow,
-    flow: torch.nn.Module,
+    flow: RunnableFlow,
     first: int,
     count: int,
     stretches: int = 0,
 ) -> Noises:
     """Noises first..first + count - 1 with their exact ends, and paths in so many stretches."""
-    from slimctl.models.flows.flow import Flow as RunnableFlow  # noqa: PLC0415  (a name in two layers)
-
-    assert isinstance(flow, RunnableFlow)
     tolerance, counts = problem.reference_tolerance, handle.label_counts
     return known_noises(flow, first, count, tolerance, NOISE_SEED, counts, stretches)
 

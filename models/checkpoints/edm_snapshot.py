@@ -1,8 +1,15 @@
-"""Reads a network snapshot as NVlabs/edm writes it: a pickle, of which only `ema` is looked at."""
+"""Reads a network snapshot as NVlabs/edm writes it: a pickle, of which only `ema` is looked at.
+
+What the pickle may name are the few things in `ALLOWED`, all of them stand-ins that note down what
+they are called with and do no more, so that reading executes nothing, not even torch; the source
+code that a snapshot carries is a string like any other. Tensors are built afterwards, from the notes
+of those entries that are wanted; their bytes are files of torch.save, for its restricted loader.
+"""
 
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -46,14 +53,12 @@ class _Note:
         raise TypeError(f"a {type(self).__name__} has no state to set")
 
 
+@dataclass(slots=True, eq=False)
 class ObjectNote(_Note):
     """A module or another object that stores its attributes, not its class."""
 
-    __slots__ = ("class_name", "state")
-
-    def __init__(self, class_name: object = "", state: object = None) -> None:
-        self.class_name = class_name
-        self.state = state
+    class_name: object = ""
+    state: object = None
 
     def attributes(self) -> Mapping[str, Any]:
         """Name -> value; empty where the pickle gave none."""
@@ -80,13 +85,11 @@ class DictNote(dict[Any, Any]):
         raise TypeError("a dictionary has no state to set")
 
 
+@dataclass(slots=True, eq=False)
 class StorageNote(_Note):
     """The numbers of a tensor, as a file in memory."""
 
-    __slots__ = ("data",)
-
-    def __init__(self, data: object) -> None:
-        self.data = data
+    data: object
 
     def numbers(self) -> Tensor:
         """All numbers, flat.
@@ -106,16 +109,14 @@ class StorageNote(_Note):
         return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
+@dataclass(slots=True, eq=False)
 class TensorNote(_Note):
     """A tensor: where in a storage it lies."""
 
-    __slots__ = ("offset", "shape", "storage", "stride")
-
-    def __init__(self, storage: object, offset: Any, shape: Any, stride: Any) -> None:
-        self.storage = storage
-        self.offset = offset
-        self.shape = shape
-        self.stride = stride
+    storage: object
+    offset: Any
+    shape: Any
+    stride: Any
 
     def tensor(self) -> Tensor:
         """The tensor itself.

@@ -30,7 +30,7 @@ from slimctl.models.engine import choose_engine
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, make_flow
 from slimctl.models.flows.flow import Flow, NetworkFlow
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation, Schedule
-from slimctl.models.networks.published_weights import Source, rename
+from slimctl.models.networks.published_weights import differences, rename, same_names
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.partition import check_subsets
@@ -38,7 +38,7 @@ from slimctl.models.pixels import to_uint8
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.sampling import Sampler
 from slimctl.models.shapes import Tensor
-from slimctl.models.solvers.spec import RK45Spec, SolverSpec
+from slimctl.models.solvers.spec import EDMHeunSpec, RK45Spec, SolverSpec
 from slimctl.models.spec import ImageShape, Spec
 
 ENTRY = "slimctl"
@@ -159,7 +159,7 @@ def _of_flow(
         name=name,
         image=image,
         members=(Member(network=network, flow=how, t_start=how.t_start),),
-        solver=RK45Spec(),
+        solver=EDMHeunSpec() if how.denoises else RK45Spec(),
         label_counts=(1,) * image.classes,
     )
 
@@ -258,9 +258,8 @@ def read_model(path: Path, overrides: Overrides) -> TeacherFile:
         state = _header(path / member.file)[1]
     spec = overrides.apply(member.network, known.image)
     network = build_to_fill(spec, known.image)
-    sources = {name: Source((name,)) for name in network.state_dict()}
     how = overrides.starting(member.flow or Parameterisation(t_start=member.t_start))
-    read = TeacherFile(spec, known.image, how, rename(state, sources, network))
+    read = TeacherFile(spec, known.image, how, rename(state, same_names(network), network))
     return replace(read, label_counts=known.label_counts, one_step=member.flow is None)
 
 
@@ -298,16 +297,10 @@ def _load(network: nn.Module, path: Path) -> None:
     except ValueError as error:
         what = str(error).partition("\n")[0]
         raise ModelFolderError(f"{path}: cannot be read: it {what}\n  fix: {fix}") from error
-    own = network.state_dict()
-    wrong = sorted(
-        name
-        for name in own.keys() | weights.keys()
-        if name not in own or name not in weights or own[name].shape != weights[name].shape
-    )
+    wrong = differences(weights, same_names(network), network)
     if wrong:
         raise ModelFolderError(
-            f"{path}: does not fit the network of {DESCRIPTION}: missing, unexpected or misshapen "
-            f"are {', '.join(wrong)}\n  fix: {fix}"
+            f"{path}: does not fit the network of {DESCRIPTION}: {', '.join(wrong)}\n  fix: {fix}"
         )
     network.load_state_dict(weights)
 

@@ -1,4 +1,7 @@
-"""Finds a network's weights and their averages in what somebody saved.
+"""Reads state dictionaries: of files of torch.save by anybody's trainer, and bare ones.
+
+The names of the tensors tell the family: SlimFlow's and RectifiedFlow's NCSN++, an ADM or DDPM++ in
+EDM's names, else the network that the caller describes (one of another package, for example).
 
 Trainers nest state dictionaries and put the names of wrappers before those of the tensors, in any
 order. So everything is laid flat, and what stands before the names that tell the network (its
@@ -20,7 +23,13 @@ from slimctl.models.checkpoints.torch_file import read_torch_file, require_own_b
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
 from slimctl.models.networks import edm_weights as edm
 from slimctl.models.networks.adm.network import ADM
-from slimctl.models.networks.published_weights import Source, named_averages, rename, require_fit
+from slimctl.models.networks.published_weights import (
+    Source,
+    named_averages,
+    rename,
+    require_fit,
+    same_names,
+)
 from slimctl.models.networks.song_unet import slimflow_weights as ncsnpp
 from slimctl.models.networks.song_unet.network import SongUNet
 from slimctl.models.networks.song_unet.slimflow_weights import ImageSize, read_slimflow
@@ -243,13 +252,10 @@ def read_plain_weights(saved: Saved, overrides: Overrides) -> TeacherFile:
     )
     network = build_to_fill(spec, image)
     weights = find_weights(saved, of_names(network.state_dict()))
-    sources = {name: Source((name,)) for name in network.state_dict()}
     buffers = {name for name, _ in network.named_buffers()}
     state = _chosen(weights, overrides, buffers, may_lack=True)
-    given = {"prediction": overrides.prediction, "schedule": overrides.schedule}
-    known = {name: value for name, value in given.items() if value is not None}
-    how = overrides.starting(Parameterisation(**known))
-    return TeacherFile(spec, image, how, rename(state, sources, network))
+    how = overrides.starting(overrides.stated())
+    return TeacherFile(spec, image, how, rename(state, same_names(network), network))
 
 
 def _chosen(
@@ -361,11 +367,9 @@ def read_saved(saved: Saved, overrides: Overrides, *, bare: bool = False) -> Tea
 
 def _predicts(overrides: Overrides) -> Parameterisation:
     """A velocity, unless the caller knows better: such a file says nothing of it."""
-    given = {"prediction": overrides.prediction, "schedule": overrides.schedule}
-    known = {name: value for name, value in given.items() if value is not None}
     if overrides.prediction == "edm":
-        known.setdefault("schedule", EDMSchedule())
-    return Parameterisation(t_start=T_START, **known)
+        overrides = replace(overrides, schedule=overrides.schedule or EDMSchedule())
+    return overrides.stated(t_start=T_START)
 
 
 def _time_scale(how: Parameterisation) -> float:

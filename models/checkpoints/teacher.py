@@ -24,24 +24,19 @@ Network = TypeVar("Network", bound=NetworkSpec)
 
 @dataclass(frozen=True)
 class Overrides:
-    """What is taken instead of what the file says; None and absent fields leave it to the file."""
+    """What is taken instead of what the file says, as the arguments of `load_teacher`.
+
+    None and absent fields leave it to the file.
+    """
 
     ema: bool = True
-    """Whether to read averaged weights, where the file has both."""
     variant: str | None = None
-    """Variant of the weights in a folder of diffusers."""
     size: int | None = None
-    """Height and width of the images in pixels."""
     image_channels: int | None = None
-    """Channels of the images."""
     classes: int | None = None
-    """Number of classes."""
     t_start: float | None = None
-    """Flow time at which sampling starts."""
     prediction: Prediction | None = None
-    """What the network predicts."""
     schedule: Schedule | None = None
-    """Noise that it was trained with."""
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec; all of them, if `kind` or `preset` is one of them."""
 
@@ -120,6 +115,12 @@ class Overrides:
             return type(spec).model_validate({**spec.model_dump(), **self.network})
         except ValidationError as error:
             raise _refused(error) from error
+
+    def stated(self, **usual: Any) -> Parameterisation:
+        """What the network predicts where only the caller says it, with usual values besides."""
+        given = {"prediction": self.prediction, "schedule": self.schedule}
+        known = {name: value for name, value in given.items() if value is not None}
+        return Parameterisation(**usual, **known)
 
     def starting(self, how: Parameterisation) -> Parameterisation:
         """What the network predicts, with the start that is asked for.

@@ -1,4 +1,4 @@
-"""What flows have in common whose network was trained to take noise off images.
+"""Flows whose network was trained to take noise off images, EDM's and others, and `make_flow`.
 
 Noise is added to the image, x = x1 + sigma x0, where we mix, xt = (1 - t) x0 + t x1. The two are
 the same point at another scale, xt = x / (1 + sigma), at t = 1 / (1 + sigma).

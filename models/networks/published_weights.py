@@ -66,6 +66,20 @@ def require_fit(
     state: Mapping[str, Tensor], sources: Mapping[str, Source], network: nn.Module
 ) -> None:
     """Raises ValueError, listing every tensor that differs, unless the state fills the network."""
+    mistakes = differences(state, sources, network)
+    if mistakes:
+        raise misfit(mistakes)
+
+
+def same_names(network: nn.Module) -> dict[str, Source]:
+    """The sources of a network whose tensors are stored as they are here."""
+    return {name: Source((name,)) for name in network.state_dict()}
+
+
+def differences(
+    state: Mapping[str, Tensor], sources: Mapping[str, Source], network: nn.Module
+) -> list[str]:
+    """What keeps a state from filling the network: each tensor that differs, in words."""
     ours = network.state_dict()
     shapes = {
         name: _published_shape(ours[parameter].shape, source)
@@ -85,8 +99,7 @@ def require_fit(
         if name not in shapes
     ]
     mistakes += [f"{name} has no published counterpart" for name in ours if name not in sources]
-    if mistakes:
-        raise misfit(mistakes)
+    return mistakes
 
 
 def misfit(mistakes: Collection[str]) -> ValueError:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from slimctl.models.checkpoints.torch_file import read_torch_file
+from slimctl.models.networks.published_weights import differences, same_names
 from slimctl.models.shapes import Tensor
 
 
@@ -46,13 +47,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignored: Collection[st
         ValueError: tensors are missing, misshapen or unexpected; every one is listed.
     """
     own = network.state_dict()
-    mistakes = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in state]
-    for name, value in state.items():
-        if name in own and value.shape != own[name].shape:
-            wanted = tuple(own[name].shape)
-            mistakes.append(f"misshapen {name} {tuple(value.shape)}, wanted {wanted}")
-        if name not in own and not _is_ignored(name, ignored):
-            mistakes.append(f"unexpected {name} {tuple(value.shape)}")
+    kept = {
+        name: value
+        for name, value in state.items()
+        if name in own or not _is_ignored(name, ignored)
+    }
+    mistakes = differences(kept, same_names(network), network)
     if mistakes:
         raise ValueError(
             f"the weights do not fit, {len(mistakes)} tensors differ:\n  " + "\n  ".join(mistakes)

@@ -21,7 +21,7 @@ from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import LinearVPSchedule, Parameterisation, VESchedule
 from slimctl.models.networks.mlp.spec import MLPSpec
 from slimctl.models.solvers.base import solve
-from slimctl.models.solvers.spec import EulerSpec, RK45Spec
+from slimctl.models.solvers.spec import EDMHeunSpec, EulerSpec, RK45Spec
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=4, classes=3)
@@ -93,7 +93,8 @@ def test_what_save_flow_writes_is_a_generator_and_a_teacher(tmp_path, prediction
     sampler = load_generator(path).sampler
     x0, label = sampler.noise(0, torch.arange(4)), sampler.labels(0, torch.arange(4))
     images, _ = sampler.generate(x0, label)
-    assert torch.equal(images, solve(RK45Spec(), flow, x0, label).x1)
+    solver = RK45Spec() if prediction == "velocity" else EDMHeunSpec()
+    assert torch.equal(images, solve(solver, flow, x0, label).x1)
 
 
 @pytest.mark.parametrize(
