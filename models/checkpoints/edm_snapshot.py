@@ -2,8 +2,8 @@
 
 What the pickle may name are the few things in `ALLOWED`, all of them stand-ins that note down what
 they are called with and do no more, so that reading executes nothing, not even torch; the source
-code that a snapshot carries is a string like any other. Tensors are built afterwards, from the notes
-of those entries that are wanted; their bytes are files of torch.save, for its restricted loader.
+code that a snapshot carries is a string like any other. Tensors are built afterwards, from the
+notes of those entries that are wanted; their bytes are files of torch.save, for its loader.
 """
 
 import io
