@@ -37,7 +37,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 MAX_FUNCTION_LINES = 60
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
-UNPICKLERS = {"models/inert_pickle.py"}
+UNPICKLERS = {"models/checkpoints/inert_pickle.py"}
 
 
 def short(path: Path) -> str:

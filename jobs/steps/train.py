@@ -150,8 +150,8 @@ def train_seed(task: PolicyTask, number: int) -> TrainedPolicy:
     spec = task.spec
     seed = derive_seed(spec.seed or 0, "step policy", number) % 2**32
     if isinstance(spec.problem, FlowProblem):
-        told = f"training seed {number} solves {spec.problem.pool} noises exactly, then learns"
-        task.reporter.send(task.job, "log", message=told)
+        text = f"training seed {number} solves {spec.problem.pool} noises exactly, then learns"
+        task.reporter.send(task.job, "log", message=text)
     given = lessons(task.store, spec.problem, task.flow, spec.learner.environments, number, seed)
     learner = DoubleDqn(spec.learner, given.environment, seed, given.judge)
     folder = task.store.work(task.artifact_id).below(f"seed-{number}")

@@ -2,7 +2,7 @@
 
 The network is run as the package runs it. A scheduler of the DDPM family counts steps 0, 1, ...,
 K - 1 of a table of noise levels sigma_i; our time t stands for sigma = (1 - t) / t, and the network
-is told the step whose level that is, with a broken part that is linear in ln(sigma) between two
+is given the step whose level that is, with a broken part that is linear in ln(sigma) between two
 steps. A flow-matching scheduler tells 1000 (1 - t) for the point (1 - t) x0 + t x1.
 """
 

@@ -1,6 +1,6 @@
 """`load_teacher`: the one way from a file of anybody's to a flow.
 
-The kind of a file is told by its first bytes, not by its name.
+The kind of a file is known by its first bytes, not by its name.
 """
 
 import zipfile

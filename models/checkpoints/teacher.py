@@ -71,9 +71,9 @@ class Overrides:
 
     def require_image(self, image: ImageShape) -> None:
         """Raises ValueError if the images are asked for otherwise than the file has them."""
-        told = {"size": image.size, "image_channels": image.channels, "classes": image.classes}
+        stated = {"size": image.size, "image_channels": image.channels, "classes": image.classes}
         words = {"size": "px", "image_channels": "channels", "classes": "classes"}
-        for name, value in told.items():
+        for name, value in stated.items():
             asked = getattr(self, name)
             if asked not in (None, value):
                 raise ValueError(
@@ -83,10 +83,10 @@ class Overrides:
 
     def require_how(self, how: Parameterisation) -> None:
         """Raises ValueError if prediction or schedule are asked for otherwise than they are."""
-        for name, told in (("prediction", how.prediction), ("schedule", how.schedule)):
+        for name, stated in (("prediction", how.prediction), ("schedule", how.schedule)):
             asked = getattr(self, name)
-            if asked not in (None, told):
-                shown = told if isinstance(told, str) else told.kind
+            if asked not in (None, stated):
+                shown = stated if isinstance(stated, str) else stated.kind
                 wanted = asked if isinstance(asked, str) else asked.kind
                 raise ValueError(
                     f"says that its {name} is {shown}, not {wanted}\n  fix: leave out {name}"
