@@ -1,8 +1,10 @@
 """What a pickle can make us allocate is bounded by the length of its file."""
 
 import pickle
+import zipfile
 
 import pytest
+import torch
 
 from slimctl.models.checkpoints.inert_pickle import (
     INSTRUCTIONS,
@@ -10,6 +12,7 @@ from slimctl.models.checkpoints.inert_pickle import (
     RefusedError,
     load_inert,
 )
+from slimctl.models.checkpoints.torch_file import read_torch_file
 
 
 def find(module, name):
@@ -59,3 +62,17 @@ def test_other_instructions_and_names_are_refused(load):
         load(b"(iposix\nsystem\n.")
     with pytest.raises(RefusedError, match=r"builtins\.print"):
         load(pickle.dumps(print, 4))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_files_of_torch_have_the_same_limits(tmp_path, is_zip):
+    path, bomb = tmp_path / "weights.pth", b"\x80\x02}r\xff\xff\xff\x7f."
+    torch.save({"weight": torch.ones(2)}, path, _use_new_zipfile_serialization=is_zip)
+    assert torch.equal(read_torch_file(path)["weight"], torch.ones(2))
+    if is_zip:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("weights/data.pkl", bomb)
+    else:
+        path.write_bytes(path.read_bytes()[:15] + bomb)
+    with pytest.raises(ValueError, match=r"checkpoint \(ValueError: entry 2147483647 of a"):
+        read_torch_file(path)
