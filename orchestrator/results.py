@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from slimctl.jobs.base.artifacts import (
+    ADAPTIVE,
+    FITTED,
     FidProtocol,
     Handle,
     QualityReport,
@@ -13,8 +15,7 @@ from slimctl.jobs.base.artifacts import (
     StepRow,
     SweepReport,
 )
-from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.base.step_artifacts import ADAPTIVE, FITTED
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.status import RunStatus
 from slimctl.orchestrator.sweeps import trial_jobs, verdict
@@ -42,7 +43,7 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
             "key": job.key,
             "state": job.state,
             "seconds": round(job.seconds(time.time()), 3),
-            "artifact": store.load_any(job.artifact).model_dump(mode="json") if finished else None,
+            "artifact": store.plain(job.artifact) if finished else None,
         }
         if job.state in ("failed", "blocked"):
             jobs[name] |= {"error": job.message, "fix": job.fix}
@@ -82,11 +83,11 @@ def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:
 
 
 def _finished(store: Store, status: RunStatus) -> dict[str, Handle]:
-    """Results of the run's finished jobs, but damaged ones."""
+    """Results of the run's finished jobs, but damaged ones and those of absent packages."""
     found: dict[str, Handle] = {}
     for name, job in status.jobs.items():
         if job.state in ("done", "reused"):
-            with contextlib.suppress(DamagedArtifact):
+            with contextlib.suppress(DamagedArtifact, UserError):
                 found[name] = store.load_any(job.artifact)
     return found
 

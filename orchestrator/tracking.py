@@ -23,7 +23,7 @@ from slimctl.orchestrator.model_registry import log_trials, register
 from slimctl.orchestrator.plan import PlannedJob, RunPlan
 from slimctl.orchestrator.planner import sqlite_file
 from slimctl.orchestrator.results import quality_reports
-from slimctl.orchestrator.runs import is_alive, read_status
+from slimctl.orchestrator.runs import read_status, run_lease
 
 RUN_TAG = "slimctl.run"
 JOB_TAG = "slimctl.job"
@@ -152,7 +152,7 @@ class Tracker:
             [self._experiment], "attributes.status = 'RUNNING'", max_results=1000
         ):
             run = found.data.tags.get(RUN_TAG, "")
-            if run and run != self._run and not is_alive(self._store.blobs, run):
+            if run and run != self._run and not run_lease(self._store.blobs, run).is_alive():
                 self._client.set_terminated(found.info.run_id, "KILLED")
 
     def _write(self, events: Sequence[Event]) -> None:

@@ -20,7 +20,7 @@ from slimctl.jobs.base.artifacts import PairSet, ShardFile, StepPolicy
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.pairs.draw import pair_labels, pair_noise
 from slimctl.jobs.pairs.spec import PairRecipe
-from slimctl.jobs.storage.policies import flow_problem, open_policy
+from slimctl.jobs.storage.flows import flow_problem, open_policy
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow

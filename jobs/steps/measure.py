@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimctl.jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
+from slimctl.jobs.base.artifacts import ADAPTIVE, FITTED, Flow, StepGrid, StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.step_artifacts import ADAPTIVE, FITTED
 from slimctl.jobs.steps.episodes import device_here, flow_noises
-from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.storage.policies import open_policy
+from slimctl.jobs.storage.flows import open_flow, open_policy
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.shapes import Tensor
 from slimctl.models.solvers.base import solve

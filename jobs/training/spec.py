@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slimctl.jobs.base.cluster import Cluster, Needs
-from slimctl.jobs.base.elastic import Range, range_mistake
+from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
 from slimctl.jobs.base.facts import FieldError
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.models.networks.classifier.spec import ClassifierSpec

@@ -140,6 +140,7 @@ def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
 def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) -> None:
     """Show a run's results, or an artifact: its handle, inputs, settings and files."""
     from slimctl.jobs.base.artifacts import StepReport
+    from slimctl.jobs.base.errors import UserError
     from slimctl.orchestrator.cli.tables import print_steps
 
     store = open_store(storage)
@@ -164,10 +165,15 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
         if content:
             echo(f"\n{title}")
             _print_mapping(content)
-    handle = store.load_any(artifact)
-    if isinstance(handle, StepReport):
-        print_steps({artifact: handle})
-    for note in manifest.notes:
+    notes = list(manifest.notes)
+    try:
+        handle = store.load_any(artifact)
+    except UserError as error:  # of a package that is not installed here
+        notes.append(str(error))
+    else:
+        if isinstance(handle, StepReport):
+            print_steps({artifact: handle})
+    for note in notes:
         echo(f"\nnote: {note}")
     if sections.get("files"):
         echo(f"\nfolder: {store.uri}/artifacts/{artifact}")

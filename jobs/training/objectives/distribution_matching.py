@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from slimctl.jobs.base.artifacts import Dataset, Flow, PairSet
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_part
 from slimctl.jobs.training.distances import ImageDistance
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.judge import Judge

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_part
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.models.flows.spec import TimeDensity

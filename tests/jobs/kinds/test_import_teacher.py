@@ -204,7 +204,7 @@ def dense(monkeypatch):
     module.DenseSpec = DenseSpec
     monkeypatch.setitem(sys.modules, "other_package", module)
     points = [EntryPoint("dense", "other_package:DenseSpec", "slimctl.networks")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "installed", lambda group: {p.name: p for p in points})
     registry.network_families.cache_clear()
     yield DenseSpec(width=6)
     registry.network_families.cache_clear()
