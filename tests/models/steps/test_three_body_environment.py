@@ -108,7 +108,7 @@ def test_new_episodes_come_from_the_private_generator():
 def test_training_never_sees_a_system_of_the_tests():
     from slimctl.models.steps import three_body_environment
 
-    drawn = three_body_environment._draw_seeds(np.random.default_rng(0), 10_000)
+    drawn, _ = three_body_environment._draw(np.random.default_rng(0), COARSE, 10_000)
     assert min(drawn) >= 10_000
     assert max(TEST_SEEDS) < min(VALIDATION_SEEDS) < 10_000
 
