@@ -27,7 +27,7 @@ from slimctl.models.flows.flow import Flow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.spec import Spec
-from slimctl.models.stepping.flow_walk import solve_with_policy
+from slimctl.models.steps.flow_walk import solve_with_policy
 
 Solve: TypeAlias = Callable[[Tensor, Tensor | None], Solution]
 """(x0, label) -> where the flow takes them."""

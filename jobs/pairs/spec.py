@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from slimctl.jobs.base.artifacts import Flow, StepPolicy
-from slimctl.models.precision import Precision
 from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import Precision
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.evaluation.sampling import takes_solver
 from slimctl.jobs.storage.store import Store
+from slimctl.models.checkpoints.model_format import Member, ModelDescription
 from slimctl.models.flows.parameterisation import Parameterisation
-from slimctl.models.model_folder import Member, ModelDescription
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.solvers.spec import EulerSpec
 

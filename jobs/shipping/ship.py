@@ -14,8 +14,9 @@ from slimctl.jobs.base.errors import JobFailed, UserError
 from slimctl.jobs.shipping.described import Model, describe, members_of, weights_of
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.storage.store import Store
+from slimctl.models.checkpoints.model_format import ModelDescription, write_model_folder
+from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.model_folder import DESCRIPTION, ModelDescription, write_model_folder
 from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
 
 Format = Literal["safetensors", "onnx", "diffusers"]

@@ -14,18 +14,17 @@ from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.storage.weights import load_weights
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.make import make_flow
 from slimctl.models.networks.registry import ENTRY_POINTS, network_families, parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
-from slimctl.models.precision import Precision
 from slimctl.models.routing import RoutedFlow
-from slimctl.models.stepping.flow_walk import observation_size
-from slimctl.models.stepping.q_network import GreedyPolicy
-from slimctl.models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
-from slimctl.models.stepping.three_body_environment import three_body_guess
+from slimctl.models.spec import Precision
+from slimctl.models.steps.flow_walk import observation_size
+from slimctl.models.steps.q_network import GreedyPolicy
+from slimctl.models.steps.spec import FlowProblem, Problem, ThreeBodyProblem
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 
@@ -119,6 +118,10 @@ def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> 
         name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
     }
     if isinstance(problem, ThreeBodyProblem):
+        from slimctl.models.steps.three_body_environment import (  # noqa: PLC0415  (numba)
+            three_body_guess,
+        )
+
         return GreedyPolicy(weights, partial(three_body_guess, problem))
     return GreedyPolicy(weights)
 

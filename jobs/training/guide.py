@@ -14,7 +14,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import one_step_error, two_step_error
+from slimctl.models.losses import one_step_error, two_step_error
 from slimctl.models.networks.registry import parse_network
 
 SAMPLES = 1024

@@ -10,8 +10,7 @@ from slimctl.jobs.base.facts import FieldError
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.spec import NetworkSpec
-from slimctl.models.precision import Precision
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ImageShape, Precision
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_CPU_SHARE = 32

@@ -9,8 +9,8 @@ from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.objective import Objective, Share
-from slimctl.models.flows.losses import flow_matching_loss
 from slimctl.models.flows.spec import TimeDensity
+from slimctl.models.losses import flow_matching_loss
 from slimctl.models.pixels import to_float
 
 

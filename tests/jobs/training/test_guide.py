@@ -8,7 +8,7 @@ from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.training.guide import measure_guide
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import one_step_error, two_step_error
+from slimctl.models.losses import one_step_error, two_step_error
 
 CPU = torch.device("cpu")
 TIMES = (0.2, 0.8)

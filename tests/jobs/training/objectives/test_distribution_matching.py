@@ -12,8 +12,8 @@ from slimctl.jobs.training.objectives.distribution_matching import DistributionM
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
-from slimctl.models.flows.matching import matching_gradient, matching_loss
 from slimctl.models.flows.spec import AdversarialSpec, L2Distance, UniformTime
+from slimctl.models.losses import matching_gradient, matching_loss
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3
