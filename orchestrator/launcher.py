@@ -56,9 +56,10 @@ class Launcher:
     def launch(self, request: JobRequest, placement: Placement, needs: Needs) -> Launched:
         """Starts a job; the result of `future` is its `JobOutcome`."""
         shared = placement == "shared"
-        actor = self._shared(needs) if shared else self._own(request, needs)
-        threads = max(1, int(needs.cpus)) if shared else 1
-        future = actor.run.remote(request, threads, shared and needs.gpus > 0)
+        actor = self._shared(needs) if shared else self._own(request, placement, needs)
+        works_here = placement != "own"
+        threads = max(1, int(needs.cpus)) if works_here else 1
+        future = actor.run.remote(request, threads, works_here and needs.gpus > 0)
         launched = Launched(request.job, request.artifact_id, future, actor, needs, shared)
         self._busy[request.job] = launched
         return launched
@@ -113,12 +114,14 @@ class Launcher:
 
         return ray.remote(JobActor).options(num_cpus=needs.cpus, num_gpus=needs.gpus).remote()
 
-    def _own(self, request: JobRequest, needs: Needs) -> Any:
+    def _own(self, request: JobRequest, placement: Placement, needs: Needs) -> Any:
         """An actor per artifact: a second run that wants the same result waits for the first."""
         self._make_room(needs)
         import ray
 
-        options = {"num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE}
+        held = Needs(cpus=0, gpus=0) if placement == "own" else needs
+        options = {"lifetime": "detached", "namespace": NAMESPACE}
+        options |= {"num_cpus": held.cpus, "num_gpus": held.gpus}
         name = job_actor_name(request.artifact_id)
         return ray.remote(JobActor).options(name=name, get_if_exists=True, **options).remote()
 

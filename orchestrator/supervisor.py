@@ -205,7 +205,7 @@ class Supervisor:
         self._attempts[name] = self._attempts.get(name, 0) + 1
         self._add("job_started", name, attempt=self._attempts[name])
         job = self._jobs[name]
-        placement = parse_job(job.kind, job.fields).placed()
+        placement = parse_job(job.kind, job.fields).placed(self._cluster)
         launched = self._launcher.launch(self._job_request(job), placement, self._needs[name])
         self._launched[launched.future] = launched
 

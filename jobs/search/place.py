@@ -87,7 +87,7 @@ class OnRay:
         try:
             return self._run(job, wanted)
         except ray.exceptions.RayError as error:
-            if self._stopped and job.spec.placed() == "own":
+            if self._stopped and job.spec.placed(self._task.cluster) == "own":
                 free_placement(job.artifact)
             self._go_on()
             return Ended(f"its worker died: {type(error).__name__}", retry=True)
@@ -124,8 +124,8 @@ class OnRay:
         import ray  # noqa: PLC0415
 
         self._go_on()
-        shared = job.spec.placed() == "shared"
-        here = wanted if shared else Needs(cpus=0, gpus=0)
+        spread = job.spec.placed(self._task.cluster) == "own"
+        here = Needs(cpus=0, gpus=0) if spread else wanted
         remote = ray.remote(_work).options(
             num_cpus=here.cpus,
             num_gpus=here.gpus,

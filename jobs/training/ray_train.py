@@ -1,4 +1,4 @@
-"""Ray Train around the training loop, or the loop in this process for a spec that shares it.
+"""Ray Train around the training loop, or the loop in this process where one worker will do.
 
 Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
 an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
@@ -122,7 +122,7 @@ def train_on_ray(
         threads,
         watch,
     )
-    if spec.shared:
+    if spec.in_process(context.cluster):
         use_cuda = torch.cuda.is_available()
         _train_here(task)
     else:

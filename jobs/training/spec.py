@@ -65,9 +65,10 @@ class TrainingSpec(SeededJobSpec):
     {min, max} = as many of them as the cluster has at the time."""
     threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
     """CPU threads of a worker; auto = 1 on CPUs, up to 4 beside a GPU."""
-    shared: Annotated[bool, SPEED_ONLY] = False
-    """Whether one process serves this and other short jobs, one after another, instead of Ray
-    Train, which takes 12 s to start; `workers` is 1 then."""
+    shared: Annotated[Literal["auto"] | bool, SPEED_ONLY] = "auto"
+    """Whether to train without Ray Train, which takes 12 s and four more processes to start: true =
+    in a process that serves other short jobs too, with one worker; false = never; auto = in a
+    process of its own where there is one worker, on CPUs."""
     checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
     """Longest training time between two checkpoints, s."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
@@ -81,7 +82,7 @@ class TrainingSpec(SeededJobSpec):
     def _batches_split(self) -> Self:
         if mistake := range_mistake(self.workers):
             raise ValueError(f"workers: {mistake}")
-        if self.shared and self.workers not in ("auto", 1):
+        if self.shared is True and self.workers not in ("auto", 1):
             raise ValueError(
                 f"shared: true trains in one process, not in {self.workers} workers; "
                 "leave workers out, or set shared: false"
@@ -110,7 +111,7 @@ class TrainingSpec(SeededJobSpec):
         operation, which on a busy machine costs several times as much (measured: 66 ms a step on
         one thread became 430 ms on two).
         """
-        if self.shared:
+        if self.shared is True:
             workers = 1
         elif isinstance(self.workers, Range):
             workers = self.workers.min
@@ -124,8 +125,17 @@ class TrainingSpec(SeededJobSpec):
             return workers, self.threads
         return workers, min(4, cluster.node_cpus) if cluster.gpus else 1
 
-    def placed(self) -> Placement:
-        return "shared" if self.shared else self.placement
+    def in_process(self, cluster: Cluster) -> bool:
+        """Whether the job's own process trains, without Ray Train: the result is the same."""
+        if isinstance(self.shared, bool):
+            return self.shared
+        most = max(self.worker_counts(), default=self.layout(cluster)[0])
+        return most == 1 and cluster.gpus == 0
+
+    def placed(self, cluster: Cluster) -> Placement:
+        if self.shared is True:
+            return "shared"
+        return "alone" if self.in_process(cluster) else self.placement
 
     def needs(self, cluster: Cluster) -> Needs:
         workers, threads = self.layout(cluster)

@@ -105,7 +105,7 @@ def test_a_loss_that_turns_nan_stops_the_job_with_step_and_checkpoint(local_ray,
     store = Store(str(tmp_path / "store"))
     spec = TrainFlow(
         data="data", network=NETWORK, steps=40, batch_size=8, workers=1, log_every=5,
-        checkpoint_s=1e-3,
+        checkpoint_s=1e-3, shared=False,
     )  # fmt: skip
     where = context(store, tmp_path, "flow-nan")
     with pytest.raises(TrainingDiverged, match=r"nan at step 23.*checkpoint-0000000\d\d"):

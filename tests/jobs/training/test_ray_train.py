@@ -39,7 +39,8 @@ NETWORK = {
 
 def settings(**changes):
     fields = {"data": "d", "network": NETWORK, "steps": 12, "batch_size": 4, "seed": 1, "warmup": 2}
-    return TrainFlow.model_validate(fields | {"learning_rate": 1e-3} | changes)
+    fields |= {"learning_rate": 1e-3, "shared": False}
+    return TrainFlow.model_validate(fields | changes)
 
 
 @pytest.fixture
