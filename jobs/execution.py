@@ -140,12 +140,14 @@ def _say_who(request: JobRequest, owner: str) -> None:
 def _make(
     request: JobRequest, spec: JobSpec, store: Store, lock: WorkLock, device: str, threads: int
 ) -> float:
+    inputs = {ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)}
+    spec.expect({place: inputs[ref.job].facts() for place, ref in iter_refs(spec)})
     folder = store.stage()
     context = JobContext(
         job=request.job,
         artifact_id=request.artifact_id,
         store=store,
-        inputs={ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)},
+        inputs=inputs,
         folder=folder,
         cluster=request.cluster,
         device=device,

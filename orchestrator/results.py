@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from slimctl.jobs.base.artifacts import (
+    ADAPTIVE,
+    FITTED,
     FidProtocol,
     Handle,
     QualityReport,
@@ -14,7 +16,6 @@ from slimctl.jobs.base.artifacts import (
     SweepReport,
 )
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.base.step_artifacts import ADAPTIVE, FITTED
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.status import RunStatus
 from slimctl.orchestrator.sweeps import trial_jobs, verdict

@@ -1,39 +1,34 @@
 """The typed handles that jobs return.
 
 A handle is a frozen pydantic model stored as JSON, with the bytes beside it. File fields are names
-inside the artifact's folder; the store's manifest has their sizes and checksums.
+inside the artifact's folder; the store's manifest has their sizes and checksums. What it says to
+the jobs that take it are its `facts`.
 """
 
 from typing import Any, Literal
 
 from pydantic import Field
 
-from slimctl.jobs.base.handle import Handle
-from slimctl.jobs.base.step_artifacts import StepGrid, StepPolicy, StepReport, StepRow
+from slimctl.jobs.base.facts import Facts, Intake
 from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.solvers.spec import GridSpec
 from slimctl.models.spec import ImageShape, Spec
 
-__all__ = [
-    "HANDLES",
-    "Dataset",
-    "FeatureNet",
-    "FidProtocol",
-    "Fleet",
-    "Flow",
-    "Generator",
-    "Handle",
-    "PairSet",
-    "Partition",
-    "QualityReport",
-    "ShardFile",
-    "StepGrid",
-    "StepPolicy",
-    "StepReport",
-    "StepRow",
-    "SubsetQuality",
-    "SweepReport",
-    "Trial",
-]
+ADAPTIVE = ("rk45", "rk23")
+"""Groups of rows that choose their steps as they go, though nothing was learned."""
+FITTED = "fitted grid"
+"""Group of the rows of `StepGrid`."""
+
+
+class Handle(Spec):
+    """Where a result is. Every handle names the artifact that holds its files."""
+
+    id: str = ""
+    """Artifact id, `<kind>-<key>`; set by the store."""
+
+    def facts(self) -> Facts:
+        """What jobs that take this result are checked against."""
+        return Facts(made=type(self).__name__)
 
 
 class Dataset(Handle):
@@ -53,6 +48,17 @@ class Dataset(Handle):
     """What was read, and how many files beside it were not; "" = not kept."""
     file: str = "data.safetensors"
 
+    def facts(self) -> Facts:
+        counts = self.label_counts
+        return Facts(
+            image=self.image,
+            count=self.count,
+            flip_valid=self.flip_valid,
+            classes_seen=sum(count > 0 for count in counts),
+            label_counts=counts,
+            made="Dataset",
+        )
+
 
 class FeatureNet(Handle):
     """A network whose features serve the metrics: trained here, or from a file."""
@@ -71,6 +77,10 @@ class FeatureNet(Handle):
     accuracy: float | None = None
     """Share of held-out images that a classifier classified rightly, 0..1."""
     file: str = "weights.safetensors"
+
+    def facts(self) -> Facts:
+        intake = Intake(self.channels, self.size)
+        return Facts(image=self.image, intake=intake, dimensions=self.dimensions, made="FeatureNet")
 
 
 class Flow(Handle, Parameterisation):
@@ -97,6 +107,16 @@ class Flow(Handle, Parameterisation):
     file: str = "weights.safetensors"
     """EMA weights of a network."""
 
+    def facts(self) -> Facts:
+        return Facts(
+            image=self.image,
+            flip_valid=self.flip_valid,
+            part=self.part,
+            closed_form=self.network is None,
+            flow=self,
+            made="Flow",
+        )
+
 
 class Generator(Handle):
     """A network that makes an image from noise in one evaluation."""
@@ -113,6 +133,9 @@ class Generator(Handle):
     """Artifact id of that partition."""
     file: str = "weights.safetensors"
 
+    def facts(self) -> Facts:
+        return Facts(image=self.image, flip_valid=self.flip_valid, part=self.part, made="Generator")
+
 
 class Partition(Handle):
     """Conditions (labels, or rows of an embedding) in subsets of about equal size."""
@@ -128,6 +151,9 @@ class Partition(Handle):
     def conditions(self) -> int:
         """Number of conditions."""
         return sum(map(len, self.subsets))
+
+    def facts(self) -> Facts:
+        return Facts(parts=len(self.subsets), made="Partition")
 
 
 class Fleet(Handle):
@@ -149,6 +175,16 @@ class Fleet(Handle):
     """Weights that one sample goes through: those of the largest student."""
     parameters_total: int
     """Weights of all students."""
+
+    def facts(self) -> Facts:
+        first = self.members[0]
+        return Facts(
+            image=self.image,
+            flip_valid=self.flip_valid,
+            flow=first if isinstance(first, Flow) else None,
+            one_step=isinstance(first, Generator),
+            made="Fleet",
+        )
 
 
 class ShardFile(Spec):
@@ -180,6 +216,9 @@ class PairSet(Handle):
     t_start: float = 0.0
     """Flow time at which x0 enters the flow."""
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    def facts(self) -> Facts:
+        return Facts(image=self.image, count=self.count, flip_valid=self.flip_valid, made="PairSet")
 
 
 class SubsetQuality(Spec):
@@ -310,6 +349,120 @@ class SweepReport(Handle):
     """Number of the best trial; None = nothing met the limits, or there are several objectives."""
     front: tuple[int, ...]
     """Trials that no other one beats in all objectives."""
+
+
+class StepGrid(Handle):
+    """A solver of fixed times and weights, fitted to a flow's exact end points."""
+
+    image: ImageShape
+    solver: GridSpec
+    """The times and weights."""
+    flow: str
+    """Artifact id of the flow that it was fitted to."""
+    nfe: int
+    """Network evaluations per sample."""
+    error_median: float
+    """Median over held-out samples of the RMS difference from the exact end, in [-1, 1] units."""
+    error_p90: float
+    error_p99: float
+    share_within_rounding: float
+    """Share of held-out samples with an error below 2.3e-3, that of rounding to 8 bits, 0..1."""
+    samples: int
+    """Held-out samples."""
+    exact_nfe: float
+    """Mean evaluations of rk45 at the tolerance of the fit, uninterrupted, on the same samples."""
+
+    def facts(self) -> Facts:
+        return Facts(image=self.image, nfe=float(self.nfe), made="StepGrid")
+
+
+class StepPolicy(Handle):
+    """Policies that choose step sizes, one per training seed."""
+
+    problem: dict[str, Any]
+    """Spec of the problem that it was trained on."""
+    problem_kind: Literal["three_body", "flow"]
+    image: ImageShape | None = None
+    """Shape of the images of its flow; None for three bodies."""
+    flow: str = ""
+    """Artifact id of the flow that it was trained on; "" for three bodies."""
+    hidden: tuple[int, ...]
+    """Widths of the Q-network's hidden layers."""
+    observation_size: int
+    """Numbers that a policy sees."""
+    training_seeds: tuple[int, ...]
+    validation: tuple[float, ...]
+    """Highest mean return of each training seed on the validation episodes."""
+    best_at: tuple[int, ...]
+    """Decisions after which each was reached."""
+    chosen: int
+    """Number of the training seed whose policy is used: the best on the validation episodes."""
+    best_return: float
+    """Its mean return there."""
+    decisions: int
+    """Decisions that each training seed learned from."""
+    file: str = "policy.safetensors"
+    """Weights, named `<number of the training seed>.layers...`."""
+    curves: str = "curves.png"
+
+    def facts(self) -> Facts:
+        return Facts(image=self.image, problem=self.problem_kind, made="StepPolicy")
+
+
+class StepRow(Spec):
+    """One way to choose steps, measured on the test episodes."""
+
+    name: str
+    """In words, such as `mu 0.01`, `policy`, `rk45 1e-3`."""
+    group: str
+    """What it belongs to, such as `hermite, time_scale`."""
+    learned: bool = False
+    """Whether a policy chose the steps."""
+    cost: float
+    """Median evaluations of an episode."""
+    mean_cost: float
+    """Mean evaluations of an episode."""
+    error: float | None
+    """Median error; None = infinite."""
+    error_p90: float | None
+    """90th percentile of the error; None = infinite."""
+    bad_share: float
+    """Share of episodes with a larger error than `StepReport.bad_error`, 0..1."""
+    mean_return: float | None
+    """Mean return of the decision process; None where it has none."""
+    return_low: float | None = None
+    return_high: float | None = None
+    """95 % bootstrap interval of the mean return."""
+
+
+class StepReport(Handle):
+    """Learned steps against fixed and adaptive ones."""
+
+    policy: str
+    """Artifact id of the policy."""
+    problem_kind: Literal["three_body", "flow"]
+    episodes: int
+    """Test episodes, none of them seen in training."""
+    bad_error: float
+    """Error that counts as bad."""
+    rows: tuple[StepRow, ...] = Field(repr=False)
+    """The policy's own problem: every policy, every fixed value, every other method."""
+    transfer: tuple[StepRow, ...] = Field(default=(), repr=False)
+    """Other integrators, without retraining."""
+    policy_return: float
+    """Mean return of the policies of all training seeds."""
+    best_fixed: str
+    """Fixed value with the highest mean return."""
+    best_fixed_return: float
+    advantage: float | None = None
+    """`policy_return` less `best_fixed_return`; None in a report of an earlier version."""
+    advantage_low: float | None = None
+    advantage_high: float | None = None
+    """Its 95 % bootstrap interval over episodes, each paired with itself."""
+    policy_cost: float
+    """Mean evaluations of the chosen policy."""
+    policy_bad_share: float
+    pictures: tuple[str, ...] = ()
 
 
 HANDLES: dict[str, type[Handle]] = {

@@ -174,11 +174,9 @@ def check_each(facts: Facts, *checks: Callable[[], None]) -> Facts:
     return facts
 
 
-def model_image(data: Facts, conditional: bool) -> ImageShape | None:
-    """Shape of the images of a model of `data`: with its classes if conditional, else without."""
-    if data.image is None or conditional:
-        return data.image
-    return data.image.model_copy(update={"classes": 0})
+def model_image(data: ImageShape, conditional: bool) -> ImageShape:
+    """Shape of the images of a model of data: with its classes if conditional, else without."""
+    return data if conditional else data.model_copy(update={"classes": 0})
 
 
 def without_labels(data: Facts, job: str) -> tuple[str, str]:

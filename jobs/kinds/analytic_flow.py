@@ -30,10 +30,9 @@ class AnalyticFlow(JobSpec):
 
     def run(self, context: JobContext) -> Flow:
         data = context.input(self.data)
-        facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})
         return Flow(
             source="data",
-            image=facts.image or data.image,
+            image=model_image(data.image, self.conditional),
             label_counts=data.label_counts if self.conditional else (),
             flip_valid=data.flip_valid,
             dataset=data,
@@ -43,7 +42,7 @@ class AnalyticFlow(JobSpec):
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
         made = Facts(
-            image=model_image(known, self.conditional),
+            image=known.image and model_image(known.image, self.conditional),
             flip_valid=known.flip_valid,
             flow=Parameterisation(),
             closed_form=True,

@@ -50,8 +50,6 @@ class AnnealReflow(ScoredTrainingSpec):
         from slimctl.jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)
-        known = Facts(pairs.image, pairs.count, pairs.flip_valid)
-        self.expect({"pairs": known, "partition": Facts()})
         flip = pairs.flip_valid if self.flip is None else self.flip
         labels = self.labels(context, pairs.image.classes)
         counts = restricted(pairs.label_counts, labels)

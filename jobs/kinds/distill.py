@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY
@@ -106,7 +105,6 @@ class Distill(ScoredTrainingSpec):
         pairs = context.input(self.pairs)
         start = context.input(self.start) if self.start else None
         guide = context.input(self.guide) if self.guide and self.two_step_weight else None
-        self._check_flows(context, pairs, start, guide)
         network = parse_network(start.network) if start else self.network
         assert network is not None
         flip = pairs.flip_valid if self.flip is None else self.flip
@@ -143,26 +141,6 @@ class Distill(ScoredTrainingSpec):
             times = self.two_step_times
             measure_guide(context, pairs, guide, result, trained.weights, times, labels)
         return result
-
-    def _check_flows(
-        self, context: JobContext, pairs: PairSet, start: Flow | None, guide: Flow | None
-    ) -> None:
-        for field, flow in (("start", start), ("guide", guide)):
-            if flow is not None and flow.image != pairs.image:
-                raise UserError(
-                    f"job '{context.job}'",
-                    f"its {field} makes {flow.image}, its pairs are {pairs.image}",
-                    "use flows and pairs of the same image shape and classes",
-                )
-        if start is not None and start.network is None:
-            raise UserError(
-                f"job '{context.job}'",
-                "its start is the closed form of a data set, which has no weights",
-                "start from a trained flow, or give a network instead",
-            )
-        if start is not None and start.denoises:
-            what, fix = _not_a_velocity(start)
-            raise UserError(f"job '{context.job}'", f"its start {what}", fix)
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)

@@ -17,7 +17,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts, FieldError, Intake, MissingFile, check_each
+from slimctl.jobs.base.facts import Doubt, Facts, FieldError, MissingFile, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -77,28 +77,11 @@ class Evaluate(SeededJobSpec):
 
     def run(self, context: JobContext) -> QualityReport:
         from slimctl.jobs.evaluation.quality import measure
-        from slimctl.jobs.evaluation.sampling import takes_solver
 
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
         partition = context.input(self.partition) if self.partition else None
-        known = {
-            "model": Facts(
-                model.image,
-                flow=model if isinstance(model, Flow) else None,
-                part=getattr(model, "part", None),
-                one_step=not takes_solver(model),
-                made=type(model).__name__,
-            ),
-            "data": Facts(data.image, data.count),
-            "features": Facts(
-                features.image,
-                intake=Intake(features.channels, features.size),
-                dimensions=features.dimensions,
-            ),
-        }
-        self.expect(known)
-        for doubt in self.doubts(known):
+        for doubt in self.doubts({"data": data.facts(), "features": features.facts()}):
             context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
         return measure(context, self, model, data, features, partition)
 

@@ -45,8 +45,6 @@ class EvaluateStepPolicy(JobSpec):
 
         policy = context.input(self.policy)
         flow = None if self.flow is None else context.input(self.flow)
-        known = {"policy": Facts(policy.image, problem=policy.problem_kind)}
-        self.expect(known if flow is None else {**known, "flow": Facts(flow.image)})
         problem = problem_of(policy)
         if flow is None:
             return self._three_body(context, policy)

@@ -106,7 +106,6 @@ class MatchDistribution(PartTrainingSpec):
 
         teacher = context.input(self.teacher)
         start = context.input(self.start) if self.start else None
-        self.expect(self._known(context))
         labels = self.labels(context, teacher.image.classes)
         objective = self._objective(context, labels)
         warn_of_small_critic(context, teacher, objective.fake)
@@ -175,20 +174,6 @@ class MatchDistribution(PartTrainingSpec):
             judge_every=self.score_every,
             precision=self.precision,
         )
-
-    def _known(self, context: JobContext) -> dict[str, Facts]:
-        """What the handles of the inputs tell, by field."""
-        known = {"partition": Facts()}
-        for field in ("teacher", "start", "fake", "pairs", "data", "features"):
-            ref = getattr(self, field)
-            if ref is None:
-                continue
-            handle = context.input(ref)
-            closed = isinstance(handle, Flow) and handle.network is None
-            flip = getattr(handle, "flip_valid", None)
-            flow = handle if isinstance(handle, Flow) else None
-            known[field] = Facts(handle.image, flip_valid=flip, closed_form=closed, flow=flow)
-        return known
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)

@@ -47,13 +47,6 @@ class MatchTeacher(PartTrainingSpec):
         from slimctl.jobs.training.ray_train import train_on_ray
 
         teacher, data = context.input(self.teacher), context.input(self.data)
-        self.expect(
-            {
-                "teacher": Facts(teacher.image, flip_valid=teacher.flip_valid),
-                "data": Facts(data.image, data.count),
-                "partition": Facts(),
-            }
-        )
         labels = self.labels(context, teacher.image.classes)
         objective = TeacherMatching(
             store=context.store,

@@ -62,8 +62,6 @@ class SplitConditions(SeededJobSpec):
 
     def run(self, context: JobContext) -> Partition:
         data = context.input(self.data) if self.data else None
-        if data is not None:
-            self._check_conditions(data.image.classes, data.label_counts)
         rows = None if self.embeddings is None else self._embeddings()
         conditions = data.image.classes if data else 0 if rows is None else len(rows)
         if rows is not None and len(rows) != conditions:
@@ -126,13 +124,11 @@ class SplitConditions(SeededJobSpec):
             "give a row for each class, in the order of the labels",
         )
 
-    def _check_conditions(
-        self, conditions: int, counts: tuple[int, ...], known: Facts | None = None
-    ) -> None:
+    def _check_conditions(self, conditions: int, counts: tuple[int, ...], known: Facts) -> None:
         """Checks the request against the labels that there are."""
         assert self.data is not None
         if conditions == 0:
-            what, fix = without_labels(known or Facts(), self.data.job)
+            what, fix = without_labels(known, self.data.job)
             what = f"{what}, so there is nothing to split"
             raise FieldError("data", what, fix or "use a labelled data set")
         if self.count is not None and self.count > conditions:

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, without_labels
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SeededJobSpec
@@ -49,10 +48,6 @@ class TrainFeatures(SeededJobSpec):
         from slimctl.jobs.training.classifier import train_classifier
 
         data = context.input(self.data)
-        seen = sum(count > 0 for count in data.label_counts)
-        if seen < 2:
-            what, fix = self._too_few(data.image.classes, seen)
-            raise UserError(f"job '{context.job}'", what, fix)
         images, labels = load_dataset_tensors(context.store, data)
         device = torch.device(context.device)
         torch.set_num_threads(context.threads)

@@ -41,8 +41,7 @@ class TrainFlow(TrainingSpec):
         from slimctl.jobs.training.ray_train import train_on_ray
 
         data = context.input(self.data)
-        facts = self.expect({"data": Facts(data.image, data.count, data.flip_valid)})
-        image = facts.image or data.image
+        image = model_image(data.image, self.conditional)
         flip = data.flip_valid if self.flip is None else self.flip
         objective = FlowMatching(
             context.store, data, self.seed or 0, self.conditional, self.time, flip
@@ -60,7 +59,7 @@ class TrainFlow(TrainingSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
-        image = model_image(known, self.conditional)
+        image = known.image and model_image(known.image, self.conditional)
         made = Facts(
             image=image,
             flip_valid=known.flip_valid,
@@ -75,5 +74,6 @@ class TrainFlow(TrainingSpec):
         )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
-        image = self.expect(inputs).image
+        known = inputs["data"].image
+        image = known and model_image(known, self.conditional)
         return training_work(self.network, image, self.steps * self.batch_size)

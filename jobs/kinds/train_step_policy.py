@@ -46,7 +46,6 @@ class TrainStepPolicy(SeededJobSpec):
         from slimctl.jobs.storage.weights import save_weights
 
         flow = None if self.flow is None else context.input(self.flow)
-        self.expect({} if flow is None else {"flow": Facts(flow.image)})
         task = train.PolicyTask(
             context.job, context.artifact_id, self, flow, context.store, context.reporter
         )

@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from slimctl.jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepRow
+from slimctl.jobs.base.artifacts import FITTED, Flow, StepGrid, StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.step_artifacts import FITTED
 from slimctl.jobs.stepping.episodes import device_here, flow_noises
 from slimctl.jobs.stepping.rows import step_row
 from slimctl.jobs.storage.flows import open_flow

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from slimctl.jobs.base.artifacts import StepRow
-from slimctl.jobs.base.step_artifacts import ADAPTIVE
+from slimctl.jobs.base.artifacts import ADAPTIVE, StepRow
 from slimctl.models.stepping.environment import Floats
 
 BOOTSTRAP = 2000

@@ -70,7 +70,7 @@ class PartTrainingSpec(TrainingSpec):
             classes: number of classes of the model learned from.
 
         Raises:
-            UserError: the partition has no such part, or splits other conditions.
+            UserError: the partition splits other conditions.
         """
         if self.partition is None or self.part is None:
             return None
@@ -81,13 +81,6 @@ class PartTrainingSpec(TrainingSpec):
                 f"'{self.partition.job}' splits {partition.conditions} conditions, but there are "
                 f"{classes} classes",
                 "make the partition from the same labels",
-            )
-        if self.part >= len(partition.subsets):
-            raise UserError(
-                f"job '{context.job}'",
-                f"part is {self.part}, but '{self.partition.job}' has "
-                f"{len(partition.subsets)} parts",
-                f"use 0..{len(partition.subsets) - 1}",
             )
         return partition.subsets[self.part]
 

@@ -66,10 +66,6 @@ class ScoredTrainingSpec(PartTrainingSpec):
             return None
         data = context.input(self.data)
         features = context.input(self.features) if self.features else None
-        known = {"pairs": Facts(image), "data": Facts(data.image)}
-        if features is not None:
-            known["features"] = Facts(features.image)
-        check_scoring(known, "pairs", "the model")
         judge = Judge(
             context.store, data, features, labels, label_counts, image, 0.0,
             self.score_samples, self.seed or 0, "kernel",

@@ -25,12 +25,10 @@ PLAIN = ImageShape(channels=1, size=8)
         (LABELLED, True, LABELLED),
         (LABELLED, False, PLAIN),
         (PLAIN, False, PLAIN),
-        (None, True, None),
-        (None, False, None),
     ],
 )
 def test_a_model_has_the_classes_that_it_follows(image, conditional, expected):
-    assert model_image(Facts(image), conditional) == expected
+    assert model_image(image, conditional) == expected
 
 
 def test_a_conditional_model_needs_labels():

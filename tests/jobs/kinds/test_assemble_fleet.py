@@ -2,7 +2,7 @@
 
 import pytest
 
-from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.kinds.assemble_fleet import AssembleFleet
 from slimctl.jobs.kinds.partition import SplitConditions
@@ -56,11 +56,10 @@ def test_a_fleet_of_what_goes_together(run_job, make_student, partition):
 @pytest.mark.parametrize(
     "other",
     [
-        {"cls": Flow},
         {"t_start": 0.1},
         {"image": IMAGE.model_copy(update={"size": 8})},
     ],
-    ids=["kind", "start", "images"],
+    ids=["start", "images"],
 )
 def test_students_that_differ_are_refused(attempt, make_student, partition, other):
     students = {"students.0": make_student(0), "students.1": make_student(1, **other)}
