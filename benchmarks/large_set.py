@@ -22,13 +22,13 @@ from benchmarks.measure import show, this_machine
 from benchmarks.step_times import Timed, medians, parser, train_in_a_process
 from benchmarks.teacher import NETWORK, LoopSettings
 from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
 from slimctl.jobs.pairs.shards import Solved, write_shard
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training import pair_source
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Share
-from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.spec import LinearAnnealing, UniformTime

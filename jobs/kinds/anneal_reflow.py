@@ -45,8 +45,8 @@ class AnnealReflow(ScoredTrainingSpec):
     valid."""
 
     def run(self, context: JobContext) -> Flow:
+        from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
         from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
         from slimctl.jobs.training.ray_train import train_on_ray
 
         pairs = context.input(self.pairs)

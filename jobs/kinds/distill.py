@@ -96,9 +96,9 @@ class Distill(ScoredTrainingSpec):
         return super().batches() | fresh
 
     def run(self, context: JobContext) -> Generator:
+        from slimctl.jobs.objectives.distill import Distillation
         from slimctl.jobs.storage.weights import save_weights
         from slimctl.jobs.training.guide import measure_guide
-        from slimctl.jobs.training.objectives.distillation import Distillation
         from slimctl.jobs.training.perceptual import prepare_distance
         from slimctl.jobs.training.ray_train import train_on_ray
 

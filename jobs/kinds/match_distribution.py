@@ -29,7 +29,7 @@ from slimctl.models.networks.spec import NetworkSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.jobs.training.objectives.distribution_matching import DistributionMatching
+    from slimctl.jobs.objectives.match_distribution import DistributionMatching
 
 
 class MatchDistribution(PartTrainingSpec):
@@ -128,11 +128,11 @@ class MatchDistribution(PartTrainingSpec):
     def _objective(
         self, context: JobContext, labels: tuple[int, ...] | None
     ) -> "DistributionMatching":
-        from slimctl.jobs.training.judge import Judge
-        from slimctl.jobs.training.objectives.distribution_matching import (
+        from slimctl.jobs.objectives.match_distribution import (
             DistributionMatching,
             PairTerm,
         )
+        from slimctl.jobs.training.judge import Judge
 
         teacher, data = context.input(self.teacher), context.input(self.data)
         seed = self.seed or 0

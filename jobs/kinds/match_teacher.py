@@ -42,8 +42,8 @@ class MatchTeacher(PartTrainingSpec):
     """Whether to mirror every other image; null = where the teacher declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
+        from slimctl.jobs.objectives.match_teacher import TeacherMatching
         from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.objectives.teacher_matching import TeacherMatching
         from slimctl.jobs.training.ray_train import train_on_ray
 
         teacher, data = context.input(self.teacher), context.input(self.data)

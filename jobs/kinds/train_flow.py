@@ -36,8 +36,8 @@ class TrainFlow(TrainingSpec):
     """Whether to mirror every other image; null = where the data set declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
+        from slimctl.jobs.objectives.train_flow import FlowMatching
         from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.objectives.flow_matching import FlowMatching
         from slimctl.jobs.training.ray_train import train_on_ray
 
         data = context.input(self.data)

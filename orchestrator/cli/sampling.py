@@ -32,7 +32,7 @@ def sample(
 
     The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
     """
-    from slimctl.jobs.evaluation.export import write_samples
+    from slimctl.jobs.export.samples import write_samples
 
     store = open_store(storage)
     write_samples(

@@ -17,9 +17,9 @@ from slimctl.jobs.base.errors import (
     WorkLost,
 )
 from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.training import ray_train
 from slimctl.jobs.training.checkpoint import load_checkpoint
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 from slimctl.jobs.training.ray_train import TrainTask, initial_network, train_on_ray, train_worker
 from slimctl.models.flows.spec import UniformTime
 from slimctl.models.metrics.cost import count_parameters

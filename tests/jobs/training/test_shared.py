@@ -6,8 +6,8 @@ import torch
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.keys import job_key
 from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.training import ray_train
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 
 MLP = {"kind": "mlp", "width": 8}
 

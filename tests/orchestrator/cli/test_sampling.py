@@ -7,7 +7,7 @@ RUN = "digits-20260101-120000-aaaa"
 def written(monkeypatch) -> list:
     calls: list = []
     monkeypatch.setattr(
-        "slimctl.jobs.evaluation.export.write_samples",
+        "slimctl.jobs.export.samples.write_samples",
         lambda *told, **more: calls.append((told[1:], more)),
     )
     return calls

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.objectives.match_distribution import DistributionMatching, PairTerm
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.judge import Judge
-from slimctl.jobs.training.objectives.distribution_matching import DistributionMatching, PairTerm
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic

@@ -3,10 +3,10 @@ import pickle
 import pytest
 import torch
 
+from slimctl.jobs.objectives import train_flow
+from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.training.draws import Draws, mirror
-from slimctl.jobs.training.objectives import flow_matching
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 from slimctl.models.flows.spec import UniformTime
 from slimctl.models.pixels import to_float
 
@@ -23,13 +23,13 @@ def make(store):
 def taken(monkeypatch):
     """What the loss is taken of: (x0, x1, t, label) of each call."""
     calls = []
-    real = flow_matching.flow_matching_loss
+    real = train_flow.flow_matching_loss
 
     def loss(network, x0, x1, t, label):
         calls.append((x0, x1, t, label))
         return real(network, x0, x1, t, label)
 
-    monkeypatch.setattr(flow_matching, "flow_matching_loss", loss)
+    monkeypatch.setattr(train_flow, "flow_matching_loss", loss)
     return calls
 
 

@@ -3,10 +3,10 @@ import torch
 from torch.nn import functional
 
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.objectives.match_teacher import TeacherMatching
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objectives.teacher_matching import TeacherMatching
 from slimctl.models.flows.path import interpolate
 from slimctl.models.flows.spec import UniformTime
 from slimctl.models.pixels import to_float

@@ -11,7 +11,7 @@ import torch
 
 from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.errors import JobFailed, UserError
-from slimctl.jobs.shipping.described import Model, describe, members_of, weights_of
+from slimctl.jobs.export.described import Model, describe, members_of, weights_of
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import NetworkFlow

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from slimctl.jobs.objectives import anneal_reflow
+from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws, mirror
-from slimctl.jobs.training.objectives import annealed_reflow
-from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.flows.spec import ConstantAnnealing, LinearAnnealing, UniformTime
 
@@ -31,13 +31,13 @@ def make(store):
 def taken(monkeypatch):
     """What the loss is taken of: (x0, x1, t, label) of each call."""
     calls = []
-    real = annealed_reflow.flow_matching_loss
+    real = anneal_reflow.flow_matching_loss
 
     def loss(network, x0, x1, t, label):
         calls.append((x0, x1, t, label))
         return real(network, x0, x1, t, label)
 
-    monkeypatch.setattr(annealed_reflow, "flow_matching_loss", loss)
+    monkeypatch.setattr(anneal_reflow, "flow_matching_loss", loss)
     return calls
 
 

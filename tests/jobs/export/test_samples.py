@@ -5,9 +5,9 @@ from PIL import Image
 
 from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
-from slimctl.jobs.evaluation import export
-from slimctl.jobs.evaluation.export import write_samples
 from slimctl.jobs.evaluation.sampling import open_sampler
+from slimctl.jobs.export import samples
+from slimctl.jobs.export.samples import write_samples
 from slimctl.models.pixels import to_uint8
 from slimctl.models.solvers.spec import EulerSpec
 
@@ -20,7 +20,7 @@ def write(store, model, path, **changes):
 
 
 def test_samples_of_a_flow_as_arrays(store, make_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "BATCH", 3)
+    monkeypatch.setattr(samples, "BATCH", 3)
     model = make_model(label_counts=(2, 1))
     write(store, model, tmp_path / "deep" / "s.npz")
     arrays = np.load(tmp_path / "deep" / "s.npz")

@@ -3,9 +3,9 @@ import pickle
 import pytest
 import torch
 
+from slimctl.jobs.objectives.distill import Distillation
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws, mirror
-from slimctl.jobs.training.objectives.distillation import Distillation
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
