@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.engine import choose_engine
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow, NetworkFlow
-from slimctl.models.flows.make import make_flow
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.partition import check_subsets

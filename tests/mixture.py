@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slimctl.models.flows.analytic import AnalyticFlow
-from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,

@@ -6,8 +6,7 @@ from typing import Any
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.models.flows.parameterisation import Parameterisation
-from slimctl.models.solvers.expected import expected_nfe
-from slimctl.models.solvers.spec import EDMHeunSpec, SolverSpec
+from slimctl.models.solvers.spec import EDMHeunSpec, SolverSpec, expected_nfe
 
 
 def asked_nfe(

@@ -9,8 +9,8 @@ from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.pair_source import PairSource
-from slimctl.models.flows.annealing import annealed_noise
 from slimctl.models.flows.losses import flow_matching_loss
+from slimctl.models.flows.path import annealed_noise
 from slimctl.models.flows.spec import AnnealingSchedule, TimeDensity
 
 

@@ -14,7 +14,7 @@ from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.models.counter_random import Stream
-from slimctl.models.flows.losses import two_step_target
+from slimctl.models.flows.losses import one_step_loss, two_step_target
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Distillation(Objective):
         u: Tensor = network(both, start, labels).float()
         total = u.new_zeros(())
         if self.pair_weight > 0:
-            pair = self._distance(x0 + u[: len(x0)], x1).mean()
+            pair = one_step_loss(u[: len(x0)], x0, x1, self._distance).mean()
             self._report["pair_loss"] = pair.detach()
             total = total + self.pair_weight * pair
         if fresh is not None:
@@ -110,5 +110,4 @@ class Distillation(Objective):
         low, high = self.two_step_times
         s = low + (high - low) * self._fresh.uniform(step, Stream.GUIDED_TIME)
         target = two_step_target(self._guide, u.detach(), x0, s, label)
-        loss: Tensor = self._distance(x0 + u, target).mean()
-        return loss
+        return one_step_loss(u, x0, target, self._distance).mean()

@@ -24,9 +24,8 @@ from slimctl.jobs.training.perceptual import open_distance
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic, critic_loss, deception_loss
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.distance import squared_distance
-from slimctl.models.flows.matching import matching_gradient, matching_loss
-from slimctl.models.flows.path import interpolate, path_velocity
+from slimctl.models.flows.losses import matching_gradient, matching_loss, velocity_error
+from slimctl.models.flows.path import interpolate
 from slimctl.models.flows.spec import AdversarialSpec, TimeDensity
 from slimctl.models.flows.time_density import whole_range
 from slimctl.models.pixels import to_float
@@ -181,7 +180,7 @@ class DistributionMatching(Objective):
         return self._report
 
     def _flow_loss(self, velocity: Tensor, x0: Tensor, x: Tensor) -> Tensor:
-        loss: Tensor = squared_distance(velocity.float(), path_velocity(x0, x)).mean()
+        loss: Tensor = velocity_error(velocity.float(), x0, x).mean()
         self._report["fake_loss"] = loss.detach()
         return loss
 

@@ -14,10 +14,9 @@ from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.models.stepping.double_dqn import Judge
-from slimctl.models.stepping.environment import Environment
+from slimctl.models.stepping.environment import Environment, play
 from slimctl.models.stepping.flow_environment import FlowEnvironment, Noises, known_noises
 from slimctl.models.stepping.q_network import GreedyPolicy
-from slimctl.models.stepping.rollout import play
 from slimctl.models.stepping.spec import FlowProblem, ThreeBodyProblem
 from slimctl.models.stepping.three_body_environment import (
     FIRST_TRAINING_SEED,

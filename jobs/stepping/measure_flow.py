@@ -17,9 +17,9 @@ from slimctl.jobs.storage.policies import open_policy
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.shapes import Tensor
 from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.runge_kutta import rk23, rms
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import HeunSpec, RK45Spec
-from slimctl.models.stepping.bogacki_shampine import rk23, rms
 from slimctl.models.stepping.environment import Floats, excess
 from slimctl.models.stepping.flow_environment import Noises
 from slimctl.models.stepping.flow_walk import EVALUATION_UNIT, FlowWalk, solve_with_policy

@@ -8,10 +8,16 @@ from slimctl.jobs.base.artifacts import StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.stepping.rows import step_row
 from slimctl.jobs.storage.policies import open_policy
-from slimctl.models.stepping.environment import Choose, Floats, Integers
-from slimctl.models.stepping.names import INTEGRATORS, IntegratorName, StepControl
-from slimctl.models.stepping.rollout import Episodes, always, holding, play
-from slimctl.models.stepping.spec import ThreeBodyProblem
+from slimctl.models.stepping.environment import (
+    Choose,
+    Episodes,
+    Floats,
+    Integers,
+    always,
+    holding,
+    play,
+)
+from slimctl.models.stepping.spec import INTEGRATORS, IntegratorName, StepControl, ThreeBodyProblem
 from slimctl.models.stepping.three_body_environment import TEST_SEEDS, ThreeBodyEnvironment
 
 BAD_ERROR = 1e-4

@@ -4,12 +4,15 @@ A training seed that dies is handed out again and goes on from its own checkpoin
 nothing had happened; the others do not notice.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Flow
@@ -19,11 +22,45 @@ from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.pairs.pool import Pool
 from slimctl.jobs.pairs.suspicion import Life
-from slimctl.jobs.stepping.checkpoint import load_state, save_state
 from slimctl.jobs.stepping.episodes import lessons
+from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.store import Store
-from slimctl.models.stepping.double_dqn import DoubleDqn
+from slimctl.models.stepping.double_dqn import DoubleDqn, LearnerState
 from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, ThreeBodyProblem
+
+POINTER = "state.json"
+
+
+def save_state(folder: Blobs, state: LearnerState, seconds: float) -> None:
+    """Writes the tensors, then the JSON, then removes the tensors before.
+
+    Args:
+        folder: of this training seed.
+        state: of the learner.
+        seconds: training time so far, over all attempts, s.
+    """
+    data = save({name: value.contiguous() for name, value in state.tensors.items()})
+    checksum = hashlib.sha256(data).hexdigest()
+    name = f"state-{checksum[:16]}.safetensors"
+    folder.write(name, data)
+    pointer = {"file": name, "sha256": checksum, "seconds": seconds, "notes": dict(state.notes)}
+    folder.write(POINTER, json.dumps(pointer).encode())
+    for stale in folder.names():
+        if stale.startswith("state-") and stale != name:
+            folder.delete(stale)
+
+
+def load_state(folder: Blobs) -> tuple[LearnerState, float] | None:
+    """The state and its training time, s; None if there is none that can be read whole."""
+    try:
+        pointer: dict[str, Any] = json.loads(folder.read(POINTER))
+        data = folder.read(str(pointer["file"]))
+        if hashlib.sha256(data).hexdigest() != pointer["sha256"]:
+            return None
+        return LearnerState(load(data), pointer["notes"]), float(pointer["seconds"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
 
 REPORT_EVERY_S = 1.0
 

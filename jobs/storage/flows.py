@@ -9,9 +9,9 @@ from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.storage.weights import load_weights
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.analytic import AnalyticFlow
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.make import make_flow
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.pixels import to_float
 from slimctl.models.precision import Precision

@@ -1,22 +1,54 @@
-"""The losses of rectified flow, reflow and flow-guided distillation, one number per sample.
+"""The losses that training calls, one number per sample; averaging and weighting are the caller's.
 
-Averaging and weighting are the caller's. A student is evaluated once for both terms of the
-distillation: `one_step_velocity` on the pairs and the fresh noise together (`distillation_losses`
-does that), because a batch of 2 B costs less than two of B.
+Distribution matching is said with velocities like the rest: a flow's velocity at xt tells the image
+that it expects there, and the difference of two such images is, up to a factor of t alone, the
+difference of the scores. So flows of every kind (EDM's among them) can be compared.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from slimctl.models.flows.distance import Distance, squared_distance
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.path import expand_time, interpolate, path_velocity
+from slimctl.models.flows.spec import HuberDistance, L2Distance
 from slimctl.models.shapes import Float, Int, Tensor
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Two image batches (B, C, H, W) to distances (B,)."""
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`velocity(xt, t, label)`: a flow's method, or a network."""
+SMALLEST_SCALE = 1e-6
+"""Mean distance of pixels below which a matching gradient is no longer divided by it."""
+
+
+def distance(spec: L2Distance | HuberDistance) -> Distance:
+    """The distance that `spec` describes."""
+    if isinstance(spec, L2Distance):
+        return squared_distance
+    return lambda x, y: pseudo_huber(x, y, spec.c)
+
+
+def squared_distance(
+    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Mean of (x - y)^2 over channels and pixels."""
+    return (x - y).square().flatten(1).mean(dim=1)
+
+
+def pseudo_huber(
+    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], c: float | None = None
+) -> Float[Tensor, " b"]:
+    """Distance sqrt(||x - y||^2 + c^2) - c, quadratic far below c and linear far above.
+
+    c > 0; None is 0.00054 sqrt(C H W). Source: Song and Dhariwal, arXiv 2310.14189, section 3.3.
+    """
+    if c is None:
+        c = 0.00054 * math.sqrt(x.shape[1:].numel())
+    squared = (x - y).square().flatten(1).sum(dim=1)
+    # The same number as sqrt(s + c^2) - c without its cancellation where s is small.
+    return squared / ((squared + c * c).sqrt() + c)
 
 
 def flow_matching_loss(
@@ -26,12 +58,20 @@ def flow_matching_loss(
     t: Float[Tensor, " b"],
     label: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Mean over (C, H, W) of (v(xt, t) - (x1 - x0))^2.
+    """`velocity_error` of v(xt, t) at xt = (1 - t) x0 + t x1."""
+    return velocity_error(velocity(interpolate(x0, x1, t), t, label), x0, x1)
+
+
+def velocity_error(
+    predicted: Float[Tensor, "b c h w"],
+    x0: Float[Tensor, "b c h w"],
+    x1: Float[Tensor, "b c h w"],
+) -> Float[Tensor, " b"]:
+    """Mean over (C, H, W) of (v - (x1 - x0))^2.
 
     Source: Liu et al., arXiv 2209.03003, equation 1; SlimFlow, arXiv 2407.12718, equation 9 with
     annealed x0.
     """
-    predicted = velocity(interpolate(x0, x1, t), t, label)
     return squared_distance(predicted.to(x0.dtype), path_velocity(x0, x1))
 
 
@@ -59,24 +99,30 @@ def one_step_velocity(
 ) -> Float[Tensor, "b c h w"]:
     """Velocity u of pure noise where it enters the flow; the one-step sample is `enter(x0 + u)`.
 
-    A flow that predicts velocities is entered at x0 itself: u = v(x0, t_start), x0 + u. Of one that
-    denoises, enter(x0 + u) = (1 - t_start) (x0 + u) is the image expected at its start.
+    A flow that predicts velocities is entered at x0 itself: u = v(x0, t_start), x0 + u, whose
+    factor is exactly 1 whatever t_start is. Of one that denoises, enter(x0 + u) =
+    (1 - t_start) (x0 + u) is the image expected at its start.
+
+    Source: SlimFlow, arXiv 2407.12718, section 4; its students were trained at t_start = 1e-3 of
+    our time, ours start at 0.
     """
     start = torch.full((len(x0),), flow.t_start, dtype=x0.dtype, device=x0.device)
     return flow.velocity(flow.enter(x0), start, label)
 
 
-def pair_distillation_loss(
+def one_step_loss(
     u: Float[Tensor, "b c h w"],
     x0: Float[Tensor, "b c h w"],
-    x1: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
     distance: Distance,
 ) -> Float[Tensor, " b"]:
-    """D(x0 + u, x1) on pairs, u = v_student(x0, t_start).
+    """D(x0 + u, target), u = v_student(x0, t_start): both terms of flow-guided distillation.
+
+    The target is a pair's image, or `two_step_target` on fresh noise.
 
     Source: SlimFlow, arXiv 2407.12718, equations 11 to 13; the paper's time runs the other way.
     """
-    return distance(x0 + u, x1)
+    return distance(x0 + u, target)
 
 
 @torch.no_grad()
@@ -105,62 +151,6 @@ def two_step_target(
     return xs + (1.0 - expand_time(s)) * guide.velocity(xs, s, label)
 
 
-def two_step_loss(
-    u: Float[Tensor, "b c h w"],
-    x0: Float[Tensor, "b c h w"],
-    target: Float[Tensor, "b c h w"],
-    distance: Distance,
-) -> Float[Tensor, " b"]:
-    """D(x0 + u, target), target by `two_step_target`. Source: as there."""
-    return distance(x0 + u, target)
-
-
-@dataclass(frozen=True)
-class DistillationLosses:
-    """Both terms of the distillation, one number per sample."""
-
-    pair: Float[Tensor, " p"]
-    two_step: Float[Tensor, " f"]
-
-
-def distillation_losses(
-    student: Flow,
-    guide: Flow,
-    pair_x0: Float[Tensor, "p c h w"],
-    pair_x1: Float[Tensor, "p c h w"],
-    fresh_x0: Float[Tensor, "f c h w"],
-    s: Float[Tensor, " f"],
-    distance: Distance,
-    pair_label: Int[Tensor, " p"] | None = None,
-    fresh_label: Int[Tensor, " f"] | None = None,
-) -> DistillationLosses:
-    """Both terms of flow-guided distillation from one evaluation of the student.
-
-    Args:
-        student: the flow in training, evaluated at its t_start only.
-        guide: the frozen flow of the two-step term; in the paper the student's own start.
-        pair_x0: noise of the pairs, not annealed.
-        pair_x1: images of the pairs.
-        fresh_x0: fresh noise for the two-step term.
-        s: intermediate times of the two-step term, drawn from U(0.2, 0.8).
-        distance: D.
-        pair_label: classes of the pairs, where the flow is conditional.
-        fresh_label: classes of the fresh noise, where the flow is conditional.
-
-    Source: SlimFlow, arXiv 2407.12718, equations 11 to 13.
-    """
-    label = None
-    if pair_label is not None and fresh_label is not None:
-        label = torch.cat((pair_label, fresh_label))
-    u = one_step_velocity(student, torch.cat((pair_x0, fresh_x0)), label).to(pair_x0.dtype)
-    pair_u, fresh_u = torch.split(u, [len(pair_x0), len(fresh_x0)])
-    target = two_step_target(guide, fresh_u, fresh_x0, s, fresh_label)
-    return DistillationLosses(
-        pair=pair_distillation_loss(pair_u, pair_x0, pair_x1, distance),
-        two_step=two_step_loss(fresh_u, fresh_x0, target, distance),
-    )
-
-
 @torch.no_grad()
 def one_step_error(
     flow: Flow,
@@ -187,3 +177,67 @@ def two_step_error(
     """
     first = guide.enter(x0 + one_step_velocity(guide, x0, label))
     return squared_distance(two_step_target(guide, first - x0, x0, s, label), x1)
+
+
+def expected_image(
+    velocity: Velocity,
+    xt: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """The image E[x1 | xt] = xt + (1 - t) v(xt, t) that a flow expects behind a point.
+
+    Source: v = E[x1 - x0 | xt] with xt = (1 - t) x0 + t x1, Liu et al., arXiv 2209.03003.
+    """
+    return xt + (1.0 - expand_time(t)) * velocity(xt, t, label).to(xt.dtype)
+
+
+@torch.no_grad()
+def matching_gradient(
+    real: Velocity,
+    fake: Velocity,
+    x: Float[Tensor, "b c h w"],
+    x0: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Where generated images should move away from: against it, they come nearer to the real ones.
+
+    At xt = (1 - t) x0 + t x, with the images mu that the two flows expect there,
+
+        g = (mu_fake - mu_real) / mean |x - mu_real|,      the mean over a sample's pixels.
+
+    Args:
+        real: velocity of the teacher, the flow of the wanted distribution.
+        fake: velocity of a flow of what the generator makes now.
+        x: generated images.
+        x0: fresh noise.
+        t: flow times; uniform ones in [0.02, 0.98] are sigma 49 to 0.02, where DMD2's Karras times
+            are sigma 0.0032 to 72 with far more at high noise.
+        label: classes of a conditional flow.
+
+    Source: Yin et al. (DMD), arXiv 2311.18828, equations 7 and 8, and Song et al. (multi-student
+    distillation), arXiv 2410.23274, in our time. The papers noise to alpha x + sigma x0; the weight
+    of equation 8 is alpha^2 and sigma away from ours in the scores, and the same in the images mu.
+    """
+    xt = interpolate(x0, x, t)
+    mu_real = expected_image(real, xt, t, label)
+    mu_fake = expected_image(fake, xt, t, label)
+    scale = (x - mu_real).abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(SMALLEST_SCALE)
+    return (mu_fake - mu_real) / scale
+
+
+def matching_loss(
+    x: Float[Tensor, "b c h w"], gradient: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """0.5 mean (x - stopgrad(x - g))^2: its derivative by x is g over the number of pixel values.
+
+    Its value, 0.5 mean g^2, says nothing about the quality of x.
+
+    Args:
+        x: generated images, with their graph.
+        gradient: g, by `matching_gradient`.
+
+    Source: Yin et al. (DMD2), arXiv 2405.14867, section 3; the reference code of DMD.
+    """
+    return 0.5 * squared_distance(x, (x - gradient).detach())

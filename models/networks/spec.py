@@ -31,3 +31,21 @@ class NetworkSpec(Spec):
     @abstractmethod
     def check(self, image: ImageShape) -> None:
         """Raises ValueError, saying which field to change, if `build` cannot serve that shape."""
+
+
+def level_heights(size: int, levels: int) -> tuple[int, ...]:
+    """Heights in pixels from the first (full-size) level to the last.
+
+    Raises:
+        ValueError: some level would halve an image of one pixel.
+    """
+    most = (size - 1).bit_length() + 1
+    if levels > most:
+        raise ValueError(
+            f"images of {size} x {size} px cannot be halved {levels - 1} times"
+            f"\n  fix: give at most {most} channel_multipliers, one per level"
+        )
+    heights = [size]
+    for _ in range(levels - 1):
+        heights.append((heights[-1] + 1) // 2)
+    return tuple(heights)

@@ -13,7 +13,7 @@ from slimctl.models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
 from slimctl.models.solvers.euler import euler
 from slimctl.models.solvers.grid import grid
 from slimctl.models.solvers.heun import heun
-from slimctl.models.solvers.rk45 import rk45
+from slimctl.models.solvers.runge_kutta import rk45
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
 

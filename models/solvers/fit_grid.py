@@ -11,14 +11,13 @@ reach their end in some dozens of passes over the samples instead of thousands.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.solvers.grid import combine
-from slimctl.models.solvers.rk45 import rk45
+from slimctl.models.solvers.runge_kutta import trajectory
 from slimctl.models.solvers.spec import GridSpec
 
 RIDGE = 1e-9
@@ -60,36 +59,21 @@ class Trajectories:
         )
 
 
-@torch.no_grad()
 def follow(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
     label: Int[Tensor, " b"] | None,
     tolerance: float,
-    max_evaluations: int = 5000,
 ) -> Trajectories:
-    """Follows the flow from where the noise enters it to 1, by rk45 from node to node.
-
-    Raises:
-        FloatingPointError: as `rk45`.
-    """
+    """Follows the flow from where the noise enters it to 1; raises as `rk45`."""
     start = flow.t_start
     # Cosine spacing: trajectories bend most at both ends.
     steps = torch.arange(NODES, dtype=torch.float64)
     nodes = start + (1 - start) * (1 - torch.cos(math.pi * steps / (NODES - 1))) / 2
     times = [start, *nodes[1:-1].tolist(), 1.0]
-    points = [flow.enter(x0)]
-    velocities = [flow.velocity(points[0], torch.full_like(x0[:, 0, 0, 0], start), label)]
-    for low, high in pairwise(times):
-        part = rk45(flow, points[-1], label, low, high, tolerance, max_evaluations)
-        points.append(part.x1)
-        velocities.append(flow.velocity(part.x1, torch.full_like(x0[:, 0, 0, 0], high), label))
-    return Trajectories(
-        torch.tensor(times, dtype=torch.float64),
-        torch.stack(points),
-        torch.stack(velocities),
-        label,
-    )
+    points, velocities = trajectory(flow, x0, label, times, tolerance)
+    kept = torch.tensor(times, dtype=torch.float64)
+    return Trajectories(kept, torch.stack(points), torch.stack(velocities), label)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The flow equation as a decision process: each sample chooses its next step in time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
-from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.base import even_times, solve
+from slimctl.models.solvers.runge_kutta import rms, trajectory
 from slimctl.models.solvers.spec import RK45Spec
-from slimctl.models.stepping.bogacki_shampine import rms
 from slimctl.models.stepping.environment import (
     Arrays,
     Environment,
@@ -24,7 +24,6 @@ from slimctl.models.stepping.environment import (
     Outcome,
     excess,
 )
-from slimctl.models.stepping.exact_paths import ExactPaths, exact_paths
 from slimctl.models.stepping.flow_walk import (
     EVALUATION_UNIT,
     FlowWalk,
@@ -37,6 +36,40 @@ _PIECE = 256
 """Samples solved at once."""
 EXPECTED_STEP, EVALUATIONS_A_STEP = 0.1, 3
 """What a learner starts from."""
+
+
+@dataclass(frozen=True)
+class ExactPaths:
+    """The exact solution at even times; between them it is a cubic."""
+
+    times: tuple[float, ...]
+    """Times of the points, from the flow's own start to 1."""
+    points: Float[Tensor, "n m c h w"]
+    velocities: Float[Tensor, "n m c h w"]
+
+    def at(self, rows: Int[Tensor, " b"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """The points of the noises `rows` at times of their own, in the range of `times`."""
+        first, step = self.times[0], self.times[1] - self.times[0]
+        place = (t - first) / step
+        before = place.floor().long().clamp(0, len(self.times) - 2)
+        s = (place - before).to(self.points.dtype)[:, None, None, None]
+        x, x_next = self.points[rows, before], self.points[rows, before + 1]
+        v, v_next = self.velocities[rows, before] * step, self.velocities[rows, before + 1] * step
+        rise = x_next - x
+        return x + s * (v + s * (3.0 * rise - 2.0 * v - v_next + s * (v + v_next - 2.0 * rise)))
+
+
+def exact_paths(
+    flow: Flow,
+    x0: Float[Tensor, "n c h w"],
+    label: Int[Tensor, " n"] | None,
+    tolerance: float,
+    stretches: int,
+) -> ExactPaths:
+    """`trajectory` of noises of unit variance over so many even stretches of time (>= 1)."""
+    times = even_times(flow.t_start, 1.0, stretches)
+    points, velocities = trajectory(flow, x0, label, times, tolerance)
+    return ExactPaths(times, torch.stack(points, dim=1), torch.stack(velocities, dim=1))
 
 
 @dataclass(frozen=True)
@@ -82,29 +115,18 @@ def known_noises(
     label = None
     if flow.image.classes:
         label = counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, label_counts)
+    labels = (None,) * count if label is None else torch.split(label, _PIECE)
+    pieces = list(zip(torch.split(x0, _PIECE), labels, strict=False))
     if stretches:
-        paths = _joined(
-            [
-                exact_paths(
-                    flow, x0[part], None if label is None else label[part], tolerance, stretches
-                )
-                for part in torch.split(torch.arange(count, device=device), _PIECE)
-            ]
-        )
-        return Noises(x0, label, paths.points[:, -1], paths=paths)
+        found = [exact_paths(flow, *piece, tolerance, stretches) for piece in pieces]
+        points = torch.cat([part.points for part in found])
+        velocities = torch.cat([part.velocities for part in found])
+        paths = ExactPaths(found[0].times, points, velocities)
+        return Noises(x0, label, points[:, -1], paths=paths)
     spec = RK45Spec(tolerance=tolerance, max_evaluations=5000)
-    parts = [
-        solve(spec, flow, x0[part], None if label is None else label[part])
-        for part in torch.split(torch.arange(count, device=device), _PIECE)
-    ]
-    nfe = float(torch.cat([part.nfe for part in parts]).double().mean())
-    return Noises(x0, label, torch.cat([part.x1 for part in parts]), nfe)
-
-
-def _joined(parts: Sequence[ExactPaths]) -> ExactPaths:
-    """The paths of pieces of a batch as one."""
-    points = torch.cat([part.points for part in parts])
-    return ExactPaths(parts[0].times, points, torch.cat([part.velocities for part in parts]))
+    solved = [solve(spec, flow, *piece) for piece in pieces]
+    nfe = float(torch.cat([part.nfe for part in solved]).double().mean())
+    return Noises(x0, label, torch.cat([part.x1 for part in solved]), nfe)
 
 
 class FlowEnvironment(Environment):
@@ -190,14 +212,10 @@ class FlowEnvironment(Environment):
             return None
         point = self._walk.point
         rows = torch.from_numpy(self._chosen).to(point.x.device)
-        return self._noises.paths.deviation(rows, point.t, point.x)
+        return point.x - self._noises.paths.at(rows, point.t)
 
     def _add_harm(self, before: Tensor | None) -> None:
-        """Adds the squared harm of a step to the sum.
-
-        Args:
-            before: `_deviation` before the step.
-        """
+        """Adds the squared harm of a step, `before` being the deviation before it."""
         after = self._deviation()
         if before is None or after is None:
             return

@@ -11,8 +11,8 @@ import torch
 
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.solvers.runge_kutta import BOGACKI_SHAMPINE, FlowPoint, begin, rms, take_step
 from slimctl.models.solvers.solution import Solution, check_finite
-from slimctl.models.stepping.bogacki_shampine import FlowPoint, begin, local_error, rms, third_order
 from slimctl.models.stepping.environment import Choose, Floats, Integers, Observation
 from slimctl.models.stepping.spec import FlowProblem
 
@@ -101,23 +101,22 @@ class FlowWalk:
         left = 1.0 - here.t
         last = step[rows] >= _NEARLY * left
         h = torch.where(last, left, step[rows])
-        x_new, velocities = third_order(self._flow, here, h)
+        x_new, velocities = take_step(BOGACKI_SHAMPINE, self._flow, here, h)
         t_new = torch.where(last, 1.0, here.t + h)
         self.nfe[rows] += 2
         self.point.x[rows], self.point.t[rows] = x_new, t_new
         self.last_h[rows] = h
         walking = (~last).nonzero().squeeze(1)
         if len(walking):
-            earlier = tuple(velocity[walking] for velocity in velocities)
+            earlier = [velocity[walking] for velocity in velocities]
             ahead = FlowPoint(x_new, t_new, x_new, here.label).keep(walking)
             self._arrive(rows[walking], ahead, h[walking], earlier)
 
-    def _arrive(
-        self, rows: Tensor, ahead: FlowPoint, h: Tensor, earlier: tuple[Tensor, ...]
-    ) -> None:
+    def _arrive(self, rows: Tensor, ahead: FlowPoint, h: Tensor, earlier: list[Tensor]) -> None:
         """The velocity at the new points, and what it tells of the step."""
         velocity = self._flow.velocity(ahead.x, ahead.t.to(ahead.x.dtype), ahead.label)
-        error = rms(local_error(h, (*earlier, velocity)))
+        method = BOGACKI_SHAMPINE
+        error = rms(method.combine(h, method.error, [*earlier, velocity]))
         self.bend[rows] = rms(velocity - earlier[0]) / rms(velocity).clamp(min=_TINY)
         self.point.velocity[rows] = velocity
         self.error[rows] = error

@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from slimctl.models.spec import Spec
-from slimctl.models.stepping.names import IntegratorName, StepControl
+
+IntegratorName = Literal["hermite", "leapfrog", "yoshida4"]
+INTEGRATORS: tuple[IntegratorName, ...] = ("hermite", "leapfrog", "yoshida4")
+StepControl = Literal["time_scale", "fixed"]
+"""What a step parameter mu means: dt = mu T_c, or dt = mu units of time."""
+
 
 Grid = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)]
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from slimctl.models.stepping.advance import Method, advance
-from slimctl.models.stepping.bodies import INTERVAL, initial_bodies
 from slimctl.models.stepping.environment import (
     Arrays,
     Environment,
@@ -18,10 +16,17 @@ from slimctl.models.stepping.environment import (
     excess,
     logarithm,
 )
-from slimctl.models.stepping.forces import closest_pair, forces
-from slimctl.models.stepping.integrators import evaluations_per_step
-from slimctl.models.stepping.motion import Motion
 from slimctl.models.stepping.spec import PaperReward, TelescopingReward, ThreeBodyProblem
+from slimctl.models.stepping.three_body import (
+    INTERVAL,
+    Method,
+    Motion,
+    advance,
+    closest_pair,
+    evaluations_per_step,
+    forces,
+    initial_bodies,
+)
 
 TEST_SEEDS = range(200)
 VALIDATION_SEEDS = range(5000, 5100)

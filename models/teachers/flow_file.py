@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from slimctl.models.flows.diffusion import DiffusionFlow
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation, Schedule
 from slimctl.models.networks.published_weights import Source, rename

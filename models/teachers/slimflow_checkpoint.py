@@ -22,7 +22,7 @@ from slimctl.models.networks.published_weights import Source, named_averages, re
 from slimctl.models.networks.song_unet import edm_weights as ddpmpp
 from slimctl.models.networks.song_unet import slimflow_weights as ncsnpp
 from slimctl.models.networks.song_unet.network import SongUNet
-from slimctl.models.networks.song_unet.slimflow_layout import ImageSize, read_slimflow
+from slimctl.models.networks.song_unet.slimflow_weights import ImageSize, read_slimflow
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.shapes import Tensor

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow
-from slimctl.models.flows.make import make_flow
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.song_unet.spec import SongUNetSpec

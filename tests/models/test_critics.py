@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from slimctl.models.critics import Critic, critic_loss, deception_loss
 from slimctl.models.flows.analytic import AnalyticFlow
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape

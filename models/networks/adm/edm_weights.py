@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
-from slimctl.models.networks.adm.blocks import ResidualBlock
-from slimctl.models.networks.adm.network import ADM, DownLevel, UpLevel
+from slimctl.models.networks.adm.network import ADM, DownLevel, ResidualBlock, UpLevel
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.edm_layout import attention_sources, parameters, read_layout
 from slimctl.models.networks.published_weights import (

@@ -1,16 +1,144 @@
 """ADM: a U-Net whose skips are the stem, every block and every halving block of the way down."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from slimctl.models.networks.adm.blocks import EPS, ResidualBlock, head_count, zero
-from slimctl.models.networks.adm.embedding import Embedding
 from slimctl.models.networks.adm.spec import ADMSpec
-from slimctl.models.networks.layers import Enlarge, Halve, group_norm
-from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.layers import Enlarge, Halve, group_norm, label_mistake
+from slimctl.models.networks.spec import level_heights
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
+
+
+def sinusoids(time: Float[Tensor, " b"], pairs: int) -> Float[Tensor, "b two_pairs"]:
+    """Cosine then sine of time * f_i, f_i = exp(-ln(10000) i / pairs), i = 0..pairs-1."""
+    index = torch.arange(pairs, dtype=torch.float32, device=time.device)
+    angle = time[:, None] * torch.exp(index * (-math.log(10000) / pairs))
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class Embedding(nn.Module):
+    """silu of the embedded time plus, for a conditional network, the embedded class.
+
+    A class is a linear layer without bias on the one-hot label, as a look-up; its initial values
+    are normal with variance 1.
+    """
+
+    def __init__(self, spec: ADMSpec, classes: int) -> None:
+        super().__init__()
+        width = spec.embedding_multiplier * spec.channels
+        self.time_scale = spec.time_scale
+        self.pairs = spec.channels // 2
+        self.augment = nn.Linear(spec.augment, 2 * self.pairs, bias=False) if spec.augment else None
+        self.time_in = nn.Linear(2 * self.pairs, width)
+        self.time_out = nn.Linear(width, width)
+        self.label = nn.Embedding(classes, width) if classes else None
+        if self.augment is not None:
+            nn.init.zeros_(self.augment.weight)
+
+    def forward(
+        self, t: Float[Tensor, " b"], label: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b width"]:
+        """Embeds t (times `time_scale`) and label (0..classes-1, or None)."""
+        if (label is None) != (self.label is None):
+            raise ValueError(label_mistake(self.label.num_embeddings if self.label else 0))
+        features = sinusoids(self.time_scale * t, self.pairs).to(self.time_in.weight.dtype)
+        if self.augment is not None:
+            features = features + self.augment(features.new_zeros(1, self.augment.in_features))
+        vector: Tensor = self.time_out(functional.silu(self.time_in(features)))
+        if self.label is not None:
+            vector = vector + self.label(label)
+        return functional.silu(vector)
+
+
+EPS = 1e-5
+"""Of every GroupNorm in the network."""
+
+
+def head_count(channels: int, head_channels: int) -> int:
+    """Heads of attention: the largest divisor of `channels` up to channels // head_channels."""
+    most = channels // head_channels
+    return next((heads for heads in range(most, 0, -1) if channels % heads == 0), 0)
+
+
+def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """The layer with weights and bias 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class Attention(nn.Module):
+    """x + projected self-attention between all pixels, GroupNorm first, scale d^-0.5 per head.
+
+    The projections are linear layers over pixels: the same numbers as 1x1 convolutions, without
+    moving the pixels. The softmax is in float32 at every precision, inside torch's kernels.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels, EPS)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)
+        stacked = self.qkv(pixels).unflatten(2, (3, self.heads, -1))
+        query, key, value = stacked.permute(2, 0, 3, 1, 4)
+        h = functional.scaled_dot_product_attention(query, key, value)
+        change: Tensor = self.out(h.transpose(1, 2).flatten(2))
+        return x + change.transpose(1, 2).reshape(x.shape)
+
+
+class ResidualBlock(nn.Module):
+    """GN, silu, (resample), conv, GN times (scale + 1) plus shift, silu, dropout, conv; attention.
+
+    The skip is resampled alongside, and has a 1x1 convolution only where the channels change.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        heads: int = 0,
+        resample: Halve | Enlarge | None = None,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.resample = resample
+        self.norm_in = group_norm(inputs, EPS)
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * outputs)
+        self.norm_out = group_norm(outputs, EPS)
+        self.conv_out = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+        self.attention = Attention(outputs, heads) if heads else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b e"],
+        height: int = 0,
+        width: int = 0,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """`height` and `width` are the output's, needed only by a block that enlarges."""
+        h: Tensor = functional.silu(self.norm_in(x))
+        if self.resample is not None:
+            h, x = self.resample(h, height, width), self.resample(x, height, width)
+        h = self.conv_in(h)
+        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = functional.silu(torch.addcmul(shift, self.norm_out(h), scale + 1))
+        h = self.conv_out(functional.dropout(h, self.dropout, self.training))
+        h = h + (x if self.skip is None else self.skip(x))
+        if self.attention is not None:
+            h = self.attention(h)
+        return h
 
 
 class DownLevel(nn.Module):

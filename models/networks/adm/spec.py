@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from slimctl.models.networks.pyramid import level_heights
-from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.networks.spec import NetworkSpec, level_heights
 from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from slimctl.models.networks.pyramid import level_heights
 from slimctl.models.networks.size import NetworkSize
+from slimctl.models.networks.spec import level_heights
 from slimctl.models.spec import ImageShape, Spec
 
 if TYPE_CHECKING:

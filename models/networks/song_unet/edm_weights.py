@@ -15,8 +15,7 @@ from slimctl.models.networks.published_weights import (
     rename,
     whole_ratio,
 )
-from slimctl.models.networks.song_unet.blocks import ResidualBlock
-from slimctl.models.networks.song_unet.network import DownLevel, SongUNet, UpLevel
+from slimctl.models.networks.song_unet.network import DownLevel, ResidualBlock, SongUNet, UpLevel
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape

@@ -4,27 +4,249 @@ Each way down and up is a list of levels in the order in which they run, and a l
 block that leads to the next one, so that the layout reads like the published description.
 """
 
+import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from slimctl.models.networks.layers import group_norm
-from slimctl.models.networks.pyramid import level_heights
-from slimctl.models.networks.song_unet.blocks import (
-    EPS,
-    Attention,
-    PyramidStep,
-    Resample,
-    ResidualBlock,
-    merge,
+from slimctl.models.networks.layers import (
+    Resampling,
+    enlarge,
+    group_norm,
+    halve,
+    halve_inside,
+    label_mistake,
 )
-from slimctl.models.networks.song_unet.embedding import Embedding
-from slimctl.models.networks.song_unet.initialisation import NEARLY_ZERO, conv
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
+from slimctl.models.networks.spec import level_heights
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
+
+NEARLY_ZERO = 1e-10
+
+
+def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
+    """Fills `weight` with U(-b, b), b^2 = 6 scale / (fan_in + fan_out).
+
+    At scale 1 that is Xavier's rule, whose gain is the square root of the scale.
+    """
+    nn.init.xavier_uniform_(weight, gain=math.sqrt(scale))
+
+
+def conv(inputs: int, outputs: int, kernel: int, scale: float = 1.0, margin: int = 0) -> nn.Conv2d:
+    """Convolution that enlarges height and width by 2 * margin pixels; `kernel` is odd."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 + margin)
+    _initialise(layer, scale)
+    return layer
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Linear layer at scale 1."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    _initialise(layer, 1.0)
+    return layer
+
+
+def class_embedding(classes: int, width: int) -> nn.Embedding:
+    """A linear layer without bias on one-hot labels, as a look-up."""
+    layer = nn.Embedding(classes, width)
+    variance_scaling_(layer.weight)
+    return layer
+
+
+def _initialise(layer: nn.Conv2d | nn.Linear, scale: float) -> None:
+    variance_scaling_(layer.weight, scale)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+FOURIER_SCALE = 16.0
+"""Standard deviation of random frequencies, in turns per unit of time."""
+
+
+def sinusoids(time: Float[Tensor, " b"], pairs: int) -> Float[Tensor, "b two_pairs"]:
+    """Sine then cosine of time * f_i, f_i = exp(-ln(10000) i / (pairs - 1)), i = 0..pairs-1.
+
+    The frequencies are computed at each call and are no buffer: a network cast to bfloat16, or
+    made on the meta device and filled from a file, then still has exact ones.
+    """
+    index = torch.arange(pairs, dtype=torch.float32, device=time.device)
+    angle = time[:, None] * torch.exp(index * (-math.log(10000) / (pairs - 1)))
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Fourier(nn.Module):
+    """Sine then cosine of 2 pi f_i time at fixed random frequencies f_i.
+
+    The frequencies are stored with the weights. Casting the network rounds them, which bfloat16 is
+    too coarse for: use autocast.
+    """
+
+    def __init__(self, pairs: int) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", FOURIER_SCALE * torch.randn(pairs))
+
+    def forward(self, time: Float[Tensor, " b"]) -> Float[Tensor, "b two_pairs"]:
+        angle = time[:, None] * (2 * math.pi * self.frequencies)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Embedding(nn.Module):
+    """silu of the embedded time and, for a conditional network, class.
+
+    A class is a linear layer on the one-hot label, as a look-up: without bias where it is added to
+    the embedding, with a bias and times sqrt(classes) where it is added to the features.
+    """
+
+    def __init__(self, spec: SongUNetSpec, classes: int) -> None:
+        super().__init__()
+        width = spec.embedding_multiplier * spec.channels
+        self.time_scale = spec.time_scale
+        self.classes = classes
+        self.pairs = spec.feature_multiplier * spec.channels // 2
+        early = spec.label_entry == "features"
+        self.fourier = Fourier(self.pairs) if spec.embedding == "fourier" else None
+        self.time_in = linear(2 * self.pairs, width)
+        self.time_out = linear(width, width)
+        self.label = class_embedding(classes, width) if classes and not early else None
+        self.label_in = linear(classes, 2 * self.pairs) if classes and early else None
+        self.augment = linear(spec.augment, 2 * self.pairs, bias=False) if spec.augment else None
+
+    def forward(
+        self, t: Float[Tensor, " b"], label: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b width"]:
+        """Embeds t (times `time_scale`) and label (0..classes-1, or None)."""
+        if (label is None) != (self.classes == 0):
+            raise ValueError(label_mistake(self.classes))
+        features = self._features(self.time_scale * t, label).to(self.time_in.weight.dtype)
+        vector: Tensor = self.time_out(functional.silu(self.time_in(features)))
+        if self.label is not None:
+            vector = vector + self.label(label)
+        return functional.silu(vector)
+
+    def _features(self, time: Tensor, label: Tensor | None) -> Tensor:
+        if self.fourier is not None:
+            features: Tensor = self.fourier(time)
+        else:
+            features = sinusoids(time, self.pairs)
+        if self.label_in is not None and label is not None:
+            weight = self.label_in.weight.T * math.sqrt(self.classes)
+            features = features + functional.embedding(label, weight) + self.label_in.bias
+        if self.augment is not None:
+            features = features + self.augment(features.new_zeros(1, self.augment.in_features))
+        return features
+
+
+EPS = 1e-6
+"""Of every GroupNorm in the network."""
+QKV_SCALE = 0.1
+"""Variance scale of the initial query, key and value projections."""
+Resample = Literal["down", "up"]
+"""What a residual block can do to the size: halve it or double it."""
+
+
+def merge(x: Float[Tensor, "b c h w"], h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """(x + h) / sqrt(2), in x's memory format."""
+    return (x + h).mul_(math.sqrt(0.5))
+
+
+class ResidualBlock(nn.Module):
+    """GN, silu, (resample), conv, + embedding, GN, silu, dropout, conv; 1x1 conv on the skip.
+
+    The skip has its convolution only where the channels change or the block resamples.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        resample: Resample | None = None,
+        resampling: Resampling = "box",
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.resample = resample
+        self.resampling = resampling
+        self.norm_in = group_norm(inputs, EPS)
+        self.conv_in = conv(inputs, outputs, 3)
+        self.shift = linear(embedding, outputs)
+        self.norm_out = group_norm(outputs, EPS)
+        self.conv_out = conv(outputs, outputs, 3, scale=NEARLY_ZERO)
+        self.skip = conv(inputs, outputs, 1) if resample or inputs != outputs else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b e"],
+        height: int = 0,
+        width: int = 0,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """`height` and `width` are the output's, needed only by a block that goes up."""
+        h = functional.silu(self.norm_in(x))
+        if self.resample == "down":
+            h, x = halve(h, self.resampling), halve(x, self.resampling)
+        elif self.resample == "up":
+            h = enlarge(h, height, width, self.resampling)
+            x = enlarge(x, height, width, self.resampling)
+        h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
+        h = functional.dropout(functional.silu(self.norm_out(h)), self.dropout, self.training)
+        h = self.conv_out(h)
+        return merge(x if self.skip is None else self.skip(x), h)
+
+
+class Projection(nn.Module):
+    """`stacked` C -> C linear maps applied to each pixel, in one matrix (stacked * C, C).
+
+    Not an `nn.Linear`, because the published code has none here: the published count of
+    multiply-adds, which is over convolutions and linear layers, leaves these products out.
+    """
+
+    def __init__(self, channels: int, scale: float, stacked: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(stacked * channels, channels))
+        self.bias = nn.Parameter(torch.zeros(stacked * channels))
+        for weight in self.weight.chunk(stacked):
+            variance_scaling_(weight, scale)
+
+    def forward(self, pixels: Float[Tensor, "b n c"]) -> Float[Tensor, "b n stacked_c"]:
+        return functional.linear(pixels, self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    """Self-attention between all pixels, one head, scale C^-0.5, GroupNorm first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, EPS)
+        self.qkv = Projection(channels, QKV_SCALE, stacked=3)
+        self.out = Projection(channels, NEARLY_ZERO)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(pixels).unsqueeze(1).chunk(3, dim=-1)
+        h = functional.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return merge(x, self.out(h).transpose(1, 2).reshape(x.shape))
+
+
+class PyramidStep(nn.Module):
+    """Convolves the image and halves it: what a residual encoder adds to the next level.
+
+    The convolution runs at full size, before the filter, as published.
+    """
+
+    def __init__(self, inputs: int, outputs: int, resampling: Resampling) -> None:
+        super().__init__()
+        self.resampling = resampling
+        self.conv = conv(inputs, outputs, 3, margin=int(resampling == "binomial"))
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        return halve_inside(self.conv(image), self.resampling)
 
 
 class DownLevel(nn.Module):

@@ -15,10 +15,8 @@ from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.draw import pair_noise
 from slimctl.jobs.pairs.shards import read_pairs
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.models.flows.diffusion import DiffusionFlow
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.noise_levels import noise_levels
 from slimctl.models.flows.parameterisation import LinearVPSchedule, Parameterisation
 from slimctl.models.networks import registry
 from slimctl.models.networks.song_unet.spec import SongUNetSpec

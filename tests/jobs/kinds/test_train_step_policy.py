@@ -18,7 +18,7 @@ from slimctl.jobs.storage.policies import flow_problem, open_policy
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.models.pixels import to_float
 from slimctl.models.spec import ImageShape
-from slimctl.models.stepping.rollout import play
+from slimctl.models.stepping.environment import play
 from slimctl.models.stepping.three_body_environment import ThreeBodyEnvironment
 
 LEARNER = {
@@ -99,7 +99,7 @@ def test_a_killed_training_goes_on_where_it_was(attempt, store, monkeypatch):
 
 
 def test_a_checkpoint_is_believed_whole_or_not_at_all(store):
-    from slimctl.jobs.stepping.checkpoint import load_state, save_state
+    from slimctl.jobs.stepping.train import load_state, save_state
     from slimctl.models.stepping.double_dqn import LearnerState
 
     folder = store.work("train_step_policy-x").below("seed-0")

@@ -1,4 +1,5 @@
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,8 @@ from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
-from slimctl.models.flows.distance import distance
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import distillation_losses
+from slimctl.models.flows.losses import distance, one_step_velocity
 from slimctl.models.flows.spec import HuberDistance, L2Distance
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def make(store):
 
 @pytest.fixture
 def expected(store, share):
-    """Both terms by `slimctl.models.flows.losses`, from draws made here."""
+    """Both terms as the paper writes them, from draws made here."""
 
     def terms(objective, student, step):
         pairs, fresh = objective.pairs, share().of(objective.two_step_batch)
@@ -66,16 +66,18 @@ def expected(store, share):
             stream = Stream.GUIDED_LABEL
             fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
         low, high = objective.two_step_times
-        return distillation_losses(
-            NetworkFlow(student, pairs.image),
-            open_flow(store, objective.guide, CPU),
-            x0,
-            x1,
-            guided.noise(step, Stream.GUIDED_NOISE),
-            low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME),
-            distance(objective.distance),
-            label,
-            fresh_label,
+        noise = guided.noise(step, Stream.GUIDED_NOISE)
+        s = low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME)
+        both = None if label is None else torch.cat((label, fresh_label))
+        flow, guide = NetworkFlow(student, pairs.image), open_flow(store, objective.guide, CPU)
+        u = one_step_velocity(flow, torch.cat((x0, noise)), both)
+        u, fresh_u = u[: len(x0)], u[len(x0) :]
+        xs = noise + s[:, None, None, None] * fresh_u.detach()
+        ahead = guide.velocity(xs, s, fresh_label)
+        d = distance(objective.distance)
+        return SimpleNamespace(
+            pair=d(x0 + u, x1),
+            two_step=d(noise + fresh_u, xs + (1 - s)[:, None, None, None] * ahead),
         )
 
     return terms

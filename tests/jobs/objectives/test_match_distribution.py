@@ -12,7 +12,7 @@ from slimctl.jobs.training.judge import Judge
 from slimctl.jobs.training.pair_source import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
-from slimctl.models.flows.matching import matching_gradient, matching_loss
+from slimctl.models.flows.losses import matching_gradient, matching_loss
 from slimctl.models.flows.spec import AdversarialSpec, L2Distance, UniformTime
 
 CPU = torch.device("cpu")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimctl.models.flows.annealing import annealed_noise
+from slimctl.models.flows.path import annealed_noise
 
 
 def test_ends_are_exact():

@@ -7,7 +7,7 @@ import torch
 from mixture import SHARES
 from torch import nn
 
-from slimctl.models.flows.make import make_flow
+from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from slimctl.models.flows.distance import distance
+from slimctl.models.flows.losses import distance
 from slimctl.models.flows.spec import HuberDistance, L2Distance
 
 

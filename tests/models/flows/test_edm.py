@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=2)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.flows.flow import Flow
-from slimctl.models.flows.matching import expected_image, matching_gradient, matching_loss
+from slimctl.models.flows.losses import expected_image, matching_gradient, matching_loss
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=3)

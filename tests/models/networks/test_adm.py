@@ -7,8 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from slimctl.models.metrics.cost import count_macs
-from slimctl.models.networks.adm.blocks import Attention, head_count
-from slimctl.models.networks.adm.embedding import sinusoids
+from slimctl.models.networks.adm.network import Attention, head_count, sinusoids
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.layers import Enlarge, Halve
 from slimctl.models.spec import ImageShape

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slimctl.models.networks.pyramid import level_heights
+from slimctl.models.networks.spec import level_heights
 
 
 @pytest.mark.parametrize(

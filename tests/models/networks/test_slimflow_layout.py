@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from slimctl.models.networks.song_unet.slimflow_layout import image_size, read_slimflow
-from slimctl.models.networks.song_unet.slimflow_weights import sources
+from slimctl.models.networks.song_unet.slimflow_weights import image_size, read_slimflow, sources
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 

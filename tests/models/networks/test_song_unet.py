@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from slimctl.models.networks.song_unet.embedding import sinusoids
+from slimctl.models.networks.song_unet.network import sinusoids
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from slimctl.models.networks.song_unet.blocks import PyramidStep
-from slimctl.models.networks.song_unet.embedding import Embedding, sinusoids
+from slimctl.models.networks.song_unet.network import Embedding, PyramidStep, sinusoids
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slimctl.models.flows.analytic import AnalyticFlow
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.edm_heun import edm_heun, edm_sigmas
 from slimctl.models.solvers.spec import EDMHeunSpec, RK45Spec

@@ -3,8 +3,7 @@ import torch
 
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.solvers.base import solve
-from slimctl.models.solvers.expected import expected_nfe
-from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec
+from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec, expected_nfe
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,12 @@ from scipy.integrate import solve_ivp
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.flow import Flow
 from slimctl.models.solvers.base import even_times, solve
+from slimctl.models.solvers.runge_kutta import (
+    BOGACKI_SHAMPINE,
+    DORMAND_PRINCE,
+    begin,
+    take_step,
+)
 from slimctl.models.solvers.spec import EulerSpec, HeunSpec, RK45Spec, SolverSpec
 from slimctl.models.spec import ImageShape
 
@@ -73,29 +79,17 @@ def test_convergence_order(make_spec, order):
     assert order_of(make_spec, [80, 160, 320, 640]) == pytest.approx(order, abs=0.1)
 
 
-def test_rk45_has_order_five():
-    """Fixed steps through the same formulas: h such that every step is accepted."""
-    from slimctl.models.solvers.rk45 import _Active, _rms, _step
-
+@pytest.mark.parametrize("tableau", [DORMAND_PRINCE, BOGACKI_SHAMPINE], ids=["rk45", "rk23"])
+def test_a_tableau_has_its_order(tableau):
     x0, sizes, errors = start(), [16, 32, 64], []
     for steps in sizes:
         flow = nonlinear()
-        t = torch.zeros(4, dtype=torch.float64)
-        state = _Active(
-            rows=torch.arange(4),
-            x=x0,
-            t=t,
-            h=t + 1 / steps,
-            velocity=flow.velocity(x0, t),
-            rejected=torch.zeros(4, dtype=torch.bool),
-            label=None,
-        )
-        for _ in range(steps):
-            state = _step(flow, state, 1.0, tolerance=1e6, norm=_rms)
-            state = _Active(**{**vars(state), "h": t + 1 / steps})
-        errors.append(float((state.x - nonlinear_end(x0)).abs().max()))
+        x, h = x0, torch.full((4,), 1 / steps, dtype=torch.float64)
+        for number in range(steps):
+            x, _ = take_step(tableau, flow, begin(flow, x, None, number / steps), h)
+        errors.append(float((x - nonlinear_end(x0)).abs().max()))
     order = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
-    assert order == pytest.approx(5.0, abs=0.3)
+    assert order == pytest.approx(tableau.order, abs=0.3)
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-9])

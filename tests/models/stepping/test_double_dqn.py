@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from slimctl.models.stepping.double_dqn import DoubleDqn, LearnerState
+from slimctl.models.stepping.double_dqn import DoubleDqn, LearnerState, Lookahead, Replay
+from slimctl.models.stepping.environment import play
 from slimctl.models.stepping.q_network import GreedyPolicy, action_basis, initial_network
-from slimctl.models.stepping.replay import Lookahead, Replay
-from slimctl.models.stepping.rollout import play
 from slimctl.models.stepping.spec import TIME_GRID, DoubleDqnSpec, ThreeBodyProblem
 from slimctl.models.stepping.three_body_environment import VALIDATION_SEEDS, ThreeBodyEnvironment
 

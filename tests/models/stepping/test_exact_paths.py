@@ -7,7 +7,7 @@ import torch
 
 from slimctl.models.flows.flow import Flow
 from slimctl.models.spec import ImageShape
-from slimctl.models.stepping.exact_paths import exact_paths
+from slimctl.models.stepping.flow_environment import exact_paths
 
 
 class Decay(Flow):

@@ -10,14 +10,13 @@ import torch
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.flow import Flow
 from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.runge_kutta import rk23, rms
 from slimctl.models.solvers.spec import RK45Spec
 from slimctl.models.spec import ImageShape
-from slimctl.models.stepping.bogacki_shampine import rk23, rms
 from slimctl.models.stepping.double_dqn import DoubleDqn
-from slimctl.models.stepping.environment import excess
+from slimctl.models.stepping.environment import always, excess, play
 from slimctl.models.stepping.flow_environment import FlowEnvironment, Noises, known_noises
 from slimctl.models.stepping.flow_walk import FlowWalk, observation_size, solve_with_policy
-from slimctl.models.stepping.rollout import always, play
 from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem
 
 PROBLEM = FlowProblem(actions=(0.05, 0.1, 0.2, 0.4), reference_tolerance=1e-7)

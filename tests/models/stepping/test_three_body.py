@@ -6,13 +6,22 @@ import math
 import numpy as np
 import pytest
 
-from slimctl.models.stepping.advance import Method, advance, can_compile
-from slimctl.models.stepping.bodies import INTERVAL, YEAR, Bodies, energy, initial_bodies
-from slimctl.models.stepping.forces import closest_pair, forces
-from slimctl.models.stepping.integrators import evaluations_per_step
-from slimctl.models.stepping.motion import Motion
-from slimctl.models.stepping.names import INTEGRATORS
-from slimctl.models.stepping.three_body import integrate
+from slimctl.models.stepping.spec import INTEGRATORS
+from slimctl.models.stepping.three_body import (
+    INTERVAL,
+    YEAR,
+    Bodies,
+    Method,
+    Motion,
+    advance,
+    can_compile,
+    closest_pair,
+    energy,
+    evaluations_per_step,
+    forces,
+    initial_bodies,
+    integrate,
+)
 
 needs_numba = pytest.mark.skipif(not can_compile(), reason="numba (the extra 'fast') is missing")
 ALL_METHODS = [(name, control) for name in INTEGRATORS for control in ("time_scale", "fixed")]

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from slimctl.models.stepping.environment import excess, logarithm
-from slimctl.models.stepping.motion import Motion
-from slimctl.models.stepping.rollout import always, holding, play
+from slimctl.models.stepping.environment import always, excess, holding, logarithm, play
 from slimctl.models.stepping.spec import PAPER_GRID, FlowProblem, PaperReward, ThreeBodyProblem
-from slimctl.models.stepping.three_body import integrate
+from slimctl.models.stepping.three_body import Motion, integrate
 from slimctl.models.stepping.three_body_environment import (
     FAILURE,
     TEST_SEEDS,

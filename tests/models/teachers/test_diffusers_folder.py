@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from slimctl.models.flows.diffusion import DiffusionFlow
+from slimctl.models.flows.denoising import DiffusionFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.spec import ImageShape

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.networks.adm import edm_weights as adm
 from slimctl.models.networks.adm.spec import ADMSpec

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimctl.models.flows.edm import EDMFlow
+from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.networks.adm import edm_weights as adm
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.song_unet import edm_weights, slimflow_weights
