@@ -120,7 +120,7 @@ class Launcher:
         import ray
 
         held = Needs(cpus=0, gpus=0) if placement == "own" else needs
-        options = {"lifetime": "detached", "namespace": NAMESPACE}
+        options: dict[str, Any] = {"lifetime": "detached", "namespace": NAMESPACE}
         options |= {"num_cpus": held.cpus, "num_gpus": held.gpus}
         name = job_actor_name(request.artifact_id)
         return ray.remote(JobActor).options(name=name, get_if_exists=True, **options).remote()
