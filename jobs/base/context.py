@@ -54,6 +54,21 @@ class JobRunner(ABC):
         """Makes a job's result in this process, unless the store has it."""
 
 
+@dataclass(frozen=True)
+class Handles:
+    """A job's inputs, and where their files are: all that travels to its workers."""
+
+    store: "Store"
+    artifact_id: str
+    """Of the job's result."""
+    inputs: Mapping[str, Handle]
+    """Job name -> handle."""
+
+    def __getitem__(self, ref: Ref[HandleT]) -> HandleT:
+        """The handle behind a reference of the spec."""
+        return cast("HandleT", self.inputs[ref.job])
+
+
 @dataclass
 class JobContext:
     """Handed to `JobSpec.run`.
@@ -88,9 +103,14 @@ class JobContext:
     device_s: float | None = None
     """Device seconds spent; None = wall time on one device."""
 
+    @property
+    def handles(self) -> Handles:
+        """The inputs as they travel to workers."""
+        return Handles(self.store, self.artifact_id, self.inputs)
+
     def input(self, ref: Ref[HandleT]) -> HandleT:
         """The handle behind a reference of the spec."""
-        return cast("HandleT", self.inputs[ref.job])
+        return self.handles[ref]
 
     @property
     def work(self) -> "Blobs":

@@ -1,54 +1,39 @@
 """Flow matching on real images: the teacher's training."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Dataset
-from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_dataset_tensors
-from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.sources import ImageSource
 from slimctl.models.flows.losses import flow_matching_loss
-from slimctl.models.flows.spec import TimeDensity
-from slimctl.models.pixels import to_float
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.train_flow import TrainFlow
 
 
 @dataclass
 class FlowMatching(Objective):
     """Mean squared error of the velocity on straight lines from fresh noise to images.
 
-    Args:
-        store: where the data is.
-        data: images.
-        seed: of the job.
-        conditional: whether the network is told the label.
-        time: density of the flow times.
-        flip: whether to mirror every other image.
-
     Source:
         Liu et al., arXiv 2209.03003, eq. 1.
     """
 
-    store: Store
-    data: Dataset
-    seed: int
-    conditional: bool
-    time: TimeDensity
-    flip: bool
+    spec: "TrainFlow"
+    handles: Handles
 
     def prepare(self, share: Share) -> None:
-        images, labels = load_dataset_tensors(self.store, self.data)
-        self._images = images.to(share.device)
-        self._labels = labels.to(share.device) if self.conditional and labels is not None else None
-        self._draws = Draws(self.seed, share, self.data.image)
+        store, data = self.handles.store, self.handles[self.spec.data]
+        conditional = self.spec.conditional
+        self._data = ImageSource(store, data, share.device, None, conditional=conditional)
+        self._flip = data.flip_valid if self.spec.flip is None else self.spec.flip
+        self._draws = Draws(self.spec.seed or 0, share, data.image)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
-        index = self._draws.samples(step, self.data.count)
-        x1 = to_float(self._images[index])
-        if self.flip:
-            x1 = mirror(x1, self._draws.flips(step))
-        label = None if self._labels is None else self._labels[index]
-        x0 = self._draws.noise(step)
-        t = self._draws.times(step, self.time)
+        x1, label = self._data.of_step(self._draws, step, flip=self._flip)
+        x0, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
         return flow_matching_loss(network, x0, x1, t, label).mean()

@@ -54,7 +54,7 @@ class Objective(ABC):
 
     With a companion it is also a function of the companion's weights, which the loop trains, saves
     and restores like the student's. Instances travel to the workers by pickle before `prepare`, so
-    they hold specs and handles only.
+    they hold the spec of their job and its handles only.
     """
 
     @abstractmethod

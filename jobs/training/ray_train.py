@@ -30,7 +30,7 @@ from slimctl.jobs.base.errors import (
 )
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.weights import load_weights
+from slimctl.jobs.storage.weights import load_weights, save_weights
 from slimctl.jobs.training.best import Scores, best_weights, read_scores
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
@@ -39,8 +39,9 @@ from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark
 from slimctl.jobs.training.score_curve import noted_scores
-from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.jobs.training.spec import ModelT, TrainingSpec
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
+from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
 
@@ -140,6 +141,31 @@ def train_on_ray(
     count = count_parameters(build_on_meta(network, image))
     weights = best_weights(tensors) or last
     return Trained(weights, count, checkpoint.seconds, read_scores(tensors))
+
+
+def train_model(
+    context: JobContext,
+    spec: TrainingSpec,
+    objective: Objective,
+    model: ModelT,
+    start: Flow | Generator | None = None,
+) -> tuple[ModelT, Trained]:
+    """Trains a network and writes its averaged weights into the job's result.
+
+    Args:
+        context: of the job.
+        spec: its settings.
+        objective: what to minimise; not yet prepared.
+        model: the handle of the result, but for its weights.
+        start: what to take the first weights from; None = random ones.
+
+    Raises:
+        as `train_on_ray`.
+    """
+    watch, network = spec.watch(context.handles, model), parse_network(model.network)
+    trained = train_on_ray(context, spec, network, model.image, objective, start, watch)
+    save_weights(trained.weights, context.folder / "weights.safetensors")
+    return model.model_copy(update={"parameters": trained.parameters}), trained
 
 
 def _what_trained(

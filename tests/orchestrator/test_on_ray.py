@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from slimctl import Pipeline, submit
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives.train_flow import FlowMatching
@@ -74,9 +74,9 @@ def test_two_workers_train_what_one_trains(local_ray, tmp_path):
     for workers in (1, 2):
         spec = TrainFlow(
             data="data", network=NETWORK, steps=12, batch_size=64, learning_rate=1e-3,
-            workers=workers, seed=5, precision="float32",
+            workers=workers, seed=5, precision="float32", flip=False,
         )  # fmt: skip
-        objective = FlowMatching(store, data, 5, False, spec.time, False)
+        objective = FlowMatching(spec, Handles(store, "", {"data": data}))
         made = train_on_ray(
             context(store, tmp_path, f"flow-{workers}"), spec, NETWORK, IMAGE, objective
         )

@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
 from slimctl.jobs.objectives import anneal_reflow
 from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws, mirror
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training.sources import PairSource
 from slimctl.models.flows.spec import ConstantAnnealing, LinearAnnealing, UniformTime
 
 CPU = torch.device("cpu")
@@ -22,7 +24,11 @@ def pairs(make_pairs, make_analytic, make_dataset):
 @pytest.fixture
 def make(store):
     def objective(pairs, annealing=NONE, flip=False, time=None):
-        return AnnealedReflow(store, pairs, 5, annealing, time or UniformTime(), flip)
+        spec = AnnealReflow(
+            pairs="pairs", network={"kind": "mlp", "width": 8}, steps=1, seed=5,
+            annealing=annealing, time=time or UniformTime(), flip=flip,
+        )  # fmt: skip
+        return AnnealedReflow(spec, Handles(store, "", {"pairs": pairs}))
 
     return objective
 

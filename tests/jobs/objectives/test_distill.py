@@ -4,15 +4,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from slimctl.jobs.objectives.distill import Distillation
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.objectives import distill
+from slimctl.jobs.objectives.distill import Distillation, measure_guide
+from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.training.draws import Draws, mirror
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training.sources import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import distance, one_step_velocity
-from slimctl.models.flows.spec import HuberDistance, L2Distance
+from slimctl.models.flows.losses import (
+    distance,
+    one_step_error,
+    one_step_velocity,
+    two_step_error,
+)
+from slimctl.models.flows.spec import HuberDistance
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -34,16 +44,18 @@ def labelled(make_pairs, make_analytic, make_dataset):
 def make(store):
     def objective(pairs, guide, **changes):
         fields = {
+            "pairs": "pairs",
+            "network": {"kind": "mlp", "width": 8},
+            "guide": "guide" if guide else None,
+            "steps": 1,
             "seed": SEED,
-            "pair_weight": 1.0,
-            "two_step_weight": 1.0,
+            "two_step_weight": 1.0 if guide else 0.0,
             "two_step_batch": 8,
             "two_step_times": TIMES,
-            "distance": L2Distance(),
             "flip": False,
-            "label_counts": pairs.label_counts,
         }
-        return Distillation(store=store, pairs=pairs, guide=guide, **fields | changes)
+        inputs = {"pairs": pairs, "guide": guide}
+        return Distillation(Distill(**fields | changes), Handles(store, "", inputs))
 
     return objective
 
@@ -53,28 +65,30 @@ def expected(store, share):
     """Both terms as the paper writes them, from draws made here."""
 
     def terms(objective, student, step):
-        pairs, fresh = objective.pairs, share().of(objective.two_step_batch)
+        spec, pairs = objective.spec, objective.handles.inputs["pairs"]
+        fresh = share().of(spec.two_step_batch)
         draws = Draws(SEED, share(), pairs.image)
         x0, x1, label = PairSource(store, pairs, CPU).batch(draws.samples(step, pairs.count))
-        if objective.flip:
+        if spec.flip:
             x0, x1 = (mirror(x, draws.flips(step)) for x in (x0, x1))
         guided = Draws(SEED, fresh, pairs.image)
         fresh_label = None
         if pairs.label_counts:
-            index = torch.arange(objective.two_step_batch)
+            index = torch.arange(spec.two_step_batch)
             counts = pairs.label_counts
             stream = Stream.GUIDED_LABEL
             fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
-        low, high = objective.two_step_times
+        low, high = spec.two_step_times
         noise = guided.noise(step, Stream.GUIDED_NOISE)
         s = low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME)
         both = None if label is None else torch.cat((label, fresh_label))
-        flow, guide = NetworkFlow(student, pairs.image), open_flow(store, objective.guide, CPU)
+        flow = NetworkFlow(student, pairs.image)
+        guide = open_flow(store, objective.handles.inputs["guide"], CPU)
         u = one_step_velocity(flow, torch.cat((x0, noise)), both)
         u, fresh_u = u[: len(x0)], u[len(x0) :]
         xs = noise + s[:, None, None, None] * fresh_u.detach()
         ahead = guide.velocity(xs, s, fresh_label)
-        d = distance(objective.distance)
+        d = distance(spec.distance)
         return SimpleNamespace(
             pair=d(x0 + u, x1),
             two_step=d(noise + fresh_u, xs + (1 - s)[:, None, None, None] * ahead),
@@ -104,7 +118,7 @@ def test_the_loss_is_the_weighted_sum_of_both_terms(
         loss = objective.loss(student, step)
         terms = expected(objective, make_student(), step)
         pair, two_step = terms.pair.mean(), terms.two_step.mean()
-        wanted = objective.pair_weight * pair + objective.two_step_weight * two_step
+        wanted = objective.spec.pair_weight * pair + objective.spec.two_step_weight * two_step
         torch.testing.assert_close(loss, wanted)
         report = objective.report()
         torch.testing.assert_close(report["pair_loss"], pair.detach())
@@ -223,3 +237,34 @@ def test_objectives_travel(make, pairs, make_model, make_student, share):
         each.prepare(share())
         losses.append(each.loss(make_student(), 0))
     assert torch.equal(*losses)
+
+
+def test_both_errors_of_the_guide_are_noted_without_a_verdict(
+    store, recorder, tmp_path, monkeypatch, make_dataset, make_analytic, make_pairs, make_model
+):
+    monkeypatch.setattr(distill, "BATCH", 3)
+    good = make_analytic(make_dataset(count=1))
+    pairs = make_pairs(good, count=10)
+    inputs = {"pairs": pairs}
+    context = JobContext("it", "distill-1", store, inputs, tmp_path, Cluster(1), reporter=recorder)
+    spec = Distill(pairs="pairs", guide="g", network={"kind": "mlp", "width": 8}, steps=1)
+    student = make_model(Generator)
+    network = open_network(store, student, CPU)
+    x0, x1, _ = PairSource(store, pairs, CPU).batch(torch.arange(10))
+    own = float(one_step_error(NetworkFlow(network, student.image), x0, x1).mean())
+    measure_guide(context, spec, good, student, network.state_dict())
+    assert context.engine["student_one_step_error"] == pytest.approx(own, rel=1e-5)
+    assert context.engine["guide_two_step_error"] < 1e-6
+    assert context.notes == []
+    assert len(recorder.said("log")) == 1
+
+    bad = make_model(seed=9)
+    s = torch.full((10,), 0.5)
+    error = float(two_step_error(open_flow(store, bad, CPU), x0, x1, s).mean())
+    assert error > 0
+    perfect = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    measure_guide(context, spec, bad, student, perfect)
+    assert context.engine["guide_two_step_error"] == pytest.approx(error, rel=1e-5)
+    zero = float((x0 - x1).square().mean())
+    assert context.engine["student_one_step_error"] == pytest.approx(zero, rel=1e-5)
+    assert context.notes == []

@@ -4,16 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from slimctl.jobs.base.artifacts import Partition
+from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.seeds import derive_seed
-from slimctl.jobs.objectives.match_distribution import DistributionMatching, PairTerm
+from slimctl.jobs.kinds.match_distribution import MatchDistribution
+from slimctl.jobs.objectives.match_distribution import DistributionMatching
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.judge import Judge
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training.sources import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
 from slimctl.models.flows.losses import matching_gradient, matching_loss
-from slimctl.models.flows.spec import AdversarialSpec, L2Distance, UniformTime
+from slimctl.models.flows.spec import AdversarialSpec, UniformTime
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3
@@ -39,20 +41,21 @@ def pairs(make_pairs, make_analytic, data):
 @pytest.fixture
 def make(store, teacher, data, share):
     def objective(labels=None, pairs=None, adversarial=None, weight=0.25, **changes):
-        counts = tuple(
-            count if labels is None or label in labels else 0
-            for label, count in enumerate(data.label_counts)
-        )
-        image = teacher.image
         fields = {
-            "teacher": teacher, "fake": teacher, "data": data, "image": image, "labels": labels,
-            "label_counts": counts, "t_start": 0.0, "seed": SEED, "time": TIME, "flip": False,
-            "fake_updates": UPDATES, "fake_rate": 1.0, "adversarial": adversarial,
-            "pairs": pairs and PairTerm(pairs, weight, 8, L2Distance(), ""),
-            "judge": Judge(store, data, None, labels, counts, image, 0.0, 10, SEED),
-            "judge_every": 4, "precision": "float32",
+            "teacher": "teacher", "data": "data", "network": MLP, "steps": 1, "seed": SEED,
+            "time": TIME, "flip": False, "fake_updates": UPDATES, "adversarial": adversarial,
+            "score_samples": 10, "score_every": 4, "precision": "float32",
         }  # fmt: skip
-        return DistributionMatching(store=store, **fields | changes)
+        inputs = {"teacher": teacher, "data": data}
+        if pairs is not None:
+            inputs["pairs"] = pairs
+            fields |= {"pairs": "pairs", "pair_weight": weight, "pair_batch": 8}
+        if labels is not None:
+            rest = tuple(label for label in range(4) if label not in labels)
+            inputs["split"] = Partition(id="split", subsets=(labels, rest), method="by hand")
+            fields |= {"partition": "split", "part": 0}
+        spec = MatchDistribution(**fields | changes)
+        return DistributionMatching(spec, Handles(store, "", inputs))
 
     def prepared(**changes):
         made = objective(**changes)
@@ -223,8 +226,8 @@ def test_the_head_is_a_function_of_the_seed(make):
 
 def test_it_travels_by_pickle(store, make, share):
     made = make()
-    fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
-    copy = pickle.loads(pickle.dumps(DistributionMatching(**fields)))
+    fresh = DistributionMatching(made.spec, made.handles)
+    copy = pickle.loads(pickle.dumps(fresh))
     copy.prepare(share())
     assert torch.equal(copy.loss(Student(), 1), made.loss(Student(), 1))
 

@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from slimctl.jobs.base.artifacts import Partition
+from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.kinds.match_teacher import MatchTeacher
 from slimctl.jobs.objectives.match_teacher import TeacherMatching
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.tensors import load_dataset_tensors
@@ -27,12 +30,18 @@ def teacher(make_analytic, data):
 
 @pytest.fixture
 def make(store, teacher, data, share):
-    def objective(**changes):
+    def objective(labels=None, teacher=teacher, data=data):
         fields = {
-            "teacher": teacher, "data": data, "labels": None, "seed": SEED, "time": UniformTime(),
-            "flip": False,
+            "teacher": "teacher", "data": "data", "seed": SEED, "flip": False, "steps": 1,
+            "network": {"kind": "mlp", "width": 8},
         }  # fmt: skip
-        made = TeacherMatching(store=store, **fields | changes)
+        inputs = {"teacher": teacher, "data": data}
+        if labels is not None:
+            rest = tuple(label for label in range(data.image.classes) if label not in labels)
+            subsets = (labels, rest) if rest else (labels,)
+            inputs["split"] = Partition(id="split", subsets=subsets, method="by hand")
+            fields |= {"partition": "split", "part": 0}
+        made = TeacherMatching(MatchTeacher(**fields), Handles(store, "", inputs))
         made.prepare(share())
         return made
 
@@ -76,6 +85,6 @@ def test_a_teacher_without_labels_gets_none(make, make_analytic, data):
     assert told == [None]
 
 
-def test_a_part_without_images_is_an_error(make, store, commit, data):
-    with pytest.raises(UserError, match="has no image of the labels 7, 8"):
-        make(labels=(7, 8))
+def test_a_part_without_images_is_an_error(make, make_dataset):
+    with pytest.raises(UserError, match="has no image of the labels 2, 3"):
+        make(labels=(2, 3), data=make_dataset(count=2, classes=4))

@@ -3,6 +3,8 @@ import pickle
 import pytest
 import torch
 
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives import train_flow
 from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.storage.tensors import load_dataset_tensors
@@ -14,7 +16,11 @@ from slimctl.models.pixels import to_float
 @pytest.fixture
 def make(store):
     def objective(data, conditional=False, flip=False, time=None):
-        return FlowMatching(store, data, 5, conditional, time or UniformTime(), flip)
+        spec = TrainFlow(
+            data="data", network={"kind": "mlp", "width": 8}, steps=1, seed=5,
+            conditional=conditional, time=time or UniformTime(), flip=flip,
+        )  # fmt: skip
+        return FlowMatching(spec, Handles(store, "", {"data": data}))
 
     return objective
 

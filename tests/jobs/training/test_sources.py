@@ -5,8 +5,8 @@ from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.pairs.draw import pair_labels, pair_noise
 from slimctl.jobs.pairs.shards import read_pairs
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.training import pair_source
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training import sources
+from slimctl.jobs.training.sources import PairSource
 
 CPU = torch.device("cpu")
 
@@ -18,8 +18,8 @@ def pairs(make_pairs, make_analytic, make_dataset):
 
 @pytest.mark.parametrize("cache", [0, 2**30], ids=["drawn again", "kept"])
 def test_pairs_are_gathered_by_index(store, pairs, monkeypatch, cache):
-    monkeypatch.setattr(pair_source, "CACHE_BYTES", cache)
-    monkeypatch.setattr(pair_source, "CHUNK", 3)
+    monkeypatch.setattr(sources, "CACHE_BYTES", cache)
+    monkeypatch.setattr(sources, "CHUNK", 3)
     source = PairSource(store, pairs, CPU)
     index = torch.tensor([9, 0, 4, 4])
     x0, x1, label = source.batch(index)

@@ -1,9 +1,9 @@
-"""The pairs of a set, gathered by index on the training device.
+"""Pairs and images of the store as the batches of a step, on the training device.
 
-What is stored is kept on the device where it fits there; a larger set stays on disk and the next
-step's part of it is read while this one computes. x0 is regenerated from (seed, index). Where all
-of it fits in memory beside x1 it is made once, since drawing it again every step would only cost
-time. Of pairs made elsewhere it is stored.
+What is stored of pairs is kept on the device where it fits there; a larger set stays on disk and
+the next step's part of it is read while this one computes. x0 is regenerated from (seed, index).
+Where all of it fits in memory beside x1 it is made once, since drawing it again every step would
+only cost time. Of pairs made elsewhere it is stored.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.artifacts import Dataset, PairSet
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.pairs.draw import pair_labels, pair_noise
 from slimctl.jobs.pairs.shard_rows import ShardRows
 from slimctl.jobs.pairs.shards import read_labels, read_noise, read_pairs
+from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.models.counter_random import GENERATOR_VERSION
+from slimctl.models.pixels import to_float
 
 CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""
@@ -119,6 +122,20 @@ class PairSource:
         x0 = rows["x0"] if "x0" in rows else self._noise(index)
         return x0, rows["x1"].float(), label
 
+    def of_step(
+        self, draws: Draws, step: int, *, flip: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The batch that is drawn for a step, every other pair mirrored if `flip`.
+
+        What the next step takes from the disk is read meanwhile.
+        """
+        x0, x1, label = self.batch(draws.samples(step, self.count))
+        self.read_ahead(draws.samples(step + 1, self.count))
+        if flip:
+            flips = draws.flips(step)
+            x0, x1 = mirror(x0, flips), mirror(x1, flips)
+        return x0, x1, label
+
     def _noise(self, index: Tensor) -> Tensor:
         if self._drawn is None:
             return pair_noise(self._pairs.seed, index, self._pairs.image)
@@ -166,3 +183,36 @@ def fits(pairs: PairSet, device: torch.device) -> bool:
     if device.type == "cuda":
         limit = CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
     return (6 if pairs.noise == "stored" else 2) * numbers(pairs) <= limit
+
+
+class ImageSource:
+    """The real images of a data set, and their labels where the model wants some.
+
+    Args:
+        store: where the data is.
+        data: the data set.
+        device: where batches are wanted.
+        labels: images of other labels are left out; None = all images.
+        conditional: whether the model takes labels.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        data: Dataset,
+        device: torch.device,
+        labels: tuple[int, ...] | None,
+        *,
+        conditional: bool,
+    ) -> None:
+        images, label = load_part(store, data, labels, conditional=conditional)
+        self._images = images.to(device)
+        self._label = None if label is None else label.to(device)
+
+    def of_step(self, draws: Draws, step: int, *, flip: bool) -> tuple[Tensor, Tensor | None]:
+        """Images float32 (B, C, H, W), some mirrored if `flip`, and their labels int64 (B,)."""
+        index = draws.samples(step, len(self._images))
+        x1 = to_float(self._images[index])
+        if flip:
+            x1 = mirror(x1, draws.flips(step))
+        return x1, None if self._label is None else self._label[index]
