@@ -113,7 +113,7 @@ def test_flows_of_other_images_are_refused(refused, attempt, make_input, make_mo
         flows |= {field: make_model(label_counts=(1, 1, 1))}
         outcome = attempt(spec(), pairs=make_input(), **flows)
         assert outcome.failure == "UserError"
-        assert f"its {field} makes" in outcome.what
+        assert outcome.where == f"job 'it', {field}"
 
 
 def test_what_fits_is_expected(make_model):
