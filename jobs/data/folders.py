@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from slimctl.jobs.base.errors import UserError, printable
+from slimctl.jobs.base.errors import UserError, listed, printable
 from slimctl.jobs.data.label_files import EDM, LabelFile, find_label_file, in_numbers
-from slimctl.jobs.data.listing import listed
 
 # fmt: off
 SUFFIXES = frozenset({

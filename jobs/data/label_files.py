@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.listing import listed
+from slimctl.jobs.base.errors import UserError, listed
 
 EDM = "dataset.json"
 ROWS = ("metadata.jsonl", "metadata.csv")

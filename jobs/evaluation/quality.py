@@ -27,8 +27,7 @@ from slimctl.jobs.base.solver import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
-from slimctl.jobs.evaluation.sheet import save_sheet
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sheet, takes_solver
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency

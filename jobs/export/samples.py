@@ -7,8 +7,13 @@ import torch
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps, open_sampler, takes_solver
-from slimctl.jobs.evaluation.sheet import save_sheet
+from slimctl.jobs.evaluation.sampling import (
+    FLOW_STEPS,
+    check_steps,
+    open_sampler,
+    save_sheet,
+    takes_solver,
+)
 from slimctl.jobs.storage.store import Store
 from slimctl.models.pixels import to_uint8
 from slimctl.models.solvers.spec import EulerSpec

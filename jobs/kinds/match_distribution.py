@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slimctl.jobs.base.context import Handles
-    from slimctl.jobs.training.best import Scores
+    from slimctl.jobs.training.judge import Scores
 
 
 class MatchDistribution(PartTrainingSpec):

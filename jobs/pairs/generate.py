@@ -11,6 +11,7 @@ import torch
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
 from slimctl.jobs.pairs.shards import (
+    PairRecipe,
     ShardRecord,
     find_shard,
     open_solve,
@@ -18,7 +19,6 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.pairs.spec import PairRecipe
 from slimctl.jobs.pairs.suspicion import Life
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store

@@ -31,10 +31,9 @@ from slimctl.jobs.base.errors import (
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.weights import load_weights, save_weights
-from slimctl.jobs.training.best import Scores, best_weights, read_scores
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
-from slimctl.jobs.training.judge import Watch
+from slimctl.jobs.training.judge import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark

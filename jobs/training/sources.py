@@ -14,9 +14,14 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Dataset, PairSet
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.pairs.draw import pair_labels, pair_noise
-from slimctl.jobs.pairs.shard_rows import ShardRows
-from slimctl.jobs.pairs.shards import read_labels, read_noise, read_pairs
+from slimctl.jobs.pairs.shards import (
+    ShardRows,
+    pair_labels,
+    pair_noise,
+    read_labels,
+    read_noise,
+    read_pairs,
+)
 from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.draws import Draws, mirror

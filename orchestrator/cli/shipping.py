@@ -50,8 +50,7 @@ def export(
     `DiffusionPipeline.from_pretrained`; ONNX files are compared with torch and timed.
     """
     from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps
-    from slimctl.jobs.export.described import find_model
-    from slimctl.jobs.export.ship import Shipment, check_free, ship
+    from slimctl.jobs.export.ship import Shipment, check_free, find_model, ship
     from slimctl.orchestrator.model_card import datasets_behind, model_card
 
     store = open_store(storage)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Flow, QualityReport
 from slimctl.jobs.base.errors import SlimError
-from slimctl.jobs.evaluation.sampling import open_sampler
-from slimctl.jobs.evaluation.sheet import tiled
+from slimctl.jobs.evaluation.sampling import open_sampler, tiled
 from slimctl.jobs.storage.store import Store
 from slimctl.models.solvers.spec import EulerSpec
 

@@ -20,8 +20,14 @@ from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.execution import JobOutcome, JobRequest, execute
-from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
-from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.pairs.shards import (
+    PairRecipe,
+    find_shard,
+    open_solve,
+    shard_name,
+    solve_shard,
+    write_shard,
+)
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.weights import save_weights

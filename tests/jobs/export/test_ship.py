@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import JobFailed, UserError
-from slimctl.jobs.export.described import find_model
 from slimctl.jobs.export.samples import write_samples
-from slimctl.jobs.export.ship import check_free, ship
+from slimctl.jobs.export.ship import check_free, find_model, ship
 from slimctl.models import onnx_export
 from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,

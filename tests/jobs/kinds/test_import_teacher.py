@@ -12,8 +12,7 @@ from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.import_teacher import ImportTeacher
 from slimctl.jobs.kinds.train_flow import TrainFlow
-from slimctl.jobs.pairs.draw import pair_noise
-from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.pairs.shards import pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
 from slimctl.models.flows.flow import NetworkFlow

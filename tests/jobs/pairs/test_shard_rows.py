@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.pairs.shard_rows import ShardRows
-from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.pairs.shards import ShardRows, read_pairs
 from slimctl.jobs.training import sources
 from slimctl.jobs.training.sources import PairSource
 

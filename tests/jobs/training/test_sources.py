@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
-from slimctl.jobs.pairs.draw import pair_labels, pair_noise
-from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.pairs.shards import pair_labels, pair_noise, read_pairs
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training import sources
 from slimctl.jobs.training.sources import PairSource
