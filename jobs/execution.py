@@ -68,13 +68,7 @@ class JobOutcome:
 
 
 def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOutcome:
-    """Runs a job; never raises.
-
-    Args:
-        request: the job.
-        device: torch device for the work done in this process.
-        threads: CPU threads for the work done in this process.
-    """
+    """Runs a job; never raises."""
     started = time.perf_counter()
     try:
         device_s = _run(request, device, threads)
@@ -186,11 +180,7 @@ def _make(
 
 @dataclass(frozen=True)
 class SubJobRunner(JobRunner):
-    """Runs jobs in the name of another one.
-
-    Args:
-        parent: the request of that job.
-    """
+    """Runs jobs in the name of another one."""
 
     parent: JobRequest
 

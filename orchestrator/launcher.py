@@ -40,12 +40,7 @@ class _Idle:
 
 
 class Launcher:
-    """Places the jobs of one run.
-
-    Args:
-        run: run id.
-        cluster: devices of the cluster.
-    """
+    """Places the jobs of one run."""
 
     def __init__(self, run: str, cluster: Cluster) -> None:
         self._run = run
@@ -65,12 +60,7 @@ class Launcher:
         return launched
 
     def release(self, launched: Launched, *, alive: bool) -> None:
-        """Takes back the actor of a job that ended.
-
-        Args:
-            launched: the job.
-            alive: whether its actor still is.
-        """
+        """Takes back the actor of a job that ended."""
         self._busy.pop(launched.job, None)
         if launched.shared and alive:
             self._idle.append(_Idle(launched.needs, launched.actor, time.monotonic()))
@@ -89,11 +79,7 @@ class Launcher:
         self._cluster = cluster
 
     def close(self, *, keep_own: bool = False) -> None:
-        """Ends all actors of the run.
-
-        Args:
-            keep_own: leave long work alone: another supervisor has taken it over.
-        """
+        """Ends all actors of the run."""
         for idle in self._idle:
             self._kill(idle.actor)
         ended = [each for each in self._busy.values() if each.shared or not keep_own]

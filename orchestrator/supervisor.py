@@ -52,11 +52,7 @@ class RunRequest:
 
 
 class Supervisor:
-    """Drives a run. Its constructor starts the work, so a restart by Ray continues it.
-
-    Args:
-        request: the run.
-    """
+    """Drives a run. Its constructor starts the work, so a restart by Ray continues it."""
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request

@@ -53,12 +53,7 @@ MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
 class Tracker:
-    """Writes one run to MLflow.
-
-    Args:
-        run: run id.
-        plan: the run's plan as plain data.
-    """
+    """Writes one run to MLflow."""
 
     def __init__(self, run: str, plan: Mapping[str, Any]) -> None:
         for name, value in SETTINGS.items():

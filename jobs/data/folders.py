@@ -93,12 +93,7 @@ def only_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Every visible file below a folder, in the order of the names.
-
-    Args:
-        folder: the folder.
-        above: real paths of the folders that it was reached through: a link to one leads nowhere.
-    """
+    """Every visible file below a folder, in the order of the names."""
     real = folder.resolve()
     if real in above:
         return

@@ -27,12 +27,7 @@ Extract = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Features:
-    """A feature network on a device.
-
-    Args:
-        extract: features of a batch.
-        device: where it computes.
-    """
+    """A feature network on a device."""
 
     extract: Extract
     device: torch.device

@@ -22,13 +22,7 @@ PROBE_SIZE = 32
 
 @dataclass(frozen=True)
 class OnnxFeatures:
-    """An opened network that gives one feature vector an image.
-
-    Args:
-        session: of onnxruntime.
-        intake: images that it takes.
-        dimensions: length of a feature vector.
-    """
+    """An opened network that gives one feature vector an image."""
 
     session: Any
     intake: Intake

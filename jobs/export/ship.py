@@ -57,14 +57,7 @@ def members_of(model: Model) -> tuple[Flow | Generator, ...]:
 def describe(
     model: Model, name: str, nfe: int, class_names: tuple[str, ...] = ()
 ) -> ModelDescription:
-    """What a folder with the model would say of it.
-
-    Args:
-        model: with weights.
-        name: what to call it.
-        nfe: Euler steps of a flow.
-        class_names: names of the classes, where they are known.
-    """
+    """What a folder with the model would say of it."""
     fleet = isinstance(model, Fleet)
     ending = ".safetensors"
     return ModelDescription(

@@ -15,7 +15,7 @@ from slimctl.models.spec import ImageShape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.jobs.data.read import LoadedImages
+    from slimctl.jobs.data.loaded import LoadedImages
     from slimctl.jobs.data.source import ImageSource
 
 PREFLIGHT_BYTES = 64 * 2**20

@@ -30,11 +30,6 @@ class PairActor:
 
     Its calls run in two threads (`IN_FLIGHT`): while one writes, the other may solve, and a third
     shard is not begun before the first is written.
-
-    Args:
-        store: where shards go and the flow is.
-        recipe: decides every pair.
-        threads: CPU threads.
     """
 
     def __init__(self, store: Store, recipe: PairRecipe, threads: int) -> None:

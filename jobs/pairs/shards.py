@@ -286,14 +286,7 @@ LARGEST_DIFFERENCE = 0.02
 
 @torch.no_grad()
 def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) -> list[str]:
-    """Solves a few random pairs again; returns what differs, one sentence each.
-
-    Args:
-        store: where they are.
-        pairs: the finished set.
-        recipe: that it was made from.
-        count: pairs to make again.
-    """
+    """Solves a few random pairs again; returns what differs, one sentence each."""
     chosen = sorted(random.SystemRandom().sample(range(pairs.count), min(count, pairs.count)))
     index = torch.tensor(chosen)
     flow = open_flow(store, recipe.flow, torch.device("cpu"))

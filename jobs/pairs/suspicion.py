@@ -63,11 +63,7 @@ class _Death:
 
 @dataclass
 class Suspicion(Generic[ItemT]):
-    """What speaks for and against the items of a pool.
-
-    Args:
-        lost: names the nodes that are gone.
-    """
+    """What speaks for and against the items of a pool."""
 
     lost: Callable[[], set[str]] = lost_nodes
     _deaths: dict[ItemT, list[_Death]] = field(default_factory=lambda: defaultdict(list))

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
@@ -26,7 +26,10 @@ from slimctl.jobs.stepping.episodes import lessons
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.store import Store
 from slimctl.models.stepping.double_dqn import DoubleDqn, LearnerState
-from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, ThreeBodyProblem
+from slimctl.models.stepping.spec import FlowProblem
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
 
 POINTER = "state.json"
 
@@ -65,28 +68,13 @@ def load_state(folder: Blobs) -> tuple[LearnerState, float] | None:
 REPORT_EVERY_S = 1.0
 
 
-class PolicySettings(Protocol):
-    """What the training reads of its job's spec."""
-
-    @property
-    def problem(self) -> ThreeBodyProblem | FlowProblem: ...
-    @property
-    def learner(self) -> DoubleDqnSpec: ...
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def training_seeds(self) -> int: ...
-    @property
-    def checkpoint_s(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class PolicyTask:
     """All that a worker needs, by pickle."""
 
     job: str
     artifact_id: str
-    spec: PolicySettings
+    spec: "TrainStepPolicy"
     flow: Flow | None
     store: Store
     reporter: Reporter

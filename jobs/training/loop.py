@@ -299,12 +299,7 @@ class Trainer:
         )
 
     def _save(self, seconds: float, unlogged: Sequence[Tensor]) -> None:
-        """Writes a checkpoint, but none of a training that diverged: the next log will say so.
-
-        Args:
-            seconds: of training in this attempt.
-            unlogged: losses that nobody has looked at yet.
-        """
+        """Writes a checkpoint, but none of a training that diverged: the next log will say so."""
         if self.rank == 0 and self._is_finite() and all(loss.isfinite() for loss in unlogged):
             state = Checkpoint(self.step, self.seconds + seconds, self._state())
             self.saved = save_checkpoint(self.folder, state)

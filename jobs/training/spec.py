@@ -156,14 +156,7 @@ class TrainingSpec(SeededJobSpec):
     def student(
         self, made: type[ModelT], handles: "Handles", source: PairSet | Flow, network: NetworkSpec
     ) -> ModelT:
-        """The handle of a student, but for its weights.
-
-        Args:
-            made: what it is.
-            handles: inputs of the job.
-            source: what it learns from, whose images and labels it makes.
-            network: its own.
-        """
+        """The handle of a student, but for its weights."""
         fields = {
             "image": source.image,
             "network": network.model_dump(mode="json"),
@@ -236,13 +229,7 @@ class PartTrainingSpec(TrainingSpec):
         network: NetworkSpec | None,
         flip: bool | None,
     ) -> None:
-        """Checks what is known of the input that a student learns from.
-
-        Args:
-            inputs: facts of the inputs, by field name.
-            source: field of that input, and its job.
-            network: of the student, where it has a new one.
-            flip: whether it is to be mirrored.
+        """Checks what is known of the input that a student learns from: its field, and its job.
 
         Raises:
             FieldErrors: everything that does not fit it.
@@ -343,12 +330,6 @@ def check_images(
 ) -> None:
     """Checks that models and pairs, where they are known, are of the images of what is learned.
 
-    Args:
-        inputs: facts of the inputs, by field name.
-        source: field that gives the student's images.
-        job: name of that field's job.
-        fields: whose images must be the same, classes included.
-
     Raises:
         FieldError: those of a field differ.
     """
@@ -366,13 +347,7 @@ def check_images(
 def training_work(
     network: NetworkSpec | None, image: ImageShape | None, samples: float
 ) -> Work | None:
-    """Work of training a network on so many samples; None where it or its images are not known.
-
-    Args:
-        network: that is trained.
-        image: its images.
-        samples: of all steps together.
-    """
+    """Work of training a network on so many samples; None where it or its images are not known."""
     if network is None or image is None:
         return None
     size = network_size(network, image)

@@ -16,11 +16,7 @@ BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 
 
 def field_lines(spec: type[JobSpec]) -> Iterator[str]:
-    """Lines about every field: the required ones first, each with what it means.
-
-    Args:
-        spec: class of the kind.
-    """
+    """Lines about every field: the required ones first, each with what it means."""
     schema = spec.model_json_schema()
     required = set(schema.get("required", ()))
     fields = sorted(schema["properties"], key=lambda name: name not in required)

@@ -36,13 +36,7 @@ def only_data(verb: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
 
 class _Stream(io.TextIOWrapper):
-    """Standard output or error that outlives its reader.
-
-    Args:
-        number: descriptor.
-        like: the stream that it stands in for, for its encoding.
-        data: whether it carries data, and so the program is for nothing without a reader.
-    """
+    """Standard output or error that outlives its reader."""
 
     def __init__(self, number: int, like: TextIO, *, data: bool) -> None:
         self._data = data
