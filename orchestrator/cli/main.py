@@ -10,20 +10,19 @@ import warnings
 import typer
 
 from slimctl.jobs.base.errors import SlimError, UserError
-from slimctl.orchestrator.cli import (
-    browse,
-    comparing,
-    control,
-    listing,
-    logs,
-    reporting,
-    run,
-    sampling,
-    shipping,
-    upkeep,
-)
-from slimctl.orchestrator.cli.output import only_data, open_standard_streams
-from slimctl.orchestrator.cli.stopping import stop_on_signals
+from slimctl.orchestrator.cli import browse, comparing, listing, reporting
+from slimctl.orchestrator.cli.cancel import cancel
+from slimctl.orchestrator.cli.check import check
+from slimctl.orchestrator.cli.doctor import doctor
+from slimctl.orchestrator.cli.export import export
+from slimctl.orchestrator.cli.gc import gc
+from slimctl.orchestrator.cli.logs import logs
+from slimctl.orchestrator.cli.output import only_data, open_standard_streams, stop_on_signals
+from slimctl.orchestrator.cli.plan import plan
+from slimctl.orchestrator.cli.resume import resume
+from slimctl.orchestrator.cli.sample import sample
+from slimctl.orchestrator.cli.submit import submit
+from slimctl.orchestrator.cli.verify import verify
 
 app = typer.Typer(
     name="slimctl",
@@ -34,21 +33,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for verb in (
-    run.check,
-    run.plan,
-    run.submit,
+    check,
+    plan,
+    submit,
     browse.status,
     browse.show,
     comparing.compare,
     reporting.report,
-    logs.logs,
-    control.cancel,
-    control.resume,
-    upkeep.verify,
-    upkeep.gc,
-    upkeep.doctor,
-    sampling.sample,
-    shipping.export,
+    logs,
+    cancel,
+    resume,
+    verify,
+    gc,
+    doctor,
+    sample,
+    export,
     listing.kinds,
     listing.presets,
     listing.schema,

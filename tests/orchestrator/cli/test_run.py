@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slimctl.orchestrator.cli.stopping import SIGNALS
+from slimctl.orchestrator.cli.output import SIGNALS
 from slimctl.orchestrator.events import Event
 from slimctl.orchestrator.plan import RunPlan
 from slimctl.orchestrator.status import JobStatus, RunStatus

@@ -1,4 +1,4 @@
-"""The verbs that act on a run: cancel, resume."""
+"""Continues a run."""
 
 import json
 import os
@@ -8,22 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from slimctl.orchestrator.cli.options import Address, Detach, Json, Run, Storage, open_store
-from slimctl.orchestrator.cli.output import echo
-from slimctl.orchestrator.cli.stopping import exit_code
+from slimctl.orchestrator.cli.output import echo, exit_code
 
 if TYPE_CHECKING:
     from slimctl.orchestrator.submission import Submission
-
-
-def cancel(run: Run = None, storage: Storage = None, address: Address = None) -> None:
-    """Stop a run: its devices are free within seconds, its checkpoints stay."""
-    from slimctl.orchestrator.control import cancel as cancel_run
-    from slimctl.orchestrator.runs import find_run
-
-    store = open_store(storage)
-    name = find_run(store.blobs, run)
-    status = cancel_run(store, name, address=address)
-    typer.echo(f"run {name}: {status.state}\n  continue: slimctl resume {name}", err=True)
 
 
 def resume(

@@ -1,17 +1,13 @@
-"""The verbs that look after a storage and a cluster: verify, gc, doctor."""
+"""Reads a storage again, and looks for damage."""
 
 import json
-import os
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from slimctl.orchestrator.cli.options import (
-    DEFAULT_STORAGE,
     LIMIT,
-    Address,
     Json,
     Storage,
     open_store,
@@ -30,12 +26,6 @@ Mend = Annotated[
     bool,
     typer.Option("--mend", help="Remove what is damaged: the next submission makes it again."),
 ]
-Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")]
-Tracking = Annotated[
-    str | None,
-    typer.Option("--tracking", help="MLflow URI to look at.", show_default=False),
-]
-MARKS = {"ok": "ok", "warn": "look", "bad": "WRONG"}
 
 
 def verify(
@@ -79,44 +69,3 @@ def verify(
             if mend
             else "slimctl verify --mend, then submit the pipeline again",
         )
-
-
-def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -> None:
-    """List what no run and no artifact refers to; delete it if told so."""
-    from slimctl.orchestrator.garbage import delete_garbage, find_garbage
-
-    store = open_store(storage)
-    found = find_garbage(store)
-    if delete:
-        delete_garbage(store, found)
-    if as_json:
-        echo(json.dumps([asdict(garbage) for garbage in found], indent=1))
-        return
-    for garbage in found:
-        echo(f"{garbage.name}: {garbage.bytes:,} bytes, {garbage.why}")
-    total = f"{sum(garbage.bytes for garbage in found):,} bytes in {len(found)} places"
-    hint = "deleted" if delete else "nothing is deleted without --delete" if found else "clean"
-    typer.echo(f"{total}: {hint}", err=True)
-
-
-def doctor(
-    storage: Storage = None,
-    address: Address = None,
-    tracking: Tracking = None,
-    as_json: Json = False,
-) -> None:
-    """Say what is wrong or missing here and on a cluster, and how to mend it."""
-    from slimctl.orchestrator.diagnosis import diagnose
-
-    place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE
-    checks = []
-    for check in diagnose(place, tracking, address):
-        checks.append(check)
-        if not as_json:
-            echo(f"{MARKS[check.state].ljust(5)}  {check.name}: {check.what}")
-            if check.fix:
-                echo(f"       fix: {check.fix}")
-    if as_json:
-        echo(json.dumps([asdict(check) for check in checks], indent=1))
-    if any(check.state == "bad" for check in checks):
-        sys.exit(2)
