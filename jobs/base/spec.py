@@ -7,6 +7,7 @@ never a wrong result.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, model_validator
@@ -72,8 +73,17 @@ class JobSpec(Spec):
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """Content of outside files that the result depends on: name -> sha256."""
-        return {}
+        """Content of outside files that the result depends on: name -> sha256.
+
+        Of fields marked `BY_CONTENT`, unless a kind says otherwise.
+        """
+        named = [name for name in outside_fields(type(self)) if getattr(self, name) is not None]
+        if not named:
+            return {}
+        from slimctl.jobs.base.fingerprint import content_of_files  # noqa: PLC0415
+
+        paths = {name: Path(getattr(self, name)) for name in named}
+        return {name: content_of_files([path], path) for name, path in paths.items()}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         """What is known of the result before anything runs, for checks and estimates.
@@ -159,6 +169,12 @@ def many_ref_fields(kind: type[JobSpec]) -> frozenset[str]:
     """Fields of a kind that name any number of jobs."""
     infos = kind.model_fields.items()
     return frozenset(name for name, info in infos if takes_many(info.annotation))
+
+
+@cache
+def outside_fields(kind: type[JobSpec]) -> tuple[str, ...]:
+    """Fields of a kind that name files outside the store."""
+    return tuple(name for name, info in kind.model_fields.items() if BY_CONTENT in info.metadata)
 
 
 @cache

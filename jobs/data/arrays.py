@@ -26,14 +26,7 @@ SLICE = 1024
 def read_digits(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
-    """Reads scikit-learn's 1797 grey digits of 8 x 8 pixels, 0..16 stretched to 0..255.
-
-    Args:
-        source: only its words are used.
-        rules: what every image is turned into.
-        max_images: number of images to take; None = all.
-        labels: whether to keep the labels.
-    """
+    """Reads scikit-learn's 1797 grey digits of 8 x 8 pixels, 0..16 stretched to 0..255."""
     from sklearn.datasets import load_digits  # noqa: PLC0415  (slow to import, seldom needed)
 
     digits = load_digits()

@@ -43,12 +43,6 @@ def read_batches(
 ) -> LoadedImages:
     """Reads the first `max_images` images, in the order of the batches.
 
-    Args:
-        source: the files.
-        rules: what every image is turned into.
-        max_images: number of images to take; None = all.
-        labels: whether to read the labels.
-
     Raises:
         UserError: a file is damaged, is no such batch, or would run code.
     """

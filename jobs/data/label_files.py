@@ -44,10 +44,6 @@ class LabelFile(NamedTuple):
 def find_label_file(folders: Sequence[Path], label: str | None) -> LabelFile | None:
     """The first file in any of the folders that is one of these.
 
-    Args:
-        folders: where to look, in this order.
-        label: what the labels are called in it; None = `label` or `labels`.
-
     Raises:
         UserError: it is damaged, or has no such labels.
     """

@@ -44,12 +44,6 @@ def read_parquet(
 ) -> LoadedImages:
     """Reads the first `max_images` rows of the files, in the order of their names.
 
-    Args:
-        source: the files.
-        rules: what every image is turned into.
-        max_images: number of rows to read; None = all.
-        labels: whether to read labels, where there are any.
-
     Raises:
         UserError: a file is damaged or has no images, files disagree, or images or labels are bad.
     """

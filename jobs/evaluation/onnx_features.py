@@ -36,11 +36,6 @@ class OnnxFeatures:
 def open_onnx(path: Path, threads: int = 1, where: str | None = None) -> OnnxFeatures:
     """Opens a network and tries it on two images.
 
-    Args:
-        path: the ONNX file.
-        threads: CPU threads.
-        where: what errors call the file; None = its path.
-
     Raises:
         UserError: not an ONNX file, not of the needed shape, or onnxruntime is not installed.
         OSError: the file cannot be read.

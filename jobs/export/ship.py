@@ -103,12 +103,7 @@ MADE_HERE = (DESCRIPTION, "model_index.json")
 
 @dataclass(frozen=True)
 class Shipment:
-    """What was written.
-
-    Args:
-        description: of the model.
-        checks: of each ONNX file, by name.
-    """
+    """What was written."""
 
     description: ModelDescription
     checks: dict[str, OnnxCheck]

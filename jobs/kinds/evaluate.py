@@ -133,13 +133,6 @@ class Evaluate(SeededJobSpec):
             flop += FORWARD * features.feature_macs * seen
         return Work(size.parameters, size.macs, flop, tuple(notes))
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        if self.reference is None:
-            return {}
-        return {"reference": content_of_files([Path(self.reference)], Path(self.reference))}
-
     def preflight(self) -> Facts | None:
         if self.reference is not None:
             from slimctl.jobs.evaluation.statistics_file import read_statistics

@@ -37,11 +37,6 @@ class ImportFeatures(JobSpec):
             file="features.onnx",
         )
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        return {"path": content_of_files([Path(self.path)], Path(self.path))}
-
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         if not Path(self.path).expanduser().is_file():
             what = f"there is no file '{self.path}'"

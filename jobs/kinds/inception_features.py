@@ -46,11 +46,6 @@ class InceptionFeatures(JobSpec):
         save_weights(network.state_dict(), context.folder / "weights.safetensors")
         return FeatureNet(source="inception", channels=3, dimensions=DIMENSIONS)
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        return {"weights": content_of_files([Path(self.weights)], Path(self.weights))}
-
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         made = Facts(intake=Intake(channels=3), dimensions=DIMENSIONS, feature_macs=INCEPTION_MACS)
         require_file(self.weights, "weights", PUBLISHED, made)

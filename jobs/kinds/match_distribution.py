@@ -213,13 +213,7 @@ def _warn_of_small_critic(context: JobContext, teacher: Flow, fake: Flow) -> Non
 
 
 def _note_scores(context: JobContext, scores: "Scores | None", taken_on: str) -> None:
-    """Notes the scores with the artifact, and warns if nothing was better than the start.
-
-    Args:
-        context: of the job.
-        scores: of its training.
-        taken_on: `features` or `pixels`.
-    """
+    """Notes the scores with the artifact, and warns if nothing was better than the start."""
     assert scores is not None  # distribution matching always scores
     context.engine |= {
         "score": taken_on,

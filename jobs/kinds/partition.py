@@ -159,14 +159,6 @@ class SplitConditions(SeededJobSpec):
                     "ask for fewer parts, or list the subsets",
                 )
 
-    def fingerprint(self) -> dict[str, str]:
-        from slimctl.jobs.base.fingerprint import content_of_files
-
-        if self.embeddings is None:
-            return {}
-        path = Path(self.embeddings)
-        return {"embeddings": content_of_files([path], path)}
-
     def preflight(self) -> Facts | None:
         if self.embeddings is None:
             return None

@@ -116,13 +116,6 @@ def measure_guide(
 
     Two numbers without a verdict: which is larger does not tell whether the two-step term helped.
     On digits it helped a student whose own samples were nearer to the pairs (benchmarks/README.md).
-
-    Args:
-        context: of the job; its engine record gets the two errors.
-        spec: of the job; the guide takes over in the middle of its range of times.
-        guide: flow of the two-step term.
-        student: the distilled generator.
-        weights: its weights.
     """
     device = torch.device(context.device)
     pairs = context.input(spec.pairs)

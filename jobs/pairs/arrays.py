@@ -87,10 +87,6 @@ def pair_files(path: Path) -> tuple[Path, ...]:
 def open_pairs(path: Path, *, labels: bool) -> tuple[PairArrays, ...]:
     """All pairs at a path, looked through once.
 
-    Args:
-        path: a folder, or one of folders.
-        labels: whether to read labels, where there are any.
-
     Raises:
         UserError: an array is damaged or not as described; names the first culprit.
     """

@@ -44,24 +44,16 @@ from slimctl.models.stepping.flow_walk import solve_with_policy
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """Decides every pair of an endless series.
-
-    Args:
-        series: id of the series, `<kind>-<key>` without a count.
-        flow: the flow that makes them.
-        solver: how its equation is solved, or the policy that chooses its steps.
-        seed: of noise and labels.
-        shard_size: pairs per shard file.
-        batch_size: pairs solved at once; divides shard_size.
-        precision: of the network's products.
-    """
+    """Decides every pair of an endless series."""
 
     series: str
+    """Id of the series, `<kind>-<key>` without a count."""
     flow: Flow
     solver: SolverSpec | StepPolicy
     seed: int
     shard_size: int
     batch_size: int
+    """Pairs solved at once; divides shard_size."""
     precision: Precision = "float32"
 
 
@@ -218,11 +210,6 @@ _TYPES = {"x1": ("F16", torch.float16), "x0": ("F32", torch.float32)}
 
 class ShardRows:
     """Random access to the images of a pair set, or to its noise where that is stored.
-
-    Args:
-        store: where the shards are.
-        pairs: the set.
-        tensor: x1, or x0 of pairs made elsewhere.
 
     Raises:
         DamagedArtifact: a shard is not what the set says.

@@ -82,12 +82,7 @@ class Suspicion(Generic[ItemT]):
         self._deaths[item].append(death)
 
     def answered(self, actor: int, life: Any) -> None:
-        """An actor is there, for the first time or again.
-
-        Args:
-            actor: its number.
-            life: what it said; where that is the same `Life` as before it has not been dead.
-        """
+        """An actor is there, for the first time or again."""
         before = self._lives.get(actor)
         self._lives[actor] = life
         unbroken = isinstance(life, Life) and life == before

@@ -113,15 +113,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Watch:
-    """Scores taken of a student while it trains, which change nothing of what comes out.
-
-    Args:
-        judge: takes them.
-        every: optimizer steps between two of them, >= 1.
-    """
+    """Scores taken of a student while it trains, which change nothing of what comes out."""
 
     judge: Judge
     every: int
+    """Optimizer steps between two of them, >= 1."""
 
 
 WEIGHTS, SCORES = "best.", "score."

@@ -67,14 +67,7 @@ PREFIX = "companion."
 
 
 class CompanionTrainer:
-    """A companion with its own Adam.
-
-    Args:
-        spec: settings of the loop; clipping and Adam's constants are shared.
-        companion: what to train.
-        device: where it is.
-        world: number of workers.
-    """
+    """A companion with its own Adam."""
 
     def __init__(
         self, spec: TrainingSpec, companion: Companion, device: torch.device, world: int

@@ -93,15 +93,6 @@ def train_on_ray(
 ) -> Trained:
     """Trains a network inside Ray Train (or here, if the spec says so); returns averaged weights.
 
-    Args:
-        context: of the job.
-        spec: settings of the loop.
-        network: architecture of the student.
-        image: shape of its images.
-        objective: what to minimise.
-        initial: model whose weights to start from; None = random weights.
-        watch: scores the student where the objective does not.
-
     Raises:
         TrainingDiverged: the loss is no longer finite.
         UserError: the weights to start from do not fit.

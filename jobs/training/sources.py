@@ -191,15 +191,7 @@ def fits(pairs: PairSet, device: torch.device) -> bool:
 
 
 class ImageSource:
-    """The real images of a data set, and their labels where the model wants some.
-
-    Args:
-        store: where the data is.
-        data: the data set.
-        device: where batches are wanted.
-        labels: images of other labels are left out; None = all images.
-        conditional: whether the model takes labels.
-    """
+    """The real images of a data set, and their labels where the model wants some."""
 
     def __init__(
         self,
