@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test gate unit faults slow bench clean
+.PHONY: help install demo test gate unit docs faults slow bench clean
 
 help:
 	@echo "make install   environment in .venv, from pinned versions"
 	@echo "make demo      train and measure a one-step generator on real digits (under 9 minutes on 2 cores)"
-	@echo "make test      gate (ruff, mypy, import-linter) and tests"
+	@echo "make test      gate and tests"
+	@echo "make gate      ruff, mypy, import-linter and the docs site"
+	@echo "make unit      the tests, without the gate"
+	@echo "make docs      the docs site in build/site; a broken link or an unknown symbol fails it"
 	@echo "make faults    kills every part of a run on clusters of several nodes (about 20 minutes)"
 	@echo "make slow      the tests that take minutes"
 	@echo "make bench     what each of SlimFlow's ideas brings, 3 seeds (about 20 minutes)"
+	@echo "make clean     remove .venv and what was built"
 
 install: $(VENV)/.installed
 
@@ -27,13 +31,18 @@ demo: install
 
 test: install gate unit
 
-gate:
+gate: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
 
-unit:
+# Not --quiet: that hides the warnings from --strict, too.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+unit: install
 	$(BIN)/pytest -m "not slow and not faults"
 
 faults: install

@@ -1,4 +1,4 @@
-"""What is wrong or missing here and on a cluster, and how to mend it."""
+"""What is wrong or missing here and on a cluster, and how to fix it."""
 
 import contextlib
 import importlib.metadata
@@ -143,7 +143,7 @@ def _database(file: Path, uri: str) -> Check:
     except sqlite3.Error as error:
         fix = f"end the program that holds it (fuser {shlex.quote(str(file))}); {goes_on}"
         if "locked" not in str(error):
-            fix = f"move it away, or mend its permissions; {goes_on}"
+            fix = f"move it away, or repair its permissions; {goes_on}"
         return Check("mlflow", "bad", f"{file} cannot be used: {error}", fix)
     known, newest = _known_revisions()
     version = importlib.metadata.version("mlflow")

@@ -220,8 +220,8 @@ def load_pipeline(
         storage: used instead of the file's; None = the file's, else `SLIMCTL_STORAGE`, else
             `./slim-store`.
         draft: whether files that it names may be missing: to look at it, not to run it.
-        reads: whether a pipeline with mistakes is to have those told, too, that are in its files;
-            without any, `preflight` tells them.
+        reads: whether the mistakes of a pipeline include those in its files; where it has no
+            others, `preflight` reports them.
 
     Raises:
         PipelineProblems: every mistake in the file and the overrides.

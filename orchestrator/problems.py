@@ -1,4 +1,4 @@
-"""Mistakes of the user's input: where, what and how to mend it, all of them at once.
+"""Mistakes of the user's input: where, what and how to fix it, all of them at once.
 
 A check knows only the path of a mistake in the pipeline (`jobs.student.steps`); `Places` turns
 paths into places, lines of a file or, for a pipeline made in Python, the dotted path itself.

@@ -66,7 +66,7 @@ class Forecast:
     plan: RunPlan
     cost: Estimate
     warnings: Sequence[Problem]
-    """What is doubtful although nothing is wrong."""
+    """What would say little although nothing is wrong, such as a FID of few samples."""
     missing: Sequence[Mistake]
     """Files that a draft names and that are not there; their jobs could not be looked at."""
 
@@ -80,7 +80,7 @@ def check(pipeline: Pipeline) -> list[Problem]:
     """Looks for mistakes in a pipeline and in what it reads; starts nothing.
 
     Returns:
-        What is doubtful although nothing is wrong.
+        Warnings: what would say little although nothing is wrong, such as a FID of few samples.
 
     Raises:
         PipelineProblems: all mistakes at once.
@@ -131,7 +131,7 @@ def submit(
         detach: return as soon as the run is on record; needs a cluster.
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
-        on_doubts: called after that with what is doubtful about the jobs that are going to run.
+        on_doubts: called after that with the warnings about the jobs that are going to run.
         on_wait: called before a silence with what it is for, such as that Ray starts.
 
     Raises:

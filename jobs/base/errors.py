@@ -1,6 +1,6 @@
 """The errors of the program.
 
-    SlimError                where, what and how to mend it, in one exception
+    SlimError                where, what and how to fix it, in one exception
     ├── UserError            the user's input is wrong: no traceback, never retried, exit 2
     ├── DamagedArtifact      a stored file is not what its manifest says: exit 3
     ├── JobFailed            a job of a run failed: exit 4
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 
 class SlimError(Exception):
-    """Base of the errors that say where, what and how to mend it.
+    """Base of the errors that say where, what and how to fix it.
 
     Args:
         where: file:line, job or artifact; "" if the error belongs to no place.

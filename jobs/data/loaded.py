@@ -118,7 +118,7 @@ def _bad_rows(
         where,
         f"{len(rows):,} of {len(values):,} labels are not among {allowed}: "
         f"{listed(shown, len(rows))}",
-        "mend or remove those rows, or set labels: false to read the images without labels",
+        "correct or remove those rows, or set labels: false to read the images without labels",
     )
 
 

@@ -161,7 +161,7 @@ def _images(path: Path, found: FolderImages) -> ImageSource:
     if number:
         left_out = f"{number:,} of {number + len(found.files):,} files left out"
         told.append(f"{left_out}: {in_words(found.left_out)}")
-        fix = "turn them into images that are read, mend the links, or move them out of the folder"
+        fix = "turn them into images that are read, fix the links, or move them out of the folder"
         remarks = (*remarks, Remark(told[-1], fix))
     words = f"folder of {len(found.files):,} images, {classes}"
     return ImageSource(

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 class MatchDistribution(PartTrainingSpec):
     """A one-step generator whose samples follow the teacher's distribution.
 
-    The student moves along the difference of the teacher and a fake network, which learns the flow
-    of what the student makes. Either pairs steady it (DMD), or the fake network takes several steps
-    for each of its own (DMD2); `adversarial` adds a head that judges images (stage 2). The losses
+    The student moves along the difference of the teacher and a score network, which learns the
+    flow of what the student makes. Either pairs steady it (DMD), or the score network takes several
+    steps for each of its own (DMD2); `adversarial` adds a critic to it (stage 2). The losses
     say nothing about quality, so the best of the averaged weights is kept by a score on few
     samples; the start is scored too.
 
@@ -60,7 +60,7 @@ class MatchDistribution(PartTrainingSpec):
     data: Ref[Dataset]
     """Real images for the score and for `adversarial`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
-    """Flow that the fake network starts from; null = the teacher."""
+    """Flow that the score network (the papers' fake one) starts from; null = the teacher."""
     pairs: Ref[PairSet] | None = None
     """The teacher's pairs, of all labels, for the regression of DMD; null = DMD2."""
     pair_weight: float = Field(default=0.25, gt=0)
@@ -70,13 +70,13 @@ class MatchDistribution(PartTrainingSpec):
     distance: ImageDistance = L2Distance()
     """Distance between images in the regression."""
     fake_updates: int | None = Field(default=None, ge=1, le=1000)
-    """Steps of the fake network before each of the student; null = 1 with pairs, 5 without."""
+    """Steps of the score network before each of the student; null = 1 with pairs, 5 without."""
     fake_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Learning rate of the fake network; null = learning_rate."""
+    """Learning rate of the score network; null = learning_rate."""
     time: TimeDensity = UniformTime(low=0.02, high=0.98)
     """Density of the flow times at which the flows are compared: sigma 0.02..49, quartiles 0.35,
     1.0 and 2.8; `{kind: karras}` is DMD2's, sigma 0.0032..72, quartiles 0.19, 2.5 and 16.6. The
-    fake network trains on the whole range, [0, 1] or sigma 0.002..80."""
+    score network trains on the whole range, [0, 1] or sigma 0.002..80."""
     adversarial: AdversarialSpec | None = None
     """Weights of the adversarial term, `{}` for the paper's; null = without."""
     features: Ref[FeatureNet] | None = None

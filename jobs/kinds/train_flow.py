@@ -28,7 +28,7 @@ class TrainFlow(TrainingSpec):
     network: AnyNetworkSpec
     """Architecture of the velocity network."""
     conditional: bool = False
-    """Whether the network is told the label."""
+    """Whether the network takes the label."""
     time: TimeDensity = UniformTime()
     """Density of the flow times trained on."""
     flip: bool | None = None

@@ -98,7 +98,7 @@ class Store:
             raise UserError(
                 f"storage {self.uri}",
                 f"cannot be written: {error.strerror or error}",
-                "choose another folder with --storage, or mend its permissions",
+                "choose another folder with --storage, or repair its permissions",
             ) from error
 
     def state(self, artifact_id: str) -> State:

@@ -282,7 +282,7 @@ class ScoredTrainingSpec(PartTrainingSpec):
 
     data: Annotated[Ref[Dataset] | None, SPEED_ONLY] = None
     """Real images that one-step samples are compared with in training; null = no scores. They only
-    watch: the result is the same without them."""
+    measure: the result is the same without them."""
     features: Annotated[Ref[FeatureNet] | None, SPEED_ONLY] = None
     """Feature network of the score, a kernel distance (KID); null = sliced Wasserstein of
     pixels."""

@@ -94,7 +94,7 @@ class DenoisingFlow(Flow):
 class NoiseLevels(nn.Module, ABC):
     """The network's input at a noise level. Abstract.
 
-    A point x1 + sigma x0 is multiplied by `scale(sigma)`, and the network is told `time(sigma)`.
+    A point x1 + sigma x0 is multiplied by `scale(sigma)`, and the network is given `time(sigma)`.
     """
 
     @abstractmethod
@@ -103,7 +103,7 @@ class NoiseLevels(nn.Module, ABC):
 
     @abstractmethod
     def time(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """What the network is told."""
+        """What the network is given."""
 
 
 class _Rectified(NoiseLevels):

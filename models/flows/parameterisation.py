@@ -18,7 +18,7 @@ Prediction = Literal["velocity", "noise", "data", "v", "edm"]
 
 
 class _Schedule(Spec):
-    """Which multiple of the image a network is fed, and what it is told of the noise level."""
+    """Which multiple of the image a network is fed, and what it is given of the noise level."""
 
     @abstractmethod
     def sigma_range(self) -> tuple[float, float]:
@@ -26,7 +26,7 @@ class _Schedule(Spec):
 
 
 class RectifiedSchedule(_Schedule):
-    """The straight path (1 - t) x0 + t x1; the network is told t."""
+    """The straight path (1 - t) x0 + t x1; the network is given t."""
 
     kind: Literal["rectified"] = "rectified"
 
@@ -35,7 +35,7 @@ class RectifiedSchedule(_Schedule):
 
 
 class EDMSchedule(_Schedule):
-    """x1 + sigma x0, scaled to variance 1; the network is told ln(sigma) / 4.
+    """x1 + sigma x0, scaled to variance 1; the network is given ln(sigma) / 4.
 
     Source: Karras et al., arXiv 2206.00364, table 1.
     """
@@ -47,7 +47,7 @@ class EDMSchedule(_Schedule):
 
 
 class VESchedule(_Schedule):
-    """x1 + sigma x0, not scaled; the network is told ln(sigma / 2).
+    """x1 + sigma x0, not scaled; the network is given ln(sigma / 2).
 
     Source: Song et al., arXiv 2011.13456, as in Karras et al., arXiv 2206.00364, table 1.
     """
@@ -61,7 +61,7 @@ class VESchedule(_Schedule):
 class LinearVPSchedule(_Schedule):
     """Variance 1, a^2 = exp(-(beta_max - beta_min) s^2 / 2 - beta_min s) at the time s in [0, 1].
 
-    The network is told time_scale s. s = 0 is the image: the time of the papers, not ours.
+    The network is given time_scale s. s = 0 is the image: the time of the papers, not ours.
 
     Source: Song et al., arXiv 2011.13456, equation 33.
     """
@@ -93,7 +93,7 @@ class LinearVPSchedule(_Schedule):
 class CosineVPSchedule(_Schedule):
     """Variance 1, a = cos((s + c) / (1 + c) pi / 2) / cos(c / (1 + c) pi / 2) at s in [0, 1].
 
-    The network is told time_scale s. s = 0 is the image.
+    The network is given time_scale s. s = 0 is the image.
 
     Source: Nichol and Dhariwal, arXiv 2102.09672, equation 17.
     """
@@ -118,7 +118,7 @@ class CosineVPSchedule(_Schedule):
 class DiscreteVPSchedule(_Schedule):
     """Variance 1 at the steps 0, 1, ... of a table: a_i^2 = (1 - beta_0) ... (1 - beta_i).
 
-    The network is told the step. Between two steps it is told a broken number, linear in the
+    The network is given the step. Between two steps it is given a broken number, linear in the
     logarithm of sigma (or the nearest step), so that a discrete table serves every time of ours.
 
     Source: Ho et al., arXiv 2006.11239 (linear); Rombach et al., arXiv 2112.10752 (linear in the
@@ -137,7 +137,7 @@ class DiscreteVPSchedule(_Schedule):
     zero_terminal: bool = False
     """Whether the table is stretched until its last step is pure noise (arXiv 2305.08891)."""
     between: Literal["log_sigma", "nearest"] = "log_sigma"
-    """What the network is told between two steps."""
+    """What the network is given between two steps."""
 
     def sigmas(self) -> tuple[float, ...]:
         """Noise levels of the steps, rising; a last one that is infinite is left out."""

@@ -20,7 +20,7 @@ Tracking = Annotated[
     str | None,
     typer.Option("--tracking", help="MLflow URI to look at.", show_default=False),
 ]
-MARKS = {"ok": "ok", "warn": "look", "bad": "WRONG"}
+MARKS = {"ok": "ok", "warn": "warn", "bad": "FAIL"}
 
 
 def doctor(
@@ -29,7 +29,7 @@ def doctor(
     tracking: Tracking = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong or missing here and on a cluster, and how to mend it."""
+    """Say what is wrong or missing here and on a cluster, and how to fix it."""
     from slimctl.orchestrator.diagnosis import diagnose
 
     place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimctl.jobs.base.refs import ref_types, takes_many
 from slimctl.jobs.base.spec import JobSpec
@@ -15,17 +15,31 @@ MOST_FIELDS = 4
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def field_lines(spec: type[JobSpec]) -> Iterator[str]:
-    """Lines about every field: the required ones first, each with what it means."""
+class FieldText(NamedTuple):
+    """A field of a kind in words."""
+
+    name: str
+    type: str
+    default: str
+    about: str
+
+
+def fields_of(spec: type[JobSpec]) -> Iterator[FieldText]:
+    """Every field of a kind, the required ones first."""
     schema = spec.model_json_schema()
     required = set(schema.get("required", ()))
-    fields = sorted(schema["properties"], key=lambda name: name not in required)
-    for name in fields:
+    for name in sorted(schema["properties"], key=lambda name: name not in required):
         field = schema["properties"][name]
-        default = "required" if name in required else f"default {json.dumps(field.get('default'))}"
-        head = f"  {name}: {_type_of(spec, name, field, schema.get('$defs', {}))} ({default})"
-        yield from textwrap.wrap(head, WIDTH, subsequent_indent="    ")
+        default = "required" if name in required else json.dumps(field.get("default"))
         about = " ".join(field.get("description", "").split())
+        yield FieldText(name, _type_of(spec, name, field, schema.get("$defs", {})), default, about)
+
+
+def field_lines(spec: type[JobSpec]) -> Iterator[str]:
+    """Lines about every field, each with what it means."""
+    for name, kind, default, about in fields_of(spec):
+        default = default if default == "required" else f"default {default}"
+        yield from textwrap.wrap(f"  {name}: {kind} ({default})", WIDTH, subsequent_indent="    ")
         yield from textwrap.wrap(about, WIDTH, initial_indent="      ", subsequent_indent="      ")
 
 

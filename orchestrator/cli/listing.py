@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 def kinds(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Kinds to tell the fields of; none = list them all.")
+        list[str] | None, typer.Argument(help="Kinds to list the fields of; none = list the kinds.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the job kinds with their inputs and outputs, or tell the fields of some."""
+    """List the job kinds with their inputs and outputs, or every field of some."""
     from slimctl.jobs.base.registry import kind_names, load_kind
 
     wanted = {name: load_kind(name) for name in names or kind_names()}

@@ -1,14 +1,16 @@
 """The program `slimctl`: its verbs, and what becomes of errors.
 
 Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted,
-143 told to end (SIGTERM), 129 left by its terminal (SIGHUP).
+143 ended by SIGTERM, 129 left by its terminal (SIGHUP).
 """
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
+import slimctl
 from slimctl.jobs.base.errors import SlimError, UserError
 from slimctl.orchestrator.cli import browse, comparing, listing, reporting
 from slimctl.orchestrator.cli.cancel import cancel
@@ -17,7 +19,12 @@ from slimctl.orchestrator.cli.doctor import doctor
 from slimctl.orchestrator.cli.export import export
 from slimctl.orchestrator.cli.gc import gc
 from slimctl.orchestrator.cli.logs import logs
-from slimctl.orchestrator.cli.output import only_data, open_standard_streams, stop_on_signals
+from slimctl.orchestrator.cli.output import (
+    echo,
+    only_data,
+    open_standard_streams,
+    stop_on_signals,
+)
 from slimctl.orchestrator.cli.plan import plan
 from slimctl.orchestrator.cli.resume import resume
 from slimctl.orchestrator.cli.sample import sample
@@ -26,12 +33,31 @@ from slimctl.orchestrator.cli.verify import verify
 
 app = typer.Typer(
     name="slimctl",
-    help="Turn big diffusion and flow teachers into tiny one-step generators, on any Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"slimctl {slimctl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_say_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Turn big diffusion and flow teachers into tiny one-step generators, on any Ray cluster."""
+
+
 for verb in (
     check,
     plan,

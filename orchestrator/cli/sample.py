@@ -28,7 +28,7 @@ def sample(
     ),
     storage: Storage = None,
 ) -> None:
-    """Draw samples from a flow or a generator into a PNG sheet or an .npz file.
+    """Draw samples from a flow or a generator into a PNG grid or an .npz file.
 
     The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
     """

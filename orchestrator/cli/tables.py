@@ -88,7 +88,7 @@ def _hours(found: Estimate, here: Cluster) -> str:
     if found.tflops is None or found.total_gpu_hours is None:
         return (
             f"; how long that takes is not known: here are {here.cpus} CPUs and no GPU, and no "
-            "rate of CPUs is assumed; --tflops 40 tells the hours of a GPU at that rate"
+            "rate of CPUs is assumed; --tflops 40 gives the hours of a GPU at that rate"
         )
     elsewhere = "" if here.gpus else "; this machine has none"
     return (

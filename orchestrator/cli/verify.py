@@ -22,24 +22,28 @@ Pairs = Annotated[
     int,
     typer.Option("--pairs", min=0, max=LIMIT, help="Random pairs of each pair set to make again."),
 ]
-Mend = Annotated[
+Repair = Annotated[
     bool,
-    typer.Option("--mend", help="Remove what is damaged: the next submission makes it again."),
+    typer.Option("--repair", help="Remove what is damaged: the next submission makes it again."),
 ]
+OldRepair = Annotated[bool, typer.Option("--mend", hidden=True, help="Old name of --repair.")]
 
 
 def verify(
     artifact: Artifact = None,
     pairs: Pairs = 4,
-    mend: Mend = False,
+    repair: Repair = False,
+    old_repair: OldRepair = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte of the store again, and make some pairs again."""
     from slimctl.jobs.base.errors import DamagedArtifact, UserError
-    from slimctl.orchestrator.verification import mend as mend_damage
+    from slimctl.orchestrator.verification import mend as remove_damage
     from slimctl.orchestrator.verification import verify_all, verify_artifact
 
+    if old_repair:
+        typer.echo("--mend is now called --repair; the next version takes --repair only", err=True)
     store = open_store(storage)
     if artifact is None:
         looked = verify_all(store, pairs)
@@ -51,8 +55,8 @@ def verify(
     found = []
     for finding in looked:
         found.append(finding)
-        if mend:
-            mend_damage(store, finding)
+        if repair or old_repair:
+            remove_damage(store, finding)
         if not as_json:
             told = (
                 "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
@@ -66,6 +70,6 @@ def verify(
             store.uri,
             "\n".join([f"{len(damaged)} problem(s)", *(f"  {problem}" for problem in damaged)]),
             "submit the pipeline again: what was damaged is made again"
-            if mend
-            else "slimctl verify --mend, then submit the pipeline again",
+            if repair or old_repair
+            else "slimctl verify --repair, then submit the pipeline again",
         )

@@ -94,7 +94,7 @@ def test_every_damaged_file_is_named_and_made_again(whole, tmp_path, slimctl, da
             if "/events/" in name and verb != ["show"] and verb != ["show", "--json"]:
                 assert code == 3, (name, verb)
                 assert name in told
-        slimctl("verify", "--mend", storage=storage)
+        slimctl("verify", "--repair", storage=storage)
         assert set(run_here(storage).values()) == {""}, name
         code, told = slimctl("verify", storage=storage)
         assert code == 0 or all("runs/" in line for line in told.splitlines() if ": DAM" in line)

@@ -25,7 +25,7 @@ class DiffusersUNetSpec(NetworkSpec):
     config: dict[str, Any]
     """Its config.json; keys that begin with `_` are left out."""
     convention: Literal["flow", "timestep"] = "flow"
-    """`flow`: told timesteps (1 - t), it answers noise - image, as diffusers' flow-matching
+    """`flow`: given timesteps (1 - t), it answers noise - image, as diffusers' flow-matching
     schedulers have it, and the sign is turned; `timestep`: called and answering as it is."""
     timesteps: float = Field(default=1000.0, gt=0)
     """What 1 - t is multiplied by, in the convention `flow`."""

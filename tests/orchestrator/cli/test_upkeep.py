@@ -32,20 +32,30 @@ def test_a_whole_storage_is_verified(slimctl, storage):
     assert [each["rechecked"] for each in found] == [False]
 
 
-def test_damage_is_named_mended_and_made_again(slimctl, storage):
+def test_damage_is_named_removed_and_made_again(slimctl, storage):
     weights = next(storage.glob("artifacts/anneal_reflow-*/weights.safetensors"))
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     ended = slimctl("verify")
     assert ended.code == 3
     assert f"{weights.relative_to(storage)} was changed" in ended.err
-    assert "verify --mend" in ended.err
+    assert "verify --repair" in ended.err
     assert weights.exists()
-    assert slimctl("verify", "--mend").code == 3
+    assert slimctl("verify", "--repair").code == 3
     assert not weights.exists()
     assert set(run_here(storage).values()) == {""}
     assert weights.read_bytes() == data
     assert slimctl("verify").code == 0
+
+
+def test_the_old_name_of_repair_works_with_a_note(slimctl, storage):
+    weights = next(storage.glob("artifacts/anneal_reflow-*/weights.safetensors"))
+    weights.write_bytes(b"")
+    ended = slimctl("verify", "--mend")
+    assert ended.code == 3
+    assert "--mend is now called --repair" in ended.err
+    assert not weights.exists()
+    run_here(storage)
 
 
 def test_an_artifact_that_is_not_there(slimctl, storage):
@@ -54,7 +64,7 @@ def test_an_artifact_that_is_not_there(slimctl, storage):
     assert "there is no artifact 'nothing'" in ended.err
 
 
-def test_gc_deletes_only_when_told(slimctl, storage):
+def test_gc_deletes_only_when_asked(slimctl, storage):
     old = storage / "work" / "train_flow-zz" / "latest.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
@@ -85,7 +95,7 @@ def test_the_doctor_says_what_is_wrong(slimctl, tmp_path):
     (tmp_path / "file").write_text("")
     ended = slimctl("doctor", "--storage", tmp_path / "file" / "store")
     assert ended.code == 2
-    assert "WRONG" in ended.out
+    assert "FAIL" in ended.out
     assert "fix: choose another folder" in ended.out
 
 
