@@ -70,39 +70,24 @@ class JobOutcome:
 def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOutcome:
     """Runs a job; never raises."""
     started = time.perf_counter()
+    job = f"job '{request.job}'"
     try:
         device_s = _run(request, device, threads)
+        outcome = JobOutcome(request.artifact_id, device_s=device_s)
     except SlimError as error:
-        lost = isinstance(error, WorkLost)
-        return JobOutcome(
-            request.artifact_id,
-            type(error).__name__,
-            error.where,
-            error.what,
-            error.fix,
-            retry=lost,
-            wall_s=time.perf_counter() - started,
-        )
+        said = (type(error).__name__, error.where, error.what, error.fix)
+        outcome = JobOutcome(request.artifact_id, *said, retry=isinstance(error, WorkLost))
     except FieldError as error:
-        return JobOutcome(
-            request.artifact_id,
-            UserError.__name__,
-            f"job '{request.job}', {error.field}",
-            error.what,
-            error.fix,
-            wall_s=time.perf_counter() - started,
-        )
+        said = (UserError.__name__, f"{job}, {error.field}", error.what, error.fix)
+        outcome = JobOutcome(request.artifact_id, *said)
     except Exception as error:  # noqa: BLE001  (the supervisor decides what becomes of it)
-        return JobOutcome(
-            request.artifact_id,
-            type(error).__name__,
-            f"job '{request.job}'",
-            f"{type(error).__name__}: {error}",
-            trace=traceback.format_exc(),
-            retry=isinstance(error, OSError) and not isinstance(error, LASTING),
-            wall_s=time.perf_counter() - started,
-        )
-    return JobOutcome(request.artifact_id, wall_s=time.perf_counter() - started, device_s=device_s)
+        name = type(error).__name__
+        passes = isinstance(error, OSError) and not isinstance(error, LASTING)
+        outcome = JobOutcome(
+            request.artifact_id, name, job, f"{name}: {error}",
+            trace=traceback.format_exc(), retry=passes,
+        )  # fmt: skip
+    return replace(outcome, wall_s=time.perf_counter() - started)
 
 
 def _run(request: JobRequest, device: str, threads: int) -> float:

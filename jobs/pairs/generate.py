@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
+from slimctl.jobs.pairs.pool import IN_FLIGHT, Life, Pool
 from slimctl.jobs.pairs.shards import (
     PairRecipe,
     ShardRecord,
@@ -19,7 +19,6 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.pairs.suspicion import Life
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow

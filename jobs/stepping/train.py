@@ -20,8 +20,7 @@ from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.base.turns import computing
-from slimctl.jobs.pairs.pool import Pool
-from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.stepping.episodes import lessons
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.store import Store

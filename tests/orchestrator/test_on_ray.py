@@ -21,8 +21,7 @@ from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives.train_flow import FlowMatching
-from slimctl.jobs.pairs.pool import Pool
-from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.ray_train import train_on_ray
