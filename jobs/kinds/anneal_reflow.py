@@ -7,10 +7,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.work import Work
-from slimctl.jobs.training.spec import (
-    ScoredTrainingSpec,
-    training_work,
-)
+from slimctl.jobs.training.spec import ScoredTrainingSpec, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec

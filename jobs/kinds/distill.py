@@ -19,11 +19,7 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.spec import (
-    ScoredTrainingSpec,
-    check_images,
-    training_work,
-)
+from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import L2Distance
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
@@ -33,16 +29,8 @@ from slimctl.models.networks.spec import NetworkSpec
 RecipeName = Literal["slimflow", "slimflow_huber"]
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "slimflow": {
-        "pair_weight": 1.0,
-        "two_step_weight": 1.0,
-        "distance": {"kind": "l2"},
-    },
-    "slimflow_huber": {
-        "pair_weight": 1.0,
-        "two_step_weight": 0.3,
-        "distance": {"kind": "huber"},
-    },
+    "slimflow": {"pair_weight": 1.0, "two_step_weight": 1.0, "distance": {"kind": "l2"}},
+    "slimflow_huber": {"pair_weight": 1.0, "two_step_weight": 0.3, "distance": {"kind": "huber"}},
 }
 """`slimflow`: the weights of arXiv 2407.12718, section 4, whose distance is LPIPS where its weight
 files are at hand. `slimflow_huber`: what did best on digits at equal size and equal steps

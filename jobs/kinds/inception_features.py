@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PUBLISHED = PublishedFile(
-    "weights-inception-2015-12-05-6726825d.pth",
-    "release v0.2.0 of toshas/torch-fidelity on GitHub",
+    "weights-inception-2015-12-05-6726825d.pth", "release v0.2.0 of toshas/torch-fidelity on GitHub"
 )
 DIMENSIONS = 2048
 

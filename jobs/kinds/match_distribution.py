@@ -17,11 +17,7 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.spec import (
-    PartTrainingSpec,
-    check_images,
-    training_work,
-)
+from slimctl.jobs.training.spec import PartTrainingSpec, check_images, training_work
 from slimctl.models.flows.spec import AdversarialSpec, L2Distance, TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size

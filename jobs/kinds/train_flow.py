@@ -52,10 +52,7 @@ class TrainFlow(TrainingSpec):
         known = inputs["data"]
         image = known.image and model_image(known.image, self.conditional)
         made = Facts(
-            image=image,
-            flip_valid=known.flip_valid,
-            flow=Parameterisation(),
-            network=self.network,
+            image=image, flip_valid=known.flip_valid, flow=Parameterisation(), network=self.network
         )
         return check_each(
             made,

@@ -188,10 +188,7 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     free_placement(task.artifact_id)
-    resources: dict[str, float] = {
-        "CPU": task.threads,
-        "memory": placement_mark(task.artifact_id),
-    }
+    resources: dict[str, float] = {"CPU": task.threads, "memory": placement_mark(task.artifact_id)}
     if on_gpus:
         resources["GPU"] = 1
     folder = task.store.work(task.artifact_id)

@@ -8,17 +8,11 @@ from typing import Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.options import (
-    DEFAULT_STORAGE,
-    Address,
-    Json,
-    Storage,
-)
+from slimctl.orchestrator.cli.options import DEFAULT_STORAGE, Address, Json, Storage
 from slimctl.orchestrator.cli.output import echo
 
 Tracking = Annotated[
-    str | None,
-    typer.Option("--tracking", help="MLflow URI to look at.", show_default=False),
+    str | None, typer.Option("--tracking", help="MLflow URI to look at.", show_default=False)
 ]
 MARKS = {"ok": "ok", "warn": "warn", "bad": "FAIL"}
 

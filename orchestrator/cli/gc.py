@@ -6,11 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.options import (
-    Json,
-    Storage,
-    open_store,
-)
+from slimctl.orchestrator.cli.options import Json, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
 
 Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")]

@@ -19,12 +19,7 @@ from slimctl.orchestrator.cli.doctor import doctor
 from slimctl.orchestrator.cli.export import export
 from slimctl.orchestrator.cli.gc import gc
 from slimctl.orchestrator.cli.logs import logs
-from slimctl.orchestrator.cli.output import (
-    echo,
-    only_data,
-    open_standard_streams,
-    stop_on_signals,
-)
+from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams, stop_on_signals
 from slimctl.orchestrator.cli.plan import plan
 from slimctl.orchestrator.cli.resume import resume
 from slimctl.orchestrator.cli.sample import sample

@@ -6,12 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.options import (
-    LIMIT,
-    Json,
-    Storage,
-    open_store,
-)
+from slimctl.orchestrator.cli.options import LIMIT, Json, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
 
 Artifact = Annotated[
