@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import FeatureNet
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.evaluation.onnx_features import open_onnx
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.storage.weights import load_weights
 from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.partition import Matrix
 from slimctl.models.perceptual.inception import Inception
 from slimctl.models.pixels import to_float
 
@@ -91,3 +94,21 @@ def _inception(store: Store, handle: FeatureNet, device: torch.device, threads: 
     network = Inception()
     load_weights(network, store, handle)
     return network.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def class_means(context: JobContext, data: Dataset, features: FeatureNet) -> Matrix:
+    """Mean features of the real images of each class: (classes, dimensions).
+
+    A class without images lies at the mean of all images.
+
+    Raises:
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    images, label = load_dataset_tensors(context.store, data)
+    assert label is not None  # checked: the data has classes
+    extract = open_features(context.store, features, torch.device(context.device))
+    vectors = extract(images).double()
+    means = vectors.mean(dim=0).repeat(data.image.classes, 1)
+    for each in label.unique().tolist():  # type: ignore[no-untyped-call]
+        means[each] = vectors[label == each].mean(dim=0)
+    return means.numpy()

@@ -22,6 +22,7 @@ from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
 from slimctl.jobs.base.work import FORWARD, Work
+from slimctl.models.metrics import added
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
 
@@ -154,8 +155,9 @@ class Evaluate(SeededJobSpec):
         from slimctl.jobs.base.fingerprint import content_of_files
 
         if self.reference is None:
-            return {}
-        return {"reference": content_of_files([Path(self.reference)], Path(self.reference))}
+            return added()
+        path = Path(self.reference)
+        return {"reference": content_of_files([path], path), **added()}
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:

@@ -93,7 +93,7 @@ class SplitConditions(SeededJobSpec):
         return partition.balanced_kmeans(rows, count, self.seed or 0)
 
     def _class_means(self, context: JobContext) -> "Matrix":
-        from slimctl.jobs.evaluation.class_means import class_means
+        from slimctl.jobs.evaluation.features import class_means
 
         assert self.data is not None
         assert self.features is not None

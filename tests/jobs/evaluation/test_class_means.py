@@ -4,7 +4,7 @@ import torch
 from slimctl.jobs.base.artifacts import FeatureNet
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.evaluation.class_means import class_means
+from slimctl.jobs.evaluation.features import class_means
 from slimctl.jobs.kinds.import_features import ImportFeatures
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.models.pixels import to_float
