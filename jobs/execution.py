@@ -229,6 +229,6 @@ def _check_unchanged(request: JobRequest, spec: JobSpec) -> None:
     if request.fingerprint and dict(request.fingerprint) != spec.fingerprint():
         raise UserError(
             f"job '{request.job}'",
-            "its source files, or the metrics installed here, are not those of the plan",
+            "its source files, or the metrics installed, changed after the run was planned",
             "submit again: new content has a key of its own; install the same packages everywhere",
         )

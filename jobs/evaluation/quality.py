@@ -27,7 +27,7 @@ from slimctl.jobs.base.turns import in_turns, measure_alone
 from slimctl.jobs.evaluation.export import save_sheet
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, takes_solver
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
 from slimctl.models.metrics import take
@@ -101,8 +101,7 @@ def measure(
         FloatingPointError: the samples are not finite.
     """
     torch.set_num_threads(context.threads)
-    device = torch.device(context.device)
-    store, seed = context.store, spec.seed or 0
+    store, seed, device = context.store, spec.seed or 0, torch.device(context.device)
     reference = _outside_reference(spec, features)
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
     sampler = open_sampler(store, model, solver, device)
@@ -110,13 +109,13 @@ def measure(
     kept = spec.manifold_samples
     real = measure_real(store, data, features, extract, spec.samples, kept, reference)
     drawn = _draw(context, sampler, spec, extract, seed)
-    images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
+    images = torch.cat(drawn.images)
+    own = torch.cat(drawn.features), torch.cat(drawn.labels) if drawn.labels else None
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
-    labels = torch.cat(drawn.labels) if drawn.labels else None
     evidence = Evidence(
         real=real.features,
-        own=own_features,
-        labels=labels,
+        own=own[0],
+        labels=own[1],
         images=images,
         real_images=lambda: nearest_candidates(store, data),
         reference=reference or real.statistics,
@@ -124,13 +123,11 @@ def measure(
         floor=real.floor,
         nearest_rms_real=real.nearest_rms,
         sampler=sampler,
-        is_flow=takes_solver(model),
         neighbours=spec.neighbours,
         seed=seed,
     )
     subsets = partition.subsets if partition else getattr(model, "subsets", ())
-    mine = (own_features, labels)
-    parts, classes = by_labels(store, data, real.features, mine, subsets, spec.neighbours)
+    parts, classes = by_labels(store, data, real.features, own, subsets, spec.neighbours)
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
@@ -144,7 +141,6 @@ def measure(
         reference=data.id,
         **_costs(model, sampler),
         **_latency(sampler),
-        routing_us=_routing_us(sampler),
         parts=parts,
         classes=classes,
     )
@@ -259,4 +255,5 @@ def _latency(sampler: Sampler) -> dict[str, Any]:
         "latency_p90_ms": found.p90_ms,
         "device": found.device,
         "threads": found.threads,
+        "routing_us": _routing_us(sampler),
     }

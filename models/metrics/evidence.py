@@ -31,9 +31,7 @@ class Evidence:
     nearest_rms_real: float
     """Median distance of a real image to the nearest other one, RMS pixels in [-1, 1]."""
     sampler: Sampler
-    """The model itself, on its device."""
-    is_flow: bool
-    """Whether it has a velocity to follow: no one-step generator."""
+    """The model itself, on its device; without a solver it is a one-step generator."""
     neighbours: int
     """Nearest neighbours that span a manifold of samples."""
     seed: int

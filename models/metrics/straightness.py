@@ -24,9 +24,9 @@ STEPS = 16
 
 def measure(evidence: Evidence) -> dict[str, float | None]:
     """S of the flow on the first noises, per dimension; None for a one-step generator."""
-    if not evidence.is_flow:
-        return {"straightness": None}
     sampler, seed = evidence.sampler, evidence.seed
+    if sampler.solver is None:
+        return {"straightness": None}
     index = torch.arange(MEASURED, device=sampler.device)
     label = sampler.labels(seed, index)
 
