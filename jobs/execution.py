@@ -202,10 +202,10 @@ def _is_done(store: Store, request: JobRequest) -> bool:
 
 
 def _check_unchanged(request: JobRequest, spec: JobSpec) -> None:
-    """Refuses outside files that changed between planning and running."""
+    """Refuses outside files and metrics that are not those of the plan."""
     if request.fingerprint and dict(request.fingerprint) != spec.fingerprint():
         raise UserError(
             f"job '{request.job}'",
-            "its source files changed after the run was planned",
-            "submit again: the new content has a key of its own",
+            "its source files, or the metrics installed, changed after the run was planned",
+            "submit again: new content has a key of its own; install the same packages everywhere",
         )

@@ -3,18 +3,21 @@
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from slimctl.jobs.base.artifacts import Dataset, Flow, QualityReport
 from slimctl.jobs.base.errors import SlimError
 from slimctl.jobs.evaluation.sampling import describe_solver
 from slimctl.jobs.export.ship import Shipment
-from slimctl.jobs.storage.store import Manifest, Store
+from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.metrics import Metric
+from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.comparison.lineage import Lineage
+from slimctl.orchestrator.comparison.render import ABSENT, as_markdown, shown
 
 UNKNOWN_LICENCE = "other"
-NOT_STATED = "Not stated. Mind the licences of the training data and of the teacher."
 HIDDEN = ("id", "shards", "rows", "files")
 
 
@@ -44,99 +47,54 @@ def model_card(
 ) -> str:
     """The card as Markdown, with the front matter that model hubs read.
 
-    Args:
-        store: where the model is.
-        artifact: its id.
-        shipment: what was written.
-        to: format of the folder.
-        licence: as its owner names it; None = not stated.
+    The model is an artifact of the store that was written as `shipment` in the format `to`; its
+    licence is as its owner names it, None = not stated.
     """
+    from jinja2 import Environment
+
     known = shipment.description
-    lines = [
-        "---",
-        f"license: {json.dumps(licence or UNKNOWN_LICENCE)}",  # JSON is YAML, quoted
-        "library_name: slimctl",
-        "pipeline_tag: unconditional-image-generation",
-        "---",
-        "",
-        f"# {' '.join(known.name.split())}",
-        "",
-        _summary(store, artifact, shipment),
-        "",
-        "## Use",
-        "",
-        *_use(to, shipment),
-        "",
-        "## Training data",
-        "",
-        *_data_lines(datasets_behind(store, artifact)),
-        "",
-        "## Quality",
-        "",
-        *_quality_lines(reports_on(store, artifact)),
-        "",
-        "## Made from",
-        "",
-        *_lineage_lines(store, artifact),
-        "",
-        "## Licence",
-        "",
-        " ".join(licence.split()) if licence else NOT_STATED,
-    ]
-    return "\n".join(lines) + "\n"
+    label = ", label int64 (B,)" if known.image.classes else ""
+    inputs = f"noise float32 (B, C, H, W){label} -> images"
+    if known.solver is not None:
+        inputs = (
+            f"xt float32 (B, C, H, W), t float32 (B,){label} -> velocity dx/dt, t from 0 (noise) "
+            "to 1"
+        )
+    card = Environment(trim_blocks=True, keep_trailing_newline=True).from_string(
+        Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    )
+    return card.render(
+        licence_json=json.dumps(licence or UNKNOWN_LICENCE),  # JSON is YAML, quoted
+        licence=" ".join((licence or "").split()),
+        name=" ".join(known.name.split()),
+        summary=_summary(store, artifact, shipment),
+        to=to,
+        inputs=inputs,
+        start=_start_lines(shipment),
+        served=_served_lines(shipment),
+        checks=shipment.checks,
+        data=_data_lines(datasets_behind(store, artifact)),
+        quality=_quality(reports_on(store, artifact)),
+        made_from=_lineage_lines(store, artifact),
+    )
 
 
 def _summary(store: Store, artifact: str, shipment: Shipment) -> str:
     known = shipment.description
     handle = store.load_any(artifact)
-    image = known.image
-    size = f"{image.size} x {image.size} x {image.channels}"
-    classes = f", {image.classes} classes" if image.classes else ""
+    classes = f", {known.image.classes} classes" if known.image.classes else ""
     weights = getattr(handle, "parameters_total", 0) or getattr(handle, "parameters", 0)
     solver = known.solver
     how = "in one network evaluation" if solver is None else f"by {describe_solver(solver)}"
     fleet = f" A fleet of {len(known.members)} networks by class." if known.subsets else ""
     return (
-        f"Generates images of {size} pixels{classes} {how}; {weights:,} weights.{fleet} "
-        f"Exported from artifact `{artifact}`."
+        f"Generates images of {_pixels(known.image)} pixels{classes} {how}; {weights:,} weights."
+        f"{fleet} Exported from artifact `{artifact}`."
     )
 
 
-def _use(to: str, shipment: Shipment) -> list[str]:
-    if to == "safetensors":
-        return [
-            "```python",
-            "from slimctl.models.generators import load_generator  # of slimctl",
-            "",
-            "images = load_generator(FOLDER)(16, seed=0)  # uint8 (16, H, W, C)",
-            "```",
-        ]
-    if to == "diffusers":
-        return [
-            "```python",
-            "from slimctl.models.diffusers_pipeline import SlimPipeline  # of slimctl",
-            "",
-            "images = SlimPipeline.from_pretrained(FOLDER)(batch_size=16, seed=0).images",
-            "```",
-        ]
-    label = ", label int64 (B,)" if shipment.description.image.classes else ""
-    one_step = shipment.description.solver is None
-    inputs = f"noise float32 (B, C, H, W){label} -> images" if one_step else (
-        f"xt float32 (B, C, H, W), t float32 (B,){label} -> velocity dx/dt, t from 0 (noise) to 1"
-    )  # fmt: skip
-    return [
-        f"Inputs and output: {inputs}; pixels in [-1, 1], not clipped, any B.",
-        *_start_lines(shipment),
-        *_served_lines(shipment),
-        "",
-        "| file | largest difference from torch | onnxruntime, batch 1 | torch, batch 1 |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {check.largest_difference:.1e} | {check.latency_ms:.2f} ms | "
-            f"{check.torch_ms:.2f} ms |"
-            for name, check in shipment.checks.items()
-        ),
-    ]
+def _pixels(image: ImageShape) -> str:
+    return f"{image.size} x {image.size} x {image.channels}"
 
 
 def _start_lines(shipment: Shipment) -> list[str]:
@@ -168,25 +126,33 @@ def _data_lines(datasets: Sequence[Dataset]) -> list[str]:
     for data in datasets:
         names = f": {', '.join(data.class_names)}" if data.class_names else ""
         classes = f", {data.image.classes} classes{names}" if data.image.classes else ""
-        lines.append(
-            f"- `{data.id}`: {data.count:,} images of {data.image.size} x {data.image.size} x "
-            f"{data.image.channels}{classes}"
-        )
+        lines.append(f"- `{data.id}`: {data.count:,} images of {_pixels(data.image)}{classes}")
     return lines or ["Not known to this storage: the teacher was imported."]
 
 
-def _quality_lines(reports: Sequence[QualityReport]) -> list[str]:
+def _quality(reports: Sequence[QualityReport]) -> str:
     if not reports:
-        return ["Not measured."]
-    lines = [
-        "| solver | NFE | FID | KID | precision | recall | samples | features | reference |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    return lines + [
-        f"| {one.solver} | {one.nfe:g} | {one.fid:.2f} | {one.kid:.4f} | {one.precision:.3f} | "
-        f"{one.recall:.3f} | {one.samples:,} | `{one.features}` | `{one.reference}` |"
+        return "Not measured."
+    known = [metric for metric in shown(reports) if not metric.cost]
+    labels = [metric.label for metric in known]
+    head = ("solver", "NFE", *labels, "samples", "features", "reference")
+    rows = [
+        (
+            one.solver, f"{one.nfe:g}", *(_number(metric, one) for metric in known),
+            f"{one.samples:,}", f"`{one.features}`", f"`{one.reference}`",
+        )
         for one in reports
-    ]
+    ]  # fmt: skip
+    return as_markdown(head, rows).strip()
+
+
+def _number(metric: Metric, report: QualityReport) -> str:
+    """A number by itself: one without its interval, which tables have, gets a digit more."""
+    value = report.number(metric.name)
+    digits = metric.decimals
+    if value is None or digits is None:
+        return ABSENT if value is None else metric.text(value)
+    return metric.text(value, digits + metric.interval)
 
 
 def _lineage_lines(store: Store, artifact: str) -> list[str]:
@@ -202,16 +168,12 @@ def _lineage_lines(store: Store, artifact: str) -> list[str]:
             visit(source)
         manifest = lineage.manifest(one)
         if manifest is not None:
-            lines.append(f"- `{one}` ({_kind(store, one, manifest)}): {_settings(manifest.spec)}")
+            handle = store.load_any(one)
+            weights = f", {handle.parameters:,} weights" if isinstance(handle, Flow) else ""
+            lines.append(f"- `{one}` ({manifest.kind}{weights}): {_settings(manifest.spec)}")
 
     visit(artifact)
     return lines
-
-
-def _kind(store: Store, artifact: str, manifest: Manifest) -> str:
-    handle = store.load_any(artifact)
-    weights = f", {handle.parameters:,} weights" if isinstance(handle, Flow) else ""
-    return f"{manifest.kind}{weights}"
 
 
 def _settings(spec: Mapping[str, Any]) -> str:

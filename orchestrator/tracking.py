@@ -3,6 +3,9 @@
 It lives beside the supervisor, so a slow or dead tracking server delays nothing. The event log is
 the truth: after a failure, or a restart, what the server has not had is read from there. What could
 not be written is said at the end.
+
+A registered model is named after the pipeline; a version of it is a pointer to an artifact of the
+store, not a copy. `champion` and `smallest` are aliases of versions.
 """
 
 import contextlib
@@ -13,17 +16,30 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slimctl.jobs.base.artifacts import Handle, QualityReport, StepPolicy, StepReport, SweepReport
+from slimctl.jobs.base.artifacts import (
+    Handle,
+    QualityReport,
+    StepPolicy,
+    StepReport,
+    SweepReport,
+    Trial,
+)
 from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.keys import canonical_json
 from slimctl.jobs.storage.store import Store
+from slimctl.models.metrics import metrics as declared_metrics
+from slimctl.orchestrator.comparison.collect import quality_reports
+from slimctl.orchestrator.comparison.pool import fid_protocol
 from slimctl.orchestrator.events import Event, read_events
-from slimctl.orchestrator.model_registry import log_trials, register
 from slimctl.orchestrator.plan import PlannedJob, RunPlan
 from slimctl.orchestrator.planner import sqlite_file
-from slimctl.orchestrator.results import quality_reports
 from slimctl.orchestrator.runs import is_alive, read_status
+from slimctl.orchestrator.sweeps import iteration_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 RUN_TAG = "slimctl.run"
 JOB_TAG = "slimctl.job"
@@ -40,20 +56,18 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-QUALITY = (
-    "fid", "fid_real", "fid_real_sd", "kid", "kid_low", "kid_high", "precision", "recall", "nfe",
-    "samples", "parameters", "macs", "latency_ms", "latency_p90_ms", "straightness", "nearest_rms",
-    "nearest_rms_real", "parameters_total", "routing_us",
+NUMBERS = (
+    "samples", "accuracy", "count", "best_return", "policy_return", "best_fixed_return",
+    "policy_cost", "policy_bad_share", "episodes", "decisions",
 )  # fmt: skip
-STEPPING = (
-    "best_return", "policy_return", "best_fixed_return", "policy_cost", "policy_bad_share",
-    "episodes", "decisions",
-)  # fmt: skip
+"""Numbers of results that are tracked beside the declared metrics."""
+ARTIFACT_TAG = "slimctl.artifact"
+TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "filtered": "KILLED", "stopped": "KILLED"}
 MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
 class Tracker:
-    """Writes one run to MLflow."""
+    """Writes one run to MLflow, by its id and its plan as plain data."""
 
     def __init__(self, run: str, plan: Mapping[str, Any]) -> None:
         for name, value in SETTINGS.items():
@@ -252,7 +266,8 @@ class Tracker:
         if manifest is not None:
             numbers |= {"wall_s": manifest.wall_s, "device_s": manifest.device_s}
         now = int(time.time() * 1000)
-        kept = {*QUALITY, *STEPPING, "wall_s", "device_s", "accuracy", "count", "nfe", "parameters"}
+        declared = {field for metric in declared_metrics().values() for field in metric.fields}
+        kept = {*declared, *NUMBERS, "wall_s", "device_s"}
         metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
         self._client.log_batch(child, metrics=metrics)
         for name in pictures_of(handle):
@@ -302,3 +317,153 @@ def _migration_lock(plan: RunPlan) -> Iterator[None]:
     with Path(f"{file}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+class Measured(NamedTuple):
+    """A measured model, of this run or registered earlier."""
+
+    model: str
+    """Artifact id."""
+    by: str
+    """Job that measured it."""
+    fid: float
+    parameters: int
+    nfe: float
+    protocol: str
+    """What its FID compares with."""
+
+
+def measured(reports: Mapping[str, QualityReport]) -> list[Measured]:
+    """The models of a run, if all of their FIDs compare; else none."""
+    found = [
+        Measured(
+            report.model, job, report.fid, report.parameters, report.nfe,
+            canonical_json(dict(fid_protocol(report))),
+        )
+        for job, report in reports.items()
+    ]  # fmt: skip
+    return found if len({one.protocol for one in found}) == 1 else []
+
+
+def aliases(models: Sequence[Measured]) -> dict[str, Measured]:
+    """Alias -> model, of models whose FIDs compare.
+
+    `champion` has the lowest FID of those that take the fewest evaluations, `smallest` the fewest
+    weights of those, which no other then beats in both.
+    """
+    if not models:
+        return {}
+    fewest = min(one.nfe for one in models)
+    fast = [one for one in models if one.nfe == fewest]
+    return {
+        "champion": min(fast, key=lambda one: one.fid),
+        "smallest": min(fast, key=lambda one: (one.parameters, one.fid)),
+    }
+
+
+def register(
+    client: "MlflowClient",
+    name: str,
+    storage: str,
+    reports: Mapping[str, QualityReport],
+    run: str,
+) -> None:
+    """Points the aliases of a pipeline's model at artifacts; an artifact is registered once.
+
+    Versions that are there already take part if their FIDs were taken in the same way, so a worse
+    run moves no alias. `name` is the pipeline's, `run` the MLflow run that versions belong to.
+
+    Raises:
+        MlflowException: the server keeps no models.
+    """
+    own = measured(reports)
+    if not own:
+        return
+    known: dict[str, str] = {}
+    earlier: list[Measured] = []
+    if client.search_registered_models(f"name = '{name}'"):
+        for version in client.search_model_versions(f"name = '{name}'"):
+            known[version.tags.get(ARTIFACT_TAG, "")] = version.version
+            earlier += _registered(version.tags)
+    else:
+        client.create_registered_model(name, tags={"slimctl.pipeline": name})
+    comparable = [one for one in earlier if one.protocol == own[0].protocol]
+    for alias, chosen in aliases([*comparable, *own]).items():
+        if chosen.model not in known:
+            tags = {
+                ARTIFACT_TAG: chosen.model,
+                "slimctl.measured_by": chosen.by,
+                "slimctl.fid_protocol": chosen.protocol,
+                "slimctl.storage": storage,
+                "fid": repr(chosen.fid),
+                "parameters": str(chosen.parameters),
+                "nfe": repr(chosen.nfe),
+            }
+            # Servers refuse paths of machines, so a local store is named in a tag.
+            root = storage if "://" in storage else "slimctl://local"
+            source = f"{root}/artifacts/{chosen.model}"
+            made = client.create_model_version(name, source, run, tags=tags)
+            known[chosen.model] = made.version
+        client.set_registered_model_alias(name, alias, known[chosen.model])
+
+
+def _registered(tags: Mapping[str, str]) -> list[Measured]:
+    """What a version's tags tell; nothing if somebody else registered it."""
+    try:
+        return [
+            Measured(
+                tags[ARTIFACT_TAG], tags["slimctl.measured_by"], float(tags["fid"]),
+                int(tags["parameters"]), float(tags["nfe"]), tags["slimctl.fid_protocol"],
+            )
+        ]  # fmt: skip
+    except (KeyError, ValueError):
+        return []
+
+
+def log_trials(
+    client: "MlflowClient",
+    experiment: str,
+    sweep: str,
+    report: SweepReport,
+    tags: Mapping[str, str],
+    known: Mapping[str, str],
+) -> dict[str, str]:
+    """Writes each trial of a sweep as a run; returns their MLflow runs by name.
+
+    Args:
+        client: of the tracking server.
+        experiment: MLflow experiment.
+        sweep: name of the job that swept.
+        report: what it found.
+        tags: of every such run: its parent, the run of the program.
+        known: runs that are there already, by name.
+    """
+    made: dict[str, str] = {}
+    for number, trial in enumerate(report.trials):
+        name = f"{sweep}.{iteration_of(trial)}"
+        if name in known:
+            if client.get_run(known[name]).info.status == "RUNNING":  # not written whole
+                _log_trial(client, known[name], trial)
+            continue
+        chosen = {"slimctl.chosen": "true"} if number == report.chosen else {}
+        why = {"slimctl.error": trial.why[:5000]} if trial.why else {}
+        own = {**tags, **chosen, **why, "slimctl.job": name, "slimctl.kind": "trial"}
+        created = client.create_run(experiment, tags=own, run_name=name)
+        made[name] = created.info.run_id
+        _log_trial(client, created.info.run_id, trial)
+    return made
+
+
+def _log_trial(client: "MlflowClient", run: str, trial: Trial) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    params: list[Any] = [Param(name, str(value)[:500]) for name, value in trial.values.items()]
+    short = [name.rpartition(".")[2] for name in trial.metrics]
+    metrics = [
+        Metric(last if short.count(last) == 1 else name, value, now, 0)
+        for (name, value), last in zip(trial.metrics.items(), short, strict=True)
+    ]
+    metrics += [Metric("score", value, now, step) for step, value in trial.scores]
+    client.log_batch(run, metrics=metrics, params=params)
+    client.set_terminated(run, TRIAL_STATUS[trial.state])

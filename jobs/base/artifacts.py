@@ -7,10 +7,11 @@ the jobs that take it are its `facts`.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from slimctl.jobs.base.facts import Facts, Intake
 from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.metrics import metrics
 from slimctl.models.solvers.spec import GridSpec
 from slimctl.models.spec import ImageShape, Spec
 
@@ -254,7 +255,14 @@ class FidProtocol(Spec):
 
 
 class QualityReport(Handle):
-    """Measured quality and cost of a model."""
+    """Measured quality and cost of a model.
+
+    Numbers of metrics that came later, or of other packages, stand beside the fields below by
+    their own names; None where a metric does not apply.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | None]
 
     model: str
     """Artifact id of the model."""
@@ -318,6 +326,19 @@ class QualityReport(Handle):
     def fid_mean(self) -> float:
         """Mean FID over the draws."""
         return sum(self.fids) / len(self.fids) if self.fids else self.fid
+
+    def number(self, name: str) -> float | None:
+        """What was measured under a name of `slimctl.models.metrics`; None = nothing."""
+        found = getattr(self, name, None)
+        return None if found is None else float(found)
+
+
+def numbers_of(made: type[Handle]) -> list[str]:
+    """Names of the numbers that results of a type have, those of added metrics too."""
+    own = [name for name, info in made.model_fields.items() if info.annotation in (int, float)]
+    if issubclass(made, QualityReport):
+        own += [field for metric in metrics().values() if metric.version for field in metric.fields]
+    return own
 
 
 class Trial(Spec):

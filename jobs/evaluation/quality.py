@@ -1,7 +1,6 @@
 """The measurements behind a quality report."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,15 +26,13 @@ from slimctl.jobs.base.solver import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sheet, takes_solver
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sheet
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
+from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
-from slimctl.models.metrics.frechet import Gaussian, RunningStatistics, frechet_distance
-from slimctl.models.metrics.kernel import kernel_distance
-from slimctl.models.metrics.nearest import nearest_distance
-from slimctl.models.metrics.precision_recall import precision_recall
-from slimctl.models.metrics.straightness import straightness
+from slimctl.models.metrics.evidence import Evidence
+from slimctl.models.metrics.gaussians import Gaussian, RunningStatistics
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.pixels import to_float, to_uint8
 from slimctl.models.routing import RoutedFlow
@@ -43,8 +40,6 @@ from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import SolverSpec
 
 SHEET_SAMPLES = 100
-STRAIGHTNESS_SAMPLES = 256
-STRAIGHTNESS_STEPS = 16
 NEAREST_SAMPLES = 1000
 LATENCY_BUDGET_MS = 150.0
 """Of one try to measure a latency."""
@@ -74,21 +69,18 @@ class EvaluationSettings(Protocol):
 
 @dataclass
 class Drawn:
-    """What is kept of the samples while they pass by.
-
-    Args:
-        images: the first samples of the first draw, uint8 (n, C, H, W) in parts.
-        features: float32 (n, D) of the first samples of the first draw, in parts.
-        labels: int64 (n,) of the same samples, in parts; none if unconditional.
-        statistics: of the features of each draw.
-        nfe: network evaluations of all samples.
-    """
+    """What is kept of the samples while they pass by: parts of the first ones of draw 1."""
 
     images: list[Tensor] = field(default_factory=list)
+    """uint8 (n, C, H, W)."""
     features: list[Tensor] = field(default_factory=list)
+    """float32 (n, D)."""
     labels: list[Tensor] = field(default_factory=list)
+    """int64 (n,); none if unconditional."""
     statistics: list[Gaussian] = field(default_factory=list)
+    """Of the features of all samples of each draw."""
     nfe: int = 0
+    """Network evaluations of all samples."""
 
 
 def measure(
@@ -101,21 +93,14 @@ def measure(
 ) -> QualityReport:
     """Draws samples and measures them against the data.
 
-    Args:
-        context: of the job.
-        spec: what to draw.
-        model: the model.
-        data: real images.
-        features: feature network of the distances.
-        partition: split of the labels to report by; None = the fleet's, if it is one.
+    Quality by label goes by the partition; None = the fleet's, if it is one.
 
     Raises:
         UserError: model and solver, or features and reference, do not go together.
         FloatingPointError: the samples are not finite.
     """
     torch.set_num_threads(context.threads)
-    device = torch.device(context.device)
-    store, seed = context.store, spec.seed or 0
+    store, seed, device = context.store, spec.seed or 0, torch.device(context.device)
     reference = _outside_reference(spec, features)
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
     sampler = open_sampler(store, model, solver, device)
@@ -123,60 +108,41 @@ def measure(
     kept = spec.manifold_samples
     real = measure_real(store, data, features, extract, spec.samples, kept, reference)
     drawn = _draw(context, sampler, spec, extract, seed)
-    images, own_features = torch.cat(drawn.images), torch.cat(drawn.features)
+    images = torch.cat(drawn.images)
+    own = torch.cat(drawn.features), torch.cat(drawn.labels) if drawn.labels else None
     save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
-    target = reference or real.statistics
-    labels = torch.cat(drawn.labels) if drawn.labels else None
+    evidence = Evidence(
+        real=real.features,
+        own=own[0],
+        labels=own[1],
+        images=images,
+        real_images=lambda: nearest_candidates(store, data),
+        reference=reference or real.statistics,
+        draws=drawn.statistics,
+        floor=real.floor,
+        nearest_rms_real=real.nearest_rms,
+        sampler=sampler,
+        neighbours=spec.neighbours,
+        seed=seed,
+    )
     subsets = partition.subsets if partition else getattr(model, "subsets", ())
-    mine = (own_features, labels)
-    parts, classes = by_labels(store, data, real.features, mine, subsets, spec.neighbours)
+    parts, classes = by_labels(store, data, real.features, own, subsets, spec.neighbours)
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
         solver=describe_solver(solver),
-        **_distances(target, drawn.statistics),
-        **_against_real(real.features, own_features, spec.neighbours, seed),
+        **take(evidence),
         protocol=_protocol(spec, data, features),
-        **_floor(real.floor),
+        fid_real_draws=len(real.floor),
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=features.id,
         reference=data.id,
         **_costs(model, sampler),
         **_latency(sampler),
-        routing_us=_routing_us(sampler),
-        straightness=_straightness(sampler, seed) if takes_solver(model) else None,
-        nearest_rms=_nearest(context, data, images),
-        nearest_rms_real=real.nearest_rms,
         parts=parts,
         classes=classes,
     )
-
-
-def _floor(distances: Tensor) -> dict[str, Any]:
-    """What draws of real images have, (R,), in all."""
-    mean, deviation = float(distances.mean()), float(distances.std())
-    return {"fid_real": mean, "fid_real_sd": deviation, "fid_real_draws": len(distances)}
-
-
-def _distances(target: Gaussian, drawn: Sequence[Gaussian]) -> dict[str, Any]:
-    """The Fréchet distance of each draw to the reference, and the lowest."""
-    fids = tuple(frechet_distance(target, statistics) for statistics in drawn)
-    return {"fid": min(fids), "fids": fids}
-
-
-def _against_real(real: Tensor, own: Tensor, neighbours: int, seed: int) -> dict[str, Any]:
-    """Kernel distance with its interval, precision and recall of features (N, D) and (M, D)."""
-    kid = kernel_distance(real, own, seed=seed)
-    same = min(len(real), len(own))
-    manifold = precision_recall(real[:same], own[:same], neighbours)
-    return {
-        "kid": kid.value,
-        "kid_low": kid.low,
-        "kid_high": kid.high,
-        "precision": manifold.precision,
-        "recall": manifold.recall,
-    }
 
 
 def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:
@@ -272,12 +238,6 @@ def _keep(parts: list[Tensor], rows: Tensor, most: int) -> None:
         parts.append(rows[:room].clone())
 
 
-def _nearest(context: JobContext, data: Dataset, images: Tensor) -> float:
-    """Median RMS pixel distance of samples to their nearest real image."""
-    candidates = to_float(nearest_candidates(context.store, data))
-    return float(nearest_distance(to_float(images), candidates).distance.quantile(0.5))
-
-
 def _latency(sampler: Sampler) -> dict[str, Any]:
     """Time of one sample at batch 1, all evaluations; on what, and whether alone there."""
     index = torch.zeros(1, dtype=torch.int64, device=sampler.device)
@@ -294,21 +254,5 @@ def _latency(sampler: Sampler) -> dict[str, Any]:
         "latency_p90_ms": found.p90_ms,
         "device": found.device,
         "threads": found.threads,
+        "routing_us": _routing_us(sampler),
     }
-
-
-def _straightness(sampler: Sampler, seed: int) -> float:
-    """S of the flow on the first 256 noises, per dimension."""
-    index = torch.arange(STRAIGHTNESS_SAMPLES, device=sampler.device)
-    label = sampler.labels(seed, index)
-
-    def velocity(xt: Tensor, t: Tensor) -> Tensor:
-        return sampler.flow.velocity(xt, t, label)
-
-    return straightness(
-        velocity,
-        sampler.flow.enter(sampler.noise(seed, index)),
-        STRAIGHTNESS_STEPS,
-        sampler.flow.t_start,
-        STRAIGHTNESS_SAMPLES,
-    ).value

@@ -17,12 +17,8 @@ from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import image_batches, load_images
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
-from slimctl.models.metrics.frechet import (
-    Gaussian,
-    GaussianStatistics,
-    RunningStatistics,
-    frechet_distance,
-)
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian, RunningStatistics
 from slimctl.models.metrics.nearest import own_distance
 from slimctl.models.pixels import to_float
 
@@ -41,20 +37,17 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class RealImages:
-    """What is measured of the real images, once for all models.
+    """What is measured of the real images, once for all models."""
 
-    Args:
-        statistics: of the features of all of them.
-        floor: float64 (R,), Fréchet distances to the reference of as many images drawn with
-            replacement as there are samples, of each draw.
-        features: float32 (n, D) of some of them in random order, for KID, precision and recall.
-        nearest_rms: median RMS pixel distance of an image to the nearest other one.
-    """
-
-    statistics: GaussianStatistics
+    statistics: Gaussian
+    """Of the features of all of them."""
     floor: Tensor
+    """float64 (R,), Fréchet distances to the reference of as many images drawn with replacement as
+    there are samples, of each draw."""
     features: Tensor
+    """float32 (n, D) of some of them in random order."""
     nearest_rms: float
+    """Median RMS pixel distance of an image to the nearest other one."""
 
 
 def measure_real(
@@ -68,14 +61,8 @@ def measure_real(
 ) -> RealImages:
     """Measures the real images, or reads what an earlier evaluation measured.
 
-    Args:
-        store: where the data is, and the cache.
-        data: real images.
-        features: the feature network.
-        extract: the same, opened.
-        samples: images of each draw of the floor.
-        kept: features to keep, at most.
-        target: what the floor is the distance to; None = the statistics of the real images.
+    Each draw of the floor has `samples` images; at most `kept` features are kept. The floor is the
+    distance to `target`, by default the statistics of the real images.
     """
     asked = f"{FORMAT} {data.id} {features.id} {samples} {kept} {_digest(target)}"
     name = f"cache/real-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
@@ -163,7 +150,7 @@ def _read(store: Store, name: str) -> RealImages | None:
     try:
         tensors = load(store.blobs.read(name))
         part = "statistics."
-        statistics = GaussianStatistics.from_tensors(
+        statistics = Gaussian.from_tensors(
             {key.removeprefix(part): v for key, v in tensors.items() if key.startswith(part)}
         )
         nearest = float(tensors["nearest_rms"])

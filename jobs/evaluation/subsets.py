@@ -13,7 +13,8 @@ from slimctl.jobs.base.artifacts import Dataset, SubsetQuality
 from slimctl.jobs.evaluation.reference import floor_draws, random_subset
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_labels
-from slimctl.models.metrics.frechet import Rooted, frechet_distance, gaussian_of
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Rooted, gaussian_of
 from slimctl.models.metrics.precision_recall import precision_recall
 
 FEWEST = 2
@@ -56,14 +57,7 @@ def subset_qualities(
     subsets: Sequence[Sequence[int]],
     neighbours: int,
 ) -> tuple[SubsetQuality, ...]:
-    """Quality by subset; a subset with fewer than two images or samples is left out.
-
-    Args:
-        real: features (N, D) and labels (N,) of the real images.
-        own: features (M, D) and labels (M,) of the samples.
-        subsets: labels of each subset.
-        neighbours: of precision and recall.
-    """
+    """Quality by subset from features (n, D) and labels (n,); one with too few is left out."""
     found = []
     for labels in subsets:
         wanted = torch.tensor(tuple(labels))

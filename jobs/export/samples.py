@@ -1,9 +1,12 @@
 """Samples of a stored model as a file that people or programs read."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
@@ -13,12 +16,17 @@ from slimctl.jobs.evaluation.sampling import (
     open_sampler,
     save_sheet,
     takes_solver,
+    tiled,
 )
 from slimctl.jobs.storage.store import Store
 from slimctl.models.pixels import to_uint8
 from slimctl.models.solvers.spec import EulerSpec
 
 BATCH = 256
+FOLLOWED = 5
+FOLLOWED_STEPS = 24
+"""Euler steps of a trajectory: a multiple of TIMES - 1."""
+TIMES = 7
 
 
 def write_samples(
@@ -75,3 +83,24 @@ def write_samples(
             images=to_uint8(pixels).permute(0, 2, 3, 1).contiguous().numpy(),
             labels=torch.cat(labels).to(torch.int64).numpy(),
         )
+
+
+@torch.no_grad()
+def picture_of_flow(store: Store, flow: Flow) -> bytes:
+    """A PNG with a row for each sample, from noise on the left to the image on the right."""
+    sampler = open_sampler(store, flow, EulerSpec(steps=FOLLOWED_STEPS), torch.device("cpu"))
+    index = torch.arange(FOLLOWED)
+    label = sampler.labels(0, index)
+    x = sampler.flow.enter(sampler.noise(0, index))
+    start = sampler.flow.t_start
+    size = (1.0 - start) / FOLLOWED_STEPS
+    kept: list[Tensor] = [x]
+    for step in range(FOLLOWED_STEPS):
+        t = torch.full((FOLLOWED,), start + step * size)
+        x = x + size * sampler.flow.velocity(x, t, label)
+        if (step + 1) % (FOLLOWED_STEPS // (TIMES - 1)) == 0:
+            kept.append(x)
+    rows = torch.stack(kept, dim=1).flatten(0, 1)
+    out = io.BytesIO()
+    Image.fromarray(tiled(rows, TIMES)).save(out, "PNG")
+    return out.getvalue()

@@ -22,6 +22,7 @@ from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
 from slimctl.jobs.base.work import FORWARD, Work
+from slimctl.models.metrics import added
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
 
@@ -132,6 +133,9 @@ class Evaluate(SeededJobSpec):
             seen = samples + (inputs["data"].count or 0)
             flop += FORWARD * features.feature_macs * seen
         return Work(size.parameters, size.macs, flop, tuple(notes))
+
+    def fingerprint(self) -> dict[str, str]:
+        return {**super().fingerprint(), **added()}
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from slimctl.jobs.base.artifacts import Handle, SweepReport, Trial
+from slimctl.jobs.base.artifacts import Handle, SweepReport, Trial, numbers_of
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
@@ -111,7 +111,7 @@ class Sweep(SeededJobSpec):
             what = f"no job makes '{goal}': there is no job '{job}'"
             raise FieldError(field, what, f"write JOB.FIELD; {nearest(job, self.jobs)}")
         made = output_type(load_kind(self.jobs[job]["kind"]))
-        known = [key for key, info in made.model_fields.items() if info.annotation in (int, float)]
+        known = numbers_of(made)
         if name not in known:
             fix = nearest(name, known) if known else "name another job"
             raise FieldError(field, f"'{job}' makes a {made.__name__}, which has no '{name}'", fix)

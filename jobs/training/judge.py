@@ -23,7 +23,8 @@ from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.losses import one_step_velocity
-from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.kernel import unbiased_mmd
 from slimctl.models.metrics.sliced_wasserstein import sliced_wasserstein
 from slimctl.models.pixels import to_float, to_uint8
@@ -78,7 +79,7 @@ class Judge:
         if self.measure == "kernel":
             self._points = self._extract(self._some(images, REAL))
             return
-        self._real = GaussianStatistics.from_features(self._extract(images))
+        self._real = Gaussian.from_features(self._extract(images))
 
     def _some(self, images: Tensor, most: int) -> Tensor:
         """So many images at random, or all where there are fewer."""
@@ -93,7 +94,7 @@ class Judge:
         features = self._extract(to_uint8(made))
         if self.measure == "kernel":
             return unbiased_mmd(self._points, features)
-        return frechet_distance(self._real, GaussianStatistics.from_features(features))
+        return frechet_distance(self._real, Gaussian.from_features(features))
 
     @torch.no_grad()
     def _draw(self, flow: NetworkFlow) -> Tensor:

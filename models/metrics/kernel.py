@@ -5,13 +5,12 @@ estimates of disjoint subsets are independent, so that their spread gives a conf
 that holds. The spread over overlapping subsets mostly measures how large a subset is.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from slimctl.models.counter_random import Stream, uniform
-from slimctl.models.metrics.checks import check_rows, check_same_width
-from slimctl.models.metrics.interval import mean_interval
+from slimctl.models.metrics.evidence import Evidence
+from slimctl.models.metrics.interval import Interval, mean_interval
+from slimctl.models.metrics.rows import check_rows, check_same_width
 from slimctl.models.shapes import Float, Tensor
 
 _USUAL_SIZE = 1000
@@ -19,21 +18,10 @@ _FEWEST_SUBSETS = 10
 """By default; with fewer, Student's t makes the interval wide."""
 
 
-@dataclass(frozen=True)
-class KernelDistance:
-    """Kernel distance of two sets, with a 95 % confidence interval."""
-
-    value: float
-    """Mean over the subsets of the unbiased estimate: 0 for equal distributions, where it can be
-    below 0."""
-    low: float
-    """Lower bound of the interval; can be below 0 although the true distance never is."""
-    high: float
-    """Upper bound of the interval."""
-    subsets: int
-    """Number of disjoint subsets."""
-    subset_size: int
-    """Samples of each set in one subset."""
+def measure(evidence: Evidence) -> dict[str, float]:
+    """The distance with its 95 % interval."""
+    found = kernel_distance(evidence.real, evidence.own, seed=evidence.seed)
+    return {"kid": found.mean, "kid_low": found.low, "kid_high": found.high}
 
 
 def kernel_distance(
@@ -41,16 +29,17 @@ def kernel_distance(
     generated: Float[Tensor, "m e"],
     subset_size: int | None = None,
     seed: int = 0,
-) -> KernelDistance:
+) -> Interval:
     """Squared maximum mean discrepancy with k(x, y) = (x . y / d + 1)^3.
 
     The two sets are shuffled and cut into min(n, m) // subset_size disjoint pairs of subsets; the
-    value is the mean of their unbiased estimates, and the interval is Student's t interval of that
-    mean. It covers the distance between the two distributions of features, as far as that depends
-    on which images were drawn: rows have to be independent draws, and the noise between training
-    runs is not in it. Simulated coverage with ten subsets: 93 to 96 % from 1000 samples of each set
-    on; with 200 it can fall to 90 %, the misses being intervals that lie too low. Where the
-    distance is clearly above 0, the precision is that of one estimate from all samples.
+    value is the mean of their unbiased estimates (0 for equal distributions, where it can be below
+    0), with Student's 95 % interval of that mean. It covers the distance between the two
+    distributions of features, as far as that depends on which images were drawn: rows have to be
+    independent draws, and the noise between training runs is not in it. Simulated coverage with ten
+    subsets: 93 to 96 % from 1000 samples of each set on; with 200 it can fall to 90 %, the misses
+    being intervals that lie too low. Where the distance is clearly above 0, the precision is that
+    of one estimate from all samples.
 
     Args:
         real: features of real images, d = e.
@@ -84,8 +73,7 @@ def kernel_distance(
         )
         for start in range(0, subsets * size, size)
     ]
-    interval = mean_interval(estimates)
-    return KernelDistance(interval.mean, interval.low, interval.high, subsets, size)
+    return mean_interval(estimates)
 
 
 def unbiased_mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:

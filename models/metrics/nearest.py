@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 
 from slimctl.models.counter_random import Stream, uniform
-from slimctl.models.metrics.checks import check_rows
-from slimctl.models.metrics.distances import (
+from slimctl.models.metrics.evidence import Evidence
+from slimctl.models.metrics.rows import (
     TILE_COLUMNS,
     TILE_ROWS,
+    check_rows,
     hide_own,
     squared_distances,
     tiles,
 )
+from slimctl.models.pixels import to_float
 from slimctl.models.shapes import Float, Int, Tensor
 
 
@@ -31,23 +33,14 @@ class Nearest:
     """Its number in the training set."""
 
 
-@dataclass(frozen=True)
-class Memorisation:
-    """Nearest-neighbour distances of samples beside those of real images.
-
-    New images of the true distribution give `share_nearer` 0.5. Copies give a share near 1 with
-    `p5` near 0; a share near 1 with `p5` well above 0 more likely means smooth samples of low
-    contrast, which are near to everything.
-    """
-
-    median: float
-    """Median distance of a sample to its nearest training image, RMS pixels in [-1, 1]."""
-    p5: float
-    """5th percentile of that distance."""
-    real_median: float
-    """Median distance of a training image to the nearest other one."""
-    share_nearer: float
-    """Share of the samples nearer to a training image than `real_median`."""
+def measure(evidence: Evidence) -> dict[str, float]:
+    """Median distance of samples to their nearest real image, and that of real ones."""
+    real = to_float(evidence.real_images())
+    distance = nearest_distance(to_float(evidence.images), real).distance
+    return {
+        "nearest_rms": float(distance.quantile(0.5)),
+        "nearest_rms_real": evidence.nearest_rms_real,
+    }
 
 
 def nearest_distance(
@@ -85,33 +78,6 @@ def nearest_distance(
     ]
     index = torch.cat(parts)
     return Nearest(_exact_distance(flat, known, index), index)
-
-
-def memorisation(
-    samples: Float[Tensor, " n *shape"],
-    training: Float[Tensor, " m *other"],
-    real_count: int = 1000,
-    seed: int = 0,
-) -> Memorisation:
-    """Compares samples' distances to the training set with those of its own images.
-
-    Args:
-        samples: images in [-1, 1].
-        training: images in [-1, 1] of the same shape, at least 2.
-        real_count: training images, drawn with `seed`, whose nearest other image sets the scale.
-        seed: of that draw.
-
-    Raises:
-        ValueError: as `nearest_distance`, or `real_count` below 1.
-    """
-    real_median = own_distance(training, real_count, seed)
-    distance = nearest_distance(samples, training).distance
-    return Memorisation(
-        median=float(distance.quantile(0.5)),
-        p5=float(distance.quantile(0.05)),
-        real_median=real_median,
-        share_nearer=float((distance < real_median).double().mean()),
-    )
 
 
 def own_distance(

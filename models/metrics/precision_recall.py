@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from slimctl.models.metrics.checks import check_rows, check_same_width
-from slimctl.models.metrics.distances import (
+from slimctl.models.metrics.evidence import Evidence
+from slimctl.models.metrics.rows import (
     TILE_COLUMNS,
     TILE_ROWS,
+    check_rows,
+    check_same_width,
     hide_own,
     squared_distances,
     tiles,
@@ -28,8 +30,13 @@ class PrecisionRecall:
     """Share of the generated samples on the manifold of the real ones: fidelity."""
     recall: float
     """Share of the real samples on the manifold of the generated ones: coverage."""
-    neighbours: int
-    """k, the neighbour that sets a ball's radius."""
+
+
+def measure(evidence: Evidence) -> dict[str, float]:
+    """Precision and recall of as many samples as there are real images."""
+    same = min(len(evidence.real), len(evidence.own))
+    found = precision_recall(evidence.real[:same], evidence.own[:same], evidence.neighbours)
+    return {"precision": found.precision, "recall": found.recall}
 
 
 def precision_recall(
@@ -59,7 +66,6 @@ def precision_recall(
     return PrecisionRecall(
         precision=_share_inside(generated, real, neighbours),
         recall=_share_inside(real, generated, neighbours),
-        neighbours=neighbours,
     )
 
 

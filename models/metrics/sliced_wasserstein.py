@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from slimctl.models.metrics.checks import check_rows, check_same_width
+from slimctl.models.metrics.rows import check_rows, check_same_width
 from slimctl.models.shapes import Float, Tensor
 
 QUANTILES = 512

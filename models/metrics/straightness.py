@@ -5,32 +5,37 @@ displacement of the trajectory, so the mean square of (displacement - velocity) 
 the velocity over the steps: one pass, nothing stored, never below 0, of second order in the step.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
+from slimctl.models.metrics.evidence import Evidence
 from slimctl.models.shapes import Float, Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """velocity(xt, t): xt of shape (B, ...) in the type of x0, t of shape (B,); returns xt's shape."""
 
 
-@dataclass(frozen=True, eq=False)
-class Straightness:
-    """How straight a flow is; 0 is straight, and then one Euler step is exact."""
+MEASURED = 256
+"""Samples of a report's straightness."""
+STEPS = 16
+"""Steps of each."""
 
-    value: float
-    """E of the mean over time and dimensions of ((x1 - x0) - velocity)^2, in squared pixel units
-    ([-1, 1]) per unit time squared."""
-    relative: float
-    """`value` over the mean square displacement per dimension and unit time: free of the images'
-    contrast; infinite if every trajectory ends where it began."""
-    per_sample: Float[Tensor, " b"]
-    """The value of each sample, float64; `value` is their mean."""
-    nfe: int
-    """Evaluations of the velocity per sample."""
+
+def measure(evidence: Evidence) -> dict[str, float | None]:
+    """S of the flow on the first noises, per dimension; None for a one-step generator."""
+    sampler, seed = evidence.sampler, evidence.seed
+    if sampler.solver is None:
+        return {"straightness": None}
+    index = torch.arange(MEASURED, device=sampler.device)
+    label = sampler.labels(seed, index)
+
+    def velocity(xt: Tensor, t: Tensor) -> Tensor:
+        return sampler.flow.velocity(xt, t, label)
+
+    x0 = sampler.flow.enter(sampler.noise(seed, index))
+    each = straightness(velocity, x0, STEPS, sampler.flow.t_start, MEASURED)
+    return {"straightness": float(each.mean())}
 
 
 @torch.no_grad()
@@ -40,8 +45,11 @@ def straightness(
     num_steps: int = 64,
     t_start: float = 0.0,
     batch_size: int = 256,
-) -> Straightness:
-    """S = E int || (x1 - x0) - v(xt, t) ||^2 dt along the flow's own trajectories, per dimension.
+) -> Float[Tensor, " b"]:
+    """S = int || (x1 - x0) - v(xt, t) ||^2 dt along each of the flow's trajectories, per dimension.
+
+    In squared pixel units ([-1, 1]) per unit time squared, float64; 0 is straight, and then one
+    Euler step is exact.
 
     With t_start above 0, x1 - x0 is divided by 1 - t_start and the integral is a mean over
     [t_start, 1].
@@ -67,25 +75,20 @@ def straightness(
             f"{t_start}: the first three must be at least 1, t_start at least 0 and below 1"
         )
     parts = [_follow(velocity, piece, num_steps, t_start) for piece in torch.split(x0, batch_size)]
-    per_sample = torch.cat([variance for variance, _ in parts])
+    per_sample: Tensor = torch.cat(parts)
     if not bool(torch.isfinite(per_sample).all()):
         broken = int((~torch.isfinite(per_sample)).nonzero()[0])
         raise ValueError(
             f"velocity: NaN or infinity on the trajectory of sample {broken} of {len(x0)}\n"
             "  fix: look at the network's weights; they may come from a run that diverged"
         )
-    value, speed = (
-        float(per_sample.mean()),
-        float(torch.cat([square for _, square in parts]).mean()),
-    )
-    relative = value / speed if speed > 0 else (math.inf if value > 0 else 0.0)
-    return Straightness(value, relative, per_sample, 2 * num_steps)
+    return per_sample
 
 
 def _follow(
     velocity: Velocity, x0: Float[Tensor, " b *shape"], num_steps: int, t_start: float
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Variance over time and square of the mean of the velocity, per sample and dimension."""
+) -> Float[Tensor, " b"]:
+    """Variance over time of the velocity, per sample, as mean over dimensions."""
 
     def evaluate(state: Tensor, t: float) -> Tensor:
         times = torch.full((len(x0),), t, dtype=x0.dtype, device=x0.device)
@@ -110,8 +113,5 @@ def _follow(
         change = slope - mean
         mean = mean + change / (k + 1)
         scatter = scatter + change * (slope - mean)
-    return _per_sample(scatter / num_steps), _per_sample(mean.square())
-
-
-def _per_sample(values: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
-    return values.reshape(len(values), -1).mean(dim=1)
+    variance: Tensor = scatter / num_steps
+    return variance.reshape(len(variance), -1).mean(dim=1)

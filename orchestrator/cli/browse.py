@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.orchestrator.cli.options import Json, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.events import LogRead
@@ -61,8 +62,6 @@ def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
     Raises:
         DamagedArtifact: a line of an event log is not what was written.
     """
-    from slimctl.jobs.base.errors import DamagedArtifact
-
     damaged = [what for log in logs_read for what in log.damaged]
     if damaged:
         raise DamagedArtifact(
@@ -71,7 +70,6 @@ def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
 
 
 def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
-    from slimctl.jobs.base.errors import UserError
     from slimctl.jobs.base.registry import nearest
     from slimctl.orchestrator.groups import origin_of
 
@@ -107,8 +105,7 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
 
 def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
     """Prints a row per job; the jobs of a large group share rows if that is wanted."""
-    from slimctl.orchestrator.cli.collapse import MANY, collapsed
-    from slimctl.orchestrator.cli.tables import print_table
+    from slimctl.orchestrator.cli.tables import MANY, collapsed, print_table
 
     echo(f"{state.run}: {state.state}")
     rows = [
@@ -119,8 +116,8 @@ def _print_jobs(state: "RunStatus", *, together: bool = True) -> None:
 
 
 def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
-    from slimctl.orchestrator.cli.collapse import counted
     from slimctl.orchestrator.cli.live import clock, numbers
+    from slimctl.orchestrator.cli.tables import counted
 
     seconds = sum(job.seconds(time.time()) for job in jobs)
     done, total = sum(job.done for job in jobs), sum(job.total for job in jobs)
@@ -153,23 +150,18 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
         echo(manifest.model_dump_json(indent=1))
         return
     echo(f"{artifact}: {manifest.type} made by {manifest.kind} in {manifest.wall_s:.1f} s")
-    sections: dict[str, Any] = {
-        "handle": {k: v for k, v in manifest.handle.items() if k not in LONG_FIELDS},
-        "settings": manifest.spec,
-        "inputs": manifest.inputs,
-        "engine": manifest.engine,
-        "files": {k: f"{v.size:,} bytes" for k, v in manifest.files.items()},
-    }
-    for title, content in sections.items():
-        if content:
-            echo(f"\n{title}")
-            _print_mapping(content)
+    handle_fields = {k: v for k, v in manifest.handle.items() if k not in LONG_FIELDS}
+    _print_section("handle", handle_fields)
+    _print_section("settings", manifest.spec)
+    _print_section("inputs", manifest.inputs)
+    _print_section("engine", manifest.engine)
+    _print_section("files", {k: f"{v.size:,} bytes" for k, v in manifest.files.items()})
     handle = store.load_any(artifact)
     if isinstance(handle, StepReport):
         print_steps({artifact: handle})
     for note in manifest.notes:
         echo(f"\nnote: {note}")
-    if sections.get("files"):
+    if manifest.files:
         echo(f"\nfolder: {store.uri}/artifacts/{artifact}")
     _print_origin(store, artifact)
 
@@ -204,18 +196,24 @@ def _print_origin(store: "Store", artifact: str) -> None:
         )
 
 
-def _print_mapping(content: dict[str, Any]) -> None:
+def _print_section(title: str, content: "Mapping[str, Any]") -> None:
     from slimctl.orchestrator.tracking import flatten
 
     pairs = list(flatten(content))
-    width = max(len(name) for name, _ in pairs)
+    if content:
+        echo(f"\n{title}")
     for name, value in pairs:
-        echo(f"  {name.ljust(width)}  {value}")
+        echo(f"  {name.ljust(max(len(name) for name, _ in pairs))}  {value}")
 
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
     from slimctl.orchestrator.cli.tables import print_quality, print_steps
-    from slimctl.orchestrator.results import chosen_lines, quality_reports, run_json, step_reports
+    from slimctl.orchestrator.comparison.collect import (
+        chosen_lines,
+        quality_reports,
+        run_json,
+        step_reports,
+    )
     from slimctl.orchestrator.runs import read_status
 
     state = read_status(store.blobs, run)
@@ -234,9 +232,8 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     Raises:
         UserError: it names nothing, or more than one thing.
     """
-    from slimctl.jobs.base.errors import UserError
     from slimctl.jobs.base.registry import nearest
-    from slimctl.orchestrator.cli.collapse import collapsed
+    from slimctl.orchestrator.cli.tables import collapsed
     from slimctl.orchestrator.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
@@ -271,8 +268,6 @@ def find_model_id(store: "Store", name: str) -> str:
     Raises:
         UserError: it names a run, nothing, or more than one thing.
     """
-    from slimctl.jobs.base.errors import UserError
-
     _, artifact = find_thing(store, name)
     if artifact is None:
         raise UserError(name, "names a run, not a model", f"name a job of it: {name}/JOB")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.options import Json, Storage, open_store
+from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.cli.options import Json, Storage, load, open_store
 from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
@@ -38,46 +39,42 @@ def compare(
     form: Annotated[
         Form | None, typer.Option("--format", help="Print the table for a paper or a program.")
     ] = None,
+    front: Annotated[
+        str, typer.Option(help="Metrics that the Pareto front is of.")
+    ] = "fid,parameters",
     plot: Annotated[
         Path | None, typer.Option(help="Draw FID against parameters into this file (.png).")
     ] = None,
 ) -> None:
     """Compare measured models: seeds pooled, Pareto front marked, costs counted."""
-    from slimctl.jobs.base.errors import UserError
+    from slimctl.orchestrator.cli.tables import print_table
+    from slimctl.orchestrator.comparison import render
     from slimctl.orchestrator.comparison.collect import collect
     from slimctl.orchestrator.comparison.lineage import Lineage
     from slimctl.orchestrator.comparison.pool import compare as compare_results
-    from slimctl.orchestrator.comparison.table import as_csv, as_latex, as_markdown, table
-    from slimctl.orchestrator.comparison.table import as_json as plain
 
     if as_json and form:
         raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
     store, pipelines = _open(things or [], storage)
-    comparison = compare_results(collect(store, things or [], pipelines), Lineage(store))
+    found = collect(store, things or [], pipelines)
+    comparison = compare_results(found, Lineage(store), front.split(","))
     if plot is not None:
-        from slimctl.orchestrator.comparison.plot import save_plot
-
-        save_plot(comparison, plot)
+        render.save_plot(comparison, plot)
     if as_json:
-        echo(json.dumps(plain(comparison), indent=1))
+        echo(json.dumps(render.as_json(comparison), indent=1))
     elif form == Form.csv:
-        echo(as_csv(comparison), nl=False)
+        echo(render.as_csv(comparison), nl=False)
     elif form:
-        write = as_markdown if form == Form.md else as_latex
-        echo(write(*table(comparison, protocol=True)), nl=False)
+        write = render.as_markdown if form == Form.md else render.as_latex
+        echo(write(*render.table(comparison, protocol=True)), nl=False)
     else:
-        from slimctl.orchestrator.cli.tables import print_table
-        from slimctl.orchestrator.comparison.table import notes
-
-        print_table(*table(comparison))
-        echo("\n".join(notes(comparison)))
+        print_table(*render.table(comparison))
+        echo("\n".join(render.notes(comparison)))
 
 
 def _open(things: list[str], storage: str | None) -> "tuple[Store, dict[str, Pipeline]]":
     """The store, and the pipelines among the things named: all of one store."""
-    from slimctl.jobs.base.errors import UserError
     from slimctl.jobs.storage.store import Store
-    from slimctl.orchestrator.cli.options import load
     from slimctl.orchestrator.pipeline import resolve
 
     files = [thing for thing in things if thing.endswith(PIPELINES) or Path(thing).is_file()]

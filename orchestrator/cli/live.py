@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from slimctl.orchestrator.cli.collapse import Row, collapsed, counted
 from slimctl.orchestrator.cli.options import warn
+from slimctl.orchestrator.cli.tables import Row, collapsed, counted
 from slimctl.orchestrator.events import Event
 from slimctl.orchestrator.plan import RunPlan
 from slimctl.orchestrator.problems import Problem

@@ -21,8 +21,7 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write one self-contained HTML page about a run: models, samples, curves, jobs."""
-    from slimctl.orchestrator.report.gather import gather
-    from slimctl.orchestrator.report.page import render
+    from slimctl.orchestrator.report.page import gather, render
     from slimctl.orchestrator.runs import find_run
 
     store = open_store(storage)

@@ -68,7 +68,7 @@ def tell_result(result: "Submission", *, detach: bool, as_json: bool) -> None:
     """Prints how a submission ended, and raises what it should end the program with."""
     from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.cli.tables import print_quality
-    from slimctl.orchestrator.results import chosen_lines, quality_reports, run_json
+    from slimctl.orchestrator.comparison.collect import chosen_lines, quality_reports, run_json
     from slimctl.orchestrator.submission import check_result
 
     store = Store(result.plan.storage)

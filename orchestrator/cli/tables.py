@@ -1,25 +1,29 @@
-"""Plain and readable tables on stdout."""
+"""Plain and readable tables on stdout.
 
-from collections.abc import Sequence
+Jobs of large groups share a row: a table of hundreds of iterations tells nobody anything.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from slimctl.jobs.base.artifacts import QualityReport, StepReport
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.orchestrator.cli.collapse import collapsed, counted
+from slimctl.models.metrics import short_count
 from slimctl.orchestrator.cli.output import echo
-from slimctl.orchestrator.estimate import Estimate
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.results import (
-    COLUMNS,
+from slimctl.orchestrator.comparison.render import (
     STEP_COLUMNS,
     floor_text,
-    latency_notes,
+    loud_notes,
     part_lines,
     protocol_notes,
-    quality_rows,
-    short_count,
+    quality_table,
     step_rows,
     step_verdict,
 )
+from slimctl.orchestrator.estimate import Estimate
+from slimctl.orchestrator.groups import origin_of
+from slimctl.orchestrator.plan import RunPlan
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 """The last one only where a rate is assumed."""
@@ -51,22 +55,16 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
     """The table at the end of a run, and what its sweeps chose; nothing if it measured nothing."""
     if not reports:
         return
-    print_table(COLUMNS, quality_rows(reports))
+    print_table(*quality_table(reports))
     floor = next(iter(reports.values()))
     echo(f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)")
-    told = [*part_lines(reports), *protocol_notes(reports), *latency_notes(reports.values())]
+    told = [*part_lines(reports), *protocol_notes(reports), *loud_notes(reports.values())]
     for line in [*told, *lines]:
         echo(line)
 
 
 def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
-    """The table of a plan: what is done for each job, what it costs, and what that rests on.
-
-    Args:
-        plan: what to do.
-        found: what it costs.
-        here: devices of this machine.
-    """
+    """The table of a plan: what is done for each job, what it costs, and what that rests on."""
     jobs = {job.name: job for job in plan.jobs}
     known = COST if found.tflops else COST[:-1]
     rows = []
@@ -141,3 +139,49 @@ def print_steps(reports: dict[str, StepReport]) -> None:
         )
         for line in step_verdict(report):
             echo(line)
+
+
+MANY = 4
+"""Iterations up to which each has rows of its own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One or more jobs that are shown together."""
+
+    name: str
+    """Of the job, or `students.quality x 6`."""
+    jobs: tuple[str, ...]
+
+    @property
+    def together(self) -> bool:
+        """Whether it stands for the same job of several iterations."""
+        return self.name not in self.jobs
+
+
+def collapsed(names: Iterable[str], most: int = MANY) -> list[Row]:
+    """The jobs in their order; those of a group with more than `most` iterations together."""
+    rows: dict[str, list[str]] = {}
+    iterations: dict[str, set[str]] = {}
+    for name in names:
+        origin = origin_of(name)
+        rows.setdefault(origin.short if origin else name, []).append(name)
+        if origin:
+            iterations.setdefault(origin.short, set()).add(origin.iteration)
+    few = {short for short, found in iterations.items() if len(found) <= most}
+    return [row for short, jobs in rows.items() for row in _rows(short, jobs, single=short in few)]
+
+
+def _rows(short: str, jobs: Sequence[str], *, single: bool) -> list[Row]:
+    if single or jobs == [short]:
+        return [Row(name, (name,)) for name in jobs]
+    return [Row(f"{short} x {len(jobs)}", tuple(jobs))]
+
+
+def counted(words: Iterable[str]) -> str:
+    """`4 done, 2 running`; a word that all share stands alone."""
+    counts = Counter(words)
+    if len(counts) == 1:
+        ((word, _),) = counts.items()
+        return word
+    return ", ".join(f"{count} {word}" for word, count in counts.items())

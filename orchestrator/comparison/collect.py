@@ -1,11 +1,14 @@
-"""Finds the results that a user names: of runs, of jobs or groups of runs, of a pipeline file."""
+"""Finds results: what one run made, and what a user names of runs, groups and pipeline files."""
 
+import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from slimctl.jobs.base.artifacts import QualityReport, SweepReport
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.artifacts import Handle, QualityReport, StepReport, SweepReport
+from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.base.keys import split_id
 from slimctl.jobs.base.registry import load_kind, nearest
 from slimctl.jobs.base.spec import output_type
@@ -14,22 +17,18 @@ from slimctl.orchestrator.graph import identities
 from slimctl.orchestrator.groups import origin_of
 from slimctl.orchestrator.pipeline import Pipeline
 from slimctl.orchestrator.runs import find_run, read_status
-from slimctl.orchestrator.sweeps import failed_trials, trial_jobs
+from slimctl.orchestrator.status import RunStatus
+from slimctl.orchestrator.sweeps import failed_trials, trial_jobs, verdict
 
 FINISHED = ("done", "reused")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A measured model.
-
-    Args:
-        run: run that it is from; the name of the file where a pipeline was named.
-        job: name of the job that measured it.
-        report: what was measured.
-    """
+    """What a job measured of a model."""
 
     run: str
+    """Run that it is from; the name of the file where a pipeline was named."""
     job: str
     report: QualityReport
 
@@ -70,12 +69,7 @@ class _Job:
 
 
 def collect(store: Store, things: Sequence[str], pipelines: Mapping[str, Pipeline]) -> Found:
-    """Finds measurements.
-
-    Args:
-        store: where results are.
-        things: RUN, RUN/JOB, RUN/GROUP, or a key of `pipelines`; none = the latest run.
-        pipelines: file -> its resolved pipeline.
+    """Finds measurements by RUN, RUN/JOB, RUN/GROUP or a key of `pipelines`; none = the latest run.
 
     Raises:
         UserError: a name means nothing, or nothing has been measured.
@@ -145,3 +139,66 @@ def _measures(kind: str) -> bool:
         return issubclass(output_type(load_kind(kind)), (QualityReport, SweepReport))
     except UserError:  # of a package that is not installed here
         return False
+
+
+def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
+    """The run as one JSON object: run, state, and per job kind, key, state, seconds, artifact.
+
+    `artifact` is the handle of the result, or null if there is none. A failed or blocked job also
+    has `error` and `fix`.
+    """
+    jobs = {}
+    for name, job in status.jobs.items():
+        finished = job.state in FINISHED
+        jobs[name] = {
+            "kind": job.kind,
+            "key": job.key,
+            "state": job.state,
+            "seconds": round(job.seconds(time.time()), 3),
+            "artifact": store.load_any(job.artifact).model_dump(mode="json") if finished else None,
+        }
+        if job.state in ("failed", "blocked"):
+            jobs[name] |= {"error": job.message, "fix": job.fix}
+    return {"run": status.run, "state": status.state, "jobs": jobs}
+
+
+def quality_reports(store: Store, status: RunStatus) -> dict[str, QualityReport]:
+    """Reports of the run's finished evaluations: the largest network first, then the most steps."""
+    found: dict[str, QualityReport] = {}
+    for name, handle in _finished(store, status).items():
+        if isinstance(handle, QualityReport):
+            found[name] = handle
+        if isinstance(handle, SweepReport):
+            found |= _measured(store, name, handle)
+    return dict(sorted(found.items(), key=lambda item: (-item[1].parameters, -item[1].nfe)))
+
+
+def _measured(store: Store, name: str, sweep: SweepReport) -> dict[str, QualityReport]:
+    """What the finished trials of a sweep measured."""
+    reports = {job.name: store.load_any(job.artifact) for job in trial_jobs(name, sweep)}
+    return {job: one for job, one in reports.items() if isinstance(one, QualityReport)}
+
+
+def chosen_lines(store: Store, status: RunStatus) -> list[str]:
+    """What each finished sweep of the run chose, in a sentence."""
+    lines = []
+    for name, job in status.jobs.items():
+        if job.state in FINISHED and job.kind == "sweep":
+            lines.append(f"{name}: {verdict(store.load(job.artifact, SweepReport))}")
+    return lines
+
+
+def step_reports(store: Store, status: RunStatus) -> dict[str, StepReport]:
+    """Reports of the run's step policies, in the order of the jobs."""
+    handles = _finished(store, status).items()
+    return {name: handle for name, handle in handles if isinstance(handle, StepReport)}
+
+
+def _finished(store: Store, status: RunStatus) -> dict[str, Handle]:
+    """Results of the run's finished jobs, but damaged ones."""
+    found: dict[str, Handle] = {}
+    for name, job in status.jobs.items():
+        if job.state in FINISHED:
+            with contextlib.suppress(DamagedArtifact):
+                found[name] = store.load_any(job.artifact)
+    return found

@@ -15,11 +15,7 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class Lineage:
-    """The artifacts behind others; each manifest is read once.
-
-    Args:
-        store: where they are.
-    """
+    """The artifacts of a store behind others; each manifest is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

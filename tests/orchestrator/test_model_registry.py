@@ -8,9 +8,8 @@ from test_tracking import REPORT, Tracked
 
 from slimctl.jobs.base.artifacts import SweepReport, Trial
 from slimctl.orchestrator import tracking
-from slimctl.orchestrator.model_registry import aliases, measured, register
 from slimctl.orchestrator.plan import RunPlan, as_event
-from slimctl.orchestrator.tracking import PARENT_TAG
+from slimctl.orchestrator.tracking import PARENT_TAG, aliases, measured, register
 
 
 def report(fid, parameters, nfe=1.0, model="m"):

@@ -5,15 +5,10 @@ import pytest
 from slimctl.jobs.base.artifacts import Dataset, FidProtocol, Handle, QualityReport
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.storage.store import Store
+from slimctl.models.metrics import short_count
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator.results import (
-    COLUMNS,
-    protocol_notes,
-    quality_reports,
-    quality_rows,
-    run_json,
-    short_count,
-)
+from slimctl.orchestrator.comparison.collect import quality_reports, run_json
+from slimctl.orchestrator.comparison.render import protocol_notes, quality_table
 from slimctl.orchestrator.status import JobStatus, RunStatus
 
 DATA = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
@@ -111,14 +106,14 @@ def test_the_table_has_the_teacher_first(store):
 
 
 def test_a_row_reads_as_people_write():
-    (row,) = quality_rows({"one_step": report()})
-    assert dict(zip(COLUMNS, row, strict=True)) == {
+    head, (row,) = quality_table({"one_step": report()})
+    assert dict(zip(head, row, strict=True)) == {
         "model": "one_step", "solver": "one step", "parameters": "1,234,567", "MACs": "4.46 M",
         "NFE": "1", "FID": "12.35", "KID": "0.012 ± 0.003", "precision": "0.500",
         "recall": "0.250", "latency": "1.23 ms",
     }  # fmt: skip
-    assert quality_rows({"x": report(nfe=123.4)})[0][4] == "123"
-    assert quality_rows({"x": report(nfe=37.5)})[0][4] == "37.5"
+    _, rows = quality_table({"x": report(nfe=123.4), "y": report(nfe=37.5)})
+    assert [row[4] for row in rows] == ["123", "37.5"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from slimctl.jobs.evaluation.quality import measure
 from slimctl.jobs.evaluation.sampling import open_sampler
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.storage.tensors import load_dataset_tensors
-from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics import nearest, straightness
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.nearest import nearest_distance
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.pixels import to_uint8
@@ -50,7 +52,7 @@ def make_features(commit):
 @pytest.fixture
 def evaluate(context, make_features, monkeypatch):
     monkeypatch.setattr(quality, "LATENCY_BUDGET_MS", 5.0)
-    monkeypatch.setattr(quality, "STRAIGHTNESS_SAMPLES", 16)
+    monkeypatch.setattr(straightness, "MEASURED", 16)
 
     def run(model, data, **changes):
         spec = Evaluate(model="m", data="d", features="f", seed=1, **changes)
@@ -134,11 +136,11 @@ def test_the_floor_is_the_distance_of_draws_from_the_data(
     report = evaluate(make_model(Generator), data, samples=30)
     images, _ = load_dataset_tensors(store, data)
     real = open_features(store, make_features(data), CPU)(images)
-    statistics = GaussianStatistics.from_features(real)
+    statistics = Gaussian.from_features(real)
     floors = []
     for seed in range(30):
         index = torch.randint(20, (30,), generator=torch.Generator().manual_seed(seed))
-        floors.append(frechet_distance(statistics, GaussianStatistics.from_features(real[index])))
+        floors.append(frechet_distance(statistics, Gaussian.from_features(real[index])))
     assert min(floors) / 2 < report.fid_real < 2 * max(floors)
 
 
@@ -185,10 +187,10 @@ def test_later_draws_are_later_samples_of_the_seed(
     sampler = open_sampler(store, model, None, CPU)
     images = torch.cat([batch.images for batch in sampler.draw(1, 30, 30)])
     extract = open_features(store, make_features(data), CPU)
-    real = GaussianStatistics.from_features(extract(load_dataset_tensors(store, data)[0]))
+    real = Gaussian.from_features(extract(load_dataset_tensors(store, data)[0]))
     for number, fid in enumerate(long):
         part = extract(to_uint8(images[15 * number :][:15]))
-        expected = frechet_distance(real, GaussianStatistics.from_features(part))
+        expected = frechet_distance(real, Gaussian.from_features(part))
         assert fid == pytest.approx(expected, rel=1e-4)
 
 
@@ -198,7 +200,7 @@ def test_statistics_of_the_data_as_a_file_give_the_same_distance(
     data = make_dataset(count=20)
     model = make_model(Generator)
     extract = open_features(store, make_features(data), CPU)
-    real = GaussianStatistics.from_features(extract(load_dataset_tensors(store, data)[0]))
+    real = Gaussian.from_features(extract(load_dataset_tensors(store, data)[0]))
     file = tmp_path / "stats.npz"
     np.savez(file, mu=real.mean.numpy(), sigma=real.covariance.numpy())
     plain = evaluate(model, data, samples=30)
@@ -218,9 +220,12 @@ def test_no_more_samples_are_kept_than_are_looked_at(
 ):
     monkeypatch.setattr(quality, "NEAREST_SAMPLES", 7)
     held = []
-    monkeypatch.setattr(
-        quality, "nearest_distance", lambda a, b: held.append(len(a)) or nearest_distance(a, b)
-    )
+
+    def count(a, b, own_index=None):
+        held.extend([len(a)] if own_index is None else [])
+        return nearest_distance(a, b, own_index)
+
+    monkeypatch.setattr(nearest, "nearest_distance", count)
     report = evaluate(
         make_model(Generator), make_dataset(count=20), samples=64, batch_size=5, manifold_samples=9
     )

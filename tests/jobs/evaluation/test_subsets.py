@@ -13,7 +13,8 @@ from slimctl.jobs.export.samples import write_samples
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.precision_recall import precision_recall
 from slimctl.models.solvers.spec import EulerSpec
 
@@ -35,13 +36,10 @@ def test_a_subset_is_measured_on_its_own_rows():
     for each, labels in zip(found, SUBSETS, strict=True):
         theirs, ours = (x[torch.isin(y, torch.tensor(labels))] for x, y in (real, own))
         assert (each.real, each.samples) == (len(theirs), len(ours))
-        statistics = [GaussianStatistics.from_features(rows) for rows in (theirs, ours)]
+        statistics = [Gaussian.from_features(rows) for rows in (theirs, ours)]
         assert each.fid == pytest.approx(frechet_distance(*statistics))
         draws = [theirs[index] for index in floor_draws(len(theirs), len(ours), 5)]
-        drawn = [
-            frechet_distance(statistics[0], GaussianStatistics.from_features(rows))
-            for rows in draws
-        ]
+        drawn = [frechet_distance(statistics[0], Gaussian.from_features(rows)) for rows in draws]
         assert each.fid_real == pytest.approx(np.mean(drawn))
         assert each.fid_real_sd == pytest.approx(np.std(drawn, ddof=1))
         assert 0 < each.precision <= 1

@@ -10,7 +10,8 @@ from slimctl.jobs.evaluation.features import open_features
 from slimctl.jobs.kinds.import_features import ImportFeatures
 from slimctl.jobs.kinds.load_dataset import LoadDataset
 from slimctl.jobs.storage.tensors import image_batches, load_dataset_tensors
-from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.pixels import to_float
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -98,8 +99,8 @@ def test_a_real_network_gives_its_published_distances(run_job, store, cifar):
     for split in ("train", "test"):
         batches = image_batches(store, run_job(images(split)), 1000)
         found.append([extract(batch) for batch in batches])
-    train, test = (GaussianStatistics.from_batches(rows) for rows in found)
-    first = GaussianStatistics.from_batches(found[0][:10])
+    train, test = (Gaussian.from_features(torch.cat(rows)) for rows in found)
+    first = Gaussian.from_features(torch.cat(found[0][:10]))
     published = figures["frechet"]
     assert frechet_distance(train, test) == pytest.approx(published["train_vs_test"], rel=1e-4)
     expected = published["train_vs_first_10000_train"]

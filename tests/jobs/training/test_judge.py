@@ -7,7 +7,8 @@ from slimctl.jobs.evaluation.features import open_features
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.training.judge import Judge
-from slimctl.models.metrics.frechet import GaussianStatistics, frechet_distance
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.kernel import unbiased_mmd
 from slimctl.models.pixels import to_uint8
 
@@ -54,9 +55,7 @@ def test_distances_are_those_of_the_features(make, labels):
     judge, both = make
     frechet, kernel = judge("frechet", labels), judge("kernel", labels)
     real, made = both(kernel, labels)
-    expected = frechet_distance(
-        GaussianStatistics.from_features(real), GaussianStatistics.from_features(made)
-    )
+    expected = frechet_distance(Gaussian.from_features(real), Gaussian.from_features(made))
     assert frechet(Shrink()) == pytest.approx(expected, rel=1e-6)
     assert kernel(Shrink()) == pytest.approx(unbiased_mmd(real, made), rel=1e-6)
     assert kernel(Shrink()) == kernel(Shrink())

@@ -10,12 +10,8 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from slimctl.models.metrics.frechet import (
-    FewRows,
-    GaussianStatistics,
-    frechet_distance,
-    gaussian_of,
-)
+from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.gaussians import FewRows, Gaussian, RunningStatistics, gaussian_of
 
 
 def table(count, width, seed, scale=1.0, shift=0.0):
@@ -25,8 +21,15 @@ def table(count, width, seed, scale=1.0, shift=0.0):
     return rows @ mix * scale + shift
 
 
+def in_batches(*batches):
+    running = RunningStatistics()
+    for rows in batches:
+        running.add(rows)
+    return running.result()
+
+
 def gaussian(mean, covariance):
-    return GaussianStatistics(mean.double(), covariance.double(), 1000)
+    return Gaussian(mean.double(), covariance.double())
 
 
 def test_diagonal_gaussians_have_a_closed_form():
@@ -46,8 +49,8 @@ def test_commuting_gaussians_have_a_closed_form():
 
 
 def test_general_gaussians_agree_with_scipy():
-    a = GaussianStatistics.from_features(table(300, 16, seed=1))
-    b = GaussianStatistics.from_features(table(200, 16, seed=2, scale=0.7, shift=0.5))
+    a = Gaussian.from_features(table(300, 16, seed=1))
+    b = Gaussian.from_features(table(200, 16, seed=2, scale=0.7, shift=0.5))
     root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
     expected = float((a.mean - b.mean).square().sum()) + np.trace(
         a.covariance.numpy() + b.covariance.numpy() - 2 * root
@@ -71,16 +74,16 @@ def test_agrees_with_torchmetrics_on_the_same_features():
     metric.update(real, real=True)
     metric.update(generated, real=False)
     value = frechet_distance(
-        GaussianStatistics.from_features(real.flatten(1)[:, :12]),
-        GaussianStatistics.from_features(generated.flatten(1)[:, :12]),
+        Gaussian.from_features(real.flatten(1)[:, :12]),
+        Gaussian.from_features(generated.flatten(1)[:, :12]),
     )
     assert value == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 10, 200])
 def test_zero_to_itself_and_symmetric_at_any_rank(count):
-    a = GaussianStatistics.from_features(table(count, 32, seed=4))
-    b = GaussianStatistics.from_features(table(60, 32, seed=5, shift=0.2))
+    a = Gaussian.from_features(table(count, 32, seed=4))
+    b = Gaussian.from_features(table(60, 32, seed=5, shift=0.2))
     trace = float(a.covariance.trace() + b.covariance.trace())
     assert 0 <= frechet_distance(a, a) <= 1e-13 * trace
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
@@ -90,55 +93,48 @@ def test_fewer_samples_than_dimensions_keep_their_digits():
     # Samples in k orthogonal directions are Gaussians of k dimensions: padding with empty
     # dimensions and turning the space must change nothing.
     a, b = table(200, 5, seed=6), table(100, 5, seed=7, shift=0.4)
-    small = frechet_distance(*map(GaussianStatistics.from_features, (a, b)))
+    small = frechet_distance(*map(Gaussian.from_features, (a, b)))
     turn, _ = torch.linalg.qr(table(64, 64, seed=8))
-    large = frechet_distance(
-        *(GaussianStatistics.from_features(rows @ turn[:5]) for rows in (a, b))
-    )
+    large = frechet_distance(*(Gaussian.from_features(rows @ turn[:5]) for rows in (a, b)))
     assert large == pytest.approx(small, rel=1e-13)
 
 
 def test_points_have_the_distance_of_their_means():
-    a = GaussianStatistics.from_features(torch.zeros(3, 4))
-    b = GaussianStatistics.from_features(torch.full((5, 4), 2.0))
+    a = Gaussian.from_features(torch.zeros(3, 4))
+    b = Gaussian.from_features(torch.full((5, 4), 2.0))
     assert frechet_distance(a, b) == 16.0
 
 
-def test_any_batches_and_merges_give_the_statistics_of_the_whole():
+def test_any_batches_give_the_statistics_of_the_whole():
     rows = table(203, 8, seed=9, shift=1e6)
-    whole = GaussianStatistics.from_features(rows)
-    batched = GaussianStatistics.from_batches(rows.split([1, 1, 100, 101]))
-    merged = GaussianStatistics.from_features(rows[:7]).merge(
-        GaussianStatistics.from_features(rows[7:])
-    )
+    whole = Gaussian.from_features(rows)
+    batched = in_batches(*rows.split([1, 1, 100, 101]))
     reference = torch.from_numpy(np.cov(rows.numpy() - 1e6, rowvar=False))
-    for statistics in (whole, batched, merged):
-        assert statistics.count == 203
+    for statistics in (whole, batched):
         torch.testing.assert_close(statistics.mean, rows.mean(dim=0), rtol=1e-14, atol=0)
         torch.testing.assert_close(statistics.covariance, reference, rtol=1e-8, atol=1e-8)
 
 
 def test_float32_features_are_accumulated_in_float64():
     rows = (table(5000, 3, seed=10) + 1000).float()
-    statistics = GaussianStatistics.from_features(rows)
+    statistics = Gaussian.from_features(rows)
     expected = torch.from_numpy(np.cov(rows.double().numpy(), rowvar=False))
     torch.testing.assert_close(statistics.covariance, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_tensors_bring_the_statistics_back_bit_for_bit():
-    before = GaussianStatistics.from_features(table(20, 4, seed=11))
-    after = GaussianStatistics.from_tensors(before.to_tensors())
+    before = Gaussian.from_features(table(20, 4, seed=11))
+    after = Gaussian.from_tensors(before.to_tensors())
     assert torch.equal(before.mean, after.mean)
     assert torch.equal(before.covariance, after.covariance)
-    assert before.count == after.count
 
 
 def test_bias_at_equal_distributions_is_of_order_one_over_n():
     def bias(count):
         values = [
             frechet_distance(
-                GaussianStatistics.from_features(torch.randn(count, 4, generator=generator)),
-                GaussianStatistics.from_features(torch.randn(count, 4, generator=generator)),
+                Gaussian.from_features(torch.randn(count, 4, generator=generator)),
+                Gaussian.from_features(torch.randn(count, 4, generator=generator)),
             )
             for _ in range(60)
         ]
@@ -153,30 +149,28 @@ def test_refuses_what_has_no_statistics():
     broken = good.clone()
     broken[3, 1] = math.nan
     with pytest.raises(ValueError, match=r"1 of 10 rows, first in row 3"):
-        GaussianStatistics.from_features(broken)
+        Gaussian.from_features(broken)
     with pytest.raises(ValueError, match="1 samples, but at least 2"):
-        GaussianStatistics.from_features(good[:1])
+        Gaussian.from_features(good[:1])
     with pytest.raises(ValueError, match=r"1 sample\(s\) in all"):
-        GaussianStatistics.from_batches([good[:1]])
+        in_batches(good[:1])
     with pytest.raises(ValueError, match=r"0 sample\(s\) in all"):
-        GaussianStatistics.from_batches([])
+        in_batches()
     with pytest.raises(ValueError, match="4 dimensions, later ones 3"):
-        GaussianStatistics.from_batches([good, good[:, :3]])
+        in_batches(good, good[:, :3])
 
 
 def test_refuses_unlike_dimensions():
-    a = GaussianStatistics.from_features(table(10, 4, seed=14))
-    b = GaussianStatistics.from_features(table(10, 3, seed=14))
+    a = Gaussian.from_features(table(10, 4, seed=14))
+    b = Gaussian.from_features(table(10, 3, seed=14))
     with pytest.raises(ValueError, match="4 dimensions, the second 3"):
         frechet_distance(a, b)
-    with pytest.raises(ValueError, match="4 dimensions, later ones 3"):
-        a.merge(b)
 
 
 def test_refuses_damaged_statistics():
-    good = GaussianStatistics.from_features(table(10, 4, seed=15))
-    with pytest.raises(ValueError, match="no tensor 'count'"):
-        GaussianStatistics.from_tensors({"mean": good.mean, "covariance": good.covariance})
+    good = Gaussian.from_features(table(10, 4, seed=15))
+    with pytest.raises(ValueError, match="no tensor 'covariance'"):
+        Gaussian.from_tensors({"mean": good.mean})
     with pytest.raises(ValueError, match=r"shape \(4, 3\)"):
         dataclasses.replace(good, covariance=good.covariance[:, :3])
     with pytest.raises(ValueError, match="not symmetric"):
@@ -185,15 +179,13 @@ def test_refuses_damaged_statistics():
         dataclasses.replace(good, mean=good.mean.float())
     with pytest.raises(ValueError, match="NaN or infinity"):
         dataclasses.replace(good, mean=good.mean * math.inf)
-    with pytest.raises(ValueError, match=r"1 sample\(s\) have no covariance"):
-        dataclasses.replace(good, count=1)
 
 
 def test_few_rows_have_the_distance_of_their_covariances():
     few, many = table(5, 9, seed=1), table(40, 9, seed=2)
-    whole = [GaussianStatistics.from_features(rows) for rows in (few, many)]
+    whole = [Gaussian.from_features(rows) for rows in (few, many)]
     thin = [gaussian_of(rows) for rows in (few, many)]
     assert isinstance(thin[0], FewRows)
-    assert isinstance(thin[1], GaussianStatistics)
+    assert isinstance(thin[1], Gaussian)
     assert frechet_distance(*thin) == pytest.approx(frechet_distance(*whole), rel=1e-10)
     assert frechet_distance(thin[0], thin[0]) == pytest.approx(0, abs=1e-10)

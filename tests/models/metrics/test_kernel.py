@@ -64,8 +64,7 @@ def test_value_is_the_mean_of_disjoint_subsets():
     # With constant rows each estimate is exact, whichever rows a subset holds.
     real, generated = torch.zeros(30, 4), torch.ones(30, 4)
     result = kernel_distance(real, generated, subset_size=10)
-    assert (result.value, result.low, result.high) == (7.0, 7.0, 7.0)
-    assert (result.subsets, result.subset_size) == (3, 10)
+    assert (result.mean, result.low, result.high, result.count) == (7.0, 7.0, 7.0, 3)
 
 
 def test_rows_of_one_number_are_not_kept_together():
@@ -80,13 +79,13 @@ def test_same_seed_same_numbers_and_row_order_matters_only_by_the_shuffle():
     first = kernel_distance(real, generated, seed=1)
     assert first == kernel_distance(real, generated, seed=1)
     assert first != kernel_distance(real, generated, seed=2)
-    assert first.low < first.value < first.high
+    assert first.low < first.mean < first.high
 
 
 def test_default_subsets_are_ten_until_they_hold_a_thousand_samples():
-    assert kernel_distance(normal(250, 2, seed=7), normal(300, 2, seed=8)).subset_size == 25
+    assert kernel_distance(normal(250, 2, seed=7), normal(300, 2, seed=8)).count == 10
     many = kernel_distance(normal(12_500, 2, seed=7), normal(12_000, 2, seed=8))
-    assert (many.subsets, many.subset_size) == (12, 1000)
+    assert many.count == 12
 
 
 def test_float32_features_are_compared_in_float64():

@@ -1,4 +1,4 @@
-"""Nearest training images against brute force, and what memorisation looks like."""
+"""Nearest training images against brute force."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slimctl.models.metrics import nearest as module
-from slimctl.models.metrics.nearest import memorisation, nearest_distance
+from slimctl.models.metrics.nearest import nearest_distance, own_distance
 
 
 def images(count, seed, channels=3, size=4):
@@ -62,39 +62,19 @@ def test_the_own_image_is_left_out():
     assert found.distance.eq(0).all()
 
 
-def test_new_images_of_the_same_distribution_are_half_nearer():
-    result = memorisation(images(2000, seed=7, size=2), images(500, seed=8, size=2))
-    assert result.share_nearer == pytest.approx(0.5, abs=0.06)
-    assert result.median == pytest.approx(result.real_median, rel=0.05)
-
-
-def test_copies_give_themselves_away():
-    training = images(200, seed=9)
-    result = memorisation(training[:50] + 0.001, training)
-    assert result.share_nearer == 1.0
-    assert result.median == pytest.approx(0.001, rel=1e-3)
-    assert result.p5 == pytest.approx(0.001, rel=1e-3)
-    assert result.real_median > 0.1
-
-
-def test_summary_agrees_with_brute_force():
-    samples, training = images(60, seed=10), images(80, seed=11)
-    distance = brute_force(samples, training).min(dim=1).values
+def test_real_images_have_the_median_of_their_own_distances():
+    training = images(80, seed=11)
     others = brute_force(training, training)
     others.fill_diagonal_(math.inf)
-    real_median = others.min(dim=1).values.quantile(0.5)
-    result = memorisation(samples, training)
-    assert result.median == pytest.approx(float(distance.quantile(0.5)), rel=1e-12)
-    assert result.p5 == pytest.approx(float(distance.quantile(0.05)), rel=1e-12)
-    assert result.real_median == pytest.approx(float(real_median), rel=1e-12)
-    assert result.share_nearer == float((distance < real_median).double().mean())
+    median = others.min(dim=1).values.quantile(0.5)
+    assert own_distance(training) == pytest.approx(float(median), rel=1e-12)
 
 
 def test_the_draw_of_real_images_is_a_function_of_the_seed():
-    samples, training = images(20, seed=12), images(300, seed=13)
-    first = memorisation(samples, training, real_count=20, seed=1)
-    assert first == memorisation(samples, training, real_count=20, seed=1)
-    assert first != memorisation(samples, training, real_count=20, seed=2)
+    training = images(300, seed=13)
+    first = own_distance(training, real_count=20, seed=1)
+    assert first == own_distance(training, real_count=20, seed=1)
+    assert first != own_distance(training, real_count=20, seed=2)
 
 
 def test_refuses_what_cannot_be_compared():
@@ -108,4 +88,4 @@ def test_refuses_what_cannot_be_compared():
     with pytest.raises(ValueError, match="training images: 1 samples, but at least 2"):
         nearest_distance(good[:1], good[:1], own_index=torch.tensor([0]))
     with pytest.raises(ValueError, match="real_count is 0"):
-        memorisation(good, good, real_count=0)
+        own_distance(good, real_count=0)

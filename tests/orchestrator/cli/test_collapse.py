@@ -1,4 +1,4 @@
-from slimctl.orchestrator.cli.collapse import Row, collapsed, counted
+from slimctl.orchestrator.cli.tables import Row, collapsed, counted
 
 FEW = [f"g.seed={seed}.{job}" for seed in range(4) for job in ("a", "b")]
 MANY = [f"h.seed={seed}.{job}" for seed in range(5) for job in ("a", "b")]

@@ -19,7 +19,7 @@ COMMANDS = {
     "submit": {"file", "--set", "--storage", "--address", "--detach", "--json"},
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
-    "compare": {"[things]", "--storage", "--json", "--format", "--plot"},
+    "compare": {"[things]", "--storage", "--json", "--format", "--front", "--plot"},
     "report": {"[run]", "-o", "--output", "--trajectories", "--storage"},
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
     "cancel": {"[run]", "--storage", "--address"},

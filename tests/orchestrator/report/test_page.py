@@ -11,8 +11,7 @@ from PIL import Image
 
 from slimctl.jobs.base.artifacts import SubsetQuality
 from slimctl.orchestrator.events import Event, EventLog
-from slimctl.orchestrator.report.gather import MOST_POINTS, curves_of, gather
-from slimctl.orchestrator.report.page import render
+from slimctl.orchestrator.report.page import MOST_POINTS, curves_of, gather, render
 from slimctl.orchestrator.runs import save_pipeline
 
 LATER = "digits-20260103-120000-bbbb"
