@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.browse import find_model_id
 from slimctl.orchestrator.cli.options import LIMIT, Json, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.show import find_model_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

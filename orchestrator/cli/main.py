@@ -12,17 +12,23 @@ import typer
 
 import slimctl
 from slimctl.jobs.base.errors import SlimError, UserError
-from slimctl.orchestrator.cli import browse, comparing, listing, reporting
 from slimctl.orchestrator.cli.cancel import cancel
 from slimctl.orchestrator.cli.check import check
+from slimctl.orchestrator.cli.compare import compare
 from slimctl.orchestrator.cli.doctor import doctor
 from slimctl.orchestrator.cli.export import export
 from slimctl.orchestrator.cli.gc import gc
+from slimctl.orchestrator.cli.kinds import kinds
 from slimctl.orchestrator.cli.logs import logs
 from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams, stop_on_signals
 from slimctl.orchestrator.cli.plan import plan
+from slimctl.orchestrator.cli.presets import presets
+from slimctl.orchestrator.cli.report import report
 from slimctl.orchestrator.cli.resume import resume
 from slimctl.orchestrator.cli.sample import sample
+from slimctl.orchestrator.cli.schema import schema
+from slimctl.orchestrator.cli.show import show
+from slimctl.orchestrator.cli.status import status
 from slimctl.orchestrator.cli.submit import submit
 from slimctl.orchestrator.cli.verify import verify
 
@@ -57,10 +63,10 @@ for verb in (
     check,
     plan,
     submit,
-    browse.status,
-    browse.show,
-    comparing.compare,
-    reporting.report,
+    status,
+    show,
+    compare,
+    report,
     logs,
     cancel,
     resume,
@@ -69,9 +75,9 @@ for verb in (
     doctor,
     sample,
     export,
-    listing.kinds,
-    listing.presets,
-    listing.schema,
+    kinds,
+    presets,
+    schema,
 ):
     app.command()(only_data(verb))
 

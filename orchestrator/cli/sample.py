@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from slimctl.orchestrator.cli.browse import find_model_id
 from slimctl.orchestrator.cli.options import LIMIT, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
+from slimctl.orchestrator.cli.show import find_model_id
 
 
 def sample(

@@ -1,4 +1,4 @@
-"""The verbs that say what there is: kinds, presets, schema."""
+"""Lists the kinds of jobs, or the fields of one."""
 
 import inspect
 import json
@@ -68,29 +68,3 @@ def _tell_fields(spec: "type[JobSpec]") -> None:
     echo(f"{inspect.getdoc(spec)}\n")
     for line in field_lines(spec):
         echo(line)
-
-
-def presets(as_json: Json = False) -> None:
-    """List the published networks with their size and cost."""
-    from slimctl.models.networks.presets import PRESETS
-    from slimctl.orchestrator.cli.tables import print_table
-
-    if as_json:
-        found = [
-            {"name": p.name, "family": p.family, "parameters": p.parameters, "macs": p.macs}
-            for p in PRESETS.values()
-        ]
-        echo(json.dumps(found, indent=1))
-        return
-    rows = [
-        (preset.name, preset.family, f"{preset.parameters:,}", f"{preset.macs / 1e9:.3f}")
-        for preset in PRESETS.values()
-    ]
-    print_table(("preset", "family", "parameters", "GMAC"), rows)
-
-
-def schema() -> None:
-    """Print the JSON schema of a pipeline file, for editors."""
-    from slimctl.orchestrator.schema import pipeline_schema
-
-    echo(json.dumps(pipeline_schema(), indent=1))
