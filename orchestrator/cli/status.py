@@ -97,7 +97,6 @@ def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
 
 
 def print_jobs(state: "RunStatus", *, together: bool = True) -> None:
-    """Prints the jobs of a run, those of a group together unless asked not to."""
     """Prints a row per job; the jobs of a large group share rows if that is wanted."""
     from slimctl.orchestrator.cli.tables import MANY, collapsed, print_table
 
