@@ -23,8 +23,8 @@ from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.losses import flow_matching_loss
 from slimctl.models.flows.spec import UniformTime
+from slimctl.models.losses import flow_matching_loss
 from slimctl.models.networks.song_unet.network import SongUNet
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape

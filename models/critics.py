@@ -37,12 +37,7 @@ class Head(nn.Module):
 
 
 class Critic(nn.Module):
-    """A flow in training and, if it is to judge, a head on its network's bottleneck.
-
-    Attributes:
-        flow: of the generated images.
-        head: None where nothing is judged.
-    """
+    """A flow in training and, if it is to judge, a head on its network's bottleneck."""
 
     def __init__(self, flow: Flow, *, judges: bool) -> None:
         """Takes over `flow` and makes the head with torch's global generator.
@@ -69,19 +64,6 @@ class Critic(nn.Module):
             return self.velocity(xt, t, label), None
         velocity, features = _with_bottleneck(self.flow, xt, t, label)
         return velocity, self.head(features.float())  # the head itself is never bfloat16
-
-
-def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
-    """softplus(fake) + softplus(-real): low where real logits are high and fake ones low.
-
-    Source: Goodfellow et al., arXiv 1406.2661, non-saturating; as in DMD2, arXiv 2405.14867.
-    """
-    return functional.softplus(fake).mean() + functional.softplus(-real).mean()
-
-
-def deception_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """softplus(-fake): low where generated images are taken for real. Source: `critic_loss`."""
-    return functional.softplus(-fake).mean()
 
 
 def _with_bottleneck(

@@ -13,8 +13,8 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn
 
+from slimctl.models.checkpoints.model_format import ModelDescription, flow_of
 from slimctl.models.flows.flow import Flow
-from slimctl.models.model_folder import ModelDescription, flow_of
 from slimctl.models.pixels import to_uint8
 from slimctl.models.sampling import Sampler
 
@@ -25,11 +25,7 @@ from slimctl.models.diffusers_pipeline import SlimPipeline  # noqa: F401
 
 
 class SlimNetworks(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """The networks of a model with what is known of it, as diffusers stores it.
-
-    Args:
-        description: a `ModelDescription` as plain data.
-    """
+    """The networks of a model with what is known of it, as diffusers stores it."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, description: dict[str, Any]) -> None:
@@ -106,13 +102,7 @@ def _as(output_type: str, images: Tensor) -> Any:
 def write_diffusers(
     folder: Path, description: ModelDescription, weights: list[dict[str, Tensor]]
 ) -> None:
-    """Writes a folder that `DiffusionPipeline.from_pretrained` opens.
-
-    Args:
-        folder: which is made.
-        description: of the model.
-        weights: of each network, by parameter name.
-    """
+    """Writes a folder that `DiffusionPipeline.from_pretrained` opens."""
     networks = SlimNetworks(description=description.model_dump(mode="json"))
     for network, tensors in zip(networks.networks, weights, strict=True):
         network.load_state_dict(tensors)

@@ -26,9 +26,6 @@ class PowerEMA:
     Floating entries (weights, running statistics) are averaged in float32; others, such as
     counters, are copied at each update. Build it when the module is on its device: it keeps the
     module's tensors, which may change their values but not be replaced.
-
-    Attributes:
-        updates: number of updates so far; part of the state to save.
     """
 
     def __init__(self, module: nn.Module, decay_max: float = 0.999999) -> None:

@@ -21,9 +21,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from slimctl.models.precision import Precision
 from slimctl.models.shapes import Tensor
-from slimctl.models.spec import Spec
+from slimctl.models.spec import Precision, Spec
 
 Purpose = Literal["training", "sampling"]
 """What a network is computed for."""
@@ -83,13 +82,7 @@ class Runner(nn.Module):
 def choose_engine(
     device: torch.device, purpose: Purpose, precision: Precision | Literal["auto"] = "auto"
 ) -> Engine:
-    """The engine of a device for a purpose, not compiled.
-
-    Args:
-        device: where the network is computed.
-        purpose: what for.
-        precision: what the user asked for; `auto` = as the head of this file says.
-    """
+    """The engine of a device for a purpose, not compiled."""
     if precision == "auto":
         fast = purpose == "training" and has_bfloat16(device)
         precision = "bfloat16" if fast else "float32"

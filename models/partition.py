@@ -157,22 +157,22 @@ def check_subsets(subsets: Sequence[Sequence[int]], conditions: int) -> None:
     Raises:
         ValueError: a condition is missing, unknown or in two subsets, or a subset is empty.
     """
-    told = [f"subset {part} is empty" for part, subset in enumerate(subsets) if not subset]
+    mistakes = [f"subset {part} is empty" for part, subset in enumerate(subsets) if not subset]
     homes: dict[int, list[int]] = {}
     for part, subset in enumerate(subsets):
         for condition in subset:
             homes.setdefault(condition, []).append(part)
     for condition, parts in sorted(homes.items()):
         if not 0 <= condition < conditions:
-            told.append(f"there is no label {condition}, only 0..{conditions - 1}")
+            mistakes.append(f"there is no label {condition}, only 0..{conditions - 1}")
         elif len(parts) > 1:
-            told.append(f"label {condition} is in the subsets {_listed(parts)}")
+            mistakes.append(f"label {condition} is in the subsets {_listed(parts)}")
     missing = [condition for condition in range(conditions) if condition not in homes]
     if missing:
-        told.append(f"label{'s' * (len(missing) > 1)} {_listed(missing)} in no subset")
-    if told:
+        mistakes.append(f"label{'s' * (len(missing) > 1)} {_listed(missing)} in no subset")
+    if mistakes:
         raise ValueError(
-            f"{'; '.join(told)}\n  fix: name each label of 0..{conditions - 1} exactly once"
+            f"{'; '.join(mistakes)}\n  fix: name each label of 0..{conditions - 1} exactly once"
         )
 
 

@@ -15,11 +15,7 @@ from slimctl.models.shapes import Float, Int, Tensor
 
 
 class RoutedFlow(Flow):
-    """Members that each serve some of the classes. Final.
-
-    Attributes:
-        members: the flows, by number.
-    """
+    """Members that each serve some of the classes. Final."""
 
     def __init__(self, members: Sequence[Flow], subsets: Sequence[Sequence[int]]) -> None:
         """Puts members together, each with the classes that it serves.

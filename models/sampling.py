@@ -9,7 +9,7 @@ from torch import Tensor
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
-from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.losses import one_step_velocity
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import ImageShape
@@ -70,15 +70,7 @@ class Sampler:
     def draw(
         self, seed: int, count: int, batch_size: int, first: int = 0, label: int | None = None
     ) -> Iterator[Samples]:
-        """`count` samples of a seed from number `first` on, in batches.
-
-        Args:
-            seed: of noise and labels.
-            count: number of samples.
-            batch_size: samples made at once.
-            first: number of the first sample.
-            label: class of every sample; None = the data's mix.
-        """
+        """`count` samples of a seed from number `first` on, in batches."""
         numbers = torch.arange(first, first + count, device=self.device)
         for index in torch.split(numbers, batch_size):
             labels = self.labels(seed, index)

@@ -4,11 +4,13 @@ A spec says what is asked for; it never holds tensors and importing it never imp
 so that the command line can read a pipeline in a fraction of a second.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticKnownError
 
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products and convolutions; everything else is float32."""
 WHOLE_NUMBERS = 2**63
 """Whole numbers stay below: torch, numpy and every file format here keep 64 bits with a sign."""
 

@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slimctl.models.generators import load_generator
-    from slimctl.models.teachers import load_teacher
+    from slimctl.models.checkpoints import load_generator, load_teacher
     from slimctl.orchestrator.groups import Group
     from slimctl.orchestrator.pipeline import Pipeline, load_pipeline
     from slimctl.orchestrator.submission import Forecast, Submission, check, plan, submit
@@ -39,9 +38,9 @@ _HOMES = {
     "Pipeline": "orchestrator.pipeline",
     "Submission": "orchestrator.submission",
     "check": "orchestrator.submission",
-    "load_generator": "models.generators",
+    "load_generator": "models.checkpoints",
     "load_pipeline": "orchestrator.pipeline",
-    "load_teacher": "models.teachers",
+    "load_teacher": "models.checkpoints",
     "plan": "orchestrator.submission",
     "submit": "orchestrator.submission",
 }

@@ -37,7 +37,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 MAX_FUNCTION_LINES = 60
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
-UNPICKLERS = {"models/inert_pickle.py"}
+UNPICKLERS = {"models/checkpoints/inert_pickle.py"}
 
 
 def short(path: Path) -> str:
@@ -247,7 +247,7 @@ def test_every_error_survives_pickling(kind):
         ("slimctl.orchestrator.submission", "torch ray mlflow"),
         ("slimctl.models.networks.spec", "torch ray mlflow"),
         (
-            "slimctl.models.generators",
+            "slimctl.models.checkpoints.model_format",
             "ray mlflow ruamel typer pyarrow slimctl.jobs slimctl.orchestrator",
         ),
     ],

@@ -3,7 +3,7 @@
 A pickle is a program that may call whatever it can name. Here it can name four things, all of
 which are stand-ins made for this purpose: even `numpy.dtype` is not numpy's. They can be called
 and filled with a state, and do no more than remember it; the arrays are built from it afterwards,
-from raw bytes. Its instructions and its size are checked by `models/inert_pickle.py` before that.
+from raw bytes. Its instructions and its size are checked before that.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.models.inert_pickle import RefusedError, load_inert
+from slimctl.models.checkpoints.inert_pickle import Function, RefusedError, load_inert
 
 ELEMENTS: dict[str, np.dtype[Any]] = {
     "u1": np.dtype("u1"),
@@ -21,16 +21,8 @@ ELEMENTS: dict[str, np.dtype[Any]] = {
     "f8": np.dtype("f8"),
 }
 """Element types that an array may have: bytes, and floating-point numbers of 32 and 64 bits."""
-ORDERS: dict[str | bytes, Literal["<", ">", "="]] = {
-    "<": "<",
-    ">": ">",
-    "=": "=",
-    "|": "=",
-    b"<": "<",
-    b">": ">",
-    b"=": "=",
-    b"|": "=",
-}
+ORDERS: dict[str | bytes, Literal["<", ">", "="]] = {"<": "<", ">": ">", "=": "=", "|": "="}
+ORDERS |= {order.encode(): meaning for order, meaning in ORDERS.items() if isinstance(order, str)}
 """Byte orders as numpy and Python 2 write them; a byte has none."""
 
 
@@ -75,47 +67,31 @@ class DtypeRecord:
         self.dtype = self.dtype.newbyteorder(ORDERS[order])
 
 
-class _NewArray:
-    """Stands for numpy's `_reconstruct`. Without slots, a pickle cannot change it."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> ArrayRecord:
-        return ArrayRecord()
-
-
-class _FromBuffer:
-    """Stands for numpy's `_frombuffer`, which protocol 5 calls."""
-
-    __slots__ = ()
-
-    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> ArrayRecord:
-        record = ArrayRecord()
-        raw = bytes(data) if isinstance(data, bytearray) else data
-        record.__setstate__((1, shape, dtype, order in ("F", b"F"), raw))
-        return record
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> ArrayRecord:
+    """What protocol 5 calls."""
+    record = ArrayRecord()
+    raw = bytes(data) if isinstance(data, bytearray) else data
+    record.__setstate__((1, shape, dtype, order in ("F", b"F"), raw))
+    return record
 
 
-class _NewDtype:
-    """Stands for `numpy.dtype`."""
-
-    __slots__ = ()
-
-    def __call__(self, name: Any, *arguments: Any) -> DtypeRecord:
-        text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        known = ELEMENTS.get(text.lstrip("|<>=")) if isinstance(text, str) else None
-        if known is None:
-            kind = name if isinstance(name, str | bytes) else type(name)
-            raise ValueError(f"an array of type {kind!r}, not of bytes or floats")
-        return DtypeRecord(known)
+def _new_dtype(name: Any, *_: Any) -> DtypeRecord:
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name
+    known = ELEMENTS.get(text.lstrip("|<>=")) if isinstance(text, str) else None
+    if known is None:
+        kind = name if isinstance(name, str | bytes) else type(name)
+        raise ValueError(f"an array of type {kind!r}, not of bytes or floats")
+    return DtypeRecord(known)
 
 
+_NEW_ARRAY = Function(lambda *_: ArrayRecord())
+_FROM_BUFFER = Function(_from_buffer)
 ALLOWED: dict[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
-    ("numpy._core.multiarray", "_reconstruct"): _NewArray(),
-    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
-    ("numpy._core.numeric", "_frombuffer"): _FromBuffer(),
-    ("numpy", "dtype"): _NewDtype(),
+    ("numpy.core.multiarray", "_reconstruct"): _NEW_ARRAY,
+    ("numpy._core.multiarray", "_reconstruct"): _NEW_ARRAY,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy", "dtype"): Function(_new_dtype),
     ("numpy", "ndarray"): "ndarray",
 }
 """What a pickle may name (module, name), and what it gets instead."""

@@ -16,9 +16,10 @@ from slimctl.jobs.base.errors import JobFailed, UserError
 from slimctl.jobs.evaluation.sampling import takes_solver
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.storage.store import Store
+from slimctl.models.checkpoints.model_format import Member, ModelDescription, write_model_folder
+from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import Parameterisation
-from slimctl.models.model_folder import DESCRIPTION, Member, ModelDescription, write_model_folder
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
 from slimctl.models.solvers.spec import EulerSpec

@@ -13,7 +13,7 @@ from slimctl.jobs.base.spec import JobSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from slimctl.models.stepping.environment import Floats
+    from slimctl.models.steps.environment import Floats
 
 
 class EvaluateStepPolicy(JobSpec):
@@ -50,9 +50,9 @@ class EvaluateStepPolicy(JobSpec):
             return self._three_body(context, policy)
         if flow.id != policy.flow:
             context.warn(f"the policy was trained on another flow of that shape, {policy.flow}")
-        from slimctl.jobs.stepping.measure_flow import measure_flow
-        from slimctl.jobs.stepping.pictures import draw_pareto
-        from slimctl.models.stepping.spec import FlowProblem
+        from slimctl.jobs.steps.measure import measure_flow
+        from slimctl.jobs.steps.pictures import draw_pareto
+        from slimctl.models.steps.spec import FlowProblem
 
         assert isinstance(problem, FlowProblem)
         grids = {ref.job: context.input(ref) for ref in self.grids}
@@ -67,14 +67,14 @@ class EvaluateStepPolicy(JobSpec):
         return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
     def _three_body(self, context: JobContext, policy: StepPolicy) -> StepReport:
-        from slimctl.jobs.stepping.measure_three_body import (
+        from slimctl.jobs.steps.measure import (
             BAD_ERROR,
             Examination,
             measure_three_body,
         )
-        from slimctl.jobs.stepping.pictures import draw_actions, draw_pareto, draw_trajectory
+        from slimctl.jobs.steps.pictures import draw_actions, draw_pareto, draw_trajectory
         from slimctl.jobs.storage.policies import problem_of
-        from slimctl.models.stepping.spec import ThreeBodyProblem
+        from slimctl.models.steps.spec import ThreeBodyProblem
 
         problem = problem_of(policy)
         assert isinstance(problem, ThreeBodyProblem)
@@ -97,7 +97,7 @@ class EvaluateStepPolicy(JobSpec):
         bad_error: float,
         pictures: tuple[str, ...],
     ) -> StepReport:
-        from slimctl.jobs.stepping.rows import advantage, best_fixed
+        from slimctl.jobs.steps.measure import advantage, best_fixed
 
         learned = [row for row in rows if row.learned]
         best = rows[best_fixed(rows)]

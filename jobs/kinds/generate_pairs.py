@@ -14,8 +14,8 @@ from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.base.work import FORWARD, Work
 from slimctl.models.networks.size import network_size
-from slimctl.models.precision import Precision
 from slimctl.models.solvers.spec import RK45Spec, SolverSpec
+from slimctl.models.spec import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from slimctl.models.spec import ImageShape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.models.teachers.teacher_file import TeacherFile
+    from slimctl.models.checkpoints.teacher import TeacherFile
 
 
 class ImportTeacher(JobSpec):
@@ -28,8 +28,8 @@ class ImportTeacher(JobSpec):
     version: ClassVar[int] = 2
 
     path: Annotated[str, Field(min_length=1), BY_CONTENT]
-    """Checkpoint of SlimFlow or RectifiedFlow (.pth), snapshot of EDM (.pkl), folder of diffusers,
-    or safetensors, ours or of one's own network."""
+    """Checkpoint of SlimFlow or RectifiedFlow (.pth), snapshot of EDM (.pkl), folder of diffusers
+    or of `slimctl export`, or safetensors, ours or of one's own network."""
     ema: bool = True
     """Whether to take the averaged weights, where the file has others too."""
     variant: Annotated[str, Field(min_length=1)] | None = None
@@ -52,7 +52,8 @@ class ImportTeacher(JobSpec):
     t_start: float | None = Field(default=None, ge=0, lt=1)
     """Flow time at which sampling starts; null = 0.001 for SlimFlow, 1/81 for EDM."""
     label_counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """How often each class is sampled, as counts; null = all equally often."""
+    """How often each class is sampled, as counts; null = as the file says, else all equally
+    often."""
     flip_valid: bool = False
     """Whether a mirrored sample is as good: true for teachers trained with mirrored images, as the
     published ones of CIFAR-10, FFHQ and ImageNet are."""
@@ -63,6 +64,11 @@ class ImportTeacher(JobSpec):
         read = self._read()
         if read.assumed:
             context.warn(f"{read.assumed}; if that is wrong, set size")
+        if read.one_step:
+            context.warn(
+                f"{self.path} makes images in one step: as a flow it knows its velocity at "
+                f"t = {read.how.t_start:g} only"
+            )
         save_weights(read.weights, context.folder / "weights.safetensors")
         parameters = sum(
             read.weights[name].numel() for name in _parameters_of(read) if name in read.weights
@@ -77,7 +83,7 @@ class ImportTeacher(JobSpec):
             source="network",
             image=image,
             network=read.network.model_dump(mode="json"),
-            label_counts=self._label_counts(image),
+            label_counts=self._label_counts(read),
             flip_valid=self.flip_valid,
             parameters=parameters,
             **read.how.model_dump(),
@@ -89,8 +95,8 @@ class ImportTeacher(JobSpec):
         Raises:
             FieldError: it cannot be used as asked.
         """
-        from slimctl.models.teachers.architecture import Overrides
-        from slimctl.models.teachers.load import read_teacher
+        from slimctl.models.checkpoints.load import read_teacher
+        from slimctl.models.checkpoints.teacher import Overrides
 
         try:
             overrides = Overrides(
@@ -112,14 +118,15 @@ class ImportTeacher(JobSpec):
             raise FieldError("path", what, "give size")
         return read
 
-    def _label_counts(self, image: ImageShape) -> tuple[int, ...]:
+    def _label_counts(self, read: "TeacherFile") -> tuple[int, ...]:
         """How often each class is sampled.
 
         Raises:
             FieldError: there are not as many counts as classes.
         """
+        image = read.image
         if self.label_counts is None:
-            return (1,) * image.classes
+            return read.label_counts or (1,) * image.classes
         if len(self.label_counts) != image.classes or (
             image.classes and not any(self.label_counts)
         ):
@@ -133,14 +140,14 @@ class ImportTeacher(JobSpec):
 
     def fingerprint(self) -> dict[str, str]:
         from slimctl.jobs.base.fingerprint import content_of_files
-        from slimctl.models.teacher_paths import files_of
+        from slimctl.models.checkpoints.paths import files_of
 
         path = Path(self.path)
         files = files_of(path, ema=self.ema, variant=self.variant)
         return {"path": content_of_files(files, path)}
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        from slimctl.models.teacher_paths import require_path
+        from slimctl.models.checkpoints.paths import require_path
 
         try:
             require_path(Path(self.path))
@@ -158,7 +165,7 @@ class ImportTeacher(JobSpec):
 
     def preflight(self) -> Facts:
         read = self._read()
-        counts = self._label_counts(read.image)
+        counts = self._label_counts(read)
         return Facts(
             image=read.image,
             flip_valid=self.flip_valid,
@@ -170,7 +177,7 @@ class ImportTeacher(JobSpec):
 
 def _parameters_of(read: "TeacherFile") -> list[str]:
     """Names of the weights that are parameters, not buffers."""
-    from slimctl.models.teachers.teacher_file import build_to_fill
+    from slimctl.models.checkpoints.teacher import build_to_fill
 
     return [name for name, _ in build_to_fill(read.network, read.image).named_parameters()]
 

@@ -10,7 +10,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
-from slimctl.models.stepping.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
+from slimctl.models.steps.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,8 @@ class TrainStepPolicy(SeededJobSpec):
     """Longest training time between two checkpoints, s."""
 
     def run(self, context: JobContext) -> StepPolicy:
-        from slimctl.jobs.stepping import train
-        from slimctl.jobs.stepping.pictures import draw_curves
+        from slimctl.jobs.steps import train
+        from slimctl.jobs.steps.pictures import draw_curves
         from slimctl.jobs.storage.weights import save_weights
 
         flow = None if self.flow is None else context.input(self.flow)

@@ -9,8 +9,8 @@ from slimctl.jobs.base.context import Handles
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.sources import PairSource
-from slimctl.models.flows.losses import flow_matching_loss
 from slimctl.models.flows.path import annealed_noise
+from slimctl.models.losses import flow_matching_loss
 
 if TYPE_CHECKING:
     from slimctl.jobs.kinds.anneal_reflow import AnnealReflow

@@ -17,7 +17,7 @@ from slimctl.jobs.training.sources import PairSource
 from slimctl.jobs.training.spec import restricted
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import (
+from slimctl.models.losses import (
     one_step_error,
     one_step_loss,
     two_step_error,

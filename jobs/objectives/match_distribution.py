@@ -19,11 +19,17 @@ from slimctl.jobs.training.objective import Companion, Objective, Share
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.models.counter_random import Stream
-from slimctl.models.critics import Critic, critic_loss, deception_loss
+from slimctl.models.critics import Critic
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.losses import matching_gradient, matching_loss, velocity_error
 from slimctl.models.flows.path import interpolate
 from slimctl.models.flows.time_density import whole_range
+from slimctl.models.losses import (
+    critic_loss,
+    deception_loss,
+    matching_gradient,
+    matching_loss,
+    velocity_error,
+)
 
 if TYPE_CHECKING:
     from slimctl.jobs.kinds.match_distribution import MatchDistribution

@@ -10,7 +10,7 @@ from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.sources import ImageSource
-from slimctl.models.flows.losses import teacher_matching_loss
+from slimctl.models.losses import teacher_matching_loss
 
 if TYPE_CHECKING:
     from slimctl.jobs.kinds.match_teacher import MatchTeacher

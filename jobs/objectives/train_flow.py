@@ -9,7 +9,7 @@ from slimctl.jobs.base.context import Handles
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.sources import ImageSource
-from slimctl.models.flows.losses import flow_matching_loss
+from slimctl.models.losses import flow_matching_loss
 
 if TYPE_CHECKING:
     from slimctl.jobs.kinds.train_flow import TrainFlow

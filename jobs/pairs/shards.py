@@ -34,12 +34,11 @@ from slimctl.jobs.storage.store import Store
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow as RunnableFlow
-from slimctl.models.precision import Precision
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import SolverSpec
-from slimctl.models.spec import ImageShape, Spec
-from slimctl.models.stepping.flow_walk import solve_with_policy
+from slimctl.models.spec import ImageShape, Precision, Spec
+from slimctl.models.steps.flow_walk import solve_with_policy
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.pixels import to_float
-from slimctl.models.precision import Precision
 from slimctl.models.routing import RoutedFlow
+from slimctl.models.spec import Precision
 
 
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:

@@ -8,10 +8,9 @@ from safetensors.torch import load_file
 from slimctl.jobs.base.artifacts import StepPolicy
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
-from slimctl.models.stepping.flow_walk import observation_size
-from slimctl.models.stepping.q_network import GreedyPolicy
-from slimctl.models.stepping.spec import FlowProblem, Problem, ThreeBodyProblem
-from slimctl.models.stepping.three_body_environment import three_body_guess
+from slimctl.models.steps.flow_walk import observation_size
+from slimctl.models.steps.q_network import GreedyPolicy
+from slimctl.models.steps.spec import FlowProblem, Problem, ThreeBodyProblem
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
 
@@ -37,6 +36,10 @@ def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> 
         name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
     }
     if isinstance(problem, ThreeBodyProblem):
+        from slimctl.models.steps.three_body_environment import (  # noqa: PLC0415  (numba)
+            three_body_guess,
+        )
+
         return GreedyPolicy(weights, partial(three_body_guess, problem))
     return GreedyPolicy(weights)
 

@@ -22,7 +22,7 @@ from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import one_step_velocity
+from slimctl.models.losses import one_step_velocity
 from slimctl.models.metrics.frechet import frechet_distance
 from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.kernel import unbiased_mmd

@@ -17,7 +17,7 @@ from slimctl.jobs.training.distances import (
     LPIPSDistance,
     LPIPSHuberDistance,
 )
-from slimctl.models.flows.losses import Distance, distance, pseudo_huber
+from slimctl.models.losses import Distance, distance, pseudo_huber
 from slimctl.models.perceptual.lpips import LPIPS, fill_lpips
 from slimctl.models.perceptual.weight_file import read_weight_file
 

@@ -21,8 +21,7 @@ from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
-from slimctl.models.precision import Precision
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ImageShape, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

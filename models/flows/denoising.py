@@ -1,4 +1,4 @@
-"""What flows have in common whose network was trained to take noise off images.
+"""Flows whose network was trained to take noise off images, EDM's and others, and `make_flow`.
 
 Noise is added to the image, x = x1 + sigma x0, where we mix, xt = (1 - t) x0 + t x1. The two are
 the same point at another scale, xt = x / (1 + sigma), at t = 1 / (1 + sigma).
@@ -6,21 +6,14 @@ the same point at another scale, xt = x / (1 + sigma), at t = 1 / (1 + sigma).
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from slimctl.models.flows.flow import Flow, NetworkFlow, check_label
-from slimctl.models.flows.parameterisation import (
-    CosineVPSchedule,
-    DiscreteVPSchedule,
-    LinearVPSchedule,
-    Parameterisation,
-    RectifiedSchedule,
-    Schedule,
-    VESchedule,
-)
+from slimctl.models.flows.parameterisation import Parameterisation, Schedule
 from slimctl.models.flows.path import expand_time
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
@@ -97,6 +90,10 @@ class NoiseLevels(nn.Module, ABC):
     A point x1 + sigma x0 is multiplied by `scale(sigma)`, and the network is given `time(sigma)`.
     """
 
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self._spec = spec
+
     @abstractmethod
     def scale(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Share a of the image in the network's input."""
@@ -130,35 +127,29 @@ class _VP(NoiseLevels):
 
 
 class _LinearVP(_VP):
-    def __init__(self, spec: LinearVPSchedule) -> None:
-        super().__init__()
-        self._spec = spec
-
     def time(self, sigma: Tensor) -> Tensor:
         low, rise = self._spec.beta_min, self._spec.beta_max - self._spec.beta_min
         integral = sigma.square().log1p()
         # The positive root of rise s^2 / 2 + low s = integral, without cancellation at small s.
         s = 2.0 * integral / (low + (low**2 + 2.0 * rise * integral).sqrt())
-        return self._spec.time_scale * s
+        time: Tensor = self._spec.time_scale * s
+        return time
 
 
 class _CosineVP(_VP):
-    def __init__(self, spec: CosineVPSchedule) -> None:
-        super().__init__()
-        self._spec = spec
-
     def time(self, sigma: Tensor) -> Tensor:
         quarter = math.pi / 2.0 / (1.0 + self._spec.offset)
         cosine = math.cos(self._spec.offset * quarter) * self.scale(sigma)
         tangent = ((1.0 - cosine) * (1.0 + cosine)).sqrt() / cosine
         # In float32, 6e-8 of the angle off: onnxruntime has neither acos nor atan of doubles.
         angle = tangent.float().atan().to(cosine.dtype)
-        return self._spec.time_scale * (angle / quarter - self._spec.offset)
+        time: Tensor = self._spec.time_scale * (angle / quarter - self._spec.offset)
+        return time
 
 
 class _DiscreteVP(_VP):
-    def __init__(self, spec: DiscreteVPSchedule) -> None:
-        super().__init__()
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
         self._nearest = spec.between == "nearest"
         self.levels: Tensor
         table = torch.tensor(spec.sigmas(), dtype=torch.float64)
@@ -174,23 +165,24 @@ class _DiscreteVP(_VP):
         return (above - 1 + share).clamp(0.0, len(self.levels) - 1.0)
 
 
+_LEVELS: Mapping[str, type[NoiseLevels]] = {
+    "rectified": _Rectified,
+    "ve": _VE,
+    "vp_linear": _LinearVP,
+    "vp_cosine": _CosineVP,
+    "vp_discrete": _DiscreteVP,
+}
+
+
 def noise_levels(schedule: Schedule) -> NoiseLevels:
     """The tensor side of a schedule.
 
     Raises:
         ValueError: it is EDM's, whose scale is part of its preconditioning (`EDMFlow`).
     """
-    if isinstance(schedule, RectifiedSchedule):
-        return _Rectified()
-    if isinstance(schedule, VESchedule):
-        return _VE()
-    if isinstance(schedule, LinearVPSchedule):
-        return _LinearVP(schedule)
-    if isinstance(schedule, CosineVPSchedule):
-        return _CosineVP(schedule)
-    if isinstance(schedule, DiscreteVPSchedule):
-        return _DiscreteVP(schedule)
-    raise ValueError("EDM's schedule belongs to its preconditioning: use prediction edm")
+    if schedule.kind not in _LEVELS:
+        raise ValueError("EDM's schedule belongs to its preconditioning: use prediction edm")
+    return _LEVELS[schedule.kind](schedule)
 
 
 class EDMFlow(DenoisingFlow):
@@ -219,12 +211,7 @@ class EDMFlow(DenoisingFlow):
     ) -> None:
         """Wraps F, called as `network(c_in x, c_noise, label)`.
 
-        Args:
-            network: F, an image of its input's shape; its time_scale is 1.
-            image: shape of the images and number of classes.
-            sigma_data: standard deviation of the images that the network was trained on, > 0.
-            sigma_min: smallest noise level that the velocity asks the network for, > 0.
-            sigma_max: largest one, > sigma_min; t_start is 1 / (1 + sigma_max).
+        sigma_data is the standard deviation of the images that the network was trained on, > 0.
 
         Raises:
             ValueError: the levels are out of order.
@@ -296,13 +283,7 @@ class DiffusionFlow(DenoisingFlow):
     ) -> None:
         """Wraps a network.
 
-        Args:
-            network: called with the scaled point, the time of the noise level and the label.
-            image: shape of the images and number of classes.
-            prediction: what it answers.
-            levels: how it is fed.
-            sigma_min: smallest noise level that the velocity asks it for, > 0.
-            sigma_max: largest one, > sigma_min; t_start is 1 / (1 + sigma_max).
+        The network is called with the scaled point, the time of the noise level and the label.
 
         Raises:
             ValueError: the levels are out of order.
@@ -344,13 +325,7 @@ class DiffusionFlow(DenoisingFlow):
 
 
 def make_flow(network: nn.Module, image: ImageShape, how: Parameterisation) -> Flow:
-    """The flow of a network.
-
-    Args:
-        network: called as `network(x, time, label)`, with what its schedule says.
-        image: shape of the images and number of classes.
-        how: what it predicts, on which schedule.
-    """
+    """The flow of a network."""
     if how.prediction == "velocity":
         return NetworkFlow(network, image, how.t_start)
     low, high = how.levels()

@@ -37,10 +37,7 @@ def annealed_noise(
 ) -> Float[Tensor, "b c h w"]:
     """Noise sqrt(1 - beta^2) x0 + beta fresh: unit variance for every beta.
 
-    Args:
-        x0: noise of the pairs.
-        fresh: independent standard normal noise.
-        beta: share of fresh noise in [0, 1]: 0 returns x0 itself, 1 is all fresh.
+    beta = 0 returns x0 itself, 1 is all fresh.
 
     Raises:
         ValueError: beta outside [0, 1].

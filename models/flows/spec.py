@@ -6,11 +6,18 @@ tensor side is in `time_density`, `annealing` and `distance`.
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from slimctl.models.spec import Spec
+
+
+def _low_below_high(density: Any) -> Any:
+    if density.low >= density.high:
+        low, high = density.low, density.high
+        raise ValueError(f"low is {low} and high is {high}: low must be below high")
+    return density
 
 
 class UniformTime(Spec):
@@ -22,11 +29,7 @@ class UniformTime(Spec):
     high: float = Field(default=1.0, gt=0.0, le=1.0)
     """Largest flow time, 1 = image."""
 
-    @model_validator(mode="after")
-    def _low_below_high(self) -> "UniformTime":
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}: low must be below high")
-        return self
+    _ordered = model_validator(mode="after")(_low_below_high)
 
 
 class UShapedTime(Spec):
@@ -57,11 +60,7 @@ class KarrasTime(Spec):
     high: float = Field(default=0.98, gt=0.0, le=1.0)
     """Largest share, 1 = sigma 80."""
 
-    @model_validator(mode="after")
-    def _low_below_high(self) -> "KarrasTime":
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}: low must be below high")
-        return self
+    _ordered = model_validator(mode="after")(_low_below_high)
 
 
 TimeDensity = Annotated[UniformTime | UShapedTime | KarrasTime, Field(discriminator="kind")]

@@ -5,6 +5,7 @@ All that does not fit is reported at once: a checkpoint of another architecture 
 part.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
@@ -31,9 +32,13 @@ class Source(NamedTuple):
     """How each of them is stored."""
 
 
-def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The state with `prefix` cut off the names that have it."""
-    return {name.removeprefix(prefix): value for name, value in state.items()}
+def sizes_of(state: Mapping[str, Tensor], pattern: str, dimension: int = 0) -> list[int]:
+    """Sizes along a dimension of the tensors whose whole name matches."""
+    return [
+        value.shape[dimension]
+        for name, value in state.items()
+        if re.fullmatch(pattern, name) and value.dim() > dimension
+    ]
 
 
 def layer_sources(
@@ -48,10 +53,7 @@ def rename(
 ) -> dict[str, Tensor]:
     """The state under our names and in our layout, ready for `network.load_state_dict`.
 
-    Args:
-        state: Published name -> tensor, parameters only.
-        sources: Our name -> where it comes from.
-        network: The network to load into, which may be on the meta device; it is not changed.
+    The network may be on the meta device; it is not changed.
 
     Raises:
         ValueError: as `require_fit`.
@@ -64,6 +66,20 @@ def require_fit(
     state: Mapping[str, Tensor], sources: Mapping[str, Source], network: nn.Module
 ) -> None:
     """Raises ValueError, listing every tensor that differs, unless the state fills the network."""
+    mistakes = differences(state, sources, network)
+    if mistakes:
+        raise misfit(mistakes)
+
+
+def same_names(network: nn.Module) -> dict[str, Source]:
+    """The sources of a network whose tensors are stored as they are here."""
+    return {name: Source((name,)) for name in network.state_dict()}
+
+
+def differences(
+    state: Mapping[str, Tensor], sources: Mapping[str, Source], network: nn.Module
+) -> list[str]:
+    """What keeps a state from filling the network: each tensor that differs, in words."""
     ours = network.state_dict()
     shapes = {
         name: _published_shape(ours[parameter].shape, source)
@@ -83,8 +99,7 @@ def require_fit(
         if name not in shapes
     ]
     mistakes += [f"{name} has no published counterpart" for name in ours if name not in sources]
-    if mistakes:
-        raise misfit(mistakes)
+    return mistakes
 
 
 def misfit(mistakes: Collection[str]) -> ValueError:
@@ -99,10 +114,6 @@ def misfit(mistakes: Collection[str]) -> ValueError:
 
 def named_averages(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str, Tensor]:
     """Names the averaged weights of a published checkpoint, which stores them as a bare list.
-
-    Args:
-        state: The checkpoint's model, parameters only, in whose order the averages stand.
-        shadow: The averages.
 
     Raises:
         ValueError: the two do not have the same number of tensors or the same shapes.

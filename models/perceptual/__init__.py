@@ -1,5 +1,6 @@
 """Networks of others that judge images, filled from weight files that the user has.
 
-Each is written here from its published layout, so that only the weights come from outside and
-neither torchvision nor the packages that published them are needed.
+Each is written here from its published layout, not taken from torch-fidelity 0.4.0 and lpips 0.1.4:
+both import torchvision, which loads beside the torch that it was built for only (0.29.1 of the
+package index ends in "operator torchvision::nms does not exist" beside a CPU build of torch).
 """

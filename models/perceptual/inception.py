@@ -5,7 +5,7 @@ average pooling leaves the padding out of its means, the last block pools by max
 resized as TensorFlow 1 did, whose grid starts in the corner of a pixel and not in its centre.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -117,67 +117,51 @@ class Mixed(nn.Module):
         return x
 
 
+def _chain(name: str, *steps: Step) -> Branch:
+    """Convolutions of one branch, which are published as `name_1`, `name_2` and so on."""
+    return tuple(replace(step, name=f"{name}_{at}") for at, step in enumerate(steps, start=1))
+
+
 def _block_35(inputs: int, pool_outputs: int) -> Mixed:
     """Of the 35 x 35 level."""
-    five = (Step("branch5x5_1", 48), Step("branch5x5_2", 64, (5, 5)))
-    three = (
-        Step("branch3x3dbl_1", 64),
-        Step("branch3x3dbl_2", 96, SQUARE),
-        Step("branch3x3dbl_3", 96, SQUARE),
-    )
+    five = _chain("branch5x5", Step("", 48), Step("", 64, (5, 5)))
+    three = _chain("branch3x3dbl", Step("", 64), Step("", 96, SQUARE), Step("", 96, SQUARE))
     return Mixed(inputs, ((Step("branch1x1", 64),), five, three), "mean", pool_outputs)
 
 
 def _to_17(inputs: int) -> Mixed:
     """From 35 x 35 to 17 x 17."""
-    three = (
-        Step("branch3x3dbl_1", 64),
-        Step("branch3x3dbl_2", 96, SQUARE),
-        Step("branch3x3dbl_3", 96, SQUARE, 2, padded=False),
-    )
+    halving = Step("", 96, SQUARE, 2, padded=False)
+    three = _chain("branch3x3dbl", Step("", 64), Step("", 96, SQUARE), halving)
     return Mixed(inputs, ((Step("branch3x3", 384, SQUARE, 2, padded=False),), three), "halve")
 
 
 def _block_17(inputs: int, width: int) -> Mixed:
     """Of the 17 x 17 level, with 7 x 7 convolutions as rows and columns."""
-    once = (
-        Step("branch7x7_1", width),
-        Step("branch7x7_2", width, ROW),
-        Step("branch7x7_3", 192, COLUMN),
-    )
-    twice = (
-        Step("branch7x7dbl_1", width),
-        Step("branch7x7dbl_2", width, COLUMN),
-        Step("branch7x7dbl_3", width, ROW),
-        Step("branch7x7dbl_4", width, COLUMN),
-        Step("branch7x7dbl_5", 192, ROW),
-    )
+    row, column = Step("", width, ROW), Step("", width, COLUMN)
+    once = _chain("branch7x7", Step("", width), row, Step("", 192, COLUMN))
+    twice = _chain("branch7x7dbl", Step("", width), column, row, column, Step("", 192, ROW))
     return Mixed(inputs, ((Step("branch1x1", 192),), once, twice), "mean", 192)
 
 
 def _to_8(inputs: int) -> Mixed:
     """From 17 x 17 to 8 x 8."""
-    three = (Step("branch3x3_1", 192), Step("branch3x3_2", 320, SQUARE, 2, padded=False))
-    seven = (
-        Step("branch7x7x3_1", 192),
-        Step("branch7x7x3_2", 192, ROW),
-        Step("branch7x7x3_3", 192, COLUMN),
-        Step("branch7x7x3_4", 192, SQUARE, 2, padded=False),
+    three = _chain("branch3x3", Step("", 192), Step("", 320, SQUARE, 2, padded=False))
+    row, column = Step("", 192, ROW), Step("", 192, COLUMN)
+    halving = Step("", 192, SQUARE, 2, padded=False)
+    return Mixed(
+        inputs, (three, _chain("branch7x7x3", Step("", 192), row, column, halving)), "halve"
     )
-    return Mixed(inputs, (three, seven), "halve")
 
 
 def _block_8(inputs: int, pool: Pool) -> Mixed:
     """Of the 8 x 8 level, whose branches end in a row and a column side by side."""
-    three = (
-        Step("branch3x3_1", 384),
-        (Step("branch3x3_2a", 384, (1, 3)), Step("branch3x3_2b", 384, (3, 1))),
-    )
-    twice = (
-        Step("branch3x3dbl_1", 448),
-        Step("branch3x3dbl_2", 384, SQUARE),
-        (Step("branch3x3dbl_3a", 384, (1, 3)), Step("branch3x3dbl_3b", 384, (3, 1))),
-    )
+
+    def both(name: str) -> tuple[Step, Step]:
+        return Step(f"{name}a", 384, (1, 3)), Step(f"{name}b", 384, (3, 1))
+
+    three = (Step("branch3x3_1", 384), both("branch3x3_2"))
+    twice = (*_chain("branch3x3dbl", Step("", 448), Step("", 384, SQUARE)), both("branch3x3dbl_3"))
     return Mixed(inputs, ((Step("branch1x1", 320),), three, twice), pool, 192)
 
 

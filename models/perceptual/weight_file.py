@@ -1,16 +1,14 @@
 """Reads published weights: whole, by name, without executing anything from the file."""
 
-import pickle
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from slimctl.models.checkpoints.torch_file import read_torch_file
+from slimctl.models.networks.published_weights import differences, same_names
 from slimctl.models.shapes import Tensor
 
 
@@ -21,18 +19,14 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         ValueError: it is neither, or holds something else than named tensors.
         OSError: it cannot be read.
     """
+    with path.open("rb"):  # what cannot be read is not damaged
+        pass
     try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    except (ValueError, SafetensorError) as error:
         raise ValueError(
             f"{path} is no file of weights, or a damaged one\n  fix: fetch it again"
         ) from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is cut short\n  fix: fetch it again") from error
     named = isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
@@ -53,13 +47,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignored: Collection[st
         ValueError: tensors are missing, misshapen or unexpected; every one is listed.
     """
     own = network.state_dict()
-    mistakes = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in state]
-    for name, value in state.items():
-        if name in own and value.shape != own[name].shape:
-            wanted = tuple(own[name].shape)
-            mistakes.append(f"misshapen {name} {tuple(value.shape)}, wanted {wanted}")
-        if name not in own and not _is_ignored(name, ignored):
-            mistakes.append(f"unexpected {name} {tuple(value.shape)}")
+    kept = {
+        name: value
+        for name, value in state.items()
+        if name in own or not _is_ignored(name, ignored)
+    }
+    mistakes = differences(kept, same_names(network), network)
     if mistakes:
         raise ValueError(
             f"the weights do not fit, {len(mistakes)} tensors differ:\n  " + "\n  ".join(mistakes)

@@ -19,12 +19,7 @@ def euler(
 ) -> Solution:
     """Steps x + h v(x, t) between neighbouring times; error of order h.
 
-    Args:
-        flow: the velocity.
-        x0: points at times[0].
-        label: classes of a conditional flow.
-        times: at least two, increasing; len(times) - 1 evaluations.
-        keep_states: return the point at every time.
+    `keep_states` returns the point at every time.
 
     Raises:
         FloatingPointError: a sample is not finite at the end.

@@ -142,13 +142,9 @@ def warped_times(start: float, evaluations: int, early: float, late: float) -> t
 
 
 def fit_grid(flow: Flow, exact: Trajectories, evaluations: int, rounds: int) -> GridFit:
-    """Times and weights of a solver with that many evaluations.
+    """Times and weights of a solver with that many evaluations, at least 2.
 
-    Args:
-        flow: the flow, its network in eval mode.
-        exact: its trajectories.
-        evaluations: velocity evaluations of the solver, at least 2.
-        rounds: times that every time is moved on its own, to where the error is smaller.
+    In each round every time is moved on its own, to where the error is smaller.
     """
     start = flow.t_start
     fits = [

@@ -19,15 +19,8 @@ def grid(
 ) -> Solution:
     """Evaluates u_i = v(x_i, t_i) at x_i = x0 + sum_{j < i} w_ij u_j; the end is x_n.
 
+    t_0 < ... < t_(n-1) are the times, one evaluation each; row i of the weights has i entries.
     Every explicit Runge-Kutta and multistep method on fixed times is of this form.
-
-    Args:
-        flow: the velocity.
-        x0: points at times[0].
-        label: classes of a conditional flow.
-        times: t_0 < ... < t_{n-1}, one evaluation each.
-        weights: rows 1..n of w; row i has i entries.
-        keep_states: return the points x_0 .. x_n.
 
     Raises:
         FloatingPointError: a sample is not finite at the end.

@@ -21,13 +21,8 @@ def heun(
 ) -> Solution:
     """Steps x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; error of order h^2.
 
-    Args:
-        flow: the velocity.
-        x0: points at times[0].
-        label: classes of a conditional flow.
-        times: at least two, increasing; 2 (len(times) - 1) evaluations.
-        last_step: `euler` leaves out the evaluation at times[-1], one fewer.
-        keep_states: return the point at every time.
+    The last step may be Euler's, which leaves out the evaluation at times[-1]; `keep_states`
+    returns the point at every time.
 
     Raises:
         FloatingPointError: a sample is not finite at the end.

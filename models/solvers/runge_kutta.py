@@ -141,18 +141,8 @@ def rk45(
     """Integrates each sample by `DORMAND_PRINCE`: two evaluations to begin, six a step.
 
     A step is accepted if the root mean square over the pixels of
-    error / (tolerance + tolerance max(|x|, |x_new|)) is below 1.
-
-    Args:
-        flow: the velocity.
-        x0: points at t_start.
-        label: classes of a conditional flow.
-        t_start: time of x0.
-        t_end: end time; the last step meets it exactly.
-        tolerance: absolute and relative error per step.
-        max_evaluations: evaluations per sample after which to give up.
-        shared_norm: take the root mean square over the pixels of all samples, which then have the
-            same steps.
+    error / (tolerance + tolerance max(|x|, |x_new|)) is below 1; with `shared_norm` over the pixels
+    of all samples, which then have the same steps. The last step meets t_end exactly.
 
     Raises:
         FloatingPointError: samples are not finite, or have not arrived after max_evaluations.
@@ -191,16 +181,7 @@ def trajectory(
     tolerance: float,
     max_evaluations: int = 5000,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Points and velocities at `times`, from where the noise x0 enters the flow, by `rk45`.
-
-    Args:
-        flow: in eval mode.
-        x0: noise of unit variance.
-        label: classes of a conditional flow.
-        times: rising, the first the flow's t_start.
-        tolerance: of rk45.
-        max_evaluations: of one stretch, after which a flow is given up.
-    """
+    """Points and velocities at `times`, from where the noise x0 enters the flow, by `rk45`."""
 
     def velocity(x: Tensor, t: float) -> Tensor:
         return flow.velocity(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), label)

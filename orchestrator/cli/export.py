@@ -46,7 +46,7 @@ def export(
 ) -> None:
     """Write a flow, generator or fleet as a folder that works without the storage.
 
-    safetensors opens with `slimctl.models.generators.load_generator`, diffusers with
+    safetensors opens with `slimctl.models.checkpoints.model_format.load_generator`, diffusers with
     `DiffusionPipeline.from_pretrained`; ONNX files are compared with torch and timed.
     """
     from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps

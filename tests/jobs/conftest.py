@@ -225,7 +225,7 @@ def attempt(
 ) -> Callable[..., JobOutcome]:
     """`attempt(spec, data=handle)` executes a job in this process and returns how it ended."""
     from slimctl.jobs.pairs import generate
-    from slimctl.jobs.stepping import train
+    from slimctl.jobs.steps import train
     from slimctl.jobs.training import ray_train
 
     def fit(task: Any, workers: int, *_: Any) -> None:

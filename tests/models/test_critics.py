@@ -3,10 +3,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from slimctl.models.critics import Critic, critic_loss, deception_loss
+from slimctl.models.critics import Critic
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import EDMFlow
 from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.losses import critic_loss, deception_loss
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape
 

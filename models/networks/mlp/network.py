@@ -49,11 +49,7 @@ class MLP(nn.Module):
         t: Float[Tensor, " b"],
         label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Evaluates the network at xt (pixels about [-1, 1]) and t in [0, 1].
-
-        Raises:
-            ValueError: a conditional network got no label, or an unconditional one got one.
-        """
+        """As `NetworkSpec` says; raises ValueError where a label is missing or one too many."""
         if (label is None) != (self.classes == 0):
             raise ValueError(label_mistake(self.classes))
         h: Tensor = self.image_in(xt.flatten(1)) + self.time_in(self._features(t).to(xt.dtype))

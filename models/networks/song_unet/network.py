@@ -361,11 +361,7 @@ class SongUNet(nn.Module):
         t: Float[Tensor, " b"],
         label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Evaluates the network at xt (pixels about [-1, 1]) and t in [0, 1].
-
-        Raises:
-            ValueError: a conditional network got no label, or an unconditional one got one.
-        """
+        """As `NetworkSpec` says; raises ValueError where a label is missing or one too many."""
         embedding = self.embedding(t, label)
         skips, image = [self.stem(xt)], xt
         for level, down in enumerate(self.down):

@@ -15,8 +15,8 @@ from slimctl.models.networks.published_weights import (
     layer_sources,
     most_common,
     rename,
+    sizes_of,
     whole_ratio,
-    without_prefix,
 )
 from slimctl.models.networks.song_unet.network import (
     Attention,
@@ -69,12 +69,16 @@ def read_slimflow(
         )
     stem = modules.get(2, {})
     channels = most_common(
-        [*_sizes(stem, "weight"), *_sizes(stem, "bias"), *_sizes(modules.get(0, {}), "weight", 1)],
+        [
+            *sizes_of(stem, "weight"),
+            *sizes_of(stem, "bias"),
+            *sizes_of(modules.get(0, {}), "weight", 1),
+        ],
         "its channels",
     )
     widths, blocks, attends = _levels(_blocks(modules))
     embedding = most_common(
-        [size for number in (0, 1) for size in _sizes(modules.get(number, {}), "weight|bias")],
+        [size for number in (0, 1) for size in sizes_of(modules.get(number, {}), "weight|bias")],
         "the width of its embedding",
     )
     found = None if size else image_size(attends, attention_resolutions)
@@ -90,7 +94,7 @@ def read_slimflow(
         ),
         embedding_multiplier=whole_ratio(embedding, channels, "embedding"),
     )
-    image_channels = [*_sizes(stem, "weight", 1), *_sizes(head, "weight|bias")]
+    image_channels = [*sizes_of(stem, "weight", 1), *sizes_of(head, "weight|bias")]
     image = ImageShape(
         channels=most_common(image_channels, "the channels of its images"), size=size
     )
@@ -150,8 +154,11 @@ def _blocks(modules: Mapping[int, Mapping[str, Tensor]]) -> list[_Block]:
         if any(name.startswith("NIN_") for name in tensors) and blocks:
             blocks[-1] = blocks[-1]._replace(attends=True)
         elif any(name.startswith(("Conv_0", "Conv_1", "Dense_0")) for name in tensors):
-            inputs = [*_sizes(tensors, r"GroupNorm_0\.\w+"), *_sizes(tensors, r"Conv_0\.weight", 1)]
-            outputs = _sizes(tensors, r"(Conv_0|GroupNorm_1|Conv_1|Dense_0)\.(weight|bias)")
+            inputs = [
+                *sizes_of(tensors, r"GroupNorm_0\.\w+"),
+                *sizes_of(tensors, r"Conv_0\.weight", 1),
+            ]
+            outputs = sizes_of(tensors, r"(Conv_0|GroupNorm_1|Conv_1|Dense_0)\.(weight|bias)")
             has_skip = any(name.startswith("Conv_2") for name in tensors)
             what = f"the channels of all_modules.{number}"
             i, o = most_common(inputs, what), most_common(outputs, what)
@@ -177,31 +184,18 @@ def _levels(blocks: Sequence[_Block]) -> tuple[list[int], int, list[bool]]:
     return [start.outputs for start in starts], count, [start.attends for start in starts]
 
 
-def _sizes(tensors: Mapping[str, Tensor], pattern: str, dimension: int = 0) -> list[int]:
-    """Sizes along a dimension of the tensors whose whole name matches."""
-    return [
-        value.shape[dimension]
-        for name, value in tensors.items()
-        if re.fullmatch(pattern, name) and value.dim() > dimension
-    ]
-
-
 BUFFERS = frozenset({"sigmas"})
 """Tensors of a published checkpoint that are no parameters and that the velocity ignores."""
 
 
 def parameters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published state without DataParallel's prefix and without buffers."""
-    named = without_prefix(state, "module.")
+    named = {name.removeprefix("module."): value for name, value in state.items()}
     return {name: value for name, value in named.items() if name not in BUFFERS}
 
 
 def from_slimflow(state: Mapping[str, Tensor], network: SongUNet) -> dict[str, Tensor]:
     """Renames, transposes and stacks a published state into one that `network` loads strictly.
-
-    Args:
-        state: Name -> tensor of a published NCSN++, with or without DataParallel's `module.`.
-        network: The network to load into, which may be on the meta device; it is not changed.
 
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; names all of them.

@@ -17,6 +17,7 @@ from slimctl.jobs.base.errors import JobFailed, UserError
 from slimctl.jobs.export.samples import write_samples
 from slimctl.jobs.export.ship import check_free, find_model, ship
 from slimctl.models import onnx_export
+from slimctl.models.checkpoints.model_format import ModelFolderError, load_generator
 from slimctl.models.flows.parameterisation import (
     CosineVPSchedule,
     DiscreteVPSchedule,
@@ -25,8 +26,6 @@ from slimctl.models.flows.parameterisation import (
     Parameterisation,
     VESchedule,
 )
-from slimctl.models.generators import load_generator
-from slimctl.models.model_folder import ModelFolderError
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -91,7 +90,7 @@ blocked = set("ray mlflow typer rich ruamel pyarrow PIL matplotlib sklearn scipy
               "jobs orchestrator diffusers onnx onnxruntime torchmetrics numba".split())
 assert not blocked & {allowed!r}
 sys.meta_path.insert(0, Refuse())
-from slimctl.models.generators import load_generator
+from slimctl.models.checkpoints.model_format import load_generator
 print(load_generator(sys.argv[1])(2, seed=1).sum())
 """
     done = subprocess.run(

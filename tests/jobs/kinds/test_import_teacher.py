@@ -14,6 +14,7 @@ from slimctl.jobs.kinds.import_teacher import ImportTeacher
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.shards import pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_flow
+from slimctl.models.checkpoints import save_flow
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import LinearVPSchedule, Parameterisation
@@ -22,7 +23,6 @@ from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.solvers.edm_heun import edm_heun
 from slimctl.models.spec import ImageShape
-from slimctl.models.teachers import save_flow
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, size=4, classes=3)
@@ -69,6 +69,26 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
     opened = open_flow(store, teacher, CPU)
     x, t, label = torch.randn(3, 1, 4, 4), torch.tensor([0.1, 0.5, 0.9]), torch.arange(3)
     assert torch.allclose(opened.velocity(x, t, label), flow.velocity(x, t, label), atol=1e-5)
+
+
+def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
+    from slimctl.jobs.shipping.described import describe, weights_of
+
+    from slimctl.jobs.base.artifacts import Flow
+    from slimctl.models.checkpoints.model_format import write_model_folder
+
+    model = make_model(Flow, label_counts=(1, 2))
+    weights = weights_of(store, model)
+    write_model_folder(tmp_path / "m", describe(model, "tiny", 3), weights)
+    asked = spec(tmp_path / "m")
+    assert asked.preflight().image == model.image
+    teacher = run_job(asked)
+    assert (teacher.image, teacher.network) == (model.image, model.network)
+    assert teacher.label_counts == (1, 2)
+    again = load_file(store.file(teacher, teacher.file))
+    assert all(torch.equal(value, again[name]) for name, value in weights[0].items())
+    (tmp_path / "m" / "weights.safetensors").write_bytes(b"others")
+    assert asked.fingerprint() != spec(tmp_path / "m" / "model.json").fingerprint()
 
 
 def test_every_job_after_it_works_on_a_denoiser(tmp_path, run_job, store):
@@ -134,9 +154,9 @@ def test_edms_sampler_on_the_stored_teacher_is_the_references(test_data, run_job
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["slimflow-ncsnpp-tiny.pth", "slimflow-adm-tiny.pth"])
 def test_the_published_ode_ends_where_the_reference_does(test_data, name):
+    from slimctl.models.checkpoints import load_teacher
     from slimctl.models.solvers.base import solve
     from slimctl.models.solvers.spec import RK45Spec
-    from slimctl.models.teachers import load_teacher
 
     path = test_data / "parity" / name
     flow, reference = load_teacher(path), load_file(path.with_suffix(".safetensors"))

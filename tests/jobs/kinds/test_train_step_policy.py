@@ -13,13 +13,13 @@ from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
 from slimctl.jobs.pairs.shards import read_pairs
-from slimctl.jobs.stepping import train
+from slimctl.jobs.steps import train
 from slimctl.jobs.storage.policies import flow_problem, open_policy
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.models.pixels import to_float
 from slimctl.models.spec import ImageShape
-from slimctl.models.stepping.environment import play
-from slimctl.models.stepping.three_body_environment import ThreeBodyEnvironment
+from slimctl.models.steps.environment import play
+from slimctl.models.steps.three_body_environment import ThreeBodyEnvironment
 
 LEARNER = {
     "hidden": [8], "environments": 4, "decisions": 60, "updates": 1, "batch_size": 16,
@@ -37,7 +37,7 @@ def spec(**changes) -> TrainStepPolicy:
 @pytest.fixture
 def flow_policy(run_job, make_dataset, make_analytic, monkeypatch):
     """A policy trained for a moment on a closed form, with its flow and data."""
-    from slimctl.jobs.stepping import episodes
+    from slimctl.jobs.steps import episodes
 
     monkeypatch.setattr(episodes, "FLOW_VALIDATION", 4)
     data = make_dataset(count=6, classes=2)
@@ -99,8 +99,8 @@ def test_a_killed_training_goes_on_where_it_was(attempt, store, monkeypatch):
 
 
 def test_a_checkpoint_is_believed_whole_or_not_at_all(store):
-    from slimctl.jobs.stepping.train import load_state, save_state
-    from slimctl.models.stepping.double_dqn import LearnerState
+    from slimctl.jobs.steps.train import load_state, save_state
+    from slimctl.models.steps.double_dqn import LearnerState
 
     folder = store.work("train_step_policy-x").below("seed-0")
     assert load_state(folder) is None

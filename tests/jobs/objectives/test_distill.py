@@ -16,13 +16,8 @@ from slimctl.jobs.training.sources import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.flows.losses import (
-    distance,
-    one_step_error,
-    one_step_velocity,
-    two_step_error,
-)
 from slimctl.models.flows.spec import HuberDistance
+from slimctl.models.losses import distance, one_step_error, one_step_velocity, two_step_error
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -78,17 +73,16 @@ def expected(store, share):
             counts = pairs.label_counts
             stream = Stream.GUIDED_LABEL
             fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
-        low, high = spec.two_step_times
+        low, high = objective.two_step_times
         noise = guided.noise(step, Stream.GUIDED_NOISE)
         s = low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME)
         both = None if label is None else torch.cat((label, fresh_label))
-        flow = NetworkFlow(student, pairs.image)
-        guide = open_flow(store, objective.handles.inputs["guide"], CPU)
+        flow, guide = NetworkFlow(student, pairs.image), open_flow(store, objective.guide, CPU)
         u = one_step_velocity(flow, torch.cat((x0, noise)), both)
         u, fresh_u = u[: len(x0)], u[len(x0) :]
         xs = noise + s[:, None, None, None] * fresh_u.detach()
         ahead = guide.velocity(xs, s, fresh_label)
-        d = distance(spec.distance)
+        d = distance(objective.distance)
         return SimpleNamespace(
             pair=d(x0 + u, x1),
             two_step=d(noise + fresh_u, xs + (1 - s)[:, None, None, None] * ahead),

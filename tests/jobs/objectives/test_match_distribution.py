@@ -14,8 +14,8 @@ from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
-from slimctl.models.flows.losses import matching_gradient, matching_loss
 from slimctl.models.flows.spec import AdversarialSpec, UniformTime
+from slimctl.models.losses import matching_gradient, matching_loss
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3

@@ -18,8 +18,8 @@ from slimctl.jobs.training.distances import (
     require_weights,
 )
 from slimctl.jobs.training.perceptual import FILE, open_distance, prepare_distance
-from slimctl.models.flows.losses import pseudo_huber
 from slimctl.models.flows.spec import L2Distance
+from slimctl.models.losses import pseudo_huber
 from slimctl.models.perceptual.lpips import LPIPS, fill_lpips
 from slimctl.models.perceptual.weight_file import read_weight_file
 from slimctl.models.spec import ImageShape

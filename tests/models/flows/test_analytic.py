@@ -118,7 +118,7 @@ def test_a_class_is_the_flow_of_its_images():
 
 def test_it_minimises_the_flow_matching_loss():
     """No other field does better on the flow-matching loss: shift it and the loss grows."""
-    from slimctl.models.flows.losses import flow_matching_loss
+    from slimctl.models.losses import flow_matching_loss
 
     data = images(5)
     flow = AnalyticFlow(data, bandwidth=0.2)

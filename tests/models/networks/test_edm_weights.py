@@ -6,11 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slimctl.models.networks.adm import edm_weights as adm
+from slimctl.models.networks import edm_weights
 from slimctl.models.networks.adm.spec import ADMSpec
-from slimctl.models.networks.edm_layout import FILTER, parameters
+from slimctl.models.networks.edm_weights import FILTER, parameters
 from slimctl.models.networks.published_weights import named_averages
-from slimctl.models.networks.song_unet import edm_weights as song_unet
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 
@@ -32,7 +31,7 @@ def test_velocity_of_slimflows_adm_is_the_reference_implementations(test_data):
     case = test_data / "parity" / "slimflow-adm-tiny"
     checkpoint = torch.load(case.with_suffix(".pth"), weights_only=True)
     state = parameters(checkpoint["model"])
-    spec, image = adm.read_edm(state, time_scale=999.0)
+    spec, image = edm_weights.read_adm(state, time_scale=999.0)
     layout = json.loads(case.with_suffix(".json").read_text())
     assert spec == ADMSpec(
         channels=layout["model_channels"],
@@ -44,7 +43,7 @@ def test_velocity_of_slimflows_adm_is_the_reference_implementations(test_data):
     network = spec.build(image).eval()
     assert sum(value.numel() for value in network.parameters()) == layout["parameters"]
     averages = named_averages(state, checkpoint["ema"]["shadow_params"])
-    network.load_state_dict(adm.from_edm(averages, network, image.size))
+    network.load_state_dict(edm_weights.from_edm(averages, network, image.size))
     reference = load_file(case.with_suffix(".safetensors"))
     start, label = reference["ode_start"], reference["label"]
     with torch.no_grad():
@@ -66,9 +65,9 @@ def test_velocity_of_slimflows_adm_is_the_reference_implementations(test_data):
 def test_any_adm_is_read_back(changes, image, published, randomised):
     spec = ADM.model_copy(update=changes | {"time_scale": 1.0})
     network = randomised(spec.build(image))
-    state = published(network, adm.sources(network, image.size))
-    assert adm.read_edm(state, time_scale=1.0) == (spec, image)
-    again = adm.from_edm(state, network, image.size)
+    state = published(network, edm_weights.sources(network, image.size))
+    assert edm_weights.read_adm(state, time_scale=1.0) == (spec, image)
+    again = edm_weights.from_edm(state, network, image.size)
     assert all(torch.equal(again[name], value) for name, value in network.state_dict().items())
 
 
@@ -85,43 +84,43 @@ def test_any_adm_is_read_back(changes, image, published, randomised):
 def test_any_song_unet_is_read_back(changes, image, published, randomised):
     spec = DDPMPP.model_copy(update=changes)
     network = randomised(spec.build(image))
-    state = published(network, song_unet.sources(network, image.size))
-    found, shape = song_unet.read_edm(state)
+    state = published(network, edm_weights.sources(network, image.size))
+    found, shape = edm_weights.read_song_unet(state)
     assert (found, shape) == (spec, image)
-    again = song_unet.from_edm(state, network, image.size)
+    again = edm_weights.from_edm(state, network, image.size)
     assert all(torch.equal(again[name], value) for name, value in network.state_dict().items())
 
 
 def test_resampling_filters_are_read_and_are_no_parameters(published):
     network = DDPMPP.model_copy(update={"resampling": "binomial"}).build(CONDITIONAL)
-    state = published(network, song_unet.sources(network, 16))
+    state = published(network, edm_weights.sources(network, 16))
     state["enc.8x8_down.conv0" + FILTER] = BINOMIAL[None, None]
-    assert song_unet.read_edm(state)[0].resampling == "binomial"
-    song_unet.from_edm(state, network, 16)
+    assert edm_weights.read_song_unet(state)[0].resampling == "binomial"
+    edm_weights.from_edm(state, network, 16)
     state["dec.16x16_up.conv0" + FILTER] = torch.ones(1, 1, 2, 2) / 4
     with pytest.raises(ValueError, match="resamples with other filters"):
-        song_unet.read_edm(state)
+        edm_weights.read_song_unet(state)
 
 
 def test_an_adm_with_another_filter_is_refused(published):
     network = ADM.build(CONDITIONAL)
-    state = published(network, adm.sources(network, 16))
+    state = published(network, edm_weights.sources(network, 16))
     state["enc.8x8_down.conv0" + FILTER] = BINOMIAL[None, None]
     with pytest.raises(ValueError, match=r"resamples with \[1, 3, 3, 1\]"):
-        adm.read_edm(state, time_scale=1.0)
+        edm_weights.read_adm(state, time_scale=1.0)
 
 
 @pytest.mark.parametrize("bad", ["map_layer0.weight", "enc.16x16_conv.weight", "map_layer1.bias"])
 def test_one_bad_tensor_does_not_hide_the_architecture_and_all_are_listed(bad, published):
     network = ADM.build(CONDITIONAL)
-    state = published(network, adm.sources(network, 16))
+    state = published(network, edm_weights.sources(network, 16))
     good = tuple(state[bad].shape)
     state[bad] = torch.zeros(7, *good[1:])
     del state["dec.8x8_in0.qkv.weight"]
     state["enc.16x16_block0.extra"] = torch.zeros(2)
-    assert adm.read_edm(state, time_scale=999.0) == (ADM, CONDITIONAL)
+    assert edm_weights.read_adm(state, time_scale=999.0) == (ADM, CONDITIONAL)
     with pytest.raises(ValueError, match="3 tensors differ") as caught:
-        adm.from_edm(state, network, 16)
+        edm_weights.from_edm(state, network, 16)
     for line in (
         f"misshapen {bad} {tuple(state[bad].shape)}, wanted {good}",
         "missing dec.8x8_in0.qkv.weight (192, 64, 1, 1)",
@@ -132,6 +131,6 @@ def test_one_bad_tensor_does_not_hide_the_architecture_and_all_are_listed(bad, p
 
 def test_what_is_no_network_at_all_says_so():
     with pytest.raises(ValueError, match="no tensor that tells the size of its images\n  fix"):
-        adm.read_edm({"weight": torch.zeros(2)}, time_scale=1.0)
+        edm_weights.read_adm({"weight": torch.zeros(2)}, time_scale=1.0)
     with pytest.raises(ValueError, match="of type 'skip'"):
-        song_unet.read_edm({"enc.8x8_aux_skip.weight": torch.zeros(1)})
+        edm_weights.read_song_unet({"enc.8x8_aux_skip.weight": torch.zeros(1)})

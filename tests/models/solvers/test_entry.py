@@ -4,13 +4,13 @@ import pytest
 import torch
 from mixture import PARAMETERISATIONS, WALKED, mixture_behind, truth
 
-from slimctl.models.flows.losses import one_step_velocity, two_step_error
+from slimctl.models.losses import one_step_velocity, two_step_error
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.fit_grid import end_errors, follow
 from slimctl.models.solvers.runge_kutta import rk23
 from slimctl.models.solvers.spec import HeunSpec, RK45Spec
-from slimctl.models.stepping.flow_environment import exact_paths
-from slimctl.models.stepping.flow_walk import FlowWalk
+from slimctl.models.steps.flow_environment import exact_paths
+from slimctl.models.steps.flow_walk import FlowWalk
 
 DENOISING = {name: how for name, how in PARAMETERISATIONS.items() if how.denoises}
 
