@@ -17,12 +17,12 @@ from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import Ended, JobContext, JobRunner, Reporter
 from slimctl.jobs.base.errors import SlimError, UserError, WorkLost
 from slimctl.jobs.base.facts import FieldError
-from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.keys import series_id
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of, parse_job
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.subgraph import SubJob
-from slimctl.jobs.storage.lock import WorkLock
+from slimctl.jobs.storage.lease import Lock
 from slimctl.jobs.storage.store import Store
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -95,8 +95,8 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
     if not _is_done(store, request):
         spec = parse_job(request.kind, request.fields)
         _check_unchanged(request, spec)
-        name, owner = work_name(request.artifact_id), f"{request.run}/{request.job}"
-        lock = WorkLock(store.blobs, name, owner)
+        owner = f"{request.run}/{request.job}"
+        lock = Lock(store.blobs, series_id(spec, request.artifact_id), owner)
         with lock.held(lambda: _is_done(store, request), partial(_say_who, request)) as needed:
             if needed:
                 return _make(request, spec, store, lock, device, threads)
@@ -106,18 +106,12 @@ def _run(request: JobRequest, device: str, threads: int) -> float:
     return manifest.device_s
 
 
-def work_name(artifact_id: str) -> str:
-    """What no two may make at once: the result, or the series that it is the beginning of."""
-    kind, key = split_id(artifact_id)
-    return f"{kind}-{key}" if key else artifact_id
-
-
 def _say_who(request: JobRequest, owner: str) -> None:
     request.reporter.send(request.job, "log", message=f"waits: {owner} is making it")
 
 
 def _make(
-    request: JobRequest, spec: JobSpec, store: Store, lock: WorkLock, device: str, threads: int
+    request: JobRequest, spec: JobSpec, store: Store, lock: Lock, device: str, threads: int
 ) -> float:
     inputs = {ref.job: store.load_any(request.inputs[ref.job]) for _, ref in iter_refs(spec)}
     spec.expect({place: inputs[ref.job].facts() for place, ref in iter_refs(spec)})

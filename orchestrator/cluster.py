@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import getpass
 import os
 import secrets
@@ -18,7 +19,7 @@ from typing import Any, TextIO, cast
 
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.errors import UserError
-from slimctl.orchestrator.workers import NAMESPACE
+from slimctl.orchestrator.launcher import NAMESPACE
 
 PACKAGE = Path(__file__).parent.parent
 """The folder of `slimctl`, whose parts are links in a checkout."""
@@ -26,6 +27,8 @@ KNOCK_S = 5.0
 RAY_LISTENER = "ray_listen_error_messages"
 """Name of the thread that prints what Ray's daemons report."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+NVML = "libnvidia-ml.so.1"
+"""NVIDIA's own library, which every driver brings; Ray counts GPUs by it, too."""
 
 
 @contextmanager
@@ -206,3 +209,33 @@ def describe_cluster() -> Cluster:
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     return Cluster(cpus=sum(cpus), gpus=gpus, node_cpus=min(cpus, default=1))
+
+
+def devices_here() -> Cluster:
+    """Devices that a private Ray on this machine would have."""
+    cpus = os.cpu_count() or 1
+    return Cluster(cpus=cpus, gpus=_visible(_gpus()), node_cpus=cpus)
+
+
+def _gpus() -> int:
+    """Number of NVIDIA GPUs; 0 without a driver."""
+    try:
+        library = ctypes.CDLL(NVML)
+        count = ctypes.c_uint()
+        if library.nvmlInit_v2() != 0:
+            return 0
+        found = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+        library.nvmlShutdown()
+    except (OSError, AttributeError):  # no driver, or one without these functions
+        return 0
+    return count.value if found else 0
+
+
+def _visible(gpus: int) -> int:
+    """How many of them CUDA_VISIBLE_DEVICES leaves; those after a -1 do not count."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return gpus
+    names = [name.strip() for name in named.split(",")]
+    stop = next((at for at, name in enumerate(names) if name in ("", "-1")), len(names))
+    return min(gpus, stop)

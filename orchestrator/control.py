@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable
 
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.lease import RENEW_EVERY_S
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.placement import free_placement
 from slimctl.orchestrator.cluster import connect
 from slimctl.orchestrator.estimate import with_work
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import Graph, preflight
+from slimctl.orchestrator.launcher import NAMESPACE, job_actor_name
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
 from slimctl.orchestrator.plan import RunPlan
 from slimctl.orchestrator.planner import make_plan
-from slimctl.orchestrator.record import INCOMPLETE
 from slimctl.orchestrator.runs import (
-    LEASE_EVERY_S,
+    INCOMPLETE,
     ask_to_cancel,
-    end_lease,
     forget_cancel,
-    is_alive,
     read_pipeline,
     read_status,
+    run_lease,
 )
 from slimctl.orchestrator.status import RunStatus
 from slimctl.orchestrator.submission import (
@@ -34,12 +34,11 @@ from slimctl.orchestrator.submission import (
     say_nothing,
     start,
 )
-from slimctl.orchestrator.workers import NAMESPACE, job_actor_name
 
 POLL_S = 0.25
 CANCEL_S = 30.0
 """How long a living supervisor is given to answer."""
-BREATH_S = 3 * LEASE_EVERY_S
+BREATH_S = 3 * RENEW_EVERY_S
 """A supervisor that does not renew its lease for so long is taken for dead."""
 
 
@@ -85,7 +84,7 @@ def resume(
     graph = Graph.of(pipeline)
     facts = preflight(pipeline, graph, [job.name for job in plan.jobs if job.action != "reuse"])
     if address is None or not _is_supervised_at(address, run):
-        _wait_for_its_last_breath(store, run)
+        _check_dead(store, run)
         forget_cancel(store.blobs, run)
     if on_plan:
         on_plan(plan, run)
@@ -117,35 +116,20 @@ def _is_supervised_at(address: str, run: str) -> bool:
     return False
 
 
-def _wait_for_its_last_breath(store: Store, run: str) -> None:
-    """Waits until the run's supervisor is certainly dead.
-
-    Raises:
-        UserError: it is alive.
-    """
-    if not is_alive(store.blobs, run):
-        return
-    lease = f"runs/{run}/lease.json"
-    first = store.blobs.read(lease)
-    deadline = time.monotonic() + BREATH_S
-    while time.monotonic() < deadline and is_alive(store.blobs, run):
-        with contextlib.suppress(FileNotFoundError):
-            if store.blobs.read(lease) != first:
-                raise UserError(
-                    f"run {run}",
-                    "is alive already",
-                    f"look at it with `slimctl logs {run} -f`, or `slimctl cancel {run}` first",
-                )
-        time.sleep(POLL_S)
+def _check_dead(store: Store, run: str) -> None:
+    """Raises UserError if the run's supervisor is alive; waits until it certainly is not."""
+    if run_lease(store.blobs, run).is_renewed(BREATH_S):
+        raise UserError(
+            f"run {run}",
+            "is alive already",
+            f"look at it with `slimctl logs {run} -f`, or `slimctl cancel {run}` first",
+        )
 
 
 def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
     """Stops a run: frees its devices, keeps its checkpoints, tells MLflow.
 
-    Args:
-        store: where the run is.
-        run: run id.
-        address: cluster on which a run without a supervisor may have left actors.
+    A run without a supervisor may have left actors on the cluster at `address`.
 
     Raises:
         UserError: it is over already, or its supervisor does not answer.
@@ -155,7 +139,7 @@ def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
         raise UserError(f"run {run}", f"is {status.state} already: there is nothing to cancel")
     ask_to_cancel(store.blobs, run)
     deadline = time.monotonic() + CANCEL_S
-    while time.monotonic() < deadline and is_alive(store.blobs, run):
+    while time.monotonic() < deadline and run_lease(store.blobs, run).is_alive():
         status = read_status(store.blobs, run)
         if status.ended is not None:
             return status
@@ -163,7 +147,7 @@ def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
     status = read_status(store.blobs, run)
     if status.ended is not None:
         return status
-    if is_alive(store.blobs, run):
+    if run_lease(store.blobs, run).is_alive():
         raise UserError(
             f"run {run}", "its supervisor has not answered yet", "it will stop as soon as it does"
         )
@@ -180,7 +164,7 @@ def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> Run
             log.add("job_cancelled", name)
     log.add("run_ended", state="cancelled")
     log.flush()
-    end_lease(store.blobs, run)
+    run_lease(store.blobs, run).end()
     _, plan = load_run(store, run)
     _catch_up(run, plan)
     return read_status(store.blobs, run)

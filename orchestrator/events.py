@@ -8,7 +8,6 @@ what is cut or changed is named, and never believed. Lines are ASCII: whatever a
 neither breaks a line nor fails to be written.
 """
 
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.lease import claim_number, next_claim
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.models.spec import Spec
 
@@ -56,19 +56,13 @@ class _Segment:
 
 
 class EventLog:
-    """Writes the events of one run.
-
-    Args:
-        blobs: the storage.
-        run: run id.
-    """
+    """Writes the events of one run."""
 
     def __init__(self, blobs: Blobs, run: str) -> None:
         self._blobs = blobs
         self._run = run
         self.events = list(read_events(blobs, run))
-        epochs = [_epoch(claim) for claim in _claims(blobs, run)]
-        self.claim = f"{1 + max(epochs, default=0):06d}-{secrets.token_hex(4)}"
+        self.claim = next_claim(_claims(blobs, run))
         self._segments = [_Segment(0)]
         """Those that are not written whole, the last one open."""
 
@@ -126,7 +120,7 @@ def read_log(blobs: Blobs, run: str) -> LogRead:
     ahead: dict[str, int] = {}
     for name in blobs.names(events_folder(run)):
         path = PurePosixPath(name)
-        if not path.stem.isdecimal() or _epoch(path.parent.name) < 0:
+        if not path.stem.isdecimal() or claim_number(path.parent.name) < 0:
             continue
         claim = path.parent.name
         if int(path.stem) != ahead.get(claim, 0):
@@ -164,10 +158,4 @@ def read_events(blobs: Blobs, run: str) -> Iterator[Event]:
 
 
 def _claims(blobs: Blobs, run: str) -> list[str]:
-    return [name for name in blobs.folders(events_folder(run)) if _epoch(name) >= 0]
-
-
-def _epoch(claim: str) -> int:
-    """Number of a claim; -1 for a folder that is none."""
-    head, _, token = claim.partition("-")
-    return int(head) if head.isdecimal() and token else -1
+    return [name for name in blobs.folders(events_folder(run)) if claim_number(name) >= 0]

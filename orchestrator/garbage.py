@@ -1,16 +1,18 @@
 """What a storage holds that no run and no artifact refers to."""
 
+import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slimctl.jobs.base.artifacts import PairSet
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.execution import work_name
-from slimctl.jobs.storage.lock import DEAD_AFTER_S, FOLDER
+from slimctl.jobs.storage.lease import DEAD_AFTER_S, FOLDER
 from slimctl.jobs.storage.store import MANIFEST, Store
 from slimctl.orchestrator.runs import read_run, run_ids
 
+SHARD = re.compile(r'"pairs/([^/"]+)/')
+"""A shard's place in the JSON of a handle."""
 YOUNG_S = 3600.0
 """What was written within the last hour may belong to something that is under way."""
 
@@ -28,9 +30,7 @@ class Garbage:
 def find_garbage(store: Store, young_s: float = YOUNG_S) -> list[Garbage]:
     """Everything that may be deleted; nothing that a run or an artifact refers to.
 
-    Args:
-        store: where to look.
-        young_s: age below which nothing unfinished is touched, s.
+    What is younger than `young_s` is not touched.
     """
     wanted = referenced(store)
     found = [
@@ -91,18 +91,22 @@ def _work(store: Store, wanted: set[str]) -> Iterator[Garbage]:
 
 
 def _shards(store: Store, wanted: set[str]) -> Iterator[Garbage]:
-    """Series of pairs that no set takes from, whether wanted by a run or kept by its own record."""
-    kept = {work_name(artifact) for artifact in wanted}
+    """Series of pairs that no set takes from, whether wanted by a run or kept by its own record.
+
+    A handle of a package that is not installed here names its files, too.
+    """
+    users = set(wanted)
+    kept: set[str] = set()
     for artifact in store.find(""):
         try:
-            handle = store.load_any(artifact)
+            manifest = store.manifest(artifact)
         except DamagedArtifact:
-            kept.add(work_name(artifact))
-            continue
-        if isinstance(handle, PairSet):
-            kept |= {shard.path.split("/")[1] for shard in handle.shards}
+            users.add(artifact)
+        else:
+            kept |= set(SHARD.findall(json.dumps(manifest.handle))) if manifest else set()
     for series in store.blobs.folders("pairs"):
-        if series not in kept:
+        used = any(user == series or user.startswith(f"{series}-") for user in users)
+        if series not in kept and not used:
             yield _all_of(store, f"pairs/{series}", "no pair set refers to it")
 
 

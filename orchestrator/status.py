@@ -124,9 +124,7 @@ def _apply_run(status: RunStatus, event: Event) -> None:
 def interrupt(status: RunStatus, last: float) -> None:
     """Marks a run whose supervisor is gone: nothing of it runs any more.
 
-    Args:
-        status: of a run that did not end.
-        last: Unix time of the last thing known of it, s.
+    `last` is the Unix time of the last thing known of it, s.
     """
     status.state = "interrupted"
     for job in status.jobs.values():

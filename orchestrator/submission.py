@@ -10,20 +10,19 @@ from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, User
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import connect
-from slimctl.orchestrator.cluster_storage import check_shared
+from slimctl.orchestrator.diagnosis import check_preconditions, check_shared
 from slimctl.orchestrator.doubts import doubts
 from slimctl.orchestrator.estimate import Estimate, estimate, is_open, with_work
 from slimctl.orchestrator.events import Event, EventLog
 from slimctl.orchestrator.graph import Graph, expectations, preflight
+from slimctl.orchestrator.launcher import NAMESPACE
 from slimctl.orchestrator.pipeline import Pipeline, resolve, to_yaml
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.planner import draft_plan, make_plan
-from slimctl.orchestrator.preconditions import check_preconditions
 from slimctl.orchestrator.problems import Mistake, Problem
-from slimctl.orchestrator.runs import end_lease, new_run_id, read_status, run_ids, save_pipeline
+from slimctl.orchestrator.runs import new_run_id, read_status, run_ids, run_lease, save_pipeline
 from slimctl.orchestrator.status import RunStatus, fold
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor, supervisor_name
-from slimctl.orchestrator.workers import NAMESPACE
 
 POLL_S = 0.25
 
@@ -219,7 +218,7 @@ def start(
             status = follow(supervisor, request, listener)
         except KeyboardInterrupt:
             if local:  # the private Ray ends with us, so the run is not alive any more
-                end_lease(store.blobs, run)
+                run_lease(store.blobs, run).end()
             raise
     return Submission(run, status, plan, started_ray=True)
 

@@ -17,12 +17,11 @@ from slimctl.jobs.execution import JobOutcome, JobRequest
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cluster import describe_cluster
 from slimctl.orchestrator.events import Event
-from slimctl.orchestrator.launcher import Launched, Launcher
+from slimctl.orchestrator.launcher import NAMESPACE, Launched, Launcher, RayReporter
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event, twins
-from slimctl.orchestrator.record import RunRecord
+from slimctl.orchestrator.runs import RunRecord
 from slimctl.orchestrator.scheduler import Node, Scheduler
 from slimctl.orchestrator.status import RunStatus
-from slimctl.orchestrator.workers import NAMESPACE, RayReporter
 
 POLL_S = 0.1
 PROGRESS_S = 1.0

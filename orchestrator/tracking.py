@@ -35,7 +35,7 @@ from slimctl.orchestrator.comparison.pool import fid_protocol
 from slimctl.orchestrator.events import Event, read_events
 from slimctl.orchestrator.plan import PlannedJob, RunPlan
 from slimctl.orchestrator.planner import sqlite_file
-from slimctl.orchestrator.runs import is_alive, read_status
+from slimctl.orchestrator.runs import read_status, run_lease
 from slimctl.orchestrator.sweeps import iteration_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Tracker:
             [self._experiment], "attributes.status = 'RUNNING'", max_results=1000
         ):
             run = found.data.tags.get(RUN_TAG, "")
-            if run and run != self._run and not is_alive(self._store.blobs, run):
+            if run and run != self._run and not run_lease(self._store.blobs, run).is_alive():
                 self._client.set_terminated(found.info.run_id, "KILLED")
 
     def _write(self, events: Sequence[Event]) -> None:

@@ -1,13 +1,13 @@
 """Reading everything again: does the store hold what was written?"""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimctl.jobs.base.errors import DamagedArtifact, SlimError
-from slimctl.jobs.base.registry import parse_job
-from slimctl.jobs.storage.store import Manifest, Store
+from slimctl.jobs.base.errors import DamagedArtifact, SlimError, UserError
+from slimctl.jobs.base.registry import load_kind, parse_job
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.jobs.storage.store import Manifest, Store, sha256_of
 from slimctl.orchestrator.runs import read_pipeline, read_run, run_ids
 
 
@@ -25,16 +25,12 @@ class Finding:
     """What is damaged; () if nothing is."""
     blobs: tuple[str, ...] = ()
     """Names of damaged blobs."""
+    note: str = ""
+    """Why no part of it was made again, where that was wanted."""
 
 
 def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
-    """Reads every byte of an artifact; removes nothing.
-
-    Args:
-        store: where it is.
-        artifact_id: of a finished artifact.
-        pairs: random pairs of a pair set to make again.
-    """
+    """Reads every byte of an artifact, and makes so many of its pairs again; removes nothing."""
     try:
         manifest = store.manifest(artifact_id)
     except DamagedArtifact as error:
@@ -49,20 +45,31 @@ def verify_artifact(store: Store, artifact_id: str, pairs: int = 0) -> Finding:
             blobs.append(name)
             changed = f"has {found} bytes instead of {record.size}"
             problems.append(f"{name} {changed if found != record.size else 'was changed'}")
-    rechecked = bool(pairs) and not problems and manifest.type == "PairSet"
-    if rechecked:
-        problems += _recheck(store, artifact_id, manifest, pairs)
-    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs))
+    rechecked, note = False, ""
+    if pairs and not problems and _is_remade(manifest.kind):
+        try:
+            problems += _recheck(store, artifact_id, manifest, pairs)
+            rechecked = True
+        except UserError as error:  # such as a network of a package that is not installed here
+            note = f"not made again: {error}"
+    return Finding(artifact_id, size, rechecked, tuple(problems), tuple(blobs), note)
 
 
 def _digest(store: Store, name: str) -> tuple[int, str]:
     """Size and sha256 of a blob as the storage has it now, (0, "") if it has none."""
     try:
         path: Path = store.blobs.local(name, fresh=True)
-        with path.open("rb") as file:
-            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        return path.stat().st_size, sha256_of(path)
     except FileNotFoundError:
         return 0, ""
+
+
+def _is_remade(kind: str) -> bool:
+    """Whether a kind can make a part of its result again."""
+    try:
+        return load_kind(kind).recheck is not JobSpec.recheck
+    except UserError:  # of a package that is not installed here
+        return False
 
 
 def _recheck(store: Store, artifact_id: str, manifest: Manifest, count: int) -> list[str]:
@@ -70,6 +77,8 @@ def _recheck(store: Store, artifact_id: str, manifest: Manifest, count: int) -> 
         spec = parse_job(manifest.kind, manifest.spec)
         inputs = {job: store.load_any(found) for job, found in manifest.inputs.items()}
         return spec.recheck(store, store.load_any(artifact_id), inputs, count)
+    except UserError:
+        raise
     except SlimError as error:
         return [f"could not be made again: {error.where}: {error.what}"]
 

@@ -27,6 +27,10 @@ class Handle(Spec):
     id: str = ""
     """Artifact id, `<kind>-<key>`; set by the store."""
 
+    def elsewhere(self) -> "tuple[ShardFile, ...]":
+        """Files that belong to it and lie outside its folder, such as shards of a series."""
+        return ()
+
     def facts(self) -> Facts:
         """What jobs that take this result are checked against."""
         return Facts(made=type(self).__name__)
@@ -189,7 +193,7 @@ class Fleet(Handle):
 
 
 class ShardFile(Spec):
-    """One shard of a pair set."""
+    """A file of the storage that handles name, such as one shard of a pair set."""
 
     path: str
     """Path inside the storage."""
@@ -217,6 +221,9 @@ class PairSet(Handle):
     t_start: float = 0.0
     """Flow time at which x0 enters the flow."""
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return self.shards
 
     def facts(self) -> Facts:
         return Facts(image=self.image, count=self.count, flip_valid=self.flip_valid, made="PairSet")
@@ -486,21 +493,5 @@ class StepReport(Handle):
     pictures: tuple[str, ...] = ()
 
 
-HANDLES: dict[str, type[Handle]] = {
-    cls.__name__: cls
-    for cls in (
-        Dataset,
-        FeatureNet,
-        Flow,
-        Generator,
-        PairSet,
-        Partition,
-        Fleet,
-        QualityReport,
-        SweepReport,
-        StepGrid,
-        StepPolicy,
-        StepReport,
-    )
-}
-"""Handle types by the name that a manifest carries."""
+HANDLES = {cls.__name__: cls for cls in Handle.__subclasses__()}
+"""Handle types of this package by the name that a manifest carries."""

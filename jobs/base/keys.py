@@ -25,11 +25,9 @@ def canonical_json(value: Any) -> str:
 
 
 def content_of(spec: BaseModel, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Result-relevant fields as plain data, references replaced by the ids of the artifacts.
+    """Result-relevant fields of a spec, or of one in it, as plain data.
 
-    Args:
-        spec: a job spec or a spec nested in one.
-        inputs: job name -> artifact id.
+    References are replaced by the ids of the artifacts, which `inputs` has by job.
     """
     content: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
@@ -81,9 +79,14 @@ def split_id(artifact: str) -> tuple[str, str]:
 
 def artifact_id(spec: JobSpec, key: str) -> str:
     """`<kind>-<key>`, with the count of a growing set appended."""
-    grown = [
-        str(getattr(spec, name))
-        for name, field in type(spec).model_fields.items()
-        if GROWS in field.metadata
-    ]
-    return "-".join([kind_of(spec), key, *grown])
+    return f"{kind_of(spec)}-{key}{_grown(spec)}"
+
+
+def series_id(spec: JobSpec, artifact: str) -> str:
+    """What no two may make at once: the result, or the series that it is the beginning of."""
+    return artifact.removesuffix(_grown(spec))
+
+
+def _grown(spec: JobSpec) -> str:
+    fields = type(spec).model_fields.items()
+    return "".join(f"-{getattr(spec, name)}" for name, field in fields if GROWS in field.metadata)

@@ -1,6 +1,8 @@
 """Finds job kinds: one module of `jobs/kinds` each, named after the kind, and entry points.
 
-Kinds are looked up by file name, so adding one touches no other file.
+Kinds are looked up by file name, so adding one touches no other file. What they make is a type of
+`jobs/base/artifacts.py`, the one that a kind's `run` declares, or one that its package names in the
+entry-point group `slimctl.artifacts`.
 """
 
 import difflib
@@ -8,16 +10,17 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.metadata import EntryPoint
+from typing import Any, TypeVar
 
 from slimctl.jobs.base.artifacts import HANDLES, Handle
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.spec import JobSpec, output_type
+from slimctl.models.entry_points import installed, origin
 
 ENTRY_POINTS = "slimctl.kinds"
-
-
+ARTIFACTS = "slimctl.artifacts"
+ClassT = TypeVar("ClassT")
 MOST_NAMED = 40
 """Names in a hint; there are fewer job kinds and presets than that."""
 
@@ -40,7 +43,25 @@ def _builtin_names() -> tuple[str, ...]:
 
 @cache
 def _third_party() -> Mapping[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    return installed(ENTRY_POINTS)
+
+
+def load_entry(entry: EntryPoint, base: type[ClassT]) -> type[ClassT]:
+    """The class that an installed package adds.
+
+    Raises:
+        UserError: it cannot be imported, or is of another sort.
+    """
+    try:
+        found = entry.load()
+    except Exception as error:
+        what = f"cannot be loaded: {type(error).__name__}: {error}"
+        fix = "install what that package needs, or uninstall it"
+        raise UserError(origin(entry), what, fix) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        fix = f"let the entry point name a subclass of {base.__name__}"
+        raise UserError(origin(entry), f"is no {base.__name__}", fix)
+    return found
 
 
 def is_built_in(kind: str) -> bool:
@@ -73,8 +94,7 @@ def load_kind(name: str) -> type[JobSpec]:
             raise TypeError(f"jobs/kinds/{name}.py must define exactly one JobSpec")
         return found[0]
     if name in _third_party():
-        loaded: type[JobSpec] = _third_party()[name].load()
-        return loaded
+        return load_entry(_third_party()[name], JobSpec)  # type: ignore[type-abstract]
     raise UserError("", f"there is no job kind '{name}'", nearest(name, kind_names()))
 
 
@@ -89,33 +109,51 @@ def kind_of(spec: JobSpec | type[JobSpec]) -> str:
     raise TypeError(f"{cls.__qualname__} is not registered under '{ENTRY_POINTS}'")
 
 
-def handle_type(name: str, kind: str) -> type[Handle]:
-    """The handle type of a result.
-
-    Args:
-        name: of the type.
-        kind: that made it; one of another package may have a type of its own.
+def handle_type(name: str, kind: str, package: str = "") -> type[Handle]:
+    """The type of a result, by its name and the kind that made it.
 
     Raises:
-        UserError: neither is known here, such as where that package is not installed.
+        UserError: neither is known here; names the package, if that is known.
     """
-    if kind in _third_party() and kind not in _builtin_names():
+    if kind in _third_party() and not is_built_in(kind):
         made = output_type(load_kind(kind))
         if made.__name__ == name:
             return made
     if name in HANDLES:
         return HANDLES[name]
-    raise UserError(
-        "",
-        f"is a {name} of the job kind '{kind}', which is not installed here",
-        f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'",
-    )
+    if name in installed(ARTIFACTS):
+        return load_entry(installed(ARTIFACTS)[name], Handle)
+    known, _, version = package.partition("==")
+    what = f"is a {name} of the job kind '{kind}', which is not installed here"
+    if known:
+        fix = f"install the package it is from: pip install {known} (version {version} made it)"
+    else:
+        fix = f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'"
+    raise UserError("", what, fix)
+
+
+def package_of(made: type[Handle], kind: str) -> str:
+    """The package that a type of results is from, as `name==version`; "" for our own.
+
+    Raises:
+        TypeError: no package names it, so that it could never be read again.
+    """
+    if made in HANDLES.values():
+        return ""
+    entry = installed(ARTIFACTS).get(made.__name__) or _third_party().get(kind)
+    if entry is None or handle_type(made.__name__, kind) is not made:
+        raise TypeError(
+            f"'{kind}' returned a {made.__name__}, which is neither the type that its run declares "
+            f"nor in the entry-point group '{ARTIFACTS}'"
+        )
+    return f"{entry.dist.name}=={entry.dist.version}" if entry.dist else ""
 
 
 def handle_types() -> tuple[type[Handle], ...]:
     """All types of results, those of installed packages too."""
-    others = (output_type(load_kind(kind)) for kind in _third_party())
-    return tuple(dict.fromkeys((*HANDLES.values(), *others)))
+    others = [load_entry(entry, Handle) for entry in installed(ARTIFACTS).values()]
+    made = [output_type(load_kind(kind)) for kind in _third_party()]
+    return tuple(dict.fromkeys((*HANDLES.values(), *others, *made)))
 
 
 def parse_job(kind: str, fields: Mapping[str, Any]) -> JobSpec:

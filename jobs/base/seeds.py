@@ -4,11 +4,6 @@ import hashlib
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed that is a function of the job's seed and the name of the purpose.
-
-    Args:
-        seed: the job's seed.
-        parts: purpose and counters, such as ("dropout", step, rank).
-    """
+    """A 63-bit seed from the job's and a purpose, such as ("dropout", step, rank)."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

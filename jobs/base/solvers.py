@@ -1,8 +1,10 @@
-"""Which solvers go with which flows, as far as it is known before anything runs."""
+"""Solvers as a field holds them, and which flows they go with, known before anything runs."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from slimctl.jobs.base.artifacts import StepGrid
+from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.models.flows.parameterisation import Parameterisation
@@ -12,22 +14,12 @@ from slimctl.models.solvers.spec import EDMHeunSpec, SolverSpec, expected_nfe
 def asked_nfe(
     solver: SolverSpec | Ref[Any], inputs: Mapping[str, Facts]
 ) -> tuple[float | None, str | None]:
-    """Evaluations per sample of a solver or of a job that fits one, and what was assumed for it.
-
-    Args:
-        solver: what the field `solver` of a job holds.
-        inputs: facts of the job's inputs, by field name.
-    """
+    """Evaluations per sample of what a field `solver` holds, and what was assumed for it."""
     return (inputs["solver"].nfe, None) if isinstance(solver, Ref) else expected_nfe(solver)
 
 
 def check_solver(solver: SolverSpec | Ref[Any], flow: Parameterisation | None, job: str) -> None:
-    """Checks that a flow can be followed by a solver.
-
-    Args:
-        solver: what the job asks for.
-        flow: what is known of the flow; None = nothing yet.
-        job: name of the job that makes the flow.
+    """Checks that a flow, None where nothing is known yet, can be followed by a solver.
 
     Raises:
         FieldError: EDM's sampler for a flow without noise levels, or outside of them.
@@ -49,3 +41,8 @@ def check_solver(solver: SolverSpec | Ref[Any], flow: Parameterisation | None, j
                 f"{name} is {level:g}, but '{job}' knows noise levels from {low:g} to {high:g}",
                 f"leave out {name}, or give one between",
             )
+
+
+def fitted_solver(context: JobContext, solver: SolverSpec | Ref[StepGrid]) -> SolverSpec:
+    """The solver itself; that of the grid where the field names a job."""
+    return context.input(solver).solver if isinstance(solver, Ref) else solver

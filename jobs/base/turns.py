@@ -115,14 +115,7 @@ def in_turns(units: Iterable[T]) -> Iterator[T]:
 
 @contextlib.contextmanager
 def alone(wait_s: float = MEASUREMENT_WAITS_S) -> Iterator[bool]:
-    """The node without other work of ours.
-
-    Args:
-        wait_s: for how long to try.
-
-    Yields:
-        Whether it could be had.
-    """
+    """The node without other work of ours; gives whether it could be had in `wait_s`."""
     files = _files.get()
     if files is None or _files.depth:
         yield False
@@ -168,11 +161,7 @@ def measure_alone(
 ) -> Measured:
     """Times a call alone on its node, again while its spread says that somebody else was there.
 
-    Args:
-        call: what to time.
-        device: where it computes.
-        wait_s: how long to wait for the turn.
-        budget_ms: for the calls of one try, which are 7 to 100.
+    `budget_ms` is for the calls of one try, which are 7 to 100; `wait_s` for the turn.
     """
     with alone(wait_s) as has:
         first = measure_latency(call, device, warmup=2, repeats=1).median_ms

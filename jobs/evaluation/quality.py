@@ -22,7 +22,7 @@ from slimctl.jobs.base.artifacts import (
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.solver import fitted_solver
+from slimctl.jobs.base.solvers import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates

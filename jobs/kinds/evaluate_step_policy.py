@@ -41,7 +41,7 @@ class EvaluateStepPolicy(JobSpec):
     of a flow. A policy trained with a smaller one keeps a margin."""
 
     def run(self, context: JobContext) -> StepReport:
-        from slimctl.jobs.storage.policies import problem_of
+        from slimctl.jobs.storage.flows import problem_of
 
         policy = context.input(self.policy)
         flow = None if self.flow is None else context.input(self.flow)
@@ -73,7 +73,7 @@ class EvaluateStepPolicy(JobSpec):
             measure_three_body,
         )
         from slimctl.jobs.steps.pictures import draw_actions, draw_pareto, draw_trajectory
-        from slimctl.jobs.storage.policies import problem_of
+        from slimctl.jobs.storage.flows import problem_of
         from slimctl.models.steps.spec import ThreeBodyProblem
 
         problem = problem_of(policy)

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
-from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.elastic import Range, range_mistake
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver

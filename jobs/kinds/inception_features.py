@@ -7,7 +7,7 @@ from slimctl.jobs.base.artifacts import FeatureNet
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, Intake
-from slimctl.jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from slimctl.jobs.base.fingerprint import PublishedFile, require_checksum, require_file
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.perceptual.cost import INCEPTION_MACS
 

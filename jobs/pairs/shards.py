@@ -27,8 +27,7 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Flow, PairSet, ShardFile, StepPolicy
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.base.turns import computing
-from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.storage.policies import flow_problem, open_policy
+from slimctl.jobs.storage.flows import flow_problem, open_flow, open_policy
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
 from slimctl.models import counter_random

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from slimctl.jobs.base.artifacts import ADAPTIVE, FITTED, Flow, StepGrid, StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.steps.episodes import device_here, flow_noises
-from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.storage.policies import open_policy
+from slimctl.jobs.storage.flows import open_flow, open_policy
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.shapes import Tensor
 from slimctl.models.solvers.base import solve

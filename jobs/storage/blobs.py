@@ -4,6 +4,7 @@ A local write goes to a temporary name and is renamed; an object store's put is 
 """
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
@@ -63,9 +64,7 @@ class Blobs(ABC):
     def local(self, name: str, *, fresh: bool = False) -> Path:
         """A local path with the bytes of `name`: the file itself, or a cached copy.
 
-        Args:
-            name: of a blob.
-            fresh: fetch it again even if a copy of its size is there.
+        With `fresh` it is fetched again even if a copy of its size is there.
 
         Raises:
             FileNotFoundError: there is no such blob.
@@ -75,9 +74,9 @@ class Blobs(ABC):
         """Whether there is such a blob."""
         return self.size(name) is not None
 
+    @abstractmethod
     def below(self, prefix: str) -> "Blobs":
         """The same storage seen from a folder inside it."""
-        return PrefixedBlobs(self, prefix)
 
 
 def check_name(name: str) -> str:
@@ -183,6 +182,9 @@ class LocalBlobs(Blobs):
             raise FileNotFoundError(str(path))
         return path
 
+    def below(self, prefix: str) -> "LocalBlobs":
+        return LocalBlobs(self._path(prefix))
+
 
 def _temporary(path: Path) -> Path:
     """A name beside `path` that `Blobs.names` does not list."""
@@ -262,44 +264,10 @@ class RemoteBlobs(Blobs):
             LocalBlobs(target.parent).write(target.name, self.read(name))
         return target
 
-
-class PrefixedBlobs(Blobs):
-    """A folder of another storage."""
-
-    def __init__(self, base: Blobs, prefix: str) -> None:
-        self._base = base
-        self._prefix = check_name(prefix).rstrip("/")
-        self.uri = f"{base.uri}/{self._prefix}"
-
-    def _full(self, name: str) -> str:
-        return f"{self._prefix}/{check_name(name)}" if name else self._prefix
-
-    def read(self, name: str) -> bytes:
-        return self._base.read(self._full(name))
-
-    def write(self, name: str, data: bytes) -> None:
-        self._base.write(self._full(name), data)
-
-    def size(self, name: str) -> int | None:
-        return self._base.size(self._full(name))
-
-    def modified(self, name: str) -> float | None:
-        return self._base.modified(self._full(name))
-
-    def names(self, prefix: str = "") -> list[str]:
-        return [name[len(self._prefix) + 1 :] for name in self._base.names(self._full(prefix))]
-
-    def folders(self, prefix: str = "") -> list[str]:
-        return self._base.folders(self._full(prefix))
-
-    def delete(self, name: str) -> None:
-        self._base.delete(self._full(name))
-
-    def put_file(self, path: Path, name: str) -> None:
-        self._base.put_file(path, self._full(name))
-
-    def local(self, name: str, *, fresh: bool = False) -> Path:
-        return self._base.local(self._full(name), fresh=fresh)
+    def below(self, prefix: str) -> "RemoteBlobs":
+        inside = copy.copy(self)
+        vars(inside).update(uri=f"{self.uri}/{prefix}", _root=self._path(prefix))
+        return inside
 
 
 def check_secretless(uri: str, what: str) -> None:

@@ -1,9 +1,14 @@
-"""From a handle to something that computes: flows and generators of the store."""
+"""From a handle to something that computes: flows, generators and step policies."""
+
+from functools import partial
 
 import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
 from torch import nn
 
-from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, StepPolicy
+from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.jobs.storage.weights import load_weights
@@ -12,20 +17,43 @@ from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.registry import ENTRY_POINTS, network_families, parse_network
+from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.spec import Precision
+from slimctl.models.steps.flow_walk import observation_size
+from slimctl.models.steps.q_network import GreedyPolicy
+from slimctl.models.steps.spec import FlowProblem, Problem, ThreeBodyProblem
+from slimctl.models.steps.three_body_environment import three_body_guess
+
+_PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
+
+
+def network_of(handle: Flow | Generator) -> NetworkSpec:
+    """The architecture of a handle's network.
+
+    Raises:
+        UserError: it is of a package that is not installed here.
+    """
+    kind = (handle.network or {}).get("kind")
+    if kind is not None and kind not in network_families():
+        raise UserError(
+            handle.id,
+            f"its network is a '{kind}', which is not installed here",
+            f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'",
+        )
+    return parse_network(handle.network)
 
 
 def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
     """The network of a handle with its averaged weights, frozen, in evaluation mode.
 
     Raises:
-        UserError: the weights do not fit the network.
+        UserError: the weights do not fit the network, or that is not installed here.
         DamagedArtifact: a file is not what its manifest says.
     """
-    network = parse_network(handle.network).build(handle.image)
+    network = network_of(handle).build(handle.image)
     load_weights(network, store, handle)
     network.eval().requires_grad_(requires_grad=False)
     return choose_engine(device, "sampling").place(network, device)
@@ -36,14 +64,10 @@ def open_flow(
 ) -> RunnableFlow:
     """The flow of a handle, frozen, on a device.
 
-    Args:
-        store: where its weights or its data are.
-        handle: the flow.
-        device: where to compute.
-        precision: of a network's products and convolutions; a closed form has its own.
+    `precision` is of a network's products and convolutions; a closed form has its own.
 
     Raises:
-        UserError: the weights do not fit the network.
+        UserError: the weights do not fit the network, or that is not installed here.
         DamagedArtifact: a file is not what its manifest says.
     """
     if handle.dataset is not None:
@@ -77,3 +101,55 @@ def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:
             network = open_network(store, each, device)
             members.append(NetworkFlow(network, each.image, each.t_start))
     return RoutedFlow(members, handle.subsets)
+
+
+def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> GreedyPolicy:
+    """The policy of a training seed, by its number; None = the best on the validation episodes.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+        UserError: an earlier version trained it, whose policies saw less of a flow.
+    """
+    problem = problem_of(handle)
+    if isinstance(problem, FlowProblem):
+        _check_view(handle, observation_size(len(problem.actions)))
+    prefix = f"{handle.chosen if number is None else number}."
+    every = load_file(store.file(handle, handle.file))
+    weights = {
+        name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)
+    }
+    if isinstance(problem, ThreeBodyProblem):
+        return GreedyPolicy(weights, partial(three_body_guess, problem))
+    return GreedyPolicy(weights)
+
+
+def _check_view(handle: StepPolicy, shown: int) -> None:
+    """Raises UserError where a policy was trained to see other numbers than it would be shown."""
+    if handle.observation_size != shown:
+        raise UserError(
+            handle.id,
+            f"sees {handle.observation_size} numbers of a sample, and this version shows {shown}: "
+            "an earlier version of slimctl trained it",
+            "train it again: 'slimctl show' tells the command that made it",
+        )
+
+
+def problem_of(handle: StepPolicy) -> ThreeBodyProblem | FlowProblem:
+    """What a policy decides about."""
+    return _PROBLEM.validate_python(handle.problem)
+
+
+def flow_problem(handle: StepPolicy) -> FlowProblem:
+    """The flow problem of a policy.
+
+    Raises:
+        UserError: it was trained on three bodies.
+    """
+    problem = problem_of(handle)
+    if not isinstance(problem, FlowProblem):
+        raise UserError(
+            handle.id,
+            "chooses the steps of three-body systems, not those of a flow",
+            "train a policy with problem: {kind: flow}",
+        )
+    return problem

@@ -15,11 +15,7 @@ _TAIL = len(_MARK) + _DIGITS + len('"}')
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """Fields as one line of ASCII JSON with their checksum; values that are not JSON become text.
-
-    Args:
-        fields: at least one.
-    """
+    """One or more fields as a line of ASCII JSON; values that are not JSON become text."""
     body = json.dumps(dict(fields), default=str)[:-1]
     digest = hashlib.sha256(body.encode("ascii")).hexdigest()
     return f'{body}{_MARK}{digest}"}}'.encode("ascii")

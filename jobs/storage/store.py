@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from slimctl.jobs.base.artifacts import HANDLES, Handle, PairSet, ShardFile
+from slimctl.jobs.base.artifacts import HANDLES, Handle, ShardFile
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
-from slimctl.jobs.base.registry import handle_type, is_built_in
+from slimctl.jobs.base.registry import handle_type, is_built_in, package_of
 from slimctl.jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
 from slimctl.models.spec import Spec
 
@@ -40,6 +40,8 @@ class Manifest(Spec):
     format: Literal[1] = 1
     type: str
     """Name of the handle type."""
+    package: str = ""
+    """Package that the type is from, with its version; "" = this one, or not kept."""
     kind: str
     version: int
     spec: dict[str, Any]
@@ -74,11 +76,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Store:
-    """Artifacts of one storage.
-
-    Args:
-        uri: a path or any URI that pyarrow.fs opens.
-    """
+    """Artifacts of one storage: a path or any URI that pyarrow.fs opens."""
 
     def __init__(self, uri: str) -> None:
         self.blobs: Blobs = open_blobs(uri)
@@ -105,15 +103,11 @@ class Store:
         """Whether an artifact is there with all its files at their recorded sizes."""
         try:
             manifest = self.manifest(artifact_id)
+            for name, record in self.blobs_of(artifact_id, manifest).items() if manifest else ():
+                self._check_size(name, record.size, artifact_id)
         except DamagedArtifact:
             return "damaged"
-        if manifest is None:
-            return "absent"
-        try:
-            self._check_sizes(artifact_id, manifest)
-        except DamagedArtifact:
-            return "damaged"
-        return "done"
+        return "absent" if manifest is None else "done"
 
     def manifest(self, artifact_id: str) -> Manifest | None:
         """The manifest of an artifact; None if it was never finished.
@@ -127,7 +121,7 @@ class Store:
             return None
         try:
             manifest = Manifest.model_validate_json(text)
-            if is_built_in(manifest.kind):  # a type of another package need not be installed
+            if is_built_in(manifest.kind) and not manifest.package:  # others may be absent
                 HANDLES[manifest.type].model_validate(manifest.handle)
             intact = manifest.sha256 == _checksum(json.loads(text))
         except (ValueError, KeyError) as error:
@@ -142,17 +136,17 @@ class Store:
             )
         return manifest
 
-    def _check_sizes(self, artifact_id: str, manifest: Manifest) -> None:
-        for name, record in self.blobs_of(artifact_id, manifest).items():
-            self._check_size(name, record.size, artifact_id)
-
     def blobs_of(self, artifact_id: str, manifest: Manifest) -> dict[str, FileRecord]:
         """Every blob that an artifact consists of beside its manifest, shards included."""
         folder = f"artifacts/{artifact_id}"
         found = {f"{folder}/{name}": record for name, record in manifest.files.items()}
-        if manifest.type == PairSet.__name__:
-            for shard in PairSet.model_validate(manifest.handle).shards:
-                found[shard.path] = FileRecord(size=shard.size, sha256=shard.sha256)
+        try:
+            made = handle_type(manifest.type, manifest.kind)
+        except UserError:  # of a package that is not installed here: its own files are known
+            return found
+        if made.elsewhere is not Handle.elsewhere:
+            for file in made.model_validate(manifest.handle).elsewhere():
+                found[file.path] = FileRecord(size=file.size, sha256=file.sha256)
         return found
 
     def _check_size(self, name: str, size: int, artifact_id: str) -> None:
@@ -187,7 +181,8 @@ class Store:
         if manifest is None:
             raise DamagedArtifact(artifact_id, f"is not in {self.uri}", "submit its pipeline")
         try:
-            return handle_type(manifest.type, manifest.kind).model_validate(manifest.handle)
+            made = handle_type(manifest.type, manifest.kind, manifest.package)
+            return made.model_validate(manifest.handle)
         except ValidationError as error:
             raise DamagedArtifact(
                 artifact_id,
@@ -196,6 +191,14 @@ class Store:
             ) from error
         except UserError as error:
             raise UserError(artifact_id, error.what, error.fix) from error
+
+    def plain(self, artifact_id: str) -> dict[str, Any]:
+        """A handle as plain data: as it was written where the package of its type is not here."""
+        try:
+            return self.load_any(artifact_id).model_dump(mode="json")
+        except UserError:
+            manifest = self.manifest(artifact_id)
+            return manifest.handle if manifest else {}
 
     def file(self, handle: Handle, name: str) -> Path:
         """A local path to a file of an artifact, checksum verified once per process.
@@ -249,17 +252,11 @@ class Store:
     def commit(
         self, artifact_id: str, handle: HandleT, folder: Path, manifest: Mapping[str, Any]
     ) -> HandleT:
-        """Moves staged files into place and writes the manifest last.
+        """Moves staged files into place, writes the manifest last; returns the handle with its id.
 
-        Args:
-            artifact_id: `<kind>-<key>`.
-            handle: the result, without its id.
-            folder: the staging folder; emptied.
-            manifest: the fields of `Manifest` that describe how it was made.
-
-        Returns:
-            The handle with its id.
+        `manifest` has the fields of `Manifest` that describe how the result was made.
         """
+        package = package_of(type(handle), manifest["kind"])
         finished = handle.model_copy(update={"id": artifact_id})
         files: dict[str, FileRecord] = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -268,13 +265,14 @@ class Store:
             self.blobs.put_file(path, f"artifacts/{artifact_id}/{name}")
         record = Manifest(
             type=type(handle).__name__,
+            package=package,
             handle=finished.model_dump(mode="json"),
             files=files,
             created=time.time(),
             **manifest,
             sha256="",
         )
-        fields = record.model_dump(mode="json")
+        fields = record.model_dump(mode="json", exclude=None if package else {"package"})
         text = json.dumps(fields | {"sha256": _checksum(fields)}, indent=1)
         self.blobs.write(f"artifacts/{artifact_id}/{MANIFEST}", text.encode())
         return finished

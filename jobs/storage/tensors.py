@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
 
 PIECE = 4096
@@ -60,3 +61,27 @@ def load_images(store: Store, dataset: Dataset, index: Tensor | None = None) -> 
         parts.append(batch[here - first])
         first += len(batch)
     return torch.cat(parts)
+
+
+def load_part(
+    store: Store, data: Dataset, labels: tuple[int, ...] | None, *, conditional: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Images uint8 (N, C, H, W), and their labels int64 (N,) if the model is conditional.
+
+    Images of other labels than those given are left out; None = all images.
+
+    Raises:
+        UserError: there is no image of these labels.
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    images, label = load_dataset_tensors(store, data)
+    if labels is not None and label is not None:
+        rows = torch.isin(label, torch.tensor(labels)).nonzero().squeeze(1)
+        images, label = images[rows], label[rows]
+    if len(images) == 0 or (labels is not None and label is None):
+        raise UserError(
+            data.id,
+            f"has no image of the labels {', '.join(map(str, labels or ()))}",
+            "use a labelled data set with images of every part, or another partition",
+        )
+    return images, label if conditional else None

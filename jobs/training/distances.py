@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
-from slimctl.jobs.base.outside_file import PublishedFile, require_checksum, require_file
+from slimctl.jobs.base.fingerprint import PublishedFile, require_checksum, require_file
 from slimctl.jobs.base.spec import BY_CONTENT
 from slimctl.models.flows.spec import HuberDistance, L2Distance
 from slimctl.models.perceptual.cost import vgg_macs

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.evaluation.features import Features, open_features
-from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_part
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA

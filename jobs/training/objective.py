@@ -1,10 +1,21 @@
 """What a training minimises: a loss at a step, on this worker's share of the batch."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.registry import kind_of, load_entry
+from slimctl.jobs.base.spec import JobSpec
+from slimctl.models.entry_points import installed
+
+ENTRY_POINTS = "slimctl.objectives"
+"""Group in which a package names the objective of a kind: `<kind> = module:ObjectiveClass`."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +95,22 @@ class Objective(ABC):
     def score(self, network: nn.Module) -> float:
         """How far the averaged network is from what is wanted, lower being better."""
         raise NotImplementedError
+
+
+def objective_of(context: JobContext, spec: JobSpec) -> Objective:
+    """What an installed package trains its kind with, made as `Class(spec, handles)`.
+
+    Args:
+        context: of the job.
+        spec: of the kind whose name the entry point bears.
+
+    Raises:
+        UserError: no package names an objective for that kind, or it cannot be loaded.
+    """
+    kind = kind_of(spec)
+    entry = installed(ENTRY_POINTS).get(kind)
+    if entry is None:
+        fix = f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'"
+        raise UserError(f"job '{context.job}'", f"there is no objective for '{kind}'", fix)
+    make = cast("Callable[[JobSpec, Handles], Objective]", load_entry(entry, Objective))
+    return make(spec, context.handles)

@@ -22,8 +22,8 @@ from slimctl.jobs.pairs.shards import (
     read_noise,
     read_pairs,
 )
-from slimctl.jobs.storage.part_images import load_part
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.tensors import load_part
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.pixels import to_float

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet, Partition
-from slimctl.jobs.base.cluster import Cluster, Needs
-from slimctl.jobs.base.elastic import Range, range_mistake
+from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec

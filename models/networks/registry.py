@@ -8,13 +8,14 @@ field it is about. Other packages add families through the entry-point group `sl
 import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Annotated, Any, TypeVar
 
 from pydantic import GetJsonSchemaHandler, PlainValidator, SerializeAsAny, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
+from slimctl.models.entry_points import installed, origin
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.mlp.spec import MLPSpec
@@ -41,9 +42,9 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
         "mlp": MLPSpec,
         "diffusers_unet": DiffusersUNetSpec,
     }
-    for entry in entry_points(group=ENTRY_POINTS):
+    for entry in installed(ENTRY_POINTS).values():
         if entry.name in families:
-            raise ValueError(f"{_origin(entry)}: there is a network family of that name already")
+            raise ValueError(f"{origin(entry)}: there is a network family of that name already")
         families[entry.name] = _load(entry)
     return families
 
@@ -93,18 +94,13 @@ def _load(entry: EntryPoint) -> type[NetworkSpec]:
     family: type[NetworkSpec] = entry.load()
     is_family = isinstance(family, type) and issubclass(family, NetworkSpec)
     if not is_family:
-        raise ValueError(f"{_origin(entry)} is no NetworkSpec class\n  fix: name the spec's class")
+        raise ValueError(f"{origin(entry)} is no NetworkSpec class\n  fix: name the spec's class")
     if family.model_fields["kind"].default != entry.name:
         raise ValueError(
-            f"{_origin(entry)}: the class says kind = {family.model_fields['kind'].default!r}"
+            f"{origin(entry)}: the class says kind = {family.model_fields['kind'].default!r}"
             "\n  fix: give the entry point the name of the class's kind"
         )
     return family
-
-
-def _origin(entry: EntryPoint) -> str:
-    package = entry.dist.name if entry.dist else "an installed package"
-    return f"{package}: entry point {ENTRY_POINTS} {entry.name} = {entry.value}"
 
 
 def _listed(names: Iterable[str]) -> str:

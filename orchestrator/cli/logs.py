@@ -25,7 +25,7 @@ Follow = Annotated[
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run said."""
     from slimctl.orchestrator.cli.status import refuse_damaged
-    from slimctl.orchestrator.runs import find_run, may_come_back, read_run
+    from slimctl.orchestrator.runs import find_run, read_run, run_lease
 
     store = open_store(storage)
     run_name, slash, of_run = (run or "").partition("/")
@@ -40,7 +40,9 @@ def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Stor
         if not follow or state.state in FINAL_STATES:
             break
         silent_s = silent_s + POLL_S if state.state == "interrupted" else 0.0
-        if silent_s and (silent_s > PATIENCE_S or not may_come_back(store.blobs, name)):
+        if silent_s and (
+            silent_s > PATIENCE_S or not run_lease(store.blobs, name).holder().get("back")
+        ):
             break
         if silent_s == POLL_S:
             typer.echo(f"run {name}: its supervisor is silent; waiting for another", err=True)

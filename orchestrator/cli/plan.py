@@ -26,7 +26,7 @@ def plan(
 ) -> None:
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from slimctl.orchestrator.cli.tables import print_plan
-    from slimctl.orchestrator.devices import devices_here
+    from slimctl.orchestrator.cluster import devices_here
     from slimctl.orchestrator.estimate import plan_json
     from slimctl.orchestrator.submission import plan as plan_pipeline
 

@@ -30,6 +30,7 @@ LONG_FIELDS = ("id", "shards", "rows", "transfer")
 def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) -> None:
     """Show a run's results, or an artifact: its handle, inputs, settings and files."""
     from slimctl.jobs.base.artifacts import StepReport
+    from slimctl.jobs.base.errors import UserError
     from slimctl.orchestrator.cli.tables import print_steps
 
     store = open_store(storage)
@@ -49,10 +50,15 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
     _print_section("inputs", manifest.inputs)
     _print_section("engine", manifest.engine)
     _print_section("files", {k: f"{v.size:,} bytes" for k, v in manifest.files.items()})
-    handle = store.load_any(artifact)
-    if isinstance(handle, StepReport):
-        print_steps({artifact: handle})
-    for note in manifest.notes:
+    notes = list(manifest.notes)
+    try:
+        handle = store.load_any(artifact)
+    except UserError as error:  # of a package that is not installed here
+        notes.append(str(error))
+    else:
+        if isinstance(handle, StepReport):
+            print_steps({artifact: handle})
+    for note in notes:
         echo(f"\nnote: {note}")
     if manifest.files:
         echo(f"\nfolder: {store.uri}/artifacts/{artifact}")

@@ -53,10 +53,9 @@ def verify(
         if repair or old_repair:
             remove_damage(store, finding)
         if not as_json:
-            told = (
-                "DAMAGED" if finding.problems else "ok, made again" if finding.rechecked else "ok"
-            )
-            echo(f"{finding.name}: {told}")
+            made_again = ", made again" if finding.rechecked else finding.note and ", "
+            state = "DAMAGED" if finding.problems else f"ok{made_again}{finding.note}"
+            echo(f"{finding.name}: {state}")
     if as_json:
         echo(json.dumps([asdict(finding) for finding in found], indent=1))
     damaged = [problem for finding in found for problem in finding.problems]

@@ -155,7 +155,7 @@ def run_json(store: Store, status: RunStatus) -> dict[str, Any]:
             "key": job.key,
             "state": job.state,
             "seconds": round(job.seconds(time.time()), 3),
-            "artifact": store.load_any(job.artifact).model_dump(mode="json") if finished else None,
+            "artifact": store.plain(job.artifact) if finished else None,
         }
         if job.state in ("failed", "blocked"):
             jobs[name] |= {"error": job.message, "fix": job.fix}
@@ -199,6 +199,6 @@ def _finished(store: Store, status: RunStatus) -> dict[str, Handle]:
     found: dict[str, Handle] = {}
     for name, job in status.jobs.items():
         if job.state in FINISHED:
-            with contextlib.suppress(DamagedArtifact):
+            with contextlib.suppress(DamagedArtifact, UserError):
                 found[name] = store.load_any(job.artifact)
     return found

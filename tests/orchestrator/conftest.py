@@ -19,7 +19,7 @@ def install_kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
     def install(**kinds: type[JobSpec]) -> None:
         entries = {
-            name: SimpleNamespace(name=name, load=lambda cls=cls: cls)
+            name: SimpleNamespace(name=name, load=lambda cls=cls: cls, dist=None)
             for name, cls in kinds.items()
         }
         monkeypatch.setattr(registry, "_third_party", lambda: entries)

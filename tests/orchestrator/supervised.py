@@ -11,7 +11,7 @@ from fake_ray import Clock, FakeRay, Future, RayActorError
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.execution import JobOutcome, JobRequest
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator import record, supervisor
+from slimctl.orchestrator import runs, supervisor
 from slimctl.orchestrator.events import Event, read_events
 from slimctl.orchestrator.launcher import Launched
 from slimctl.orchestrator.plan import PlannedJob, RunPlan
@@ -55,7 +55,7 @@ class World:
         self.tracking_problem: str | Exception = ""
         monkeypatch.setitem(sys.modules, "ray", FakeRay(self.clock, self.make))
         monkeypatch.setattr(supervisor, "time", self.clock)
-        monkeypatch.setattr(record, "time", self.clock)
+        monkeypatch.setattr(runs, "time", self.clock)
         monkeypatch.setattr(supervisor, "describe_cluster", lambda: self.cluster)
         monkeypatch.setattr(supervisor, "Launcher", lambda run, cluster: self)
 

@@ -14,8 +14,8 @@ from slimctl.orchestrator.runs import (
     read_pipeline,
     read_status,
     run_ids,
+    run_lease,
     save_pipeline,
-    write_lease,
 )
 
 RUN = "digits-20260101-120000-aaaa"
@@ -72,7 +72,7 @@ def test_a_cancelled_run_is_killed_in_mlflow(tmp_path):
 
 
 def test_a_living_supervisor_is_asked(store):
-    write_lease(store.blobs, RUN)
+    run_lease(store.blobs, RUN).renew()
 
     def supervise() -> None:
         while not is_to_cancel(store.blobs, RUN):
@@ -89,7 +89,7 @@ def test_a_living_supervisor_is_asked(store):
 
 def test_a_supervisor_that_does_not_answer(store, monkeypatch):
     monkeypatch.setattr(control, "CANCEL_S", 0.05)
-    write_lease(store.blobs, RUN)
+    run_lease(store.blobs, RUN).renew()
     with pytest.raises(UserError, match="has not answered yet"):
         cancel(store, RUN)
     assert is_to_cancel(store.blobs, RUN)
@@ -105,8 +105,8 @@ def test_a_resumed_run_forgets_that_it_was_cancelled(store, started):
 
 
 def test_a_run_that_lives_elsewhere_is_not_resumed(store, started):
-    write_lease(store.blobs, RUN)
-    beat = threading.Timer(0.1, write_lease, (store.blobs, RUN))
+    run_lease(store.blobs, RUN).renew()
+    beat = threading.Timer(0.1, run_lease(store.blobs, RUN).renew)
     beat.start()
     with pytest.raises(UserError, match="is alive already") as caught:
         resume(store, RUN)
@@ -115,7 +115,7 @@ def test_a_run_that_lives_elsewhere_is_not_resumed(store, started):
 
 
 def test_a_run_whose_supervisor_breathes_no_more_is_resumed(store, started):
-    write_lease(store.blobs, RUN)
+    run_lease(store.blobs, RUN).renew()
     resume(store, RUN)
     assert len(started) == 1
 

@@ -28,7 +28,7 @@ from slimctl.jobs.training.ray_train import train_on_ray
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.solvers.spec import EulerSpec
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator.workers import NAMESPACE
+from slimctl.orchestrator.launcher import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NETWORK = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1)

@@ -4,18 +4,17 @@ import time
 import pytest
 
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage import lease
 from slimctl.jobs.storage.blobs import LocalBlobs
-from slimctl.orchestrator import runs
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.runs import (
     find_run,
-    is_alive,
     new_run_id,
     read_pipeline,
     read_status,
     run_ids,
+    run_lease,
     save_pipeline,
-    write_lease,
 )
 
 OLD, NEW, OTHER = (
@@ -63,17 +62,17 @@ def test_runs_are_listed_oldest_first_whatever_their_name(three):
 
 def test_a_run_whose_supervisor_breathes_is_running(blobs):
     start(blobs, OLD)
-    write_lease(blobs, OLD)
-    assert is_alive(blobs, OLD)
+    run_lease(blobs, OLD).renew()
+    assert run_lease(blobs, OLD).is_alive()
     assert read_status(blobs, OLD).state == "running"
 
 
 def test_a_run_with_a_stale_lease_is_interrupted(blobs, monkeypatch):
     start(blobs, OLD)
-    write_lease(blobs, OLD)
-    later = time.time() + runs.LEASE_VALID_S + 1
+    run_lease(blobs, OLD).renew()
+    later = time.time() + lease.DEAD_AFTER_S + 1
     monkeypatch.setattr(time, "time", lambda: later)
-    assert not is_alive(blobs, OLD)
+    assert not run_lease(blobs, OLD).is_alive()
     assert read_status(blobs, OLD).state == "interrupted"
 
 
@@ -89,11 +88,11 @@ def test_nothing_of_an_interrupted_run_is_running(blobs):
     assert status.jobs["a"].ended is not None
 
 
-@pytest.mark.parametrize("lease", [None, b"", b"{", b"[]", b"{}", b'{"time": null}', b"\xff"])
-def test_a_lease_that_cannot_be_read_is_none(blobs, lease):
+@pytest.mark.parametrize("written", [None, b"", b"{", b"[]", b"{}", b'{"time": null}', b"\xff"])
+def test_a_lease_that_cannot_be_read_is_none(blobs, written):
     start(blobs, OLD)
-    if lease is not None:
-        blobs.write(f"runs/{OLD}/lease.json", lease)
+    if written is not None:
+        blobs.write(f"runs/{OLD}/lease.json", written)
     assert read_status(blobs, OLD).state == "interrupted"
 
 
@@ -104,7 +103,7 @@ def test_a_run_that_ended_needs_no_lease(blobs, state):
 
 
 def test_the_lease_outlives_a_few_missed_beats():
-    assert runs.LEASE_VALID_S >= 5 * runs.LEASE_EVERY_S
+    assert lease.DEAD_AFTER_S >= 5 * lease.RENEW_EVERY_S
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_a_storage_without_runs_says_so(blobs):
 
 
 def test_the_lease_is_a_time(blobs):
-    write_lease(blobs, OLD)
+    run_lease(blobs, OLD).renew()
     assert json.loads(blobs.read(f"runs/{OLD}/lease.json"))["time"] == pytest.approx(
         time.time(), abs=5
     )

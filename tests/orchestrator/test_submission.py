@@ -17,7 +17,7 @@ from slimctl.orchestrator.graph import identities
 from slimctl.orchestrator.pipeline import parse_pipeline, resolve
 from slimctl.orchestrator.plan import RunPlan
 from slimctl.orchestrator.problems import PipelineProblems
-from slimctl.orchestrator.runs import is_alive, read_pipeline, run_ids, write_lease
+from slimctl.orchestrator.runs import read_pipeline, run_ids, run_lease
 from slimctl.orchestrator.status import JobStatus, RunStatus, fold
 from slimctl.orchestrator.submission import Submission, check_result, submit
 from slimctl.orchestrator.supervisor import RunRequest
@@ -39,7 +39,7 @@ class FakeSupervisor:
         self.troubles = list(self.trouble)
         if self.mute:
             return
-        write_lease(self.blobs, request.run)
+        run_lease(self.blobs, request.run).renew()
         log = EventLog(self.blobs, request.run)
         jobs = {
             j.name: {"kind": j.kind, "key": j.key, "artifact": j.artifact}
@@ -224,11 +224,11 @@ def test_an_interrupted_private_run_is_not_alive(ray, tmp_path, monkeypatch):
 
         def remember(plan: RunPlan, run: str, named: list[str] = named) -> None:
             named.append(run)
-            write_lease(Store(plan.storage).blobs, run)
+            run_lease(Store(plan.storage).blobs, run).renew()
 
         with pytest.raises(KeyboardInterrupt):
             submit(pipeline_in(tmp_path), address=address, on_plan=remember)
-        assert is_alive(Store(str(tmp_path)).blobs, named[0]) == alive
+        assert run_lease(Store(str(tmp_path)).blobs, named[0]).is_alive() == alive
 
 
 def test_submit_is_offered_by_the_package():

@@ -8,7 +8,7 @@ from supervised import RUN, WRONG, job, states, wait_until
 
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.events import read_events
-from slimctl.orchestrator.runs import ask_to_cancel, is_alive, read_status
+from slimctl.orchestrator.runs import ask_to_cancel, read_status, run_lease
 
 
 def test_a_graph_runs_in_order(world):
@@ -32,7 +32,7 @@ def test_the_run_gives_signs_of_life_from_the_start(world):
     seen = []
 
     def held(name: str) -> bool:
-        seen.append(is_alive(blobs, RUN))
+        seen.append(run_lease(blobs, RUN).is_alive())
         return False
 
     world.held = held

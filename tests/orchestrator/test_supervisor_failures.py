@@ -6,9 +6,10 @@ from supervised import BROKEN, FLAKY, LOST, RUN, WRONG, job, states
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.storage.blobs import LocalBlobs
+from slimctl.jobs.storage.lease import Lease
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator import events, record, supervisor
+from slimctl.orchestrator import events, runs, supervisor
 from slimctl.orchestrator.supervisor import MAX_ATTEMPTS, Supervisor
 
 
@@ -152,17 +153,17 @@ def test_a_crash_of_the_supervisor_is_told(world, monkeypatch):
 
 
 def test_a_storage_that_stumbles_does_not_end_the_run(world, monkeypatch):
-    monkeypatch.setattr(record, "FLUSH_S", 0.0)
-    monkeypatch.setattr(record, "LEASE_EVERY_S", 0.0)
+    monkeypatch.setattr(runs, "FLUSH_S", 0.0)
+    monkeypatch.setattr(runs, "RENEW_EVERY_S", 0.0)
     stumbles = iter([None, OSError("busy"), None, OSError("busy")])
-    write_lease = record.write_lease
+    renew = Lease.renew
 
-    def stumble(*arguments, **options):
-        write_lease(*arguments, **options)
+    def stumble(lease):
+        renew(lease)
         if (error := next(stumbles, None)) is not None:
             raise error
 
-    monkeypatch.setattr(record, "write_lease", stumble)
+    monkeypatch.setattr(Lease, "renew", stumble)
     world.script["a"] = [FLAKY]
     assert world.run(job("a"), job("b", "a")).state == "done"
     assert next(stumbles, "used up") == "used up"

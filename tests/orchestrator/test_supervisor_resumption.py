@@ -3,7 +3,7 @@
 from supervised import RUN, WRONG, job, states, wait_until
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator import events, record
+from slimctl.orchestrator import events, runs
 from slimctl.orchestrator.runs import read_status
 
 
@@ -66,7 +66,7 @@ def test_a_resumed_run_tries_again_what_failed_and_only_once(world):
 
 def test_an_old_supervisor_is_fenced_off(world, monkeypatch):
     """What it says after another took over is not read, and it leaves running work alone."""
-    monkeypatch.setattr(record, "LEASE_EVERY_S", 0.0)
+    monkeypatch.setattr(runs, "RENEW_EVERY_S", 0.0)
     world.held = lambda name: True
     old = world.start(job("a"))
     wait_until(lambda: bool(world.running))

@@ -13,7 +13,7 @@ from slimctl.models.spec import ImageShape
 from slimctl.orchestrator import tracking
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
-from slimctl.orchestrator.runs import write_lease
+from slimctl.orchestrator.runs import run_lease
 from slimctl.orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_TAG, Tracker, flatten
 
 RUN = "digits-20260101-120000-aaaa"
@@ -208,7 +208,7 @@ def test_runs_that_died_are_ended_and_others_are_not(tracked):
         client.create_run(experiment, tags={RUN_TAG: run}, run_name=run)
         client.create_run(experiment, tags={RUN_TAG: run, JOB_TAG: "data"}, run_name=f"{run}-data")
     client.create_run(experiment, run_name="somebody-else")
-    write_lease(tracked.store.blobs, "digits-alive")
+    run_lease(tracked.store.blobs, "digits-alive").renew()
     assert tracked.track() == ""
     states = {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
     assert states == {

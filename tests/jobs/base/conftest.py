@@ -13,7 +13,7 @@ def install_kinds(monkeypatch):
 
     def install(**kinds):
         entries = {
-            name: SimpleNamespace(name=name, load=lambda cls=cls: cls)
+            name: SimpleNamespace(name=name, load=lambda cls=cls: cls, dist=None)
             for name, cls in kinds.items()
         }
         monkeypatch.setattr(registry, "_third_party", lambda: entries)

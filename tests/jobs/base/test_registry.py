@@ -9,7 +9,7 @@ from slimctl.jobs.base import registry
 from slimctl.jobs.base.artifacts import HANDLES, Dataset, Handle
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.keys import split_id
+from slimctl.jobs.base.keys import series_id, split_id
 from slimctl.jobs.base.registry import (
     handle_types,
     kind_names,
@@ -19,7 +19,6 @@ from slimctl.jobs.base.registry import (
     parse_job,
 )
 from slimctl.jobs.base.spec import JobSpec, output_type
-from slimctl.jobs.execution import work_name
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.storage.store import Store
 
@@ -108,7 +107,7 @@ def test_results_of_another_package_outlive_its_absence(install_kinds, tmp_path)
     install_kinds(**{kind: MakeHeavyStone})
     assert store.load_any(artifact) == made
     assert split_id(f"{artifact}-500") == (kind, key)
-    assert work_name(f"{artifact}-500") == work_name(artifact) == artifact
+    assert series_id(MakeHeavyStone(), artifact) == artifact
 
 
 def test_a_class_that_no_package_names_has_no_kind():

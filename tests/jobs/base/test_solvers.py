@@ -7,8 +7,7 @@ from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.solver import fitted_solver
-from slimctl.jobs.base.solvers import asked_nfe, check_solver
+from slimctl.jobs.base.solvers import asked_nfe, check_solver, fitted_solver
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
 from slimctl.models.solvers.spec import EDMHeunSpec, EulerSpec, GridSpec, HeunSpec, RK45Spec
 from slimctl.models.spec import ImageShape

@@ -72,7 +72,7 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
 
 
 def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
-    from slimctl.jobs.shipping.described import describe, weights_of
+    from slimctl.jobs.export.described import describe, weights_of
 
     from slimctl.jobs.base.artifacts import Flow
     from slimctl.models.checkpoints.model_format import write_model_folder
@@ -204,7 +204,7 @@ def dense(monkeypatch):
     module.DenseSpec = DenseSpec
     monkeypatch.setitem(sys.modules, "other_package", module)
     points = [EntryPoint("dense", "other_package:DenseSpec", "slimctl.networks")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "installed", lambda group: {p.name: p for p in points})
     registry.network_families.cache_clear()
     yield DenseSpec(width=6)
     registry.network_families.cache_clear()

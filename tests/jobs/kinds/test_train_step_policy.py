@@ -14,7 +14,7 @@ from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
 from slimctl.jobs.pairs.shards import read_pairs
 from slimctl.jobs.steps import train
-from slimctl.jobs.storage.policies import flow_problem, open_policy
+from slimctl.jobs.storage.flows import flow_problem, open_policy
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.models.pixels import to_float
 from slimctl.models.spec import ImageShape

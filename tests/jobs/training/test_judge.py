@@ -5,7 +5,7 @@ import torch
 
 from slimctl.jobs.evaluation.features import open_features
 from slimctl.jobs.kinds.train_features import TrainFeatures
-from slimctl.jobs.storage.part_images import load_part
+from slimctl.jobs.storage.tensors import load_part
 from slimctl.jobs.training.judge import Judge
 from slimctl.models.metrics.frechet import frechet_distance
 from slimctl.models.metrics.gaussians import Gaussian

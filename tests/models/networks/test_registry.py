@@ -49,7 +49,7 @@ def install(monkeypatch):
         vars(module).update(entries)
         monkeypatch.setitem(sys.modules, "other_package", module)
         points = [EntryPoint(name, f"other_package:{name}", "slimctl.networks") for name in entries]
-        monkeypatch.setattr(registry, "entry_points", lambda group: points)
+        monkeypatch.setattr(registry, "installed", lambda group: {p.name: p for p in points})
 
     network_families.cache_clear()
     yield install_entries

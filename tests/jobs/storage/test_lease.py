@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from slimctl.jobs.storage import lock as lock_module
-from slimctl.jobs.storage.lock import WorkLock, process_is_gone
+from slimctl.jobs.storage import lease
+from slimctl.jobs.storage.lease import Lock, process_is_gone
 from slimctl.jobs.storage.sealed import seal
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(lock_module, "ASK_EVERY_S", 0.01)
-    monkeypatch.setattr(lock_module, "BEAT_S", 0.02)
+    monkeypatch.setattr(lease, "ASK_EVERY_S", 0.01)
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.02)
 
 
 def never() -> bool:
@@ -36,7 +36,7 @@ def test_one_at_a_time(blobs):
 
     def make(owner: str) -> None:
         nonlocal number, inside, most
-        with WorkLock(blobs, "flow-ab", owner).held(never, silent) as needed:
+        with Lock(blobs, "flow-ab", owner).held(never, silent) as needed:
             assert needed
             inside += 1
             most = max(most, inside)
@@ -57,8 +57,8 @@ def test_one_at_a_time(blobs):
 def test_who_has_it_is_told_once_and_what_is_made_is_not_made_again(blobs):
     told: list[str] = []
     made = threading.Event()
-    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent):
-        second = WorkLock(blobs, "flow-ab", "run-2/a")
+    with Lock(blobs, "flow-ab", "run-1/a").held(never, silent):
+        second = Lock(blobs, "flow-ab", "run-2/a")
         ended: list[bool] = []
 
         def wait() -> None:
@@ -76,17 +76,17 @@ def test_who_has_it_is_told_once_and_what_is_made_is_not_made_again(blobs):
 
 def test_other_work_is_not_waited_for(blobs):
     with (
-        WorkLock(blobs, "flow-ab", "x").held(never, silent),
-        WorkLock(blobs, "flow-abc", "y").held(never, silent) as needed,
+        Lock(blobs, "flow-ab", "x").held(never, silent),
+        Lock(blobs, "flow-abc", "y").held(never, silent) as needed,
     ):
         assert needed
 
 
 def test_an_earlier_attempt_is_taken_over_and_learns_of_it(blobs):
-    first = WorkLock(blobs, "flow-ab", "run-1/a")
+    first = Lock(blobs, "flow-ab", "run-1/a")
     with (
         first.held(never, silent),
-        WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed,
+        Lock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed,
     ):
         assert needed
         deadline = time.monotonic() + 60
@@ -97,15 +97,15 @@ def test_an_earlier_attempt_is_taken_over_and_learns_of_it(blobs):
 
 def test_a_claim_that_was_renewed_while_it_was_removed_is_removed_again(blobs):
     """Else both would hold the lock to their ends."""
-    first = WorkLock(blobs, "flow-ab", "run-1/a")
+    first = Lock(blobs, "flow-ab", "run-1/a")
     with (
         first.held(never, silent),
-        WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent),
+        Lock(blobs, "flow-ab", "run-1/a").held(never, silent),
     ):
-        first._write()  # it had looked just before
+        first.renew()  # it had looked just before
 
         def settled() -> bool:
-            return first.lost and not blobs.exists(first._mine)
+            return first.lost and not blobs.exists(first.name)
 
         deadline = time.monotonic() + 60
         while not settled() and time.monotonic() < deadline:
@@ -123,15 +123,15 @@ def test_a_claim_that_changes_while_it_is_read_is_alive(store, monkeypatch):
             raise failures.pop()
         return plain(name)
 
-    with WorkLock(store.blobs, "flow-ab", "run-1/a").held(never, silent):
+    with Lock(store.blobs, "flow-ab", "run-1/a").held(never, silent):
         monkeypatch.setattr(store.blobs, "read", read)
-        with WorkLock(store.blobs, "flow-ab", "run-2/a").held(lambda: True, told.append) as needed:
+        with Lock(store.blobs, "flow-ab", "run-2/a").held(lambda: True, told.append) as needed:
             assert not needed
     assert told == ["a maker whose claim cannot be read"]
 
 
 def claim_of(pid: int, **changes: object) -> bytes:
-    claim = {"owner": "run-0/a", "host": lock_module.host_name(), "pid": pid, "time": 0.0}
+    claim = {"owner": "run-0/a", "host": lease.host_name(), "pid": pid, "time": 0.0}
     return seal({**claim, **changes})
 
 
@@ -139,7 +139,7 @@ def test_a_dead_maker_is_not_waited_for(blobs):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     blobs.write("locks/flow-ab.0.json", claim_of(dead.pid))
-    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
+    with Lock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
         assert needed
         assert not blobs.exists("locks/flow-ab.0.json")
 
@@ -147,16 +147,16 @@ def test_a_dead_maker_is_not_waited_for(blobs):
 @pytest.mark.parametrize("claim", [claim_of(1, host="elsewhere"), b"", b"torn"])
 def test_a_claim_that_is_not_renewed_runs_out(blobs, monkeypatch, claim):
     """Whatever the clocks of the two machines say."""
-    monkeypatch.setattr(lock_module, "DEAD_AFTER_S", 0.3)
+    monkeypatch.setattr(lease, "DEAD_AFTER_S", 0.3)
     blobs.write("locks/flow-ab.0.json", claim)
     started = time.monotonic()
-    with WorkLock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
+    with Lock(blobs, "flow-ab", "run-1/a").held(never, silent) as needed:
         assert needed
         assert time.monotonic() - started >= 0.3
 
 
 def test_whether_a_process_is_gone():
-    here = lock_module.host_name()
+    here = lease.host_name()
     assert not process_is_gone(here, os.getpid())
     assert not process_is_gone("elsewhere", 2**22 - 1)
     assert process_is_gone(here, 2**22 - 1)

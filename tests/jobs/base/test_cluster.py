@@ -2,9 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from slimctl.jobs.base.artifacts import Flow
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster, Range, range_mistake
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.elastic import Range, range_mistake
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
