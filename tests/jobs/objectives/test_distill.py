@@ -73,16 +73,17 @@ def expected(store, share):
             counts = pairs.label_counts
             stream = Stream.GUIDED_LABEL
             fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
-        low, high = objective.two_step_times
+        low, high = spec.two_step_times
         noise = guided.noise(step, Stream.GUIDED_NOISE)
         s = low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME)
         both = None if label is None else torch.cat((label, fresh_label))
-        flow, guide = NetworkFlow(student, pairs.image), open_flow(store, objective.guide, CPU)
+        flow = NetworkFlow(student, pairs.image)
+        guide = open_flow(store, objective.handles.inputs["guide"], CPU)
         u = one_step_velocity(flow, torch.cat((x0, noise)), both)
         u, fresh_u = u[: len(x0)], u[len(x0) :]
         xs = noise + s[:, None, None, None] * fresh_u.detach()
         ahead = guide.velocity(xs, s, fresh_label)
-        d = distance(objective.distance)
+        d = distance(spec.distance)
         return SimpleNamespace(
             pair=d(x0 + u, x1),
             two_step=d(noise + fresh_u, xs + (1 - s)[:, None, None, None] * ahead),
