@@ -72,9 +72,8 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
 
 
 def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
-    from slimctl.jobs.export.described import describe, weights_of
-
     from slimctl.jobs.base.artifacts import Flow
+    from slimctl.jobs.export.ship import describe, weights_of
     from slimctl.models.checkpoints.model_format import write_model_folder
 
     model = make_model(Flow, label_counts=(1, 2))
