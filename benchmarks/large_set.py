@@ -22,16 +22,19 @@ from benchmarks.measure import show, this_machine
 from benchmarks.step_times import Timed, medians, parser, train_in_a_process
 from benchmarks.teacher import NETWORK, LoopSettings
 from slimctl.jobs.base.artifacts import PairSet
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
 from slimctl.jobs.pairs.shards import Solved, write_shard
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.training import pair_source
+from slimctl.jobs.training import sources
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Share
-from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.spec import LinearAnnealing, UniformTime
+from slimctl.models.flows.spec import LinearAnnealing
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=3, size=32)
@@ -58,13 +61,19 @@ def train(folder: Path, steps: int, batch: int, *, in_memory: bool) -> dict[str,
     """Trains in this process; median step and memory beside what the model takes."""
     machine = this_machine(1)
     if in_memory:
-        pair_source.CPU_BYTES = 2**60
+        sources.CPU_BYTES = 2**60
     pairs = PairSet.model_validate_json((folder / HANDLE).read_text())
     network = NETWORK.build(IMAGE)
 
     def reflow() -> AnnealedReflow:
-        annealing = LinearAnnealing(length=steps)
-        return AnnealedReflow(Store(str(folder)), pairs, 0, annealing, UniformTime(), flip=False)
+        spec = AnnealReflow(
+            pairs=Ref("pairs"),
+            network=NETWORK,
+            annealing=LinearAnnealing(length=steps),
+            steps=steps,
+            flip=False,
+        )
+        return AnnealedReflow(spec, Handles(Store(str(folder)), "", {"pairs": pairs}))
 
     with tempfile.TemporaryDirectory(prefix="slimctl-benchmark-") as work:
         trainer = Trainer(

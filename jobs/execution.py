@@ -67,13 +67,7 @@ class JobOutcome:
 
 
 def execute(request: JobRequest, device: str = "cpu", threads: int = 1) -> JobOutcome:
-    """Runs a job; never raises.
-
-    Args:
-        request: the job.
-        device: torch device for the work done in this process.
-        threads: CPU threads for the work done in this process.
-    """
+    """Runs a job; never raises."""
     started = time.perf_counter()
     try:
         device_s = _run(request, device, threads)

@@ -116,7 +116,7 @@ def estimate(
             work[name] = found
         elif type(spec).work is not JobSpec.work:
             unknown.append(name)
-        elif spec.placed() == "own":
+        elif spec.placement == "own":
             uncounted.append(name)
     due = frozenset(job.name for job in plan.jobs if job.action != "reuse")
     return Estimate(work, due, tflops, tuple(unknown), tuple(uncounted))

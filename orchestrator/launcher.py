@@ -42,12 +42,7 @@ class _Idle:
 
 
 class Launcher:
-    """Places the jobs of one run.
-
-    Args:
-        run: run id.
-        cluster: devices of the cluster.
-    """
+    """Places the jobs of one run."""
 
     def __init__(self, run: str, cluster: Cluster) -> None:
         self._run = run
@@ -61,20 +56,16 @@ class Launcher:
         if shared:
             needs, actor = self._shared(needs)
         else:
-            actor = self._own(request, needs)
-        threads = max(1, int(needs.cpus)) if shared else 1
-        future = actor.run.remote(request, threads, shared and needs.gpus > 0)
+            actor = self._own(request, placement, needs)
+        works_here = placement != "own"
+        threads = max(1, int(needs.cpus)) if works_here else 1
+        future = actor.run.remote(request, threads, works_here and needs.gpus > 0)
         launched = Launched(request.job, request.artifact_id, future, actor, needs, shared)
         self._busy[request.job] = launched
         return launched
 
     def release(self, launched: Launched, *, alive: bool) -> None:
-        """Takes back the actor of a job that ended.
-
-        Args:
-            launched: the job.
-            alive: whether its actor still is.
-        """
+        """Takes back the actor of a job that ended."""
         self._busy.pop(launched.job, None)
         if launched.shared and alive:
             self._idle.append(_Idle(launched.needs, launched.actor, time.monotonic()))
@@ -99,11 +90,7 @@ class Launcher:
         self._cluster = cluster
 
     def close(self, *, keep_own: bool = False) -> None:
-        """Ends all actors of the run.
-
-        Args:
-            keep_own: leave long work alone: another supervisor has taken it over.
-        """
+        """Ends all actors of the run."""
         for idle in self._idle:
             self._kill(idle.actor)
         ended = [each for each in self._busy.values() if each.shared or not keep_own]
@@ -126,12 +113,14 @@ class Launcher:
         options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
         return needs, ray.remote(JobActor).options(**options).remote()
 
-    def _own(self, request: JobRequest, needs: Needs) -> Any:
+    def _own(self, request: JobRequest, placement: Placement, needs: Needs) -> Any:
         """An actor per artifact: a second run that wants the same result waits for the first."""
         self._make_room(needs)
         import ray
 
-        options = {"num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE}
+        held = Needs(cpus=0, gpus=0) if placement == "own" else needs
+        options: dict[str, Any] = {"lifetime": "detached", "namespace": NAMESPACE}
+        options |= {"num_cpus": held.cpus, "num_gpus": held.gpus}
         name = job_actor_name(request.artifact_id)
         return ray.remote(JobActor).options(name=name, get_if_exists=True, **options).remote()
 

@@ -9,7 +9,7 @@ from typing import Any
 from slimctl.jobs.base.artifacts import Dataset, Flow, QualityReport
 from slimctl.jobs.base.errors import SlimError
 from slimctl.jobs.evaluation.sampling import describe_solver
-from slimctl.jobs.shipping.ship import Shipment
+from slimctl.jobs.export.ship import Shipment
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.metrics import Metric

@@ -26,12 +26,7 @@ class Node:
 
 
 class Scheduler:
-    """State of a run's graph: each job waits, is ready, running, paused, finished or dead.
-
-    Args:
-        nodes: all jobs, each after its inputs.
-        cluster: devices to share out.
-    """
+    """State of a run's graph: each job waits, is ready, running, paused, finished or dead."""
 
     def __init__(self, nodes: Sequence[Node], cluster: Cluster) -> None:
         self._cluster = cluster
@@ -91,12 +86,7 @@ class Scheduler:
         return min(heads)[-1] if heads else None
 
     def resize(self, cluster: Cluster, needs: Mapping[str, Needs]) -> None:
-        """Shares out another cluster from now on; running jobs keep what they have.
-
-        Args:
-            cluster: what there is.
-            needs: what each job needs of it.
-        """
+        """Shares out another cluster from now on; running jobs keep what they have."""
         self._cluster = cluster
         for name in self._nodes.keys() - self._running:
             self._nodes[name] = replace(self._nodes[name], needs=needs[name])

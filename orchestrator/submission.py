@@ -42,9 +42,6 @@ class Submission:
     def __getitem__(self, job: str | JobSpec) -> Any:
         """The result of a job: numbers of an evaluation, size of a generator, ...
 
-        Args:
-            job: its name, or the object that the pipeline was made of.
-
         Raises:
             KeyError: the pipeline has no such job.
             JobFailed: it has no result: it failed, was blocked or has not ended.

@@ -54,11 +54,7 @@ class RunRequest:
 
 
 class Supervisor:
-    """Drives a run. Its constructor starts the work, so a restart by Ray continues it.
-
-    Args:
-        request: the run.
-    """
+    """Drives a run. Its constructor starts the work, so a restart by Ray continues it."""
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request
@@ -269,7 +265,7 @@ class Supervisor:
                 self._scheduler.pause(name)
                 return
         request = self._job_request(job)
-        launched = self._launcher.launch(request, spec.placed(), self._needs[name])
+        launched = self._launcher.launch(request, spec.placed(self._cluster), self._needs[name])
         self._launched[launched.future] = launched
 
     def _search(self) -> None:

@@ -11,6 +11,8 @@ All constructor arguments stay in `args`, so that each survives the way through 
 """
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 """How Python writes a byte of a file's name that is not UTF-8."""
@@ -70,3 +72,21 @@ class WorkLost(SlimError):  # noqa: N818
     """A worker or a node died with work in flight; the work is handed out again."""
 
     exit_code = 4
+
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+"""What may stand in a file's name and must not reach a terminal: new lines, escape sequences."""
+NAMED = 10
+"""Number of culprits that an error names."""
+
+
+def listed(names: Iterable[str], total: int) -> str:
+    """The first names as a list, and the count of the others: `a, b, c and 5 more`.
+
+    Args:
+        names: read no further than needed.
+        total: how many there are.
+    """
+    shown = [printable(name).translate(CONTROLS) for name in islice(names, NAMED)]
+    more = f" and {total - len(shown):,} more" if total > len(shown) else ""
+    return ", ".join(shown) + more

@@ -38,7 +38,7 @@ SPEED_ONLY = Marker("changes how fast a result is made, not the result")
 BY_CONTENT = Marker("names files outside the store; they enter the key by content, not by path")
 GROWS = Marker("how many items of an endless series are wanted; kept out of the series' key")
 
-Placement = Literal["shared", "own"]
+Placement = Literal["shared", "own", "alone"]
 
 
 class JobSpec(Spec):
@@ -53,7 +53,8 @@ class JobSpec(Spec):
     """Raised when the same spec would give another result than before."""
     placement: ClassVar[Placement] = "shared"
     """shared: short work that runs inside a worker shared with other jobs, on one device;
-    own: an actor of its own that holds no CPU and spreads its work over further actors."""
+    own: an actor of its own that holds no CPU and spreads its work over further actors;
+    alone: an actor of its own that holds the devices and does the work itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +107,7 @@ class JobSpec(Spec):
         """What makes the result say little although nothing is wrong; it stops nothing."""
         return []
 
-    def placed(self) -> Placement:
+    def placed(self, cluster: Cluster) -> Placement:
         """Where this job runs: where its kind does, unless its fields say otherwise."""
         return self.placement
 
@@ -173,6 +174,12 @@ def many_ref_fields(kind: type[JobSpec]) -> frozenset[str]:
     """Fields of a kind that name any number of jobs."""
     infos = kind.model_fields.items()
     return frozenset(name for name, info in infos if takes_many(info.annotation))
+
+
+@cache
+def outside_fields(kind: type[JobSpec]) -> tuple[str, ...]:
+    """Fields of a kind that name files outside the store."""
+    return tuple(name for name, info in kind.model_fields.items() if BY_CONTENT in info.metadata)
 
 
 @cache

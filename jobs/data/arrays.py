@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.data.collect import fit_array
 from slimctl.jobs.data.label_files import no_column
-from slimctl.jobs.data.labels import check_classes, check_labels
-from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.pixels import PixelRules
 from slimctl.jobs.data.source import ImageSource
 
@@ -27,14 +26,7 @@ SLICE = 1024
 def read_digits(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
-    """Reads scikit-learn's 1797 grey digits of 8 x 8 pixels, 0..16 stretched to 0..255.
-
-    Args:
-        source: only its words are used.
-        rules: what every image is turned into.
-        max_images: number of images to take; None = all.
-        labels: whether to keep the labels.
-    """
+    """Reads scikit-learn's 1797 grey digits of 8 x 8 pixels, 0..16 stretched to 0..255."""
     from sklearn.datasets import load_digits  # noqa: PLC0415  (slow to import, seldom needed)
 
     digits = load_digits()

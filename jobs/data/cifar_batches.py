@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.data.collect import fit_array
 from slimctl.jobs.data.label_files import no_column
-from slimctl.jobs.data.labels import check_classes, check_labels
-from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.pixels import PixelRules
 from slimctl.jobs.data.restricted_pickle import ArrayRecord, read_pickle
 from slimctl.jobs.data.source import BATCH_NAMES, CIFAR_100_NAMES, ImageSource
@@ -43,12 +42,6 @@ def read_batches(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
     """Reads the first `max_images` images, in the order of the batches.
-
-    Args:
-        source: the files.
-        rules: what every image is turned into.
-        max_images: number of images to take; None = all.
-        labels: whether to read the labels.
 
     Raises:
         UserError: a file is damaged, is no such batch, or would run code.

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.listing import listed
+from slimctl.jobs.base.errors import UserError, listed
 from slimctl.jobs.data.pixels import (
     DAMAGE,
     Encoded,

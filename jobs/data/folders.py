@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from slimctl.jobs.base.errors import UserError, printable
+from slimctl.jobs.base.errors import UserError, listed, printable
 from slimctl.jobs.data.label_files import EDM, LabelFile, find_label_file, in_numbers
-from slimctl.jobs.data.listing import listed
 
 # fmt: off
 SUFFIXES = frozenset({
@@ -94,12 +93,7 @@ def only_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Every visible file below a folder, in the order of the names.
-
-    Args:
-        folder: the folder.
-        above: real paths of the folders that it was reached through: a link to one leads nowhere.
-    """
+    """Every visible file below a folder, in the order of the names."""
     real = folder.resolve()
     if real in above:
         return

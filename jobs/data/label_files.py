@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.listing import listed
+from slimctl.jobs.base.errors import UserError, listed
 
 EDM = "dataset.json"
 ROWS = ("metadata.jsonl", "metadata.csv")
@@ -44,10 +43,6 @@ class LabelFile(NamedTuple):
 
 def find_label_file(folders: Sequence[Path], label: str | None) -> LabelFile | None:
     """The first file in any of the folders that is one of these.
-
-    Args:
-        folders: where to look, in this order.
-        label: what the labels are called in it; None = `label` or `labels`.
 
     Raises:
         UserError: it is damaged, or has no such labels.

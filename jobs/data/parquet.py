@@ -15,12 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, listed
 from slimctl.jobs.data.collect import BATCH, Item, collect
 from slimctl.jobs.data.label_files import LABEL_COLUMNS, no_column
-from slimctl.jobs.data.labels import check_classes, check_labels
-from slimctl.jobs.data.listing import listed
-from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.pixels import PixelRules
 from slimctl.jobs.data.source import ImageSource
 
@@ -45,12 +43,6 @@ def read_parquet(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
     """Reads the first `max_images` rows of the files, in the order of their names.
-
-    Args:
-        source: the files.
-        rules: what every image is turned into.
-        max_images: number of rows to read; None = all.
-        labels: whether to read labels, where there are any.
 
     Raises:
         UserError: a file is damaged or has no images, files disagree, or images or labels are bad.

@@ -4,31 +4,19 @@ A source is read by the one reader that recognises it; `slimctl.jobs.data.source
 """
 
 from math import isnan
-from pathlib import Path
 
 import numpy as np
 
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, listed
 from slimctl.jobs.data.arrays import read_array, read_digits
 from slimctl.jobs.data.cifar_batches import label_columns as columns_of_batches
 from slimctl.jobs.data.cifar_batches import read_batches
 from slimctl.jobs.data.collect import Item, collect
-from slimctl.jobs.data.labels import check_classes, check_labels
-from slimctl.jobs.data.listing import listed
-from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.parquet import label_columns as columns_of_parquet
 from slimctl.jobs.data.parquet import read_parquet
 from slimctl.jobs.data.pixels import Channels, Crop, PixelRules
 from slimctl.jobs.data.source import ImageSource, find_source
-
-__all__ = [
-    "LoadedImages",
-    "describe_source",
-    "label_columns",
-    "read_images",
-    "source_files",
-    "source_root",
-]
 
 
 def read_images(
@@ -80,33 +68,6 @@ def label_columns(source: ImageSource) -> tuple[str, ...]:
     if source.reader == "parquet":
         return columns_of_parquet(source)
     return columns_of_batches(source) if source.reader == "batches" else ()
-
-
-def source_files(source: str, split: str | None = None) -> list[Path]:
-    """Every file whose content counts, in the order in which they are read; [] for `digits`.
-
-    Raises:
-        UserError: there is no such source, or it has no such part.
-    """
-    return list(find_source(source, split).content)
-
-
-def source_root(source: str) -> Path:
-    """The file or folder that the names of `source_files` are relative to.
-
-    Raises:
-        UserError: there is no such source.
-    """
-    return find_source(source).root
-
-
-def describe_source(source: str, split: str | None = None) -> str:
-    """What a source is taken for, in words.
-
-    Raises:
-        UserError: there is no such source, or it has no such part.
-    """
-    return find_source(source, split).words
 
 
 def _check_told(source: ImageSource, count: int) -> None:

@@ -107,10 +107,6 @@ def _find(module: str, name: str) -> object:
 def read_pickle(path: Path, kind: str = "batch of CIFAR") -> Any:
     """Reads plain values, containers and `ArrayRecord`s; Python 2's strings become bytes.
 
-    Args:
-        path: the file.
-        kind: what it should be, in words.
-
     Raises:
         UserError: the file is no such pickle, or names anything but arrays.
     """

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, listed
 from slimctl.jobs.data.folders import (
     FolderImages,
     Remark,
@@ -19,7 +19,6 @@ from slimctl.jobs.data.folders import (
     only_images,
     visible,
 )
-from slimctl.jobs.data.listing import listed
 
 DIGITS = "digits"
 """The source that scikit-learn brings along."""

@@ -27,12 +27,7 @@ Extract = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Features:
-    """A feature network on a device.
-
-    Args:
-        extract: features of a batch.
-        device: where it computes.
-    """
+    """A feature network on a device."""
 
     extract: Extract
     device: torch.device
@@ -54,14 +49,7 @@ class Features:
 def open_features(
     store: Store, handle: FeatureNet, device: torch.device, threads: int = 1
 ) -> Features:
-    """The feature network of the store, frozen, on a device.
-
-    Args:
-        store: where its file is.
-        handle: which one.
-        device: where it computes; ONNX chooses a GPU itself where its runtime has one.
-        threads: CPU threads of an ONNX network.
-    """
+    """The feature network of the store, frozen, on a device."""
     openers = {"classifier": _classifier, "onnx": _onnx, "inception": _inception}
     return Features(openers[handle.source](store, handle, device, threads), device)
 

@@ -22,13 +22,7 @@ PROBE_SIZE = 32
 
 @dataclass(frozen=True)
 class OnnxFeatures:
-    """An opened network that gives one feature vector an image.
-
-    Args:
-        session: of onnxruntime.
-        intake: images that it takes.
-        dimensions: length of a feature vector.
-    """
+    """An opened network that gives one feature vector an image."""
 
     session: Any
     intake: Intake
@@ -41,11 +35,6 @@ class OnnxFeatures:
 
 def open_onnx(path: Path, threads: int = 1, where: str | None = None) -> OnnxFeatures:
     """Opens a network and tries it on two images.
-
-    Args:
-        path: the ONNX file.
-        threads: CPU threads.
-        where: what errors call the file; None = its path.
 
     Raises:
         UserError: not an ONNX file, not of the needed shape, or onnxruntime is not installed.

@@ -24,10 +24,9 @@ from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
-from slimctl.jobs.evaluation.export import save_sheet
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sheet
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
 from slimctl.models.metrics import take

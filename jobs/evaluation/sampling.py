@@ -1,6 +1,12 @@
-"""Opening models of the store for sampling."""
+"""Opening models of the store for sampling, and sheets of samples as PNG."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
@@ -8,6 +14,7 @@ from slimctl.jobs.storage.flows import open_fleet, open_flow, open_network
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.pixels import to_uint8
 from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import GridSpec, RK45Spec, SolverSpec
 
@@ -61,3 +68,35 @@ def describe_solver(solver: SolverSpec | None) -> str:
     if isinstance(solver, GridSpec):
         return f"{solver.kind} {len(solver.times)}"
     return f"{solver.kind} {solver.steps}"
+
+
+SMALLEST_TILE_PX = 32
+GAP_PX = 2
+
+
+def save_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
+    """Writes images as a grid; arguments as in `tiled`, and the path of the PNG."""
+    Image.fromarray(tiled(images, columns)).save(path)
+
+
+def tiled(images: Tensor, columns: int = 10) -> NDArray[np.uint8]:
+    """Images as a grid, small ones enlarged by whole factors: uint8 (height, width, 3).
+
+    Args:
+        images: float (N, C, H, W) in [-1, 1], C 1 or 3 (of more channels the first is shown).
+        columns: images in a row.
+    """
+    tiles = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
+    channels = 3 if tiles.shape[3] == 3 else 1
+    tiles = np.repeat(tiles[..., :1], 3, axis=3) if channels == 1 else tiles
+    factor = max(1, -(-SMALLEST_TILE_PX // tiles.shape[1]))
+    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = tiles.shape
+    rows = -(-count // columns)
+    size = (rows * (height + GAP_PX) + GAP_PX, columns * (width + GAP_PX) + GAP_PX, 3)
+    sheet = np.full(size, 255, dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top = GAP_PX + (number // columns) * (height + GAP_PX)
+        left = GAP_PX + (number % columns) * (width + GAP_PX)
+        sheet[top : top + height, left : left + width] = tile
+    return sheet

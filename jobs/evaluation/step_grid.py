@@ -1,6 +1,6 @@
 """Fitting a step grid on samples of its own, and measuring it on others."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,31 +14,17 @@ from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
 from slimctl.models.solvers.spec import RK45Spec
 
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
+
 MAX_EVALUATIONS = 5000
 """Of an exact trajectory, after which a flow is given up."""
 TIGHTEST = 1e-6
 """Tolerance below which the rounding of a float32 network is larger than the error."""
 
 
-class FitSettings(Protocol):
-    """What the fit reads of its job's spec."""
-
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def evaluations(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def held_out(self) -> int: ...
-    @property
-    def tolerance(self) -> float: ...
-    @property
-    def rounds(self) -> int: ...
-
-
 @torch.no_grad()
-def fit_step_grid(context: JobContext, spec: FitSettings, handle: Flow) -> StepGrid:
+def fit_step_grid(context: JobContext, spec: "FitStepGrid", handle: Flow) -> StepGrid:
     """Fits to `samples` trajectories and measures on `held_out` others, as everybody solves.
 
     Raises:

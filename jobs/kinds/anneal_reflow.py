@@ -4,13 +4,10 @@ from typing import TYPE_CHECKING
 
 from slimctl.jobs.base.artifacts import Flow, PairSet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, check_each, check_flip
+from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.work import Work
-from slimctl.jobs.training.part import restricted
-from slimctl.jobs.training.scored import ScoredTrainingSpec, check_scoring
-from slimctl.jobs.training.spec import check_network
-from slimctl.jobs.training.work import training_work
+from slimctl.jobs.training.spec import ScoredTrainingSpec, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec
@@ -45,35 +42,11 @@ class AnnealReflow(ScoredTrainingSpec):
     valid."""
 
     def run(self, context: JobContext) -> Flow:
-        from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.objectives.annealed_reflow import AnnealedReflow
-        from slimctl.jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
+        from slimctl.jobs.training.ray_train import train_model
 
-        pairs = context.input(self.pairs)
-        flip = pairs.flip_valid if self.flip is None else self.flip
-        labels = self.labels(context, pairs.image.classes)
-        counts = restricted(pairs.label_counts, labels)
-        objective = AnnealedReflow(
-            store=context.store,
-            pairs=pairs,
-            seed=self.seed or 0,
-            annealing=self.schedule(),
-            time=self.time,
-            flip=flip,
-            labels=labels if self.part_pairs else None,
-        )
-        watch = self.watch(context, pairs.image, counts, labels)
-        trained = train_on_ray(context, self, self.network, pairs.image, objective, watch=watch)
-        save_weights(trained.weights, context.folder / "weights.safetensors")
-        return Flow(
-            source="network",
-            image=pairs.image,
-            network=self.network.model_dump(mode="json"),
-            label_counts=counts,
-            flip_valid=pairs.flip_valid,
-            parameters=trained.parameters,
-            **self.part_of(context),
-        )
+        student = self.student(Flow, context.handles, context.input(self.pairs), self.network)
+        return train_model(context, self, AnnealedReflow(self, context.handles), student)[0]
 
     def schedule(self) -> AnnealingSchedule:
         """The schedule asked for, or the default for this number of steps."""
@@ -88,13 +61,8 @@ class AnnealReflow(ScoredTrainingSpec):
             network=self.network,
             part=self.part,
         )
-        return check_each(
-            made,
-            lambda: self.check_part(inputs, "pairs"),
-            lambda: check_scoring(inputs, "pairs", self.pairs.job),
-            lambda: check_flip(self.flip, known.flip_valid, self.pairs.job),
-            lambda: check_network(self.network, known.image),
-        )
+        source = ("pairs", self.pairs.job)
+        return check_each(made, lambda: self.check_source(inputs, source, self.network, self.flip))
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         return training_work(self.network, inputs["pairs"].image, self.steps * self.batch_size)

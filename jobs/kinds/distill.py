@@ -1,12 +1,13 @@
 """Distils a one-step generator from pairs and a guide (SlimFlow, stage 2)."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY
 from slimctl.jobs.base.work import FORWARD, THROUGH, Work
@@ -18,19 +19,22 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.part import restricted
-from slimctl.jobs.training.recipes import RecipeName, with_recipe
-from slimctl.jobs.training.scored import ScoredTrainingSpec, check_images, check_scoring
-from slimctl.jobs.training.spec import check_network
-from slimctl.jobs.training.work import training_work
+from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import L2Distance
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+RecipeName = Literal["slimflow", "slimflow_huber"]
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "slimflow": {"pair_weight": 1.0, "two_step_weight": 1.0, "distance": {"kind": "l2"}},
+    "slimflow_huber": {"pair_weight": 1.0, "two_step_weight": 0.3, "distance": {"kind": "huber"}},
+}
+"""`slimflow`: the weights of arXiv 2407.12718, section 4, whose distance is LPIPS where its weight
+files are at hand. `slimflow_huber`: what did best on digits at equal size and equal steps
+(benchmarks/README.md)."""
 
 
 class Distill(ScoredTrainingSpec):
@@ -76,7 +80,9 @@ class Distill(ScoredTrainingSpec):
     @model_validator(mode="before")
     @classmethod
     def _of_recipe(cls, data: Any) -> Any:
-        return with_recipe(data)
+        name = data.get("recipe") if isinstance(data, Mapping) else None
+        known = RECIPES.get(name) if isinstance(name, str) else None
+        return {**known, **data} if known is not None else data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -96,51 +102,20 @@ class Distill(ScoredTrainingSpec):
         return super().batches() | fresh
 
     def run(self, context: JobContext) -> Generator:
-        from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.guide import measure_guide
-        from slimctl.jobs.training.objectives.distillation import Distillation
+        from slimctl.jobs.objectives.distill import Distillation, measure_guide
         from slimctl.jobs.training.perceptual import prepare_distance
-        from slimctl.jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.training.ray_train import train_model
 
-        pairs = context.input(self.pairs)
         start = context.input(self.start) if self.start else None
-        guide = context.input(self.guide) if self.guide and self.two_step_weight else None
         network = parse_network(start.network) if start else self.network
         assert network is not None
-        flip = pairs.flip_valid if self.flip is None else self.flip
-        labels = self.labels(context, pairs.image.classes)
-        counts = restricted(pairs.label_counts, labels)
         prepare_distance(context, self.distance)
-        objective = Distillation(
-            store=context.store,
-            pairs=pairs,
-            guide=guide,
-            seed=self.seed or 0,
-            pair_weight=self.pair_weight,
-            two_step_weight=self.two_step_weight,
-            two_step_batch=self.two_step_batch or self.batch_size,
-            two_step_times=self.two_step_times,
-            distance=self.distance,
-            flip=flip,
-            labels=labels if self.part_pairs else None,
-            label_counts=counts,
-            artifact_id=context.artifact_id,
-        )
-        watch = self.watch(context, pairs.image, counts, labels)
-        trained = train_on_ray(context, self, network, pairs.image, objective, start, watch)
-        save_weights(trained.weights, context.folder / "weights.safetensors")
-        result = Generator(
-            image=pairs.image,
-            network=network.model_dump(mode="json"),
-            label_counts=counts,
-            flip_valid=pairs.flip_valid,
-            parameters=trained.parameters,
-            **self.part_of(context),
-        )
-        if guide is not None:
-            times = self.two_step_times
-            measure_guide(context, pairs, guide, result, trained.weights, times, labels)
-        return result
+        objective = Distillation(self, context.handles)
+        student = self.student(Generator, context.handles, context.input(self.pairs), network)
+        made, trained = train_model(context, self, objective, student, start)
+        if self.guide is not None and self.two_step_weight:
+            measure_guide(context, self, context.input(self.guide), made, trained.weights)
+        return made
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)
@@ -149,7 +124,7 @@ class Distill(ScoredTrainingSpec):
         check_content(self.distance)
         return None
 
-    def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+    def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = inputs["pairs"]
         made = Facts(
             image=known.image,
@@ -159,17 +134,14 @@ class Distill(ScoredTrainingSpec):
         )
         return check_each(
             made,
-            lambda: self.check_part(inputs, "pairs"),
-            lambda: check_scoring(inputs, "pairs", self.pairs.job),
-            lambda: check_flip(self.flip, known.flip_valid, self.pairs.job),
+            lambda: self.check_source(inputs, ("pairs", self.pairs.job), self.network, self.flip),
             lambda: check_distance(self.distance, known.image),
-            lambda: check_network(self.network, known.image),
             lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
             lambda: self._check_start(inputs),
             lambda: require_weights(self.distance, made),
         )
 
-    def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
+    def _check_start(self, inputs: Mapping[str, Facts]) -> None:
         """Raises FieldError where the start cannot become a one-step student."""
         if self.start is None or "start" not in inputs:
             return
@@ -182,10 +154,10 @@ class Distill(ScoredTrainingSpec):
             what, fix = _not_a_velocity(start)
             raise FieldError("start", f"'{self.start.job}' {what}", fix)
 
-    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+    def _student(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
         return inputs["start"].network if "start" in inputs else self.network
 
-    def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
+    def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         image = inputs["pairs"].image
         guided = self.steps * (self.two_step_batch or self.batch_size)
         guided = guided if self.two_step_weight > 0 else 0

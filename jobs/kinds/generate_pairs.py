@@ -19,7 +19,7 @@ from slimctl.models.spec import Precision
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.jobs.pairs.spec import PairRecipe
+    from slimctl.jobs.pairs.shards import PairRecipe
     from slimctl.jobs.storage.store import Store
 
 
@@ -85,7 +85,7 @@ class GeneratePairs(SeededJobSpec):
     def _recipe(
         self, artifact_id: str, flow: Flow, solver: SolverSpec | StepPolicy
     ) -> "PairRecipe":
-        from slimctl.jobs.pairs.spec import PairRecipe
+        from slimctl.jobs.pairs.shards import PairRecipe
 
         return PairRecipe(
             series=artifact_id.rpartition("-")[0],
@@ -100,7 +100,7 @@ class GeneratePairs(SeededJobSpec):
     def recheck(
         self, store: "Store", handle: Handle, inputs: "Mapping[str, Handle]", count: int
     ) -> list[str]:
-        from slimctl.jobs.pairs.recheck import recheck_pairs
+        from slimctl.jobs.pairs.shards import recheck_pairs
 
         flow = inputs[self.flow.job]
         if not (isinstance(handle, PairSet) and isinstance(flow, Flow)):

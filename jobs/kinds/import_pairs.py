@@ -41,7 +41,7 @@ class ImportPairs(JobSpec):
     """Pairs per file of the store."""
 
     def run(self, context: JobContext) -> PairSet:
-        from slimctl.jobs.pairs.imported import store_pairs
+        from slimctl.jobs.pairs.arrays import store_pairs
 
         opened = self._open()
         facts = self._facts(opened)

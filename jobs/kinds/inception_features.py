@@ -13,8 +13,7 @@ from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.perceptual.cost import INCEPTION_MACS
 
 PUBLISHED = PublishedFile(
-    "weights-inception-2015-12-05-6726825d.pth",
-    "release v0.2.0 of toshas/torch-fidelity on GitHub",
+    "weights-inception-2015-12-05-6726825d.pth", "release v0.2.0 of toshas/torch-fidelity on GitHub"
 )
 DIMENSIONS = 2048
 

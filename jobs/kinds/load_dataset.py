@@ -14,7 +14,7 @@ from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from slimctl.jobs.data.read import LoadedImages
+    from slimctl.jobs.data.loaded import LoadedImages
     from slimctl.jobs.data.source import ImageSource
 
 PREFLIGHT_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.work import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.training.distances import (
@@ -17,10 +17,7 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.part import PartTrainingSpec, restricted
-from slimctl.jobs.training.scored import check_images, check_scoring
-from slimctl.jobs.training.spec import check_network
-from slimctl.jobs.training.work import training_work
+from slimctl.jobs.training.spec import PartTrainingSpec, check_images, training_work
 from slimctl.models.flows.spec import AdversarialSpec, L2Distance, TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
@@ -29,7 +26,8 @@ from slimctl.models.networks.spec import NetworkSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slimctl.jobs.training.objectives.distribution_matching import DistributionMatching
+    from slimctl.jobs.base.context import Handles
+    from slimctl.jobs.training.judge import Scores
 
 
 class MatchDistribution(PartTrainingSpec):
@@ -99,81 +97,31 @@ class MatchDistribution(PartTrainingSpec):
         return super().batches() | pairs
 
     def run(self, context: JobContext) -> Generator:
-        from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.matching_outcome import tell_scores, warn_of_small_critic
+        from slimctl.jobs.objectives.match_distribution import DistributionMatching
         from slimctl.jobs.training.perceptual import prepare_distance
-        from slimctl.jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.training.ray_train import train_model
 
         teacher = context.input(self.teacher)
+        _warn_of_small_critic(context, teacher, context.input(self.fake or self.teacher))
+        prepare_distance(context, self.distance)
+        objective = DistributionMatching(self, context.handles)
+        student = self.made(context.handles)
         start = context.input(self.start) if self.start else None
-        labels = self.labels(context, teacher.image.classes)
-        objective = self._objective(context, labels)
-        warn_of_small_critic(context, teacher, objective.fake)
+        made, trained = train_model(context, self, objective, student, start)
+        _note_scores(context, trained.scores, "features" if self.features else "pixels")
+        return made
+
+    def made(self, handles: "Handles") -> Generator:
+        """The handle of the result, but for its weights."""
+        start = handles[self.start] if self.start else None
         network = parse_network(start.network) if start else self.network
         assert network is not None
-        prepare_distance(context, self.distance)
-        trained = train_on_ray(context, self, network, teacher.image, objective, start)
-        save_weights(trained.weights, context.folder / "weights.safetensors")
-        tell_scores(context, trained.scores, "features" if self.features else "pixels")
-        return Generator(
-            image=teacher.image,
-            network=network.model_dump(mode="json"),
-            t_start=objective.t_start,
-            label_counts=objective.label_counts,
-            flip_valid=teacher.flip_valid,
-            parameters=trained.parameters,
-            **self.part_of(context),
-        )
+        student = self.student(Generator, handles, handles[self.teacher], network)
+        return student.model_copy(update={"t_start": start.t_start if start else 0.0})
 
-    def _objective(
-        self, context: JobContext, labels: tuple[int, ...] | None
-    ) -> "DistributionMatching":
-        from slimctl.jobs.training.judge import Judge
-        from slimctl.jobs.training.objectives.distribution_matching import (
-            DistributionMatching,
-            PairTerm,
-        )
-
-        teacher, data = context.input(self.teacher), context.input(self.data)
-        seed = self.seed or 0
-        counts = restricted(teacher.label_counts, labels)
-        pairs = None
-        if self.pairs is not None:
-            size = self.pair_batch or self.batch_size
-            pairs = PairTerm(
-                context.input(self.pairs),
-                self.pair_weight,
-                size,
-                self.distance,
-                context.artifact_id,
-            )
-        t_start = context.input(self.start).t_start if self.start else 0.0
-        features = context.input(self.features) if self.features else None
-        judge = Judge(
-            context.store, data, features, labels, counts, teacher.image, t_start,
-            self.score_samples, seed,
-        )  # fmt: skip
-        rate = self.fake_learning_rate or self.learning_rate
-        return DistributionMatching(
-            store=context.store,
-            teacher=teacher,
-            fake=context.input(self.fake) if self.fake else teacher,
-            data=data,
-            image=teacher.image,
-            labels=labels,
-            label_counts=counts,
-            t_start=t_start,
-            seed=seed,
-            time=self.time,
-            fake_updates=self.fake_updates or (5 if pairs is None else 1),
-            fake_rate=rate / self.learning_rate,
-            pairs=pairs,
-            adversarial=self.adversarial,
-            flip=teacher.flip_valid if self.flip is None else self.flip,
-            judge=judge,
-            judge_every=self.score_every,
-            precision=self.precision,
-        )
+    def updates(self) -> int:
+        """Steps of the fake network before each of the student."""
+        return self.fake_updates or (1 if self.pairs else 5)
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)
@@ -192,12 +140,11 @@ class MatchDistribution(PartTrainingSpec):
         )
         return check_each(
             made,
-            lambda: self.check_part(inputs, "teacher"),
-            lambda: check_flip(self.flip, known.flip_valid, self.teacher.job),
+            lambda: self.check_source(
+                inputs, ("teacher", self.teacher.job), self.network, self.flip
+            ),
             lambda: check_distance(self.distance, known.image),
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
-            lambda: check_scoring(inputs, "teacher", self.teacher.job),
-            lambda: check_network(self.network, known.image),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),
             lambda: require_weights(self.distance, made),
@@ -228,10 +175,9 @@ class MatchDistribution(PartTrainingSpec):
             left_out = ("teacher and fake network are not counted: not known before they run",)
             return Work(made.parameters, made.macs, made.flop, left_out)
         teacher, fake = network_size(known[0], image).macs, network_size(known[1], image).macs
-        updates = self.fake_updates or (1 if self.pairs else 5)
         judged = self.adversarial is not None  # real images beside the student's, and a gradient
         each = FORWARD * (teacher + fake) + (THROUGH * fake if judged else 0)
-        each += updates * (FORWARD * made.macs + TRAINING * fake * (2 if judged else 1))
+        each += self.updates() * (FORWARD * made.macs + TRAINING * fake * (2 if judged else 1))
         flop = made.flop + each * self.steps * self.batch_size
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * self.steps * pairs
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))
@@ -248,3 +194,36 @@ def _check_start(start: Facts, job: str) -> None:
             "the noise"
         )
         raise FieldError("start", what, "start from a match_teacher of it")
+
+
+def _warn_of_small_critic(context: JobContext, teacher: Flow, fake: Flow) -> None:
+    """Warns of a fake network with fewer parameters than the teacher's."""
+    if fake.parameters >= teacher.parameters:
+        return
+    context.warn(
+        f"the fake network has {fake.parameters:,} parameters, the teacher {teacher.parameters:,}: "
+        "a critic smaller than the teacher cannot follow the student's distribution as closely as "
+        "the teacher knows its own, the difference of the two then points away from the data, and "
+        "the student collapses; leave fake out, or name a flow of the teacher's size"
+    )
+
+
+def _note_scores(context: JobContext, scores: "Scores | None", taken_on: str) -> None:
+    """Notes the scores with the artifact, and warns if nothing was better than the start."""
+    assert scores is not None  # distribution matching always scores
+    context.engine |= {
+        "score": taken_on,
+        "start_score": scores.start,
+        "best_score": scores.best,
+        "best_step": scores.best_step,
+        "last_score": scores.last,
+    }
+    context.log(
+        f"score on {taken_on}: start {scores.start:.4g}, best {scores.best:.4g} after step "
+        f"{scores.best_step}, last {scores.last:.4g}"
+    )
+    if scores.best_step == 0:
+        context.warn(
+            f"no weights scored better than the start ({scores.start:.4g}), which is the result: "
+            "train longer, lower learning_rate, or raise fake_updates"
+        )

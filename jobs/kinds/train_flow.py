@@ -7,8 +7,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.work import Work
-from slimctl.jobs.training.spec import TrainingSpec, check_network
-from slimctl.jobs.training.work import training_work
+from slimctl.jobs.training.spec import TrainingSpec, check_network, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec
@@ -36,35 +35,24 @@ class TrainFlow(TrainingSpec):
     """Whether to mirror every other image; null = where the data set declares flips valid."""
 
     def run(self, context: JobContext) -> Flow:
-        from slimctl.jobs.storage.weights import save_weights
-        from slimctl.jobs.training.objectives.flow_matching import FlowMatching
-        from slimctl.jobs.training.ray_train import train_on_ray
+        from slimctl.jobs.objectives.train_flow import FlowMatching
+        from slimctl.jobs.training.ray_train import train_model
 
         data = context.input(self.data)
-        image = model_image(data.image, self.conditional)
-        flip = data.flip_valid if self.flip is None else self.flip
-        objective = FlowMatching(
-            context.store, data, self.seed or 0, self.conditional, self.time, flip
-        )
-        trained = train_on_ray(context, self, self.network, image, objective)
-        save_weights(trained.weights, context.folder / "weights.safetensors")
-        return Flow(
+        made = Flow(
             source="network",
-            image=image,
+            image=model_image(data.image, self.conditional),
             network=self.network.model_dump(mode="json"),
             label_counts=data.label_counts if self.conditional else (),
             flip_valid=data.flip_valid,
-            parameters=trained.parameters,
         )
+        return train_model(context, self, FlowMatching(self, context.handles), made)[0]
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["data"]
         image = known.image and model_image(known.image, self.conditional)
         made = Facts(
-            image=image,
-            flip_valid=known.flip_valid,
-            flow=Parameterisation(),
-            network=self.network,
+            image=image, flip_valid=known.flip_valid, flow=Parameterisation(), network=self.network
         )
         return check_each(
             made,

@@ -3,9 +3,11 @@
 A folder holds `z0.npy`, the noise, and `z1.npy`, the images in [-1, 1], both float (N, C, H, W),
 and `label.npy` for a conditional teacher: the class of each pair, or its one-hot row. A folder of
 such folders (the code makes one per seed) is all of them, in the order of their names. The arrays
-are mapped, not read: they are larger than memory.
+are mapped, not read: they are larger than memory. In the store their shards hold noise and labels
+too.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
+from slimctl.jobs.base.artifacts import ShardFile
+from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.models.spec import ImageShape
 
@@ -81,10 +86,6 @@ def pair_files(path: Path) -> tuple[Path, ...]:
 
 def open_pairs(path: Path, *, labels: bool) -> tuple[PairArrays, ...]:
     """All pairs at a path, looked through once.
-
-    Args:
-        path: a folder, or one of folders.
-        labels: whether to read labels, where there are any.
 
     Raises:
         UserError: an array is damaged or not as described; names the first culprit.
@@ -226,3 +227,28 @@ def _check_spread(arrays: PairArrays) -> None:
 def _words(arrays: PairArrays) -> str:
     labelled = "unlabelled" if arrays.labels is None else f"of {arrays.classes} classes"
     return f"{arrays.noise.shape[1:]} {labelled}"
+
+
+def store_pairs(
+    context: JobContext, series: str, opened: Sequence[PairArrays], shard_size: int
+) -> tuple[ShardFile, ...]:
+    """Writes all pairs, `shard_size` a shard: x0 float32, x1 float16, label int64.
+
+    Args:
+        context: of the job; its progress counts pairs.
+        series: folder of the shards below `pairs/`.
+        opened: the pairs.
+        shard_size: pairs per shard; the last one may hold fewer.
+    """
+    total, files = sum(len(one) for one in opened), []
+    for first in range(0, total, shard_size):
+        last = min(total, first + shard_size)
+        noise, images, labels = rows(opened, first, last)
+        tensors: dict[str, NDArray[Any]] = {"x0": noise, "x1": images.astype(np.float16)}
+        data = save(tensors if labels is None else tensors | {"label": labels})
+        path = f"pairs/{series}/shard-{first // shard_size:06d}.safetensors"
+        context.store.blobs.write(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        files.append(ShardFile(path=path, size=len(data), sha256=digest))
+        context.progress(last, total)
+    return tuple(files)

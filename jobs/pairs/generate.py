@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
+from slimctl.jobs.pairs.pool import IN_FLIGHT, Life, Pool
 from slimctl.jobs.pairs.shards import (
+    PairRecipe,
     ShardRecord,
     find_shard,
     open_solve,
@@ -18,8 +19,6 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.pairs.spec import PairRecipe
-from slimctl.jobs.pairs.suspicion import Life
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow
@@ -30,11 +29,6 @@ class PairActor:
 
     Its calls run in two threads (`IN_FLIGHT`): while one writes, the other may solve, and a third
     shard is not begun before the first is written.
-
-    Args:
-        store: where shards go and the flow is.
-        recipe: decides every pair.
-        threads: CPU threads.
     """
 
     def __init__(self, store: Store, recipe: PairRecipe, threads: int) -> None:

@@ -1,33 +1,72 @@
 """Making, writing and reading shards of a pair set.
 
-A shard holds `x1` float16 (n, C, H, W), unclipped; noise and labels are regenerated from the index.
+A shard holds `x1` float16 (n, C, H, W), unclipped; noise and labels are functions of (seed, index).
 Its record (`.json`) is written after it: a shard without a record does not exist.
+
+Single pairs are read, not mapped: pages of a mapping count as resident memory of the process, and
+those of a set that is drawn from at random all become resident in the end. What is read often stays
+in the system's cache of files all the same.
 """
 
 import hashlib
+import json
+import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import PairSet, ShardFile, StepPolicy
+from slimctl.jobs.base.artifacts import Flow, PairSet, ShardFile, StepPolicy
+from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.base.turns import computing
-from slimctl.jobs.pairs.draw import pair_labels, pair_noise
-from slimctl.jobs.pairs.spec import PairRecipe
-from slimctl.jobs.storage.flows import flow_problem, open_policy
+from slimctl.jobs.storage.flows import flow_problem, open_flow, open_policy
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
-from slimctl.models.flows.flow import Flow
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.solution import Solution
-from slimctl.models.spec import Spec
+from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import ImageShape, Precision, Spec
 from slimctl.models.steps.flow_walk import solve_with_policy
+
+
+@dataclass(frozen=True)
+class PairRecipe:
+    """Decides every pair of an endless series."""
+
+    series: str
+    """Id of the series, `<kind>-<key>` without a count."""
+    flow: Flow
+    solver: SolverSpec | StepPolicy
+    seed: int
+    shard_size: int
+    batch_size: int
+    """Pairs solved at once; divides shard_size."""
+    precision: Precision = "float32"
+
+
+def pair_noise(seed: int, index: Tensor, image: ImageShape) -> Tensor:
+    """x0 of the pairs `index`: float32 (B, C, H, W), standard normal."""
+    shape = (image.channels, image.size, image.size)
+    return counter_random.normal(seed, Stream.PAIR_NOISE, index, shape)
+
+
+def pair_labels(seed: int, index: Tensor, label_counts: Sequence[int]) -> Tensor | None:
+    """Labels of the pairs `index` from the marginal: int64 (B,); None if there are no classes."""
+    if not label_counts:
+        return None
+    return counter_random.categorical(seed, Stream.PAIR_LABEL, index, label_counts)
+
 
 Solve: TypeAlias = Callable[[Tensor, Tensor | None], Solution]
 """(x0, label) -> where the flow takes them."""
@@ -73,7 +112,7 @@ class Solved:
     device: str
 
 
-def open_solve(store: Store, recipe: PairRecipe, flow: Flow) -> Solve:
+def open_solve(store: Store, recipe: PairRecipe, flow: RunnableFlow) -> Solve:
     """The way a recipe solves its flow: (x0, label) -> solution.
 
     Raises:
@@ -88,7 +127,7 @@ def open_solve(store: Store, recipe: PairRecipe, flow: Flow) -> Solve:
 
 @torch.no_grad()
 def solve_shard(
-    flow: Flow, recipe: PairRecipe, shard: int, device: torch.device, run: Solve
+    flow: RunnableFlow, recipe: PairRecipe, shard: int, device: torch.device, run: Solve
 ) -> Solved:
     """Solves the pairs of one shard; `run` is what `open_solve` gave."""
     started = time.perf_counter()
@@ -159,3 +198,92 @@ def _read(store: Store, pairs: PairSet, name: str) -> Tensor:
         rows.copy_(part[: len(rows)])
     assert made is not None, "a pair set has a shard"
     return made
+
+
+_LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header, little-endian."""
+_TYPES = {"x1": ("F16", torch.float16), "x0": ("F32", torch.float32)}
+"""Type of the numbers of a tensor of a shard, as its header and as torch call it."""
+
+
+class ShardRows:
+    """Random access to the images of a pair set, or to its noise where that is stored.
+
+    Raises:
+        DamagedArtifact: a shard is not what the set says.
+    """
+
+    def __init__(self, store: Store, pairs: PairSet, tensor: Literal["x0", "x1"] = "x1") -> None:
+        self._shape = (pairs.image.channels, pairs.image.size, pairs.image.size)
+        self._dtype = _TYPES[tensor][1]
+        numbers = pairs.image.channels * pairs.image.size**2
+        self._row_bytes = self._dtype.itemsize * numbers
+        self._shard_size = pairs.shard_size
+        self._paths = [store.shard(shard) for shard in pairs.shards]
+        self._starts = [_start_of(tensor, path, self._shape) for path in self._paths]
+
+    def read(self, index: Tensor) -> Tensor:
+        """The tensor's rows `index` (int64 on the CPU): (B, C, H, W), x1 float16, x0 float32."""
+        if len(index) == 0:
+            return torch.empty((0, *self._shape), dtype=self._dtype)
+        rows = bytearray(len(index) * self._row_bytes)
+        view = memoryview(rows)
+        for shard, places in self._by_shard(index):
+            file = os.open(self._paths[shard], os.O_RDONLY)
+            try:
+                for place, row in places:
+                    part = view[place * self._row_bytes : (place + 1) * self._row_bytes]
+                    at = self._starts[shard] + row * self._row_bytes
+                    if os.preadv(file, [part], at) != self._row_bytes:
+                        raise DamagedArtifact(str(self._paths[shard]), f"ends before row {row}")
+            finally:
+                os.close(file)
+        return torch.frombuffer(rows, dtype=self._dtype).view(-1, *self._shape)
+
+    def _by_shard(self, index: Tensor) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Each shard asked for, with (place in the batch, row of the shard)."""
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for place, number in enumerate(index.tolist()):
+            shard, row = divmod(number, self._shard_size)
+            wanted.setdefault(shard, []).append((place, row))
+        yield from sorted(wanted.items())
+
+
+def _start_of(tensor: str, path: Path, shape: tuple[int, ...]) -> int:
+    """Where the numbers of a tensor begin in a shard, bytes."""
+    code, dtype = _TYPES[tensor]
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            entry = json.loads(file.read(length))[tensor]
+        fits = entry["dtype"] == code and tuple(entry["shape"][1:]) == shape
+        start = _LENGTH_BYTES + length + int(entry["data_offsets"][0])
+    except (ValueError, KeyError, TypeError, MemoryError) as error:
+        raise DamagedArtifact(str(path), "has no header of a shard") from error
+    if not fits:
+        raise DamagedArtifact(str(path), f"holds other images than {dtype} {shape}")
+    return start
+
+
+LARGEST_DIFFERENCE = 0.02
+"""Between two devices or batch sizes, in [-1, 1] pixels: float16 rounds by 0.001 at 2."""
+
+
+@torch.no_grad()
+def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) -> list[str]:
+    """Solves a few random pairs again; returns what differs, one sentence each."""
+    chosen = sorted(random.SystemRandom().sample(range(pairs.count), min(count, pairs.count)))
+    index = torch.tensor(chosen)
+    flow = open_flow(store, recipe.flow, torch.device("cpu"))
+    run = open_solve(store, recipe, flow)
+    solution = run(
+        pair_noise(recipe.seed, index, flow.image),
+        pair_labels(recipe.seed, index, recipe.flow.label_counts),
+    )
+    stored = ShardRows(store, pairs).read(index).float()
+    differences = (solution.x1.cpu() - stored).abs().amax(dim=(1, 2, 3))
+    return [
+        f"pair {pair} made again differs by {difference:.3g} from the one stored"
+        for pair, difference in zip(chosen, differences.tolist(), strict=True)
+        if not difference <= LARGEST_DIFFERENCE
+    ]

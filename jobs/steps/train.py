@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
@@ -20,13 +20,15 @@ from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.base.turns import computing
-from slimctl.jobs.pairs.pool import Pool
-from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.steps.episodes import lessons
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.store import Store
 from slimctl.models.steps.double_dqn import DoubleDqn, LearnerState
-from slimctl.models.steps.spec import DoubleDqnSpec, FlowProblem, ThreeBodyProblem
+from slimctl.models.steps.spec import FlowProblem
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
 
 POINTER = "state.json"
 
@@ -59,28 +61,13 @@ def load_state(folder: Blobs) -> tuple[LearnerState, float] | None:
 REPORT_EVERY_S = 1.0
 
 
-class PolicySettings(Protocol):
-    """What the training reads of its job's spec."""
-
-    @property
-    def problem(self) -> ThreeBodyProblem | FlowProblem: ...
-    @property
-    def learner(self) -> DoubleDqnSpec: ...
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def training_seeds(self) -> int: ...
-    @property
-    def checkpoint_s(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class PolicyTask:
     """All that a worker needs, by pickle."""
 
     job: str
     artifact_id: str
-    spec: PolicySettings
+    spec: "TrainStepPolicy"
     flow: Flow | None
     store: Store
     reporter: Reporter

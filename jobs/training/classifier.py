@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,29 +13,12 @@ from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.base.turns import computing
-from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.pixels import to_float
 
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.train_features import TrainFeatures
+
 PROGRESS_EVERY = 50
-
-
-class ClassifierSettings(Protocol):
-    """What the training reads of its job's spec."""
-
-    @property
-    def network(self) -> ClassifierSpec: ...
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def shift(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def held_out(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,7 @@ class TrainedClassifier:
 
 
 def train_classifier(
-    spec: ClassifierSettings,
+    spec: "TrainFeatures",
     images: Tensor,
     labels: Tensor | None,
     data: Dataset,

@@ -87,10 +87,6 @@ def fingerprint(distance: ImageDistance) -> dict[str, str]:
 def require_weights(distance: ImageDistance, facts: Facts) -> None:
     """Checks that a distance's files are there.
 
-    Args:
-        distance: of the field `distance`.
-        facts: what is known of the job's result all the same.
-
     Raises:
         MissingFile: it says what to fetch and where to put it.
     """

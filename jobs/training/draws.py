@@ -22,13 +22,7 @@ BLOCK_STEPS = 64
 
 @dataclass
 class Draws:
-    """Draws for one worker's share of each batch.
-
-    Args:
-        seed: of the job.
-        share: the worker's part of the batch.
-        image: shape of the images.
-    """
+    """Draws for one worker's share of each batch."""
 
     seed: int
     share: Share
@@ -79,13 +73,7 @@ class Draws:
     def _of_block(
         self, step: int, name: Hashable, draw: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """One number per sample at a step, drawn with those of its whole block of steps.
-
-        Args:
-            step: of the optimizer.
-            name: tells different draws apart.
-            draw: makes numbers from positions in the global batch and steps, all of one length.
-        """
+        """One number per sample at a step, drawn with those of its whole block of steps."""
         block, row = divmod(step, BLOCK_STEPS)
         kept = self._blocks.get(name)
         if kept is None or kept[0] != block:

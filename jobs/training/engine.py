@@ -33,16 +33,7 @@ def settle_engine(
     image: ImageShape,
     share: Share,
 ) -> Engine:
-    """The engine of a training: the recorded one if this device has it too, else a fresh choice.
-
-    Args:
-        folder: of the training's checkpoints.
-        spec: its settings.
-        network: on the device; unchanged.
-        architecture: what it was built from.
-        image: shape of its images.
-        share: this worker's part of the batch.
-    """
+    """The engine of a training: the recorded one if this device has it too, else a fresh choice."""
     chosen = choose_engine(share.device, "training", spec.precision)
     known = _read(folder)
     if known is not None and known.model_copy(update={"compiled": False}) == chosen:

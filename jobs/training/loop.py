@@ -8,7 +8,7 @@ curve, but to score the student.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,21 +18,100 @@ from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
-from slimctl.jobs.training.adam import load_moments, make_adam, moments_of
-from slimctl.jobs.training.best import ScoredAverage
 from slimctl.jobs.training.checkpoint import (
     Checkpoint,
     checkpoint_name,
     load_checkpoint,
     save_checkpoint,
 )
-from slimctl.jobs.training.companion import CompanionTrainer
-from slimctl.jobs.training.judge import Watch
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.judge import ScoredAverage, Watch
+from slimctl.jobs.training.objective import Companion, Objective, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.ema import PowerEMA
-from slimctl.models.engine import Engine
+from slimctl.models.engine import Engine, adam
+
+
+def make_adam(
+    spec: TrainingSpec, parameters: Iterable[nn.Parameter], device: torch.device
+) -> torch.optim.Adam:
+    """The optimizer of a spec; the loop sets its learning rate at every step."""
+    return adam(parameters, device, spec.learning_rate, spec.adam_betas, spec.adam_epsilon)
+
+
+def moments_of(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """`<number of the parameter>.<moment>` -> tensor."""
+    return {
+        f"{index}.{name}": value
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def load_moments(optimizer: torch.optim.Adam, named: Mapping[str, Tensor]) -> None:
+    """Continues from what `moments_of` named."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in named.items():
+        index, _, moment = name.partition(".")
+        weight = weights[int(index)]
+        if value.shape == weight.shape:  # in the weight's memory format: fused Adam needs it
+            value = torch.empty_like(weight, requires_grad=False).copy_(value)
+        moments.setdefault(int(index), {})[moment] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+PREFIX = "companion."
+"""Of the companion's tensors in a checkpoint."""
+
+
+class CompanionTrainer:
+    """A companion with its own Adam."""
+
+    def __init__(
+        self, spec: TrainingSpec, companion: Companion, device: torch.device, world: int
+    ) -> None:
+        self._spec = spec
+        self._companion = companion
+        self._network = companion.network
+        self._optimizer = make_adam(spec, self._network.parameters(), device)
+        self._model = self._network
+        if world > 1:
+            devices = [device] if device.type == "cuda" else None
+            self._model = nn.parallel.DistributedDataParallel(self._network, device_ids=devices)
+
+    def advance(self, objective: Objective, network: nn.Module, step: int, rate: float) -> None:
+        """Its updates before a step of the student, at a share of the student's learning rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * self._companion.rate
+        for update in range(self._companion.updates):
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = objective.companion_loss(self._model, network, step, update)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self._spec.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(
+                    self._network.parameters(), self._spec.gradient_clip, foreach=True
+                )
+            self._optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments by name, for a checkpoint."""
+        weights = self._network.state_dict()
+        state = {f"{PREFIX}model.{name}": value for name, value in weights.items()}
+        moments = moments_of(self._optimizer)
+        return state | {f"{PREFIX}adam.{name}": value for name, value in moments.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continues from what `state` named; a checkpoint's other tensors are left alone."""
+        load_part = dict[str, dict[str, Tensor]](model={}, adam={})
+        for name, value in state.items():
+            if name.startswith(PREFIX):
+                part, _, rest = name.removeprefix(PREFIX).partition(".")
+                load_part[part][rest] = value
+        self._network.load_state_dict(load_part["model"])
+        load_moments(self._optimizer, load_part["adam"])
+
 
 Progress = Callable[[int, Mapping[str, float]], None]
 
@@ -213,12 +292,7 @@ class Trainer:
         )
 
     def _save(self, seconds: float, unlogged: Sequence[Tensor]) -> None:
-        """Writes a checkpoint, but none of a training that diverged: the next log will say so.
-
-        Args:
-            seconds: of training in this attempt.
-            unlogged: losses that nobody has looked at yet.
-        """
+        """Writes a checkpoint, but none of a training that diverged: the next log will say so."""
         if self.rank == 0 and self._is_finite() and all(loss.isfinite() for loss in unlogged):
             state = Checkpoint(self.step, self.seconds + seconds, self._state())
             self.saved = save_checkpoint(self.folder, state)

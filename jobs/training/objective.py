@@ -20,18 +20,13 @@ ENTRY_POINTS = "slimctl.objectives"
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every global batch that one worker computes.
-
-    Args:
-        first: position of its first sample in the global batch.
-        count: its number of samples.
-        batch_size: samples of the global batch.
-        device: where it computes.
-    """
+    """The part of every global batch that one worker computes."""
 
     first: int
+    """Position of its first sample in the global batch."""
     count: int
     batch_size: int
+    """Samples of the global batch."""
     device: torch.device
 
     def of(self, batch_size: int) -> "Share":
@@ -65,7 +60,7 @@ class Objective(ABC):
 
     With a companion it is also a function of the companion's weights, which the loop trains, saves
     and restores like the student's. Instances travel to the workers by pickle before `prepare`, so
-    they hold specs and handles only.
+    they hold the spec of their job and its handles only.
     """
 
     @abstractmethod
@@ -89,11 +84,7 @@ class Objective(ABC):
     ) -> Tensor:
         """What the companion minimises before step `step`, in its update 0, 1, ... there; 0-dim.
 
-        Args:
-            companion: its network.
-            network: the student's, which gets no gradient.
-            step: optimizer step of the student that follows.
-            update: number of the companion's update before that step.
+        The student's `network` gets no gradient.
         """
         raise NotImplementedError
 

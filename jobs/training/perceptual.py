@@ -50,14 +50,7 @@ def prepare_distance(context: JobContext, spec: ImageDistance) -> None:
 def open_distance(
     spec: ImageDistance, store: "Store", artifact_id: str, device: torch.device
 ) -> Distance:
-    """The distance that a spec asks for, on a device.
-
-    Args:
-        spec: which one.
-        store: where the job's work folder is.
-        artifact_id: of the job's result.
-        device: where it computes.
-    """
+    """The distance that a spec asks for, on a device."""
     if not isinstance(spec, (LPIPSDistance, LPIPSHuberDistance)):
         return distance(spec)
     network = _open_lpips(spec.size, store.work(artifact_id), device)

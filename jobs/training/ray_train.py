@@ -1,4 +1,4 @@
-"""Ray Train around the training loop, or the loop in this process for a spec that shares it.
+"""Ray Train around the training loop, or the loop in this process where one worker will do.
 
 Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
 an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
@@ -30,17 +30,17 @@ from slimctl.jobs.base.errors import (
 )
 from slimctl.jobs.base.seeds import derive_seed
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.weights import load_weights
-from slimctl.jobs.training.best import Scores, best_weights, read_scores
+from slimctl.jobs.storage.weights import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
-from slimctl.jobs.training.judge import Watch
+from slimctl.jobs.training.judge import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark
 from slimctl.jobs.training.score_curve import noted_scores
-from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.jobs.training.spec import ModelT, TrainingSpec
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
+from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
 
@@ -93,15 +93,6 @@ def train_on_ray(
 ) -> Trained:
     """Trains a network inside Ray Train (or here, if the spec says so); returns averaged weights.
 
-    Args:
-        context: of the job.
-        spec: settings of the loop.
-        network: architecture of the student.
-        image: shape of its images.
-        objective: what to minimise.
-        initial: model whose weights to start from; None = random weights.
-        watch: scores the student where the objective does not.
-
     Raises:
         TrainingDiverged: the loss is no longer finite.
         UserError: the weights to start from do not fit.
@@ -122,7 +113,7 @@ def train_on_ray(
         threads,
         watch,
     )
-    if spec.shared:
+    if spec.in_process(context.cluster):
         use_cuda = torch.cuda.is_available()
         _train_here(task)
     else:
@@ -140,6 +131,31 @@ def train_on_ray(
     count = count_parameters(build_on_meta(network, image))
     weights = best_weights(tensors) or last
     return Trained(weights, count, checkpoint.seconds, read_scores(tensors))
+
+
+def train_model(
+    context: JobContext,
+    spec: TrainingSpec,
+    objective: Objective,
+    model: ModelT,
+    start: Flow | Generator | None = None,
+) -> tuple[ModelT, Trained]:
+    """Trains a network and writes its averaged weights into the job's result.
+
+    Args:
+        context: of the job.
+        spec: its settings.
+        objective: what to minimise; not yet prepared.
+        model: the handle of the result, but for its weights.
+        start: what to take the first weights from; None = random ones.
+
+    Raises:
+        as `train_on_ray`.
+    """
+    watch, network = spec.watch(context.handles, model), parse_network(model.network)
+    trained = train_on_ray(context, spec, network, model.image, objective, start, watch)
+    save_weights(trained.weights, context.folder / "weights.safetensors")
+    return model.model_copy(update={"parameters": trained.parameters}), trained
 
 
 def _what_trained(
@@ -172,10 +188,7 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     free_placement(task.artifact_id)
-    resources: dict[str, float] = {
-        "CPU": task.threads,
-        "memory": placement_mark(task.artifact_id),
-    }
+    resources: dict[str, float] = {"CPU": task.threads, "memory": placement_mark(task.artifact_id)}
     if on_gpus:
         resources["GPU"] = 1
     folder = task.store.work(task.artifact_id)

@@ -1,17 +1,34 @@
-"""What every job that trains a network lets the user choose."""
+"""What every job that trains a network lets the user choose.
+
+A student of a part of the labels keeps all classes in its network, so that it takes the pairs and
+the teacher of the whole; that it serves a part shows in its label counts, which are 0 for all other
+labels. Scores on the way change nothing of the result: the loss of a distillation falls long after
+the images have stopped getting better, and a search can stop the trainings that fall behind.
+"""
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet, Partition
 from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
-from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape, Precision
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slimctl.jobs.base.context import Handles
+    from slimctl.jobs.training.judge import Watch
+
+ModelT = TypeVar("ModelT", Flow, Generator)
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
@@ -63,9 +80,10 @@ class TrainingSpec(SeededJobSpec):
     {min, max} = as many of them as the cluster has at the time."""
     threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
     """CPU threads of a worker; auto = 1 on CPUs, up to 4 beside a GPU."""
-    shared: Annotated[bool, SPEED_ONLY] = False
-    """Whether one process serves this and other short jobs, one after another, instead of Ray
-    Train, which takes 12 s to start; `workers` is 1 then."""
+    shared: Annotated[Literal["auto"] | bool, SPEED_ONLY] = "auto"
+    """Whether to train without Ray Train, which takes 12 s and four more processes to start: true =
+    in a process that serves other short jobs too, with one worker; false = never; auto = in a
+    process of its own where there is one worker, on CPUs."""
     checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
     """Longest training time between two checkpoints, s."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
@@ -79,7 +97,7 @@ class TrainingSpec(SeededJobSpec):
     def _batches_split(self) -> Self:
         if mistake := range_mistake(self.workers):
             raise ValueError(f"workers: {mistake}")
-        if self.shared and self.workers not in ("auto", 1):
+        if self.shared is True and self.workers not in ("auto", 1):
             raise ValueError(
                 f"shared: true trains in one process, not in {self.workers} workers; "
                 "leave workers out, or set shared: false"
@@ -108,7 +126,7 @@ class TrainingSpec(SeededJobSpec):
         operation, which on a busy machine costs several times as much (measured: 66 ms a step on
         one thread became 430 ms on two).
         """
-        if self.shared:
+        if self.shared is True:
             workers = 1
         elif isinstance(self.workers, Range):
             workers = self.workers.min
@@ -122,9 +140,213 @@ class TrainingSpec(SeededJobSpec):
             return workers, self.threads
         return workers, min(4, cluster.node_cpus) if cluster.gpus else 1
 
-    def placed(self) -> Placement:
-        return "shared" if self.shared else self.placement
+    def in_process(self, cluster: Cluster) -> bool:
+        """Whether the job's own process trains, without Ray Train: the result is the same."""
+        if isinstance(self.shared, bool):
+            return self.shared
+        most = max(self.worker_counts(), default=self.layout(cluster)[0])
+        return most == 1 and cluster.gpus == 0
+
+    def labels(self, handles: "Handles", classes: int) -> tuple[int, ...] | None:
+        """Labels that the student serves, of so many classes that it learns from; None = all."""
+        return None
+
+    def student(
+        self, made: type[ModelT], handles: "Handles", source: PairSet | Flow, network: NetworkSpec
+    ) -> ModelT:
+        """The handle of a student, but for its weights."""
+        fields = {
+            "image": source.image,
+            "network": network.model_dump(mode="json"),
+            "label_counts": restricted(
+                source.label_counts, self.labels(handles, source.image.classes)
+            ),
+            "flip_valid": source.flip_valid,
+            "parameters": 0,
+        }
+        if made is Flow:
+            fields["source"] = "network"
+        return made.model_validate(fields)
+
+    def watch(self, handles: "Handles", student: Flow | Generator) -> "Watch | None":
+        """What scores the student while it trains; None if nothing does."""
+        return None
+
+    def placed(self, cluster: Cluster) -> Placement:
+        if self.shared is True:
+            return "shared"
+        return "alone" if self.in_process(cluster) else self.placement
 
     def needs(self, cluster: Cluster) -> Needs:
         workers, threads = self.layout(cluster)
         return Needs(cpus=workers * threads, gpus=workers if cluster.gpus else 0)
+
+
+class PartTrainingSpec(TrainingSpec):
+    """A training that can be restricted to a part of the labels."""
+
+    partition: Ref[Partition] | None = None
+    """Split of the labels of which the student serves a part; null = it serves all labels."""
+    part: int | None = Field(default=None, ge=0)
+    """Part that it serves, from 0."""
+
+    @model_validator(mode="after")
+    def _part_of_a_partition(self) -> Self:
+        if (self.partition is None) != (self.part is None):
+            raise ValueError(
+                "partition and part go together: give both, or neither for a student of all labels"
+            )
+        return self
+
+    def labels(self, handles: "Handles", classes: int) -> tuple[int, ...] | None:
+        if self.partition is None or self.part is None:
+            return None
+        partition = handles[self.partition]
+        if partition.conditions != classes:
+            raise FieldError(
+                "partition",
+                f"'{self.partition.job}' splits {partition.conditions} conditions, but there are "
+                f"{classes} classes",
+                "make the partition from the same labels",
+            )
+        return partition.subsets[self.part]
+
+    def student(
+        self, made: type[ModelT], handles: "Handles", source: PairSet | Flow, network: NetworkSpec
+    ) -> ModelT:
+        model = super().student(made, handles, source, network)
+        if self.partition is None:
+            return model
+        partition = handles[self.partition].id
+        return model.model_copy(update={"part": self.part, "partition": partition})
+
+    def check_source(
+        self,
+        inputs: "Mapping[str, Facts]",
+        source: tuple[str, str],
+        network: NetworkSpec | None,
+        flip: bool | None,
+    ) -> None:
+        """Checks what is known of the input that a student learns from: its field, and its job.
+
+        Raises:
+            FieldErrors: everything that does not fit it.
+        """
+        known = inputs[source[0]]
+        check_each(
+            Facts(),
+            lambda: self._check_part(inputs, *source),
+            lambda: self._check_real(inputs, *source),
+            lambda: check_flip(flip, known.flip_valid, source[1]),
+            lambda: check_network(network, known.image),
+        )
+
+    def _check_part(self, inputs: "Mapping[str, Facts]", source: str, job: str) -> None:
+        """Raises FieldError where there is no such part, or the source has no labels."""
+        if self.partition is None or self.part is None:
+            return
+        image = inputs[source].image
+        if image is not None and image.classes == 0:
+            raise FieldError(
+                source,
+                f"'{job}' is unconditional, so it has no labels to split",
+                "set conditional: true at the flow that it comes from, or leave partition out",
+            )
+        parts = inputs["partition"].parts
+        if parts is not None and self.part >= parts:
+            raise FieldError(
+                "part",
+                f"part is {self.part}, but '{self.partition.job}' has {parts} parts",
+                f"use 0..{parts - 1}",
+            )
+
+    def _check_real(self, inputs: "Mapping[str, Facts]", source: str, job: str) -> None:
+        """Raises FieldError where real images, or features, are of other images or classes."""
+        wanted = inputs[source].image
+        scored = "features" in type(self).model_fields
+        for field in ("data", "features"):
+            image = inputs[field].image if field in inputs else None
+            if image is None or wanted is None:
+                continue
+            unlike = (image.size, image.channels) != (wanted.size, wanted.channels)
+            if unlike or (field == "data" and wanted.classes not in (0, image.classes)):
+                what = f"its images or classes differ from those of '{job}'"
+                fix = "use the data that the teacher was made for"
+                raise FieldError(field, what, f"{fix}, and features of it" if scored else fix)
+
+
+class ScoredTrainingSpec(PartTrainingSpec):
+    """A training of a student that can be scored by its one-step samples."""
+
+    data: Annotated[Ref[Dataset] | None, SPEED_ONLY] = None
+    """Real images that one-step samples are compared with in training; null = no scores. They only
+    measure: the result is the same without them."""
+    features: Annotated[Ref[FeatureNet] | None, SPEED_ONLY] = None
+    """Feature network of the score, a kernel distance (KID); null = sliced Wasserstein of
+    pixels."""
+    score_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 100
+    """Steps between two scores, where there is `data`."""
+    score_samples: Annotated[int, Field(ge=2), SPEED_ONLY] = 500
+    """Samples of a score."""
+
+    @model_validator(mode="after")
+    def _scored_on_data(self) -> Self:
+        if self.features is not None and self.data is None:
+            raise ValueError(
+                "features are for the score, which compares with real images: name them as data, "
+                "or leave features out"
+            )
+        return self
+
+    def watch(self, handles: "Handles", student: Flow | Generator) -> "Watch | None":
+        from slimctl.jobs.training.judge import Judge, Watch  # noqa: PLC0415
+
+        if self.data is None:
+            return None
+        judge = Judge(
+            handles.store,
+            handles[self.data],
+            handles[self.features] if self.features else None,
+            self.labels(handles, student.image.classes),
+            student.label_counts,
+            student.image,
+            0.0,
+            self.score_samples,
+            self.seed or 0,
+            "kernel",
+        )
+        return Watch(judge, self.score_every)
+
+
+def restricted(counts: "Sequence[int]", labels: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Label counts that are 0 for all but the given labels; None leaves them as they are."""
+    return tuple(n if labels is None or label in labels else 0 for label, n in enumerate(counts))
+
+
+def check_images(
+    inputs: "Mapping[str, Facts]", source: str, job: str, fields: tuple[str, ...]
+) -> None:
+    """Checks that models and pairs, where they are known, are of the images of what is learned.
+
+    Raises:
+        FieldError: those of a field differ.
+    """
+    wanted = inputs[source].image
+    for field in fields:
+        image = inputs[field].image if field in inputs else None
+        if image and wanted and image != wanted:
+            raise FieldError(
+                field,
+                f"its images or classes differ from those of '{job}': {image}, not {wanted}",
+                "use models and pairs of the same image shape and classes",
+            )
+
+
+def training_work(
+    network: NetworkSpec | None, image: ImageShape | None, samples: float
+) -> Work | None:
+    """Work of training a network on so many samples; None where it or its images are not known."""
+    if network is None or image is None:
+        return None
+    size = network_size(network, image)
+    return Work(size.parameters, size.macs, TRAINING * size.macs * samples)

@@ -52,12 +52,7 @@ def _type_of(spec: type[JobSpec], name: str, field: Schema, defs: Schema) -> str
 
 
 def in_words(schema: Schema, defs: Schema) -> str:
-    """What a value of a schema looks like.
-
-    Args:
-        schema: JSON schema of a value.
-        defs: definitions that it may refer to, by name.
-    """
+    """What a value of a schema looks like."""
     if "$ref" in schema:
         return in_words(defs[schema["$ref"].rpartition("/")[2]], defs)
     for union in ("anyOf", "oneOf"):

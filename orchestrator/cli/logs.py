@@ -24,7 +24,7 @@ Follow = Annotated[
 
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run said."""
-    from slimctl.orchestrator.cli.browse import refuse_damaged
+    from slimctl.orchestrator.cli.status import refuse_damaged
     from slimctl.orchestrator.runs import find_run, read_run, run_lease
 
     store = open_store(storage)

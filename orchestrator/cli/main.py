@@ -12,20 +12,25 @@ import typer
 
 import slimctl
 from slimctl.jobs.base.errors import SlimError, UserError
-from slimctl.orchestrator.cli import (
-    browse,
-    comparing,
-    control,
-    listing,
-    logs,
-    reporting,
-    run,
-    sampling,
-    shipping,
-    upkeep,
-)
-from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams
-from slimctl.orchestrator.cli.stopping import stop_on_signals
+from slimctl.orchestrator.cli.cancel import cancel
+from slimctl.orchestrator.cli.check import check
+from slimctl.orchestrator.cli.compare import compare
+from slimctl.orchestrator.cli.doctor import doctor
+from slimctl.orchestrator.cli.export import export
+from slimctl.orchestrator.cli.gc import gc
+from slimctl.orchestrator.cli.kinds import kinds
+from slimctl.orchestrator.cli.logs import logs
+from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams, stop_on_signals
+from slimctl.orchestrator.cli.plan import plan
+from slimctl.orchestrator.cli.presets import presets
+from slimctl.orchestrator.cli.report import report
+from slimctl.orchestrator.cli.resume import resume
+from slimctl.orchestrator.cli.sample import sample
+from slimctl.orchestrator.cli.schema import schema
+from slimctl.orchestrator.cli.show import show
+from slimctl.orchestrator.cli.status import status
+from slimctl.orchestrator.cli.submit import submit
+from slimctl.orchestrator.cli.verify import verify
 
 app = typer.Typer(
     name="slimctl",
@@ -55,24 +60,24 @@ def program(
 
 
 for verb in (
-    run.check,
-    run.plan,
-    run.submit,
-    browse.status,
-    browse.show,
-    comparing.compare,
-    reporting.report,
-    logs.logs,
-    control.cancel,
-    control.resume,
-    upkeep.verify,
-    upkeep.gc,
-    upkeep.doctor,
-    sampling.sample,
-    shipping.export,
-    listing.kinds,
-    listing.presets,
-    listing.schema,
+    check,
+    plan,
+    submit,
+    status,
+    show,
+    compare,
+    report,
+    logs,
+    cancel,
+    resume,
+    verify,
+    gc,
+    doctor,
+    sample,
+    export,
+    kinds,
+    presets,
+    schema,
 ):
     app.command()(only_data(verb))
 

@@ -46,8 +46,7 @@ Detach = Annotated[
     typer.Option("--detach", help="Return as soon as the cluster has the run (with --address)."),
 ]
 Run = Annotated[
-    str | None,
-    typer.Argument(help="Run id or its beginning; else the latest.", show_default=False),
+    str | None, typer.Argument(help="Run id or its beginning; else the latest.", show_default=False)
 ]
 
 LIMIT = 2**63 - 1

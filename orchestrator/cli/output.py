@@ -1,15 +1,19 @@
-"""What becomes of stdout: it carries the data of a verb and nothing else.
+"""What becomes of stdout, and of signals that end the program.
 
-Ray, MLflow, torch and what they are made of print where they like. While a verb runs, stdout is
-stderr for all of them, down to the file descriptor, and `echo` alone reaches the real one.
+Stdout carries the data of a verb and nothing else: Ray, MLflow, torch and what they are made of
+print where they like. While a verb runs, stdout is stderr for all of them, down to the file
+descriptor, and `echo` alone reaches the real one. Signals of schedulers, containers and closed
+terminals end the program as Ctrl-C does.
 """
 
 import contextlib
 import functools
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import ParamSpec, TextIO
 
 import typer
@@ -36,13 +40,7 @@ def only_data(verb: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
 
 class _Stream(io.TextIOWrapper):
-    """Standard output or error that outlives its reader.
-
-    Args:
-        number: descriptor.
-        like: the stream that it stands in for, for its encoding.
-        data: whether it carries data, and so the program is for nothing without a reader.
-    """
+    """Standard output or error that outlives its reader."""
 
     def __init__(self, number: int, like: TextIO, *, data: bool) -> None:
         self._data = data
@@ -133,3 +131,34 @@ def _moved(stdout: TextIO) -> Iterator[TextIO]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """128 and the number of the signal, as shells count: 130, 143 or 129."""
+    return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
+
+
+def stop_on_signals() -> None:
+    """Has the signals raise `Stopped`; those that are ignored, as under nohup, stay so."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Once: a closing terminal sends two, and the end must not be interrupted."""
+    del frame
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)

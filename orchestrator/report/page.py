@@ -118,7 +118,7 @@ def _follow_flows(
     store: Store, reports: Mapping[str, QualityReport]
 ) -> tuple[dict[str, bytes], list[str]]:
     """A picture for each measured flow, all from the same noise; and what was left out, why."""
-    from slimctl.jobs.evaluation.export import FOLLOWED, FOLLOWED_STEPS, picture_of_flow
+    from slimctl.jobs.export.samples import FOLLOWED, FOLLOWED_STEPS, picture_of_flow
 
     pictures: dict[str, bytes] = {}
     remarks: list[str] = []

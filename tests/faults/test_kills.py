@@ -49,6 +49,7 @@ jobs:
     log_every: 10
     checkpoint_s: 1
 """
+ON_RAY_TRAIN = ("--set", "jobs.student.shared=false")
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,10 @@ def file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def submitted(cluster, file, tmp_path):
-    """A run on the cluster, detached."""
+def submitted(cluster, file, tmp_path, request):
+    """A run on the cluster, detached; the parameter is further options."""
     storage = tmp_path / "store"
-    words = ["--address", cluster.address, "--storage", storage]
+    words = ["--address", cluster.address, "--storage", storage, *getattr(request, "param", ())]
     code, out, err = ended(slimctl("submit", file, *words, "--detach"))
     assert code == 0, err
     yield storage
@@ -130,7 +131,16 @@ def test_the_supervisor_dies_and_no_step_is_lost(submitted, expected):
     assert done == sorted(done), "the training never went back"
 
 
-@pytest.mark.parametrize("title", ["ray::JobActor", "ray::TrainController", "ray::RayTrainWorker"])
+@pytest.mark.parametrize(
+    ("submitted", "title"),
+    [
+        ((), "ray::JobActor"),
+        (ON_RAY_TRAIN, "ray::JobActor"),
+        (ON_RAY_TRAIN, "ray::TrainController"),
+        (ON_RAY_TRAIN, "ray::RayTrainWorker"),
+    ],
+    indirect=["submitted"],
+)
 def test_a_part_of_a_training_dies(submitted, expected, title):
     until(has_progress(submitted, "student", 100))
     killed = time.time()

@@ -1,5 +1,6 @@
 """Stores, artifacts and jobs in this process: no Ray, one thread, the CPU."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
 from slimctl.jobs.base.cluster import Cluster
@@ -18,11 +20,18 @@ from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.execution import JobOutcome, JobRequest, execute
-from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
-from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.pairs.shards import (
+    PairRecipe,
+    find_shard,
+    open_solve,
+    shard_name,
+    solve_shard,
+    write_shard,
+)
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.weights import save_weights
+from slimctl.jobs.training.objective import Share
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.perceptual.cost import VGG_DEPTHS as DEPTHS
@@ -319,3 +328,62 @@ def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     torch.save(vgg, folder / "vgg16.pth")
     torch.save(linear, folder / "vgg.pth")
     return {"weights": str(folder / "vgg16.pth"), "linear": str(folder / "vgg.pth")}
+
+
+BATCH = 8
+
+
+class Student(nn.Module):
+    """A small network that follows labels and remembers how it was called."""
+
+    def __init__(self, classes=0):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.classes = nn.Embedding(classes, 1) if classes else None
+        self.calls = []
+
+    def forward(self, xt, t, label):
+        self.calls.append((xt.detach(), t, label))
+        out = self.conv(xt) * (1 + t.view(-1, 1, 1, 1))
+        if self.classes is not None:
+            out = out + self.classes(label).view(-1, 1, 1, 1)
+        return out
+
+
+@pytest.fixture
+def make_student():
+    """A network with random weights, told labels if there are classes."""
+
+    def make(classes=0, seed=0):
+        torch.manual_seed(seed)
+        return Student(classes)
+
+    return make
+
+
+@pytest.fixture
+def share():
+    """`share(rank, workers)` of a batch of 8."""
+
+    def make(rank=0, workers=1):
+        size = BATCH // workers
+        return Share(rank * size, size, BATCH, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture
+def gradient(share):
+    """Mean over all workers of the gradient of an objective, as Ray Train's workers take it."""
+
+    def mean(objective, network, step, workers):
+        parts = []
+        for rank in range(workers):
+            worker = copy.deepcopy(objective)
+            worker.prepare(share(rank, workers))
+            network.zero_grad()
+            worker.loss(network, step).backward()
+            parts.append([weight.grad.clone() for weight in network.parameters()])
+        return [torch.stack(grads).mean(0) for grads in zip(*parts, strict=True)]
+
+    return mean

@@ -51,13 +51,16 @@ class Bench:
         assert cls is JobActor
         return Recorder()
 
-    def launch(self, needs: Needs = ONE, *, own: bool = False, artifact: str = "") -> Launched:
+    def launch(
+        self, needs: Needs = ONE, *, own: bool = False, artifact: str = "", alone: bool = False
+    ) -> Launched:
         self._count += 1
         request = JobRequest(
             f"job-{self._count}", "load_dataset", {}, artifact or f"a-{self._count}", {}, "/store",
             Cluster(cpus=2), SilentReporter(),
         )  # fmt: skip
-        return self.launcher.launch(request, "own" if own else "shared", needs)
+        placement = "alone" if alone else "own" if own else "shared"
+        return self.launcher.launch(request, placement, needs)
 
     @property
     def alive(self) -> list[Actor]:
@@ -84,9 +87,20 @@ def test_long_work_gets_an_actor_that_outlives_the_supervisor(bench):
     launched = bench.launch(own=True, artifact="train_flow-1")
     assert not launched.shared
     assert launched.actor.options == {
-        "num_cpus": 0, "lifetime": "detached", "namespace": NAMESPACE, "name": "job-train_flow-1",
-        "get_if_exists": True,
+        "num_cpus": 0, "num_gpus": 0, "lifetime": "detached", "namespace": NAMESPACE,
+        "name": "job-train_flow-1", "get_if_exists": True,
     }  # fmt: skip
+
+
+def test_long_work_of_one_process_holds_its_devices_in_such_an_actor(bench):
+    launched = bench.launch(Needs(cpus=2, gpus=0), alone=True, artifact="train_flow-1")
+    assert not launched.shared
+    assert launched.actor.options == {
+        "num_cpus": 2, "num_gpus": 0, "lifetime": "detached", "namespace": NAMESPACE,
+        "name": "job-train_flow-1", "get_if_exists": True,
+    }  # fmt: skip
+    ((_, threads, on_gpu),) = launched.actor.target.calls
+    assert (threads, on_gpu) == (2, False)
 
 
 def test_a_second_wish_for_the_same_long_work_joins_the_first(bench):

@@ -17,14 +17,13 @@ from ray.cluster_utils import Cluster as RayCluster
 from slimctl import Pipeline, submit
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
 from slimctl.jobs.kinds.train_flow import TrainFlow
-from slimctl.jobs.pairs.pool import Pool
-from slimctl.jobs.pairs.suspicion import Life
+from slimctl.jobs.objectives.train_flow import FlowMatching
+from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.objective import Objective, Share
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 from slimctl.jobs.training.ray_train import train_on_ray
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.solvers.spec import EulerSpec
@@ -74,9 +73,9 @@ def test_two_workers_train_what_one_trains(local_ray, tmp_path):
     for workers in (1, 2):
         spec = TrainFlow(
             data="data", network=NETWORK, steps=12, batch_size=64, learning_rate=1e-3,
-            workers=workers, seed=5, precision="float32",
+            workers=workers, seed=5, precision="float32", flip=False,
         )  # fmt: skip
-        objective = FlowMatching(store, data, 5, False, spec.time, False)
+        objective = FlowMatching(spec, Handles(store, "", {"data": data}))
         made = train_on_ray(
             context(store, tmp_path, f"flow-{workers}"), spec, NETWORK, IMAGE, objective
         )
@@ -105,7 +104,7 @@ def test_a_loss_that_turns_nan_stops_the_job_with_step_and_checkpoint(local_ray,
     store = Store(str(tmp_path / "store"))
     spec = TrainFlow(
         data="data", network=NETWORK, steps=40, batch_size=8, workers=1, log_every=5,
-        checkpoint_s=1e-3,
+        checkpoint_s=1e-3, shared=False,
     )  # fmt: skip
     where = context(store, tmp_path, "flow-nan")
     with pytest.raises(TrainingDiverged, match=r"nan at step 23.*checkpoint-0000000\d\d"):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.read import read_images, source_files
+from slimctl.jobs.data.read import read_images
+from slimctl.jobs.data.source import find_source
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
@@ -61,7 +62,7 @@ def test_rules_are_followed(folder):
 
 
 def test_the_names_are_optional_and_count_as_content(folder):
-    assert folder / "batches.meta" in source_files(str(folder))
+    assert folder / "batches.meta" in find_source(str(folder)).content
     (folder / "batches.meta").unlink()
     assert read_images(str(folder)).class_names == ()
 

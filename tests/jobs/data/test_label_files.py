@@ -6,7 +6,8 @@ import pytest
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.data.folders import find_images
-from slimctl.jobs.data.read import describe_source, read_images, source_files
+from slimctl.jobs.data.read import read_images
+from slimctl.jobs.data.source import find_source
 
 PLACES = ("00000/a.png", "00000/b.png", "00001/c.png")
 
@@ -34,8 +35,8 @@ def test_labels_as_stylegan_and_edm_write_them(folder, form):
     loaded = read_images(str(root))
     assert loaded.labels.tolist() == [2, 0, 1]
     assert (loaded.class_count, loaded.class_names) == (3, ())
-    assert describe_source(str(root)).endswith("3 classes (labels of dataset.json)")
-    assert root / "dataset.json" in source_files(str(root))
+    assert find_source(str(root)).words.endswith("3 classes (labels of dataset.json)")
+    assert root / "dataset.json" in find_source(str(root)).content
 
 
 def test_edm_says_that_there_are_no_labels(folder):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.labels import check_classes, check_labels
-from slimctl.jobs.data.loaded import LoadedImages
+from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint64, np.int64, np.float32, np.float64])

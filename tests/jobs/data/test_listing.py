@@ -1,4 +1,4 @@
-from slimctl.jobs.data.listing import NAMED, listed
+from slimctl.jobs.base.errors import NAMED, listed
 
 
 def test_few_names_stand_alone():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.data.read import describe_source, read_images, source_files, source_root
+from slimctl.jobs.data.read import read_images
+from slimctl.jobs.data.source import find_source
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ def test_a_folder_of_classes(folder):
     assert loaded.labels.tolist() == [0, 1, 0]
     assert loaded.class_names == ("cat", "dog")
     assert loaded.flip_valid is None
-    assert loaded.source == describe_source(str(path)) == "folder of 3 images, 2 classes"
-    assert [file.relative_to(path).as_posix() for file in source_files(str(path))] == order
-    assert source_root(str(path)) == path
+    assert loaded.source == find_source(str(path)).words == "folder of 3 images, 2 classes"
+    assert [file.relative_to(path).as_posix() for file in find_source(str(path)).content] == order
+    assert find_source(str(path)).root == path
 
 
 def test_a_folder_without_labels(folder):
@@ -59,7 +60,7 @@ def test_damaged_files_are_named_from_the_source_on(folder):
     with pytest.raises(UserError, match=r"1 of 4 images cannot be used: dog/b\.png") as error:
         read_images(str(path))
     assert error.value.where == str(path)
-    assert "(1 of 5 files left out: 1 .txt)" in describe_source(str(path))
+    assert "(1 of 5 files left out: 1 .txt)" in find_source(str(path)).words
 
 
 def test_reading_twice_gives_the_same_bytes(folder):
@@ -69,8 +70,8 @@ def test_reading_twice_gives_the_same_bytes(folder):
 
 
 def test_digits_have_no_files():
-    assert source_files("digits") == []
-    assert describe_source("digits") == "scikit-learn's digits"
+    assert find_source("digits").content == ()
+    assert find_source("digits").words == "scikit-learn's digits"
 
 
 def test_importing_the_readers_imports_neither_torch_nor_scikit_learn():

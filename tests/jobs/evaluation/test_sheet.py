@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from slimctl.jobs.evaluation.export import GAP_PX, save_sheet
+from slimctl.jobs.evaluation.sampling import GAP_PX, save_sheet
 
 
 def read(path):

@@ -6,10 +6,10 @@ import torch
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, Partition
 from slimctl.jobs.evaluation import quality
-from slimctl.jobs.evaluation.export import write_samples
 from slimctl.jobs.evaluation.reference import floor_draws
 from slimctl.jobs.evaluation.sampling import open_sampler
 from slimctl.jobs.evaluation.subsets import subset_qualities
+from slimctl.jobs.export.samples import write_samples
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.storage.flows import open_flow

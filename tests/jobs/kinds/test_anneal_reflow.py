@@ -3,8 +3,8 @@ import torch
 
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
+from slimctl.jobs.objectives import anneal_reflow
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.training.objectives import annealed_reflow
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import ConstantAnnealing, LinearAnnealing
 from slimctl.models.spec import ImageShape
@@ -61,9 +61,9 @@ def test_the_schedule_reaches_the_training(
     run_job, make_input, monkeypatch, annealing, steps, fresh
 ):
     betas = []
-    real = annealed_reflow.annealed_noise
+    real = anneal_reflow.annealed_noise
     monkeypatch.setattr(
-        annealed_reflow, "annealed_noise", lambda *args: betas.append(args[2]) or real(*args)
+        anneal_reflow, "annealed_noise", lambda *args: betas.append(args[2]) or real(*args)
     )
     plain = None if annealing is None else {"kind": "constant", "value": 0}
     run_job(spec(steps=steps, annealing=plain), pairs=make_input())

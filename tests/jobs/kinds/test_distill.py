@@ -6,9 +6,8 @@ from safetensors.torch import load_file
 from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.keys import job_key
-from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.distill import RECIPES, Distill
 from slimctl.jobs.storage.flows import open_network
-from slimctl.jobs.training.recipes import RECIPES
 from slimctl.models.spec import ImageShape
 
 NETWORK = {

@@ -37,7 +37,7 @@ def test_pairs_are_made_with_it(fitted, run_job, store):
     pairs = run_job(spec, flow=flow, solver=grid)
     assert pairs.nfe == 8
     made = read_pairs(store, pairs).float()
-    from slimctl.jobs.pairs.draw import pair_noise
+    from slimctl.jobs.pairs.shards import pair_noise
 
     x0 = pair_noise(5, torch.arange(4), flow.image)
     exact = solve(RK45Spec(tolerance=1e-5), open_flow(store, flow, CPU), x0).x1

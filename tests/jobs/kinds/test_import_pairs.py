@@ -6,8 +6,8 @@ from slimctl.jobs.base.facts import FieldError
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
 from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.kinds.import_pairs import ImportPairs
-from slimctl.jobs.training import pair_source
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.training import sources
+from slimctl.jobs.training.sources import PairSource
 from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def spec(path, **changes):
 
 @pytest.mark.parametrize("in_memory", [0, 2**30], ids=["on disk", "in memory"])
 def test_pairs_come_back_as_they_were_written(tmp_path, run_job, store, monkeypatch, in_memory):
-    monkeypatch.setattr(pair_source, "CPU_BYTES", in_memory)
+    monkeypatch.setattr(sources, "CPU_BYTES", in_memory)
     written = write(tmp_path / "pairs", labels=np.eye(3)[RNG.integers(0, 3, 10)])
     asked = spec(tmp_path / "pairs", flip_valid=True)
     pairs = run_job(asked)

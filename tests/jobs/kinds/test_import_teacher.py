@@ -12,8 +12,7 @@ from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.import_teacher import ImportTeacher
 from slimctl.jobs.kinds.train_flow import TrainFlow
-from slimctl.jobs.pairs.draw import pair_noise
-from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.pairs.shards import pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.checkpoints import save_flow
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
@@ -74,7 +73,7 @@ def test_a_teacher_comes_out_as_it_went_in(tmp_path, run_job, store, prediction)
 
 def test_what_export_wrote_comes_in_again(tmp_path, run_job, store, make_model):
     from slimctl.jobs.base.artifacts import Flow
-    from slimctl.jobs.shipping.described import describe, weights_of
+    from slimctl.jobs.export.ship import describe, weights_of
     from slimctl.models.checkpoints.model_format import write_model_folder
 
     model = make_model(Flow, label_counts=(1, 2))

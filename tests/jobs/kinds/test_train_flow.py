@@ -4,9 +4,9 @@ import torch
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.storage.flows import open_flow
-from slimctl.jobs.training.objectives import flow_matching
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
+from slimctl.jobs.training import sources
 from slimctl.models.engine import choose_engine
 from slimctl.models.spec import ImageShape
 
@@ -66,8 +66,8 @@ def test_mirroring_is_what_the_data_allows(
     run_job, make_dataset, monkeypatch, asked, valid, mirrors
 ):
     seen = []
-    real = flow_matching.mirror
-    monkeypatch.setattr(flow_matching, "mirror", lambda *args: seen.append(1) or real(*args))
+    real = sources.mirror
+    monkeypatch.setattr(sources, "mirror", lambda *args: seen.append(1) or real(*args))
     run_job(spec(flip=asked, steps=1), data=make_dataset(flip=valid))
     assert bool(seen) == mirrors
 

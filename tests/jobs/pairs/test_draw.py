@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimctl.jobs.pairs.draw import pair_labels, pair_noise
+from slimctl.jobs.pairs.shards import pair_labels, pair_noise
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=2, size=3)

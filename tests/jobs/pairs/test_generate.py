@@ -9,8 +9,7 @@ from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.pairs import generate as generate_module
 from slimctl.jobs.pairs.generate import PairActor, generate
-from slimctl.jobs.pairs.shards import find_shard, shard_name, solve_shard, write_shard
-from slimctl.jobs.pairs.spec import PairRecipe
+from slimctl.jobs.pairs.shards import PairRecipe, find_shard, shard_name, solve_shard, write_shard
 from slimctl.models.solvers.spec import EulerSpec
 
 

@@ -67,7 +67,7 @@ def test_those_that_died_alone_run_one_at_a_time_and_elsewhere_if_they_can(monke
     waiting = [1, 0]
     pool._hand_out(waiting)
     assert waiting == [1, 0], "there is a pause first"
-    monkeypatch.setattr("slimctl.jobs.pairs.suspicion.PAUSE_S", 0.0)
+    monkeypatch.setattr("slimctl.jobs.pairs.pool.PAUSE_S", 0.0)
     pool._hand_out(waiting)
     assert [actor.given for actor in actors] == [[], [0], []]
     waiting = [1, 7]

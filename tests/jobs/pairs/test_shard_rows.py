@@ -2,10 +2,9 @@ import pytest
 import torch
 
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.pairs.shard_rows import ShardRows
-from slimctl.jobs.pairs.shards import read_pairs
-from slimctl.jobs.training import pair_source
-from slimctl.jobs.training.pair_source import PairSource
+from slimctl.jobs.pairs.shards import ShardRows, read_pairs
+from slimctl.jobs.training import sources
+from slimctl.jobs.training.sources import PairSource
 
 CPU = torch.device("cpu")
 
@@ -40,7 +39,7 @@ def test_a_set_on_disk_gives_the_same_batches(store, pairs, monkeypatch, ahead):
     """Whatever was read ahead, the right or the wrong pairs or none."""
     index = torch.tensor([4, 2])
     wanted = PairSource(store, pairs, CPU).batch(index)
-    monkeypatch.setattr(pair_source, "CPU_BYTES", 10)
+    monkeypatch.setattr(sources, "CPU_BYTES", 10)
     source = PairSource(store, pairs, CPU)
     if ahead is not None:
         source.read_ahead(torch.tensor(ahead))
@@ -52,4 +51,4 @@ def test_a_set_on_disk_gives_the_same_batches(store, pairs, monkeypatch, ahead):
 def test_large_sets_stay_on_disk(pairs, count, kept):
     image = pairs.image.model_copy(update={"channels": 3, "size": 32})
     large = pairs.model_copy(update={"count": count, "image": image})
-    assert pair_source.fits(large, CPU) is kept
+    assert sources.fits(large, CPU) is kept

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.pairs.draw import pair_labels, pair_noise
 from slimctl.jobs.pairs.shards import (
+    PairRecipe,
     ShardRecord,
     find_shard,
     open_solve,
+    pair_labels,
+    pair_noise,
     read_pairs,
     shard_name,
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.pairs.spec import PairRecipe
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors

@@ -2,8 +2,8 @@
 
 import pytest
 
-from slimctl.jobs.pairs import suspicion
-from slimctl.jobs.pairs.suspicion import CONVICTING, PAUSE_S, TOGETHER_S, Life, Suspicion
+from slimctl.jobs.pairs import pool
+from slimctl.jobs.pairs.pool import CONVICTING, PAUSE_S, TOGETHER_S, Life, Suspicion
 
 LONG_S = 100.0
 
@@ -16,7 +16,7 @@ class World:
         self.gone = set()
         self.pid = 0
         self.suspicion = Suspicion[int](lambda: self.gone)
-        monkeypatch.setattr(suspicion.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(pool.time, "monotonic", lambda: self.now)
         for actor in (0, 1):
             self.back(actor)
 

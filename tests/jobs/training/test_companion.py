@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from slimctl.jobs.kinds.train_flow import TrainFlow
-from slimctl.jobs.training.best import ScoredAverage, best_weights, read_scores
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.judge import ScoredAverage, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer, learning_rate
 from slimctl.jobs.training.objective import Companion, Objective, Share
 from slimctl.models.ema import PowerEMA

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
@@ -17,11 +17,10 @@ from slimctl.jobs.base.errors import (
     WorkLost,
 )
 from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.training import ray_train
 from slimctl.jobs.training.checkpoint import load_checkpoint
-from slimctl.jobs.training.objectives.flow_matching import FlowMatching
 from slimctl.jobs.training.ray_train import TrainTask, initial_network, train_on_ray, train_worker
-from slimctl.models.flows.spec import UniformTime
 from slimctl.models.metrics.cost import count_parameters
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape
@@ -39,7 +38,8 @@ NETWORK = {
 
 def settings(**changes):
     fields = {"data": "d", "network": NETWORK, "steps": 12, "batch_size": 4, "seed": 1, "warmup": 2}
-    return TrainFlow.model_validate(fields | {"learning_rate": 1e-3} | changes)
+    fields |= {"learning_rate": 1e-3, "shared": False}
+    return TrainFlow.model_validate(fields | changes)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def make_task(store, recorder, make_dataset):
     def make(name="train_flow-1", initial=None, spec=None):
         data = make_dataset(count=10)
         spec = spec or settings()
-        objective = FlowMatching(store, data, 1, False, UniformTime(), True)
+        objective = FlowMatching(spec, Handles(store, name, {"d": data}))
         return TrainTask(
             job="teacher",
             artifact_id=name,
@@ -187,9 +187,12 @@ def work_as(monkeypatch, store):
 def test_damaged_inputs_are_not_worth_another_attempt(store, make_task, work_as):
     """A worker writes such an error down and ends, so that Ray Train does not start it again."""
     task = make_task()
-    store.file(task.objective.data, "data.safetensors").write_bytes(b"x")
+    store.file(task.objective.handles.inputs["d"], "data.safetensors").write_bytes(b"x")
     failure = work_as(task)
-    assert (failure["type"], failure["where"]) == ("DamagedArtifact", task.objective.data.id)
+    assert (failure["type"], failure["where"]) == (
+        "DamagedArtifact",
+        task.objective.handles.inputs["d"].id,
+    )
 
 
 def raising(error):
@@ -234,4 +237,4 @@ def test_workers_need_no_more_than_pickle(make_task, make_model):
     other = pickle.loads(pickle.dumps(task))
     assert other.spec == task.spec
     assert other.store.uri == task.store.uri
-    assert other.objective.data == task.objective.data
+    assert other.objective.spec == task.objective.spec

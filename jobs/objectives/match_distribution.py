@@ -1,0 +1,185 @@
+"""Distribution matching: a one-step student follows the difference of two flows.
+
+One flow is the teacher, the other a companion of the student's training, which learns the flow of
+what the student makes at the moment.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.judge import Judge
+from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.jobs.training.perceptual import open_distance
+from slimctl.jobs.training.sources import ImageSource, PairSource
+from slimctl.models.counter_random import Stream
+from slimctl.models.critics import Critic
+from slimctl.models.engine import choose_engine
+from slimctl.models.flows.path import interpolate
+from slimctl.models.flows.time_density import whole_range
+from slimctl.models.losses import (
+    critic_loss,
+    deception_loss,
+    matching_gradient,
+    matching_loss,
+    velocity_error,
+)
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.match_distribution import MatchDistribution
+
+
+@dataclass
+class DistributionMatching(Objective):
+    """The matching loss of the student, with pair regression or an adversarial term if asked for.
+
+    Labels and real images are those of the student's part; pairs are never filtered, since that
+    costs coverage of the modes.
+
+    Source:
+        Song et al., Multi-student distillation, arXiv 2410.23274, after DMD (arXiv 2311.18828) and
+        DMD2 (arXiv 2405.14867), with time turned round (here t = 0 is noise).
+    """
+
+    spec: "MatchDistribution"
+    handles: Handles
+    _report: dict[str, Tensor] = field(default_factory=dict)
+
+    def prepare(self, share: Share) -> None:
+        spec, store, teacher = self.spec, self.handles.store, self.handles[self.spec.teacher]
+        seed, image = spec.seed or 0, teacher.image
+        self._student = spec.made(self.handles)
+        self._t_start, self._counts = self._student.t_start, self._student.label_counts
+        self._flip = teacher.flip_valid if spec.flip is None else spec.flip
+        precision = choose_engine(share.device, "training", spec.precision).precision
+        self._teacher = open_flow(store, teacher, share.device, precision)
+        torch.manual_seed(derive_seed(seed, "head"))
+        fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
+        critic = Critic(fake, judges=spec.adversarial is not None)
+        self._critic = critic.to(share.device).requires_grad_()
+        self._draws = Draws(seed, share, image)
+        self._fake_draws = Draws(derive_seed(seed, "fake"), share, image)
+        if spec.pairs is not None:
+            self._pairs = PairSource(store, self.handles[spec.pairs], share.device)
+            size = spec.pair_batch or spec.batch_size
+            self._pair_draws = Draws(seed, share.of(size), image)
+            self._distance = open_distance(
+                spec.distance, store, self.handles.artifact_id, share.device
+            )
+        labels, data = spec.labels(self.handles, image.classes), self.handles[spec.data]
+        if spec.adversarial is not None:
+            conditional = image.classes > 0
+            self._real = ImageSource(store, data, share.device, labels, conditional=conditional)
+            self._real_draws = Draws(derive_seed(seed, "real"), share, image)
+        if share.first == 0:
+            features = self.handles[spec.features] if spec.features else None
+            self._judge = Judge(
+                store, data, features, labels, self._counts, image, self._t_start,
+                spec.score_samples, seed,
+            )  # fmt: skip
+            self._judge.prepare(share.device)
+
+    def companion(self) -> Companion:
+        rate = self.spec.fake_learning_rate or self.spec.learning_rate
+        return Companion(self._critic, self.spec.updates(), rate / self.spec.learning_rate)
+
+    def score_every(self) -> int:
+        return self.spec.score_every
+
+    def score(self, network: nn.Module) -> float:
+        return self._judge(network)
+
+    def companion_loss(
+        self, companion: nn.Module, network: nn.Module, step: int, update: int
+    ) -> Tensor:
+        number = step * self.spec.updates() + update
+        x, label = self._generate(network, number)
+        x0 = self._fake_draws.noise(number)
+        t = self._fake_draws.times(number, whole_range(self.spec.time))
+        points = interpolate(x0, x, t)
+        if self.spec.adversarial is None:
+            velocity, _ = companion(points, t, label)
+            return self._flow_loss(velocity, x0, x)
+        real_points, real_t, real_label = self._real_of(number)
+        labels = None if label is None or real_label is None else torch.cat((label, real_label))
+        both = torch.cat((points, real_points)), torch.cat((t, real_t))
+        velocity, logit = companion(*both, labels)
+        judged = critic_loss(real=logit[len(x) :], fake=logit[: len(x)])
+        self._report["critic_loss"] = judged.detach()
+        flow = self._flow_loss(velocity[: len(x)], x0, x)
+        return flow + self.spec.adversarial.critic_weight * judged
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        fresh, label = self._fresh(self._draws, step)
+        x0, x1, labels = self._with_pairs(fresh, label, step)
+        start = torch.full((len(x0),), self._t_start, device=x0.device)
+        made = x0 + network(x0, start, labels).float()
+        x = made[: len(fresh)]
+        noise, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
+        real, fake = self._teacher.velocity, self._critic.velocity
+        gradient = matching_gradient(real, fake, x.detach(), noise, t, label)
+        total = matching_loss(x, gradient).mean()
+        self._report["matching_loss"] = total.detach()
+        if x1 is not None:
+            pair = self._distance(made[len(fresh) :], x1).mean()
+            self._report["pair_loss"] = pair.detach()
+            total = total + self.spec.pair_weight * pair
+        if self.spec.adversarial is not None:
+            deceived = self._deception(x, noise, t, label)
+            self._report["deception_loss"] = deceived.detach()
+            total = total + self.spec.adversarial.generator_weight * deceived
+        return total
+
+    def report(self) -> dict[str, Tensor]:
+        return self._report
+
+    def _flow_loss(self, velocity: Tensor, x0: Tensor, x: Tensor) -> Tensor:
+        loss: Tensor = velocity_error(velocity.float(), x0, x).mean()
+        self._report["fake_loss"] = loss.detach()
+        return loss
+
+    def _fresh(self, draws: Draws, number: int) -> tuple[Tensor, Tensor | None]:
+        """Noise for the student, and labels that it serves."""
+        x0 = draws.noise(number, Stream.GUIDED_NOISE)
+        if not self._counts:
+            return x0, None
+        return x0, draws.labels(number, Stream.GUIDED_LABEL, self._counts)
+
+    @torch.no_grad()
+    def _generate(self, network: nn.Module, number: int) -> tuple[Tensor, Tensor | None]:
+        """What the student makes for an update of its companion."""
+        x0, label = self._fresh(self._fake_draws, number)
+        start = torch.full((len(x0),), self._t_start, device=x0.device)
+        return x0 + network(x0, start, label).float(), label
+
+    def _with_pairs(
+        self, fresh: Tensor, label: Tensor | None, step: int
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The fresh noise with that of the pairs behind it, the pairs' images, all labels."""
+        if self.spec.pairs is None:
+            return fresh, None, label
+        x0, x1, pair_label = self._pairs.of_step(self._pair_draws, step, flip=self._flip)
+        if label is not None and pair_label is not None:
+            label = torch.cat((label, pair_label))
+        return torch.cat((fresh, x0)), x1, label
+
+    def _real_of(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Real images of the student's part with noise, at their times, and their labels."""
+        draws = self._real_draws
+        x1, label = self._real.of_step(draws, number, flip=self._flip)
+        t = draws.times(number, whole_range(self.spec.time))
+        return interpolate(draws.noise(number), x1, t), t, label
+
+    def _deception(self, x: Tensor, noise: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """The loss of being taken for real, whose gradient goes to x and not to the critic."""
+        point = x.detach().requires_grad_()
+        _, logit = self._critic(interpolate(noise, point, t), t, label)
+        loss = deception_loss(logit)
+        (gradient,) = torch.autograd.grad(loss, point)
+        return loss.detach() + ((x - x.detach()) * gradient).sum()

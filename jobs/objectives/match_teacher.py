@@ -1,0 +1,44 @@
+"""Teacher score matching: a smaller network learns the teacher's velocity on real images."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.sources import ImageSource
+from slimctl.models.losses import teacher_matching_loss
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.match_teacher import MatchTeacher
+
+
+@dataclass
+class TeacherMatching(Objective):
+    """Mean squared difference of the student's and the teacher's velocity on noised real images.
+
+    Source:
+        Song et al., Multi-student distillation, arXiv 2410.23274: its stage 0.
+    """
+
+    spec: "MatchTeacher"
+    handles: Handles
+
+    def prepare(self, share: Share) -> None:
+        store, teacher = self.handles.store, self.handles[self.spec.teacher]
+        classes = teacher.image.classes
+        labels = self.spec.labels(self.handles, classes)
+        data = self.handles[self.spec.data]
+        self._data = ImageSource(store, data, share.device, labels, conditional=classes > 0)
+        self._teacher = open_flow(store, teacher, share.device)
+        self._flip = teacher.flip_valid if self.spec.flip is None else self.spec.flip
+        self._draws = Draws(self.spec.seed or 0, share, teacher.image)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        x1, label = self._data.of_step(self._draws, step, flip=self._flip)
+        x0, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
+        velocity = self._teacher.velocity
+        return teacher_matching_loss(network, velocity, x0, x1, t, label).mean()

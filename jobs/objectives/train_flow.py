@@ -1,0 +1,39 @@
+"""Flow matching on real images: the teacher's training."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from slimctl.jobs.base.context import Handles
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.sources import ImageSource
+from slimctl.models.losses import flow_matching_loss
+
+if TYPE_CHECKING:
+    from slimctl.jobs.kinds.train_flow import TrainFlow
+
+
+@dataclass
+class FlowMatching(Objective):
+    """Mean squared error of the velocity on straight lines from fresh noise to images.
+
+    Source:
+        Liu et al., arXiv 2209.03003, eq. 1.
+    """
+
+    spec: "TrainFlow"
+    handles: Handles
+
+    def prepare(self, share: Share) -> None:
+        store, data = self.handles.store, self.handles[self.spec.data]
+        conditional = self.spec.conditional
+        self._data = ImageSource(store, data, share.device, None, conditional=conditional)
+        self._flip = data.flip_valid if self.spec.flip is None else self.spec.flip
+        self._draws = Draws(self.spec.seed or 0, share, data.image)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        x1, label = self._data.of_step(self._draws, step, flip=self._flip)
+        x0, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
+        return flow_matching_loss(network, x0, x1, t, label).mean()

@@ -1,0 +1,265 @@
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from slimctl.jobs.base.artifacts import Generator
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.objectives import distill
+from slimctl.jobs.objectives.distill import Distillation, measure_guide
+from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.sources import PairSource
+from slimctl.models import counter_random
+from slimctl.models.counter_random import Stream
+from slimctl.models.flows.flow import NetworkFlow
+from slimctl.models.flows.spec import HuberDistance
+from slimctl.models.losses import distance, one_step_error, one_step_velocity, two_step_error
+
+CPU = torch.device("cpu")
+SEED = 5
+TIMES = (0.2, 0.8)
+
+
+@pytest.fixture
+def pairs(make_pairs, make_analytic, make_dataset):
+    return make_pairs(make_analytic(make_dataset(count=6)), count=20)
+
+
+@pytest.fixture
+def labelled(make_pairs, make_analytic, make_dataset):
+    data = make_dataset(count=9, classes=3)
+    return make_pairs(make_analytic(data, conditional=True), count=20)
+
+
+@pytest.fixture
+def make(store):
+    def objective(pairs, guide, **changes):
+        fields = {
+            "pairs": "pairs",
+            "network": {"kind": "mlp", "width": 8},
+            "guide": "guide" if guide else None,
+            "steps": 1,
+            "seed": SEED,
+            "two_step_weight": 1.0 if guide else 0.0,
+            "two_step_batch": 8,
+            "two_step_times": TIMES,
+            "flip": False,
+        }
+        inputs = {"pairs": pairs, "guide": guide}
+        return Distillation(Distill(**fields | changes), Handles(store, "", inputs))
+
+    return objective
+
+
+@pytest.fixture
+def expected(store, share):
+    """Both terms as the paper writes them, from draws made here."""
+
+    def terms(objective, student, step):
+        spec, pairs = objective.spec, objective.handles.inputs["pairs"]
+        fresh = share().of(spec.two_step_batch)
+        draws = Draws(SEED, share(), pairs.image)
+        x0, x1, label = PairSource(store, pairs, CPU).batch(draws.samples(step, pairs.count))
+        if spec.flip:
+            x0, x1 = (mirror(x, draws.flips(step)) for x in (x0, x1))
+        guided = Draws(SEED, fresh, pairs.image)
+        fresh_label = None
+        if pairs.label_counts:
+            index = torch.arange(spec.two_step_batch)
+            counts = pairs.label_counts
+            stream = Stream.GUIDED_LABEL
+            fresh_label = counter_random.categorical(SEED, stream, index, counts, step)
+        low, high = spec.two_step_times
+        noise = guided.noise(step, Stream.GUIDED_NOISE)
+        s = low + (high - low) * guided.uniform(step, Stream.GUIDED_TIME)
+        both = None if label is None else torch.cat((label, fresh_label))
+        flow = NetworkFlow(student, pairs.image)
+        guide = open_flow(store, objective.handles.inputs["guide"], CPU)
+        u = one_step_velocity(flow, torch.cat((x0, noise)), both)
+        u, fresh_u = u[: len(x0)], u[len(x0) :]
+        xs = noise + s[:, None, None, None] * fresh_u.detach()
+        ahead = guide.velocity(xs, s, fresh_label)
+        d = distance(spec.distance)
+        return SimpleNamespace(
+            pair=d(x0 + u, x1),
+            two_step=d(noise + fresh_u, xs + (1 - s)[:, None, None, None] * ahead),
+        )
+
+    return terms
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"distance": HuberDistance()},
+        {"distance": HuberDistance(c=0.5), "flip": True},
+        {"two_step_batch": 4},
+        {"two_step_batch": 24, "two_step_times": (0.4, 0.5)},
+        {"pair_weight": 0.25, "two_step_weight": 3.0},
+    ],
+)
+def test_the_loss_is_the_weighted_sum_of_both_terms(
+    make, pairs, make_model, make_student, share, expected, changes
+):
+    objective = make(pairs, make_model(), **changes)
+    objective.prepare(share())
+    student = make_student()
+    for step in (0, 7):
+        loss = objective.loss(student, step)
+        terms = expected(objective, make_student(), step)
+        pair, two_step = terms.pair.mean(), terms.two_step.mean()
+        wanted = objective.spec.pair_weight * pair + objective.spec.two_step_weight * two_step
+        torch.testing.assert_close(loss, wanted)
+        report = objective.report()
+        torch.testing.assert_close(report["pair_loss"], pair.detach())
+        torch.testing.assert_close(report["two_step_loss"], two_step.detach())
+        assert not any(part.requires_grad for part in report.values())
+
+
+def test_the_gradient_is_that_of_both_terms(make, pairs, make_model, make_student, share, expected):
+    objective = make(pairs, make_model(), two_step_weight=0.5)
+    objective.prepare(share())
+    student, other = make_student(), make_student()
+    objective.loss(student, 3).backward()
+    terms = expected(objective, other, 3)
+    (terms.pair.mean() + 0.5 * terms.two_step.mean()).backward()
+    for mine, theirs in zip(student.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_no_gradient_reaches_the_guide(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model(dropout=0.5))
+    objective.prepare(share())
+    objective.loss(make_student(), 0).backward()
+    guide = list(objective._guide.parameters())
+    assert guide
+    assert all(weight.grad is None and not weight.requires_grad for weight in guide)
+    assert not any(module.training for module in objective._guide.network.modules())
+
+
+def test_the_student_is_evaluated_once_at_pure_noise(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model(), two_step_batch=4)
+    objective.prepare(share())
+    student = make_student()
+    objective.loss(student, 0)
+    ((xt, t, label),) = student.calls
+    assert len(xt) == 12
+    assert t.tolist() == [0.0] * 12
+    assert label is None
+
+
+def test_labels_of_pairs_and_fresh_noise_reach_the_student(
+    make, labelled, make_model, make_student, share, expected
+):
+    guide = make_model(label_counts=labelled.label_counts)
+    objective = make(labelled, guide)
+    objective.prepare(share())
+    student = make_student(3)
+    loss = objective.loss(student, 2)
+    other = make_student(3)
+    terms = expected(objective, other, 2)
+    torch.testing.assert_close(loss, terms.pair.mean() + terms.two_step.mean())
+    assert torch.equal(student.calls[0][2], other.calls[0][2])
+    assert len(student.calls[0][2].unique()) > 1
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_either_term_alone(
+    make, pairs, labelled, make_model, make_student, share, expected, conditional
+):
+    chosen = labelled if conditional else pairs
+    classes = len(chosen.label_counts)
+    guide = make_model(label_counts=chosen.label_counts)
+    student = make_student(classes)
+    terms = expected(make(chosen, guide), make_student(classes), 0)
+    for fields, term, name, count in (
+        ({"guide": guide, "pair_weight": 0.0}, terms.two_step, "two_step_loss", 8),
+        ({"guide": None, "pair_weight": 1.0}, terms.pair, "pair_loss", 8),
+    ):
+        objective = make(chosen, fields["guide"], pair_weight=fields["pair_weight"])
+        objective.prepare(share())
+        torch.testing.assert_close(objective.loss(student, 0), term.mean())
+        assert set(objective.report()) == {name}
+        assert len(student.calls.pop()[0]) == count  # nothing is evaluated for nothing
+
+
+def test_a_straight_guide_leaves_a_perfect_student_alone(
+    store, make, make_pairs, make_analytic, make_dataset, share
+):
+    flow = make_analytic(make_dataset(count=1))
+    pairs = make_pairs(flow)
+    exact = open_flow(store, flow, CPU)
+    objective = make(pairs, flow)
+    objective.prepare(share())
+    assert float(objective.loss(exact.velocity, 0)) < 1e-6
+    assert float(objective.loss(lambda xt, t, _: 0 * xt, 0)) > 0.5
+
+
+@pytest.mark.parametrize("two_step_batch", [4, 8, 16])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_together_have_the_gradient_of_one(
+    make, pairs, make_model, gradient, make_student, workers, two_step_batch
+):
+    objective = make(pairs, make_model(), flip=True, two_step_batch=two_step_batch)
+    network = make_student()
+    one, many = (gradient(objective, network, 2, n) for n in (1, workers))
+    for alone, together in zip(one, many, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_fresh_noise_is_not_the_noise_of_pairs(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model())
+    objective.prepare(share())
+    student = make_student()
+    for step in (0, 1):
+        objective.loss(student, step)
+    first, second = (xt for xt, _, _ in student.calls)
+    assert not torch.equal(first[8:], second[8:])
+    own = {tuple(image.flatten().tolist()) for image in first[:8]}
+    assert own.isdisjoint(tuple(image.flatten().tolist()) for image in first[8:])
+
+
+def test_objectives_travel(make, pairs, make_model, make_student, share):
+    objective = make(pairs, make_model())
+    other = pickle.loads(pickle.dumps(objective))
+    losses = []
+    for each in (objective, other):
+        each.prepare(share())
+        losses.append(each.loss(make_student(), 0))
+    assert torch.equal(*losses)
+
+
+def test_both_errors_of_the_guide_are_noted_without_a_verdict(
+    store, recorder, tmp_path, monkeypatch, make_dataset, make_analytic, make_pairs, make_model
+):
+    monkeypatch.setattr(distill, "BATCH", 3)
+    good = make_analytic(make_dataset(count=1))
+    pairs = make_pairs(good, count=10)
+    inputs = {"pairs": pairs}
+    context = JobContext("it", "distill-1", store, inputs, tmp_path, Cluster(1), reporter=recorder)
+    spec = Distill(pairs="pairs", guide="g", network={"kind": "mlp", "width": 8}, steps=1)
+    student = make_model(Generator)
+    network = open_network(store, student, CPU)
+    x0, x1, _ = PairSource(store, pairs, CPU).batch(torch.arange(10))
+    own = float(one_step_error(NetworkFlow(network, student.image), x0, x1).mean())
+    measure_guide(context, spec, good, student, network.state_dict())
+    assert context.engine["student_one_step_error"] == pytest.approx(own, rel=1e-5)
+    assert context.engine["guide_two_step_error"] < 1e-6
+    assert context.notes == []
+    assert len(recorder.said("log")) == 1
+
+    bad = make_model(seed=9)
+    s = torch.full((10,), 0.5)
+    error = float(two_step_error(open_flow(store, bad, CPU), x0, x1, s).mean())
+    assert error > 0
+    perfect = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    measure_guide(context, spec, bad, student, perfect)
+    assert context.engine["guide_two_step_error"] == pytest.approx(error, rel=1e-5)
+    zero = float((x0 - x1).square().mean())
+    assert context.engine["student_one_step_error"] == pytest.approx(zero, rel=1e-5)
+    assert context.notes == []
