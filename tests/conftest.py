@@ -4,7 +4,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch, here and in what tests start
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,3 +48,20 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("SLIMCTL_TEST_DATA names no folder with the development data")
     return Path(folder)
+
+
+@pytest.fixture
+def install_kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`install_kinds(make_stone=MakeStone)`: kinds as an installed package would offer them."""
+    from slimctl.jobs.base import registry
+
+    def install(**kinds: type) -> None:
+        entries = {
+            name: SimpleNamespace(name=name, load=lambda cls=cls: cls, dist=None)
+            for name, cls in kinds.items()
+        }
+        monkeypatch.setattr(registry, "_third_party", lambda: entries)
+        registry.load_kind.cache_clear()
+
+    yield install
+    registry.load_kind.cache_clear()

@@ -1,16 +1,15 @@
 from pathlib import Path
 
 import pytest
+from builders import IMAGE, dataset, put
 
-from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.storage.store import Store
-from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.graph import Graph, identities
 from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline, resolve
 from slimctl.orchestrator.plan import PlannedJob, RunPlan
 from slimctl.orchestrator.planner import absolute_uri, default_tracking, make_plan, sqlite_file
 
-IMAGE = ImageShape(channels=1, size=8)
 TEXT = """\
 name: digits
 seed: 3
@@ -37,15 +36,9 @@ def finish(pipeline: Pipeline, *names: str) -> None:
     """Puts a small result in place of what the jobs would make."""
     store = Store(pipeline.storage)
     ids = identities(pipeline)
-    handles = {
-        "data": Dataset(image=IMAGE, count=1, flip_valid=False),
-        "teacher": Flow(source="data", image=IMAGE),
-    }
+    handles = {"data": dataset(), "teacher": Flow(source="data", image=IMAGE)}
     for name in names:
-        folder = store.stage()
-        (folder / "data.safetensors").write_bytes(b"bytes")
-        manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
-        store.commit(ids[name].id, handles[name], folder, manifest)
+        put(store, ids[name].id, handles[name], {"data.safetensors": b"bytes"})
 
 
 def test_an_empty_store_runs_everything_in_order(tmp_path):

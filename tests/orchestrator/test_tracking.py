@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import RUN, put, quality
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -17,13 +18,7 @@ from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.runs import run_lease
 from slimctl.orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_TAG, Tracker, flatten
 
-RUN = "digits-20260101-120000-aaaa"
-REPORT = QualityReport(
-    model="m", model_type="Generator", solver="one step", fid=12.5, fid_real=1.0, kid=0.25,
-    kid_low=0.0, kid_high=0.5, precision=0.5, recall=0.25, nfe=1.0, samples=200, features="f",
-    reference="d", parameters=1234, macs=4_460_000, latency_ms=1.5, latency_p90_ms=2.0,
-    device="cpu", threads=1, straightness=None, nearest_rms=0.1, nearest_rms_real=0.2,
-)  # fmt: skip
+REPORT = quality(fid=12.5, kid=0.25, kid_low=0.0, kid_high=0.5, parameters=1234, latency_ms=1.5)
 SHEET = b"\x89PNG of samples"
 
 
@@ -58,10 +53,7 @@ class Tracked:
         )  # fmt: skip
 
     def put(self, artifact: str, handle: Dataset | QualityReport) -> None:
-        folder = self.store.stage()
-        (folder / "samples.png").write_bytes(SHEET)
-        manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 3, "device_s": 6}
-        self.store.commit(artifact, handle, folder, manifest)
+        put(self.store, artifact, handle, {"samples.png": SHEET}, wall_s=3, device_s=6)
 
     def tracker(self) -> Tracker:
         return Tracker(RUN, self.plan.model_dump(mode="json"))

@@ -2,8 +2,6 @@ import pytest
 import torch
 
 from slimctl.jobs.base.artifacts import Generator
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.training.guide import measure_guide
 from slimctl.jobs.training.pair_source import PairSource
@@ -20,8 +18,8 @@ def _several_batches(monkeypatch):
 
 
 @pytest.fixture
-def context(store, recorder, tmp_path):
-    return JobContext("it", "distill-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
+def context(make_context):
+    return make_context("distill-1")
 
 
 def test_both_errors_are_noted_without_a_verdict(

@@ -1,5 +1,6 @@
 import pytest
-from measured import RUN, put, put_run
+from builders import RUN
+from measured import put, put_run
 
 from slimctl.jobs.base.artifacts import SweepReport, Trial
 from slimctl.jobs.base.errors import UserError
