@@ -1,6 +1,6 @@
 """What many tests are made of: small specs, handles, and results in a store."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,28 @@ NETWORK: dict[str, Any] = {
 }  # fmt: skip
 """The smallest U-Net, for images of any size."""
 FLOW_PROBLEM = {"kind": "flow", "actions": [0.1, 0.2, 0.4], "pool": 8, "reference_tolerance": 1e-4}
+
+
+# Inputs
+
+
+def network_inputs(
+    image: ImageShape, batch: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random points, times and, if there are classes, labels."""
+    xt = torch.randn(batch, image.channels, image.size, image.size)
+    label = torch.arange(batch) % image.classes if image.classes else None
+    return xt, torch.rand(batch), label
+
+
+class Call:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
 
 
 # Specs

@@ -13,6 +13,7 @@ from builders import FLOW_PROBLEM, NETWORK, put, step_policy
 from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext, Reporter
+from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.keys import artifact_id, job_key
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of
@@ -260,6 +261,19 @@ def run_job(attempt: Callable[..., JobOutcome], store: Store) -> Callable[..., A
         return store.load_any(outcome.artifact_id)
 
     return run
+
+
+@pytest.fixture
+def refused() -> Callable[..., FieldError]:
+    """`refused(spec, data=Facts(...))` is the error with which a job refuses its inputs."""
+
+    def check(spec: JobSpec, **inputs: Facts | None) -> FieldError:
+        with pytest.raises(FieldError) as error:
+            spec.expect({name: facts or Facts() for name, facts in inputs.items()})
+        assert error.value.what
+        return error.value
+
+    return check
 
 
 @pytest.fixture

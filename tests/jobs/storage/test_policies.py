@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import step_policy
 
-from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.pairs.shards import read_pairs
@@ -12,12 +12,6 @@ from slimctl.jobs.storage.flows import flow_problem, open_policy
 from slimctl.jobs.storage.tensors import load_dataset_tensors
 from slimctl.models.pixels import to_float
 from slimctl.models.spec import ImageShape
-
-
-def refusal(spec, **inputs) -> FieldError:
-    with pytest.raises(FieldError) as error:
-        spec.expect({name: facts or Facts() for name, facts in inputs.items()})
-    return error.value
 
 
 def test_pairs_by_a_policy(run_job, store, flow_policy):
@@ -37,24 +31,25 @@ def test_pairs_by_a_policy(run_job, store, flow_policy):
     assert torch.cdist(one.flatten(1), real.flatten(1)).min(1).values.median() < 1.0
 
 
-def test_a_policy_on_a_problem_it_was_not_trained_for(refused, attempt, run_job, flow_policy):
+def test_a_policy_on_a_problem_it_was_not_trained_for(refused, attempt, commit, flow_policy):
     policy, flow, _ = flow_policy
-    bodies = run_job(step_policy(training_seeds=1))
+    other_problem = {"problem": step_policy().problem.model_dump(), "problem_kind": "three_body"}
+    bodies = commit(policy.model_copy(update=other_problem), "train_step_policy-bodies")
     pairs = GeneratePairs.model_validate({"flow": "f", "count": 4, "solver": "p", "shard_size": 4})
-    error = refusal(pairs, flow=Facts(flow.image), solver=Facts(problem="three_body"))
+    error = refused(pairs, flow=Facts(flow.image), solver=Facts(problem="three_body"))
     assert (error.field, "trained on three-body systems" in error.what) == ("solver", True)
     other = ImageShape(channels=3, size=8)
-    error = refusal(pairs, flow=Facts(flow.image), solver=Facts(other, problem="flow"))
+    error = refused(pairs, flow=Facts(flow.image), solver=Facts(other, problem="flow"))
     assert "another shape" in error.what
     outcome = attempt(pairs, flow=flow, solver=bodies)
     assert (outcome.failure, outcome.where) == ("UserError", "job 'it', solver")
-    error = refusal(
+    error = refused(
         EvaluateStepPolicy(policy="p", flow="f"), policy=Facts(problem="three_body"), flow=Facts()
     )
     assert "trained on three bodies" in error.what
-    error = refusal(EvaluateStepPolicy(policy="p"), policy=Facts(other, problem="flow"))
+    error = refused(EvaluateStepPolicy(policy="p"), policy=Facts(other, problem="flow"))
     assert "no flow is named" in error.what
-    error = refusal(
+    error = refused(
         EvaluateStepPolicy(policy="p", flow="f"),
         policy=Facts(other, problem="flow"), flow=Facts(flow.image),
     )  # fmt: skip
@@ -64,7 +59,7 @@ def test_a_policy_on_a_problem_it_was_not_trained_for(refused, attempt, run_job,
     assert flow_problem(policy).pool == 8
 
 
-def test_a_policy_of_an_earlier_version_is_refusal(store, flow_policy):
+def test_a_policy_of_an_earlier_version_is_refused(store, flow_policy):
     policy, _, _ = flow_policy
     assert policy.observation_size == 13
     with pytest.raises(Exception, match="sees 7 numbers of a sample, and this version shows 13"):
