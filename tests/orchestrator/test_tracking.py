@@ -1,5 +1,4 @@
 import math
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -20,14 +19,6 @@ from slimctl.orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_T
 
 REPORT = quality(fid=12.5, kid=0.25, kid_low=0.0, kid_high=0.5, parameters=1234, latency_ms=1.5)
 SHEET = b"\x89PNG of samples"
-
-
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory) -> Path:
-    """A migrated database: making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 class Tracked:
@@ -89,8 +80,8 @@ class Tracked:
 
 
 @pytest.fixture
-def tracked(tmp_path, fresh_database) -> Tracked:
-    shutil.copy(fresh_database, tmp_path / "mlflow.db")
+def tracked(tmp_path, put_database) -> Tracked:
+    put_database(tmp_path)
     return Tracked(tmp_path)
 
 
