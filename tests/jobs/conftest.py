@@ -10,8 +10,8 @@ import pytest
 import torch
 from builders import FLOW_PROBLEM, NETWORK, put, step_policy
 
-from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
 from slimctl.jobs.base import turns
+from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.facts import Facts, FieldError
