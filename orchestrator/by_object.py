@@ -69,7 +69,7 @@ def unnamed(job: str, value: Any) -> list[Mistake]:
         job: name of the job that refers to them.
         value: the job after `with_names`.
     """
-    fields = value if isinstance(value, Mapping) else dict(value)
+    fields = dict(value) if isinstance(value, Mapping | BaseModel) else {}
     return [
         Mistake(
             ("jobs", job, str(name)),

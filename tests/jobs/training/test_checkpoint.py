@@ -93,7 +93,7 @@ def test_a_resumed_training_that_is_behind_leads_the_pointer(folder):
 
 def test_a_kill_between_the_file_and_the_pointer_is_harmless(folder, monkeypatch):
     save_checkpoint(folder, at(5))
-    base = type(folder._base)
+    base = type(folder)
     write = base.write
 
     def killed(blobs, name, data):
