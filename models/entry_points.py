@@ -10,9 +10,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint as EntryPoint
+    from importlib.metadata import EntryPoint
 else:  # `importlib_metadata`, once somebody has imported it, gives a class of its own
     EntryPoint = object
+
+__all__ = ["EntryPoint", "installed", "origin"]
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipelines import TINY
+from builders import TINY
 from safetensors.numpy import load_file
 
 from slimctl.jobs.storage.store import Store
