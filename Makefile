@@ -42,8 +42,10 @@ gate: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# As many workers as CPUs, four at most; all tests that start Ray go to one of them.
 unit: install
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -m "not slow and not faults" -n logical --maxprocesses 4 --dist loadgroup \
+	  --no-loadscope-reorder
 
 faults: install
 	$(BIN)/pytest -m faults tests/faults

@@ -6,7 +6,15 @@ A package names in its `pyproject.toml` what it adds, as `name = "module:Thing"`
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+else:  # `importlib_metadata`, once somebody has imported it, gives a class of its own
+    EntryPoint = object
+
+__all__ = ["EntryPoint", "installed", "origin"]
 
 
 @cache

@@ -69,9 +69,7 @@ def unnamed(job: str, value: Any) -> list[Mistake]:
         job: name of the job that refers to them.
         value: the job after `with_names`.
     """
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    fields = value if isinstance(value, Mapping) else {}
+    fields = dict(value) if isinstance(value, Mapping | BaseModel) else {}
     return [
         Mistake(
             ("jobs", job, str(name)),

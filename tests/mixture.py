@@ -124,7 +124,7 @@ def mixture_behind(how, **fields):
     return make_flow(Answers(mixture(**fields), how), IMAGE, how)
 
 
-def truth(flow, x0, steps=400):
+def truth(flow, x0, steps=100):
     """Ends of the flow by the classical Runge-Kutta method in float64, even in log sigma."""
     start, points = flow.t_start, x0.double()
     if hasattr(flow, "sigma_max"):

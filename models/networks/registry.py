@@ -8,14 +8,13 @@ field it is about. Other packages add families through the entry-point group `sl
 import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint
 from typing import Annotated, Any, TypeVar
 
 from pydantic import GetJsonSchemaHandler, PlainValidator, SerializeAsAny, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from slimctl.models.entry_points import installed, origin
+from slimctl.models.entry_points import EntryPoint, installed, origin
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.mlp.spec import MLPSpec

@@ -46,6 +46,15 @@ def flip(data: bytes) -> bytes:
 
 
 DAMAGES = {"cut": cut, "emptied": lambda data: b"", "flipped": flip}
+in_turn = pytest.mark.parametrize(
+    "turn",
+    [0, pytest.param(1, marks=pytest.mark.faults), pytest.param(2, marks=pytest.mark.faults)],
+)
+"""Each file is damaged in one way, another one each turn; all turns are every file in every way."""
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return list(DAMAGES.values())[at % len(DAMAGES)](data)
 
 
 @pytest.fixture
@@ -73,13 +82,13 @@ def test_a_whole_storage_is_found_whole(whole, slimctl):
     assert len(files_of(whole)) >= 10
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_every_damaged_file_is_named_and_made_again(whole, tmp_path, slimctl, damage):
+@in_turn
+def test_every_damaged_file_is_named_and_made_again(whole, tmp_path, slimctl, turn):
     expected = result_bytes(whole)
     for at, name in enumerate(files_of(whole)):
         storage = tmp_path / str(at)
         shutil.copytree(whole, storage)
-        (storage / name).write_bytes(DAMAGES[damage]((whole / name).read_bytes()))
+        (storage / name).write_bytes(damaged((whole / name).read_bytes(), at + turn))
         code, told = slimctl("verify", storage=storage)
         if name.startswith("pairs/") and name.endswith(".json"):
             assert code == 0, "a shard's record only serves to find it"
@@ -102,8 +111,8 @@ def test_every_damaged_file_is_named_and_made_again(whole, tmp_path, slimctl, da
         shutil.rmtree(storage)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_what_nobody_verified_is_met_where_it_is_used(whole, tmp_path, damage):
+@in_turn
+def test_what_nobody_verified_is_met_where_it_is_used(whole, tmp_path, turn):
     """Each input of the student's training, damaged unseen: exit 3 or a right result."""
     expected = result_bytes(whole)
     student = next(name for name in expected if name.startswith("artifacts/anneal_reflow"))
@@ -113,7 +122,7 @@ def test_what_nobody_verified_is_met_where_it_is_used(whole, tmp_path, damage):
         storage = tmp_path / str(at)
         shutil.copytree(whole, storage)
         shutil.rmtree((storage / student).parent)
-        (storage / name).write_bytes(DAMAGES[damage]((whole / name).read_bytes()))
+        (storage / name).write_bytes(damaged((whole / name).read_bytes(), at + turn))
         failures = set(run_here(storage).values()) - {""}
         assert failures <= {"DamagedArtifact"}, (name, failures)
         if failures:
@@ -122,8 +131,8 @@ def test_what_nobody_verified_is_met_where_it_is_used(whole, tmp_path, damage):
         shutil.rmtree(storage)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_checkpoints_cost_at_most_their_own_steps(whole, tmp_path, monkeypatch, damage):
+@in_turn
+def test_damaged_checkpoints_cost_at_most_their_own_steps(whole, tmp_path, monkeypatch, turn):
     """Work that was broken off at its end, one of its files damaged: continued or made again."""
     expected = result_bytes(whole)
     text = SMALL.replace("    workers: 1", "    workers: 1\n    checkpoint_s: 1e-9")
@@ -143,7 +152,7 @@ def test_damaged_checkpoints_cost_at_most_their_own_steps(whole, tmp_path, monke
     for at, name in enumerate(work):
         storage = tmp_path / str(at)
         shutil.copytree(half, storage)
-        (storage / name).write_bytes(DAMAGES[damage]((half / name).read_bytes()))
+        (storage / name).write_bytes(damaged((half / name).read_bytes(), at + turn))
         assert set(run_here(storage, text).values()) == {""}, name
         assert result_bytes(storage) == expected, name
         assert [left for left in files_of(storage) if left.startswith("work/")] == []

@@ -50,16 +50,21 @@ class Writes:
         monkeypatch.setattr(blobs_module.os, "fsync", broken)
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.faults)])
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), DiesError()], ids=["full", "dies"]
+    ("error", "first"),
+    [(OSError(28, "No space left on device"), 1), (DiesError(), 2)],
+    ids=["full", "dies"],
 )
-def test_a_write_that_breaks_leaves_nothing_half_done(tmp_path, monkeypatch, expected, error):
-    """Each write of a run in turn; the next run is right, and nothing is believed that is not."""
+def test_a_write_that_breaks_leaves_nothing_half_done(
+    tmp_path, monkeypatch, expected, error, first, every
+):
+    """A write of a run in turn; the next run is right, and nothing is believed that is not."""
     writes = Writes(monkeypatch, error)
     assert set(run_here(tmp_path / "count").values()) == {""}
     total = writes.count
     assert total >= 20
-    for at in range(1, total + 1):
+    for at in range(min(first, every), total + 1, every):
         storage = tmp_path / str(at)
         writes.count, writes.breaks = 0, at
         with contextlib.suppress(OSError, DiesError):

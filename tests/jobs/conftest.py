@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from builders import FLOW_PROBLEM, NETWORK, put, step_policy
 from torch import nn
 
+from slimctl.jobs.base import turns
 from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
 from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import Reporter
+from slimctl.jobs.base.context import JobContext, Reporter
+from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.keys import artifact_id, job_key
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import kind_of
@@ -40,14 +42,6 @@ from slimctl.models.solvers.spec import EulerSpec, SolverSpec
 from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
-NETWORK: dict[str, Any] = {
-    "kind": "song_unet",
-    "channels": 4,
-    "channel_multipliers": [1],
-    "blocks": 1,
-    "attention_resolutions": [],
-    "middle_attention": False,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +51,7 @@ def _quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     torch.set_num_threads(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(turns, "TRYING_S", 0.0)  # other tests compute beside this one
     yield
     torch.set_num_threads(threads)
 
@@ -71,14 +66,10 @@ def store(tmp_path: Path) -> Store:
 def commit(store: Store) -> Callable[..., Handle]:
     """`commit(handle, id, name=tensors)` puts a handle and its safetensors files into the store."""
 
-    def put(handle: Handle, artifact: str, **files: Mapping[str, torch.Tensor]) -> Handle:
-        folder = store.stage()
-        for name, tensors in files.items():
-            save_file(dict(tensors), folder / f"{name}.safetensors")
-        made = {"kind": artifact.partition("-")[0], "version": 1, "spec": {}, "inputs": {}}
-        return store.commit(artifact, handle, folder, {**made, "wall_s": 1.0, "device_s": 1.0})
+    def commit(handle: Handle, artifact: str, **files: Mapping[str, torch.Tensor]) -> Handle:
+        return put(store, artifact, handle, {f"{name}.safetensors": x for name, x in files.items()})
 
-    return put
+    return commit
 
 
 @pytest.fixture
@@ -220,6 +211,16 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
+def make_context(store: Store, recorder: Recorder, tmp_path: Path) -> Callable[..., JobContext]:
+    """`make_context("distill-1")`: what a job sees on a machine of one CPU."""
+
+    def make(artifact: str, job: str = "it", **inputs: Handle) -> JobContext:
+        return JobContext(job, artifact, store, inputs, tmp_path, Cluster(1), reporter=recorder)
+
+    return make
+
+
+@pytest.fixture
 def attempt(
     store: Store, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., JobOutcome]:
@@ -271,6 +272,36 @@ def run_job(attempt: Callable[..., JobOutcome], store: Store) -> Callable[..., A
         return store.load_any(outcome.artifact_id)
 
     return run
+
+
+@pytest.fixture
+def refused() -> Callable[..., FieldError]:
+    """`refused(spec, data=Facts(...))` is the error with which a job refuses its inputs."""
+
+    def check(spec: JobSpec, **inputs: Facts | None) -> FieldError:
+        with pytest.raises(FieldError) as error:
+            spec.expect({name: facts or Facts() for name, facts in inputs.items()})
+        assert error.value.what
+        return error.value
+
+    return check
+
+
+@pytest.fixture
+def flow_policy(
+    run_job: Callable[..., Any],
+    make_dataset: Callable[..., Dataset],
+    make_analytic: Callable[..., Flow],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Handle, Flow, Dataset]:
+    """A step policy trained for a moment on a closed form, with its flow and data."""
+    from slimctl.jobs.steps import episodes
+
+    monkeypatch.setattr(episodes, "FLOW_VALIDATION", 4)
+    data = make_dataset(count=6, classes=2)
+    flow = make_analytic(data, conditional=True)
+    asked = step_policy(problem=FLOW_PROBLEM, flow="flow", training_seeds=1)
+    return run_job(asked, flow=flow), flow, data
 
 
 @pytest.fixture

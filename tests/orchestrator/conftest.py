@@ -1,35 +1,35 @@
-"""Job kinds that exist only in tests, offered as a package would; a world for a supervisor."""
+"""A world for a supervisor, and an MLflow database that need not be migrated."""
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from supervised import World
-
-from slimctl.jobs.base import registry
-from slimctl.jobs.base.spec import JobSpec
-
-Install = Callable[..., None]
-
-
-@pytest.fixture
-def install_kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """`install_kinds(make_stone=MakeStone)` adds kinds for the duration of a test."""
-
-    def install(**kinds: type[JobSpec]) -> None:
-        entries = {
-            name: SimpleNamespace(name=name, load=lambda cls=cls: cls, dist=None)
-            for name, cls in kinds.items()
-        }
-        monkeypatch.setattr(registry, "_third_party", lambda: entries)
-        registry.load_kind.cache_clear()
-
-    yield install
-    registry.load_kind.cache_clear()
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     """In which a supervisor runs jobs that end as the test says."""
     return World(monkeypatch, str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database: making one takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def put_database(fresh_database: Path) -> Callable[[Path], None]:
+    """`put_database(folder)`: a storage there tracks into a database that is there already."""
+
+    def put(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(fresh_database, folder / "mlflow.db")
+
+    return put

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from builders import RUN
 from fake_ray import Clock, FakeRay, Future, RayActorError
 
 from slimctl.jobs.base.cluster import Cluster, Needs
@@ -19,7 +20,6 @@ from slimctl.orchestrator.runs import read_status
 from slimctl.orchestrator.status import RunStatus
 from slimctl.orchestrator.supervisor import RunRequest, Supervisor
 
-RUN = "digits-20260101-120000-aaaa"
 DONE = JobOutcome("a", wall_s=1.0, device_s=2.0)
 WRONG = JobOutcome("a", "UserError", "job", "no such class", "use another")
 BROKEN = JobOutcome("a", "ValueError", "job", "ValueError: 3", trace="Traceback ...")

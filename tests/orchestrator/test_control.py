@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+from builders import RUN
 from here import SMALL, run_here
 
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
@@ -18,15 +19,15 @@ from slimctl.orchestrator.runs import (
     save_pipeline,
 )
 
-RUN = "digits-20260101-120000-aaaa"
 TEXT = "name: digits\ntracking: null\njobs:\n  data: {kind: load_dataset, source: digits}\n"
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Store:
+def store(tmp_path, monkeypatch, put_database) -> Store:
     """A storage with a run that began."""
     monkeypatch.setattr(control, "BREATH_S", 0.3)
     monkeypatch.setattr(control, "POLL_S", 0.01)
+    put_database(tmp_path)
     made = Store(str(tmp_path))
     save_pipeline(made.blobs, RUN, TEXT)
     log = EventLog(made.blobs, RUN)
@@ -52,10 +53,11 @@ def test_a_run_without_a_supervisor_is_buried(store):
         cancel(store, RUN)
 
 
-def test_a_cancelled_run_is_killed_in_mlflow(tmp_path):
+def test_a_cancelled_run_is_killed_in_mlflow(tmp_path, put_database):
     from mlflow import MlflowClient
 
     storage = tmp_path / "store"
+    put_database(storage)
     run_here(storage)
     store = Store(str(storage))
     (run,) = run_ids(store.blobs)

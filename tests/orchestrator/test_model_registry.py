@@ -41,8 +41,9 @@ def test_nothing_is_named_where_nothing_compares():
 
 
 @pytest.fixture
-def tracked(tmp_path: Path) -> Tracked:
+def tracked(tmp_path: Path, put_database) -> Tracked:
     """A run with a student, its measurement, and a sweep with three trials."""
+    put_database(tmp_path / "store")
     made = Tracked(tmp_path / "store")
     kinds = {"quality": "evaluate", "sizes": "sweep"}
     plan: RunPlan = made.plan.model_copy(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from pipelines import TINY
+from builders import TINY
+from here import run_here
 from ray.cluster_utils import Cluster as RayCluster
 
 from slimctl import Pipeline, submit
@@ -21,6 +22,7 @@ from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives.train_flow import FlowMatching
+from slimctl.jobs.pairs import pool
 from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training.objective import Objective, Share
@@ -129,7 +131,9 @@ class Fragile:
         return item * item
 
 
-def test_a_pool_outlives_its_actors_and_names_poison(local_ray, tmp_path):
+def test_a_pool_outlives_its_actors_and_names_poison(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "TOGETHER_S", 0.5)  # below the shortest pause
+    monkeypatch.setattr(pool, "PAUSE_S", 0.7)
     options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0.5}
     actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(2)]
     done: dict[int, int] = {}
@@ -161,8 +165,9 @@ class Bombed:
         return item * item
 
 
-def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path):
+def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path, monkeypatch):
     """More often than would convict it if it alone had died."""
+    monkeypatch.setattr(pool, "PAUSE_S", 0.2)
     options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0.5}
     actors = [Bombed.options(**options).remote(str(tmp_path), 5) for _ in range(2)]
     done: dict[int, int] = {}
@@ -222,7 +227,7 @@ def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
 
 
 def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
-    """Real raylets on two loopback addresses, joined by address as a user would."""
+    """As one process does: real raylets on two loopback addresses, joined as a user would."""
     cluster = RayCluster()
     try:
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", include_dashboard=False)
@@ -237,11 +242,7 @@ def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
     finally:
         with contextlib.suppress(Exception):
             cluster.shutdown()
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, namespace=NAMESPACE,
-        log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1",
-    )  # fmt: skip
-    assert submit(tiny(tmp_path / "one")).status.state == "done"
+    run_here(tmp_path / "one", file.read_text())
     assert pair_bytes(tmp_path / "two") == pair_bytes(tmp_path / "one")
     assert len(pair_bytes(tmp_path / "one")) == 4
 

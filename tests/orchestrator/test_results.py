@@ -1,47 +1,22 @@
 import json
 
 import pytest
+from builders import dataset, put, quality
 
-from slimctl.jobs.base.artifacts import (
-    Dataset,
-    FidProtocol,
-    Handle,
-    QualityReport,
-    SweepReport,
-    Trial,
-)
+from slimctl.jobs.base.artifacts import FidProtocol, SweepReport, Trial
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics import short_count
-from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.comparison.collect import quality_reports, run_json, verdict
 from slimctl.orchestrator.comparison.render import protocol_notes, quality_table
 from slimctl.orchestrator.status import JobStatus, RunStatus
 
-DATA = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
-
-
-def report(**changes: object) -> QualityReport:
-    fields = {
-        "model": "m", "model_type": "Generator", "solver": "one step", "fid": 12.345,
-        "fid_real": 1.0, "kid": 0.0123, "kid_low": 0.010, "kid_high": 0.016, "precision": 0.5,
-        "recall": 0.25, "nfe": 1.0, "samples": 200, "features": "f", "reference": "d",
-        "parameters": 1_234_567, "macs": 4_460_000, "latency_ms": 1.234, "latency_p90_ms": 2.0,
-        "device": "cpu", "threads": 1, "straightness": None, "nearest_rms": 0.1,
-        "nearest_rms_real": 0.2,
-    }  # fmt: skip
-    return QualityReport(**{**fields, **changes})
+DATA = dataset()
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(str(tmp_path))
-
-
-def put(store: Store, artifact: str, handle: Handle) -> None:
-    folder = store.stage()
-    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
-    store.commit(artifact, handle, folder, manifest)
 
 
 def job(artifact: str, state: str, **fields: object) -> JobStatus:
@@ -95,10 +70,10 @@ def test_a_result_that_is_gone_is_said(store):
 
 def test_the_table_has_the_teacher_first(store):
     made = {
-        "one_step": report(parameters=100, nfe=1),
-        "teacher_1": report(parameters=900, nfe=1),
-        "student_2": report(parameters=100, nfe=2),
-        "teacher_50": report(parameters=900, nfe=50),
+        "one_step": quality(parameters=100, nfe=1),
+        "teacher_1": quality(parameters=900, nfe=1),
+        "student_2": quality(parameters=100, nfe=2),
+        "teacher_50": quality(parameters=900, nfe=50),
     }
     jobs = {}
     for name, handle in made.items():
@@ -113,13 +88,13 @@ def test_the_table_has_the_teacher_first(store):
 
 
 def test_a_row_reads_as_people_write():
-    head, (row,) = quality_table({"one_step": report()})
+    head, (row,) = quality_table({"one_step": quality()})
     assert dict(zip(head, row, strict=True)) == {
         "model": "one_step", "solver": "one step", "parameters": "1,234,567", "MACs": "4.46 M",
         "NFE": "1", "FID": "12.35", "KID": "0.012 ± 0.003", "precision": "0.500",
         "recall": "0.250", "latency": "1.23 ms",
     }  # fmt: skip
-    _, rows = quality_table({"x": report(nfe=123.4), "y": report(nfe=37.5)})
+    _, rows = quality_table({"x": quality(nfe=123.4), "y": quality(nfe=37.5)})
     assert [row[4] for row in rows] == ["123", "37.5"]
 
 
@@ -142,14 +117,14 @@ def test_counts_are_short(number, text):
 def test_the_table_says_which_fids_compare():
     one = FidProtocol(features="f", reference="d", samples=200, draws=1)
     other = one.model_copy(update={"reference": "sha256:1"})
-    same = {"a": report(protocol=one), "b": report(protocol=one, fids=(12.345,))}
+    same = {"a": quality(protocol=one), "b": quality(protocol=one, fids=(12.345,))}
     assert protocol_notes(same) == []
-    notes = protocol_notes({**same, "c": report(protocol=other)})
+    notes = protocol_notes({**same, "c": quality(protocol=other)})
     assert notes[0].endswith(": a, b; c")
     thrice = one.model_copy(update={"draws": 3})
-    notes = protocol_notes({"a": report(protocol=thrice, fid=1.0, fids=(1.0, 2.0, 3.0))})
+    notes = protocol_notes({"a": quality(protocol=thrice, fid=1.0, fids=(1.0, 2.0, 3.0))})
     assert notes == ["a: lowest FID of 3 draws; mean 2.00"]
-    assert protocol_notes({"old": report()}) == []
+    assert protocol_notes({"old": quality()}) == []
 
 
 def test_what_a_sweep_found_in_a_sentence():

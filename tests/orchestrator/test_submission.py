@@ -3,15 +3,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from builders import dataset, put
 from fake_ray import ActorUnavailableError, Clock, FakeRay, RayActorError
 
 from slimctl import Pipeline
 from slimctl import submit as package_submit
-from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
 from slimctl.jobs.storage.store import Store
-from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.events import Event, EventLog, read_events
 from slimctl.orchestrator.graph import identities
 from slimctl.orchestrator.pipeline import parse_pipeline, resolve
@@ -94,10 +93,7 @@ def pipeline_in(storage: Path, text: str = TEXT) -> Pipeline:
 
 
 def finish(pipeline: Pipeline) -> None:
-    store = Store(pipeline.storage)
-    handle = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
-    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
-    store.commit(identities(resolve(pipeline))["data"].id, handle, store.stage(), manifest)
+    put(Store(pipeline.storage), identities(resolve(pipeline))["data"].id, dataset())
 
 
 def test_a_run_is_followed_to_its_end(ray, tmp_path):

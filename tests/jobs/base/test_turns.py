@@ -195,7 +195,8 @@ def test_a_spread_that_is_too_wide_is_measured_again(monkeypatch, found, tries, 
 
     monkeypatch.setattr(turns, "measure_latency", measure)
     clock = SimpleNamespace(monotonic=lambda: 0.7 * len(calls), sleep=time.sleep)
-    monkeypatch.setattr(turns, "time", clock)  # each takes 0.7 s of the two that there are
+    monkeypatch.setattr(turns, "TRYING_S", 2.0)
+    monkeypatch.setattr(turns, "time", clock)  # each takes 0.7 s of those two
     measured = measure_alone(lambda: None, "cpu")
     assert len(calls) == 1 + tries
     assert (measured.quiet, measured.latency.median_ms) == (quiet, median)

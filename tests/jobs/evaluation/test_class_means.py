@@ -2,8 +2,6 @@ import pytest
 import torch
 
 from slimctl.jobs.base.artifacts import FeatureNet
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.evaluation.features import class_means
 from slimctl.jobs.kinds.import_features import ImportFeatures
 from slimctl.jobs.storage.tensors import load_dataset_tensors
@@ -11,11 +9,11 @@ from slimctl.models.pixels import to_float
 
 
 @pytest.fixture
-def means(store, run_job, make_onnx, tmp_path):
+def means(run_job, make_onnx, make_context):
     """Of features that are known: the mean and the largest pixel of an image."""
     features = run_job(ImportFeatures(path=str(make_onnx())))
     assert isinstance(features, FeatureNet)
-    context = JobContext("it", "partition-1", store, {}, tmp_path, Cluster(1))
+    context = make_context("partition-1")
     return lambda data: torch.from_numpy(class_means(context, data, features))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from measured import RUN, put_run
+from builders import RUN
+from measured import put_run
 from test_tracking import Tracked
 
 from slimctl.jobs.base.artifacts import FeatureNet, Generator, QualityReport

@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from slimctl.jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.evaluation import features as features_module
 from slimctl.jobs.evaluation import quality, reference
@@ -28,8 +26,8 @@ EXACT = RK45Spec(tolerance=1e-3)
 
 
 @pytest.fixture
-def context(store, recorder, tmp_path):
-    return JobContext("it", "evaluate-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
+def context(make_context):
+    return make_context("evaluate-1")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@ import pytest
 import torch
 from mixture import PARAMETERISATIONS, WALKED, mixture_behind, truth
 
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.evaluation.step_grid import fit_step_grid
 from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
 from slimctl.jobs.storage.flows import open_flow
@@ -17,11 +15,9 @@ from slimctl.models.solvers.spec import RK45Spec
 
 
 @pytest.fixture
-def fit(store, recorder, tmp_path):
+def fit(make_context):
     """`fit(flow, **fields)` fits a grid of five evaluations."""
-    context = JobContext(
-        "it", "fit_step_grid-1", store, {}, tmp_path, Cluster(1), reporter=recorder
-    )
+    context = make_context("fit_step_grid-1")
     few = {"flow": "f", "evaluations": 5, "samples": 8, "held_out": 8, "rounds": 0, "seed": 0}
 
     def run(flow, **fields):

@@ -141,7 +141,10 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    ["edm", "table", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vp", "cosine", "ve"))],
+)
 def test_every_prediction_has_an_onnx_form(store, make_model, commit, tmp_path, name):
     prediction, schedule = SCHEDULES[name]
     plain = make_model(Flow)

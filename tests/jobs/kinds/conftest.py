@@ -1,18 +1,14 @@
-"""Checking what a job expects of its inputs."""
+"""Inputs of students."""
 
 import pytest
 
-from slimctl.jobs.base.facts import Facts, FieldError
-
 
 @pytest.fixture
-def refused():
-    """`refused(spec, data=Facts(...))` is the error with which a job refuses its inputs."""
+def make_input(make_dataset, make_analytic, make_pairs):
+    """`make_input(classes)`: ten pairs of a closed form."""
 
-    def check(spec, **inputs) -> FieldError:
-        with pytest.raises(FieldError) as error:
-            spec.expect({name: facts or Facts() for name, facts in inputs.items()})
-        assert error.value.what
-        return error.value
+    def make(classes=0, flip=True):
+        data = make_dataset(count=9, classes=classes, flip=flip)
+        return make_pairs(make_analytic(data, conditional=classes > 0), count=10)
 
-    return check
+    return make

@@ -25,15 +25,6 @@ def spec(**changes):
     return AnnealReflow.model_validate(fields | changes)
 
 
-@pytest.fixture
-def make_input(make_dataset, make_analytic, make_pairs):
-    def make(classes=0, flip=True):
-        data = make_dataset(count=9, classes=classes, flip=flip)
-        return make_pairs(make_analytic(data, conditional=classes > 0), count=10)
-
-    return make
-
-
 @pytest.mark.parametrize("classes", [0, 3])
 def test_a_student_is_trained(run_job, store, make_input, classes):
     pairs = make_input(classes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slimctl.jobs.base.artifacts import StepPolicy, StepRow
-from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.kinds.evaluate_step_policy import EvaluateStepPolicy
 from slimctl.models.spec import ImageShape
 
@@ -66,3 +66,28 @@ def test_a_report_sums_up_its_rows():
 def test_what_goes_together_or_is_not_known_yet_is_accepted(fields, known):
     asked = EvaluateStepPolicy.model_validate({"policy": "p"} | fields)
     assert asked.expect(known) == Facts()
+
+
+@pytest.mark.parametrize(
+    ("policy", "grid", "told"),
+    [
+        (Facts(problem="three_body"), Facts(), "no fitted grids"),
+        (
+            Facts(ImageShape(channels=1, size=4), problem="flow"),
+            Facts(ImageShape(channels=1, size=8)),
+            "another shape",
+        ),
+    ],
+)
+def test_a_grid_that_does_not_belong_is_refused(policy, grid, told):
+    flow = None if policy.problem == "three_body" else "flow"
+    asked = EvaluateStepPolicy(policy="policy", flow=flow, grids=("grid",))
+    with pytest.raises(FieldError, match=told):
+        asked.expect({"policy": policy, "grids.0": grid})
+
+
+def test_more_test_systems_than_there_are(refused):
+    error = refused(
+        EvaluateStepPolicy(policy="p", episodes=201), policy=Facts(problem="three_body")
+    )
+    assert error.field == "episodes"

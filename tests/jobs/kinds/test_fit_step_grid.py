@@ -5,7 +5,7 @@ from slimctl.jobs.base.artifacts import StepGrid, StepPolicy
 from slimctl.jobs.base.spec import ref_fields
 from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
-from slimctl.jobs.pairs.shards import read_pairs
+from slimctl.jobs.pairs.shards import pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import RK45Spec
@@ -15,39 +15,22 @@ from slimctl.orchestrator.problems import PipelineProblems
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def fitted(make_model, run_job):
-    flow = make_model()
-    spec = FitStepGrid(flow="flow", evaluations=8, samples=8, held_out=8, rounds=0, seed=0)
-    return flow, run_job(spec, flow=flow)
-
-
-def test_a_grid_is_fitted_and_measured(fitted):
-    flow, grid = fitted
+def test_a_grid_is_fitted_and_pairs_are_made_with_it(run_job, store, make_dataset, make_analytic):
+    flow = make_analytic(make_dataset(count=6))
+    fit = FitStepGrid(flow="flow", evaluations=8, samples=8, held_out=8, rounds=0, seed=0)
+    grid = run_job(fit, flow=flow)
     assert isinstance(grid, StepGrid)
     assert (grid.nfe, len(grid.solver.times), grid.flow) == (8, 8, flow.id)
     assert 0 < grid.error_median <= grid.error_p90 <= grid.error_p99
     assert 0 <= grid.share_within_rounding <= 1
     assert grid.exact_nfe > 8
-
-
-def test_pairs_are_made_with_it(fitted, run_job, store):
-    flow, grid = fitted
     spec = GeneratePairs(flow="flow", count=4, solver="grid", shard_size=4, seed=5)
     pairs = run_job(spec, flow=flow, solver=grid)
     assert pairs.nfe == 8
     made = read_pairs(store, pairs).float()
-    from slimctl.jobs.pairs.shards import pair_noise
-
     x0 = pair_noise(5, torch.arange(4), flow.image)
     exact = solve(RK45Spec(tolerance=1e-5), open_flow(store, flow, CPU), x0).x1
     assert float((made - exact).square().mean().sqrt()) < 20 * grid.error_p99 + 2e-3
-
-
-def test_the_same_seed_fits_the_same_grid(fitted, run_job):
-    flow, grid = fitted
-    spec = FitStepGrid(flow="flow", evaluations=8, samples=8, held_out=8, rounds=0, seed=0)
-    assert run_job(spec, flow=flow).solver == grid.solver
 
 
 def test_a_solver_is_written_out_or_named():

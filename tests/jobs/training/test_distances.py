@@ -4,8 +4,6 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
 from slimctl.jobs.training.distances import (
@@ -30,8 +28,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def context(store, tmp_path):
-    return JobContext("it", "distill-1", store, {}, tmp_path, Cluster(1))
+def context(make_context):
+    return make_context("distill-1")
 
 
 def test_every_kind_is_read(lpips_files):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
@@ -65,8 +64,8 @@ def make_task(store, recorder, make_dataset):
 
 
 @pytest.fixture
-def context(store, recorder, tmp_path):
-    return JobContext("teacher", "train_flow-1", store, {}, tmp_path, Cluster(1), reporter=recorder)
+def context(make_context):
+    return make_context("train_flow-1", job="teacher")
 
 
 @pytest.fixture

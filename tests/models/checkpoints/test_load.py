@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from builders import network_inputs as inputs
 from safetensors.torch import load_file, save_file
 
 from slimctl.models.checkpoints import load_teacher, save_flow
@@ -30,11 +31,6 @@ DDPMPP = SongUNetSpec(
     label_entry="features",
     augment=9,
 )
-
-
-def inputs(image, batch=2):
-    label = torch.arange(batch) % image.classes if image.classes else None
-    return torch.randn(batch, image.channels, image.size, image.size), torch.rand(batch), label
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from builders import Call
 
 from slimctl.models.checkpoints.edm_snapshot import (
     ALLOWED,
@@ -21,16 +22,6 @@ from slimctl.models.checkpoints.edm_snapshot import (
     read_pickle,
     read_tensors,
 )
-
-
-class Call:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
 
 
 class Changed(Call):

@@ -40,11 +40,11 @@ def test_estimate_is_unbiased_for_normal_numbers(shift):
     expected = 3 * shift**2 + 3 * shift**4 + (3 * shift + shift**3) ** 2
     estimates = [
         unbiased_mmd(normal(20, 1, seed=seed), normal(20, 1, seed=10_000 + seed, shift=shift))
-        for seed in range(3000)
+        for seed in range(1000)
     ]
     error = np.std(estimates) / math.sqrt(len(estimates))
     assert np.mean(estimates) == pytest.approx(expected, abs=4 * error)
-    assert error < 0.1
+    assert error < 0.2
 
 
 def test_interval_covers_the_closed_form_as_often_as_it_says():
@@ -52,12 +52,12 @@ def test_interval_covers_the_closed_form_as_often_as_it_says():
     expected = 3 * 0.4**2 + 0.4**2
     generator = torch.Generator().manual_seed(4)
     covered = 0
-    for _ in range(500):
+    for _ in range(200):
         fair = torch.rand(1000, 1, generator=generator).sub(0.5).sign()
         bent = torch.rand(1000, 1, generator=generator).sub(0.3).sign()
         result = kernel_distance(fair, bent)
         covered += result.low <= expected <= result.high
-    assert covered / 500 == pytest.approx(0.94, abs=0.03)
+    assert covered / 200 == pytest.approx(0.94, abs=0.04)
 
 
 def test_value_is_the_mean_of_disjoint_subsets():

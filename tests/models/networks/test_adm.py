@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from builders import network_inputs as inputs
 from pydantic import ValidationError
 
 from slimctl.models.metrics.cost import count_macs
@@ -20,12 +21,6 @@ SMALL = ADMSpec(
     attention_resolutions=(4,),
     head_channels=8,
 )
-
-
-def inputs(image: ImageShape, batch: int = 2):
-    xt = torch.randn(batch, image.channels, image.size, image.size)
-    label = torch.arange(batch) % image.classes if image.classes else None
-    return xt, torch.rand(batch), label
 
 
 def parameters_by_formula(spec: ADMSpec, image: ImageShape) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builders import network_inputs as inputs
 from pydantic import ValidationError
 
 from slimctl.models.networks.song_unet.network import sinusoids
@@ -10,12 +11,6 @@ from slimctl.models.spec import ImageShape
 
 DIGITS = ImageShape(channels=1, size=8)
 SMALL = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1, attention_resolutions=(4,))
-
-
-def inputs(image: ImageShape, batch: int = 2):
-    xt = torch.randn(batch, image.channels, image.size, image.size)
-    label = torch.arange(batch) % image.classes if image.classes else None
-    return xt, torch.rand(batch), label
 
 
 def randomised(spec: SongUNetSpec, image: ImageShape):

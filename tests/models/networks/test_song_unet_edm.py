@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from builders import network_inputs as inputs
 
 from slimctl.models.networks.song_unet.network import Embedding, PyramidStep, sinusoids
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
@@ -27,12 +28,6 @@ NCSNPP = DDPMPP.model_copy(
         "encoder": "residual",
     }
 )
-
-
-def inputs(image: ImageShape, batch: int = 2):
-    xt = torch.randn(batch, image.channels, image.size, image.size)
-    label = torch.arange(batch) % image.classes if image.classes else None
-    return xt, torch.rand(batch), label
 
 
 @pytest.mark.parametrize("size", [2, 5, 7, 8])

@@ -23,17 +23,17 @@ def walked(flow, x0):
     """The walk of a policy that takes even steps."""
     walk = FlowWalk(flow, x0.clone(), None)
     while not bool(walk.arrived().all()):
-        walk.advance(torch.full_like(walk.last_h, 0.005))
+        walk.advance(torch.full_like(walk.last_h, 0.02))
     return walk.point.x
 
 
 WALKS = {
-    "heun": (lambda flow, x0: solve(HeunSpec(steps=250), flow, x0).x1, 5e-3),
+    "heun": (lambda flow, x0: solve(HeunSpec(steps=60), flow, x0).x1, 1e-3),
     "rk45": (lambda flow, x0: solve(RK45Spec(tolerance=1e-5), flow, x0).x1, 1e-3),
     "rk23": (lambda flow, x0: rk23(flow, x0, tolerance=1e-5).x1, 1e-3),
     "follow": (lambda flow, x0: follow(flow, x0, None, 1e-5).points[-1], 1e-3),
     "exact paths": (lambda flow, x0: exact_paths(flow, x0, None, 1e-5, 4).points[:, -1], 1e-3),
-    "policy": (walked, 3e-3),
+    "policy": (walked, 1e-3),
 }
 
 

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import builders
 import numpy as np
 import pytest
+from builders import RUN, dataset, quality
 
-from slimctl.jobs.base.artifacts import Dataset, Handle, QualityReport
+from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.storage.store import Store
-from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.cli.main import main
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.graph import identities
 from slimctl.orchestrator.pipeline import load_pipeline, resolve
 from slimctl.orchestrator.runs import save_pipeline
-
-RUN = "digits-20260101-120000-aaaa"
 
 
 @dataclass(frozen=True)
@@ -51,42 +50,22 @@ def slimctl(monkeypatch, capsys, tmp_path) -> Slimctl:
     return run
 
 
-def put(store: Store, artifact: str, handle: Handle, kind: str) -> None:
+def put(store: Store, artifact: str, handle: Handle) -> None:
     """Puts a result with one file into a store."""
-    folder = store.stage()
-    (folder / "data.safetensors").write_bytes(b"bytes")
-    store.commit(
-        artifact,
-        handle,
-        folder,
-        {
-            "kind": kind, "version": 1, "spec": {"source": "digits", "network": {"channels": 8}},
-            "inputs": {"data": "load_dataset-d0"}, "wall_s": 1.5, "device_s": 1,
-            "notes": ("few images",), "engine": {"device": "cpu"},
-        },
+    spec = {"source": "digits", "network": {"channels": 8}}
+    builders.put(
+        store, artifact, handle, {"data.safetensors": b"bytes"}, spec=spec, wall_s=1.5,
+        inputs={"data": "load_dataset-d0"}, notes=("few images",), engine={"device": "cpu"},
     )  # fmt: skip
-
-
-def report(**changes: object) -> QualityReport:
-    """What an evaluation measured."""
-    fields = {
-        "model": "m", "model_type": "Generator", "solver": "one step", "fid": 12.345,
-        "fid_real": 1.0, "kid": 0.0123, "kid_low": 0.010, "kid_high": 0.016, "precision": 0.5,
-        "recall": 0.25, "nfe": 1.0, "samples": 200, "features": "f", "reference": "d",
-        "parameters": 1_234_567, "macs": 4_460_000, "latency_ms": 1.234, "latency_p90_ms": 2.0,
-        "device": "cpu", "threads": 1, "straightness": None, "nearest_rms": 0.1,
-        "nearest_rms_real": 0.2,
-    }  # fmt: skip
-    return QualityReport(**{**fields, **changes})
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
     """A storage with a run of which one job failed."""
     made = Store(str(tmp_path / "store"))
-    data = Dataset(image=ImageShape(channels=1, size=8), count=5, flip_valid=False)
-    put(made, "load_dataset-d0", data, "load_dataset")
-    put(made, "evaluate-q0", report(), "evaluate")
+    data = dataset()
+    put(made, "load_dataset-d0", data)
+    put(made, "evaluate-q0", quality())
     save_pipeline(made.blobs, RUN, "name: digits\n")
     log = EventLog(made.blobs, RUN)
     kinds = {"data": "load_dataset-d0", "quality": "evaluate-q0", "late": "evaluate-q1"}
@@ -147,7 +126,7 @@ def finish() -> Callable[[Path, Path], None]:
 
     def put_there(file: Path, storage: Path) -> None:
         pipeline = resolve(load_pipeline(file, (), str(storage)).pipeline)
-        data = Dataset(image=ImageShape(channels=1, size=8), count=1, flip_valid=False)
-        put(Store(str(storage)), identities(pipeline)["data"].id, data, "load_dataset")
+        data = dataset(count=1)
+        put(Store(str(storage)), identities(pipeline)["data"].id, data)
 
     return put_there

@@ -3,55 +3,31 @@
 import json
 
 import pytest
+from builders import IMAGE, NETWORK, dataset, put
 from ruamel.yaml import YAML
-from safetensors.torch import save_file
 
-from slimctl.jobs.base.artifacts import Dataset, Flow, Generator
+from slimctl.jobs.base.artifacts import Flow, Generator
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape
 
-NETWORK = {
-    "kind": "song_unet", "channels": 4, "channel_multipliers": [1], "blocks": 1,
-    "attention_resolutions": [], "middle_attention": False,
-}  # fmt: skip
-IMAGE = ImageShape(channels=1, size=8)
 
-
-def put_model(store, cls, artifact, spec, inputs):
+def put_model(store, cls, artifact, **made):
     network = parse_network(NETWORK)
-    folder = store.stage()
+    source = {"source": "network"} if cls is Flow else {}
+    handle = cls(**source, image=IMAGE, network=network.model_dump(mode="json"), parameters=1234)
     weights = network.build(IMAGE).state_dict()
-    save_file(weights, folder / "weights.safetensors")
-    handle = cls(
-        **({"source": "network"} if cls is Flow else {}),
-        image=IMAGE, network=network.model_dump(mode="json"), parameters=1234,
-    )  # fmt: skip
-    kind = artifact.partition("-")[0]
-    made = {"kind": kind, "version": 1, "spec": spec, "inputs": inputs}
-    store.commit(artifact, handle, folder, {**made, "wall_s": 1.0, "device_s": 1.0})
+    put(store, artifact, handle, {"weights.safetensors": weights}, **made)
 
 
 @pytest.fixture
 def model(store):
-    folder = store.stage()
-    (folder / "data.safetensors").write_bytes(b"x")
-    data = Dataset(
-        image=ImageShape(channels=1, size=8, classes=2),
-        count=5,
-        class_names=("cat", "dog"),
-        flip_valid=False,
-    )
-    made = {"kind": "load_dataset", "version": 1, "spec": {"source": "here"}, "inputs": {}}
-    store.commit("load_dataset-d9", data, folder, {**made, "wall_s": 1.0, "device_s": 1.0})
+    image = ImageShape(channels=1, size=8, classes=2)
+    data = dataset(image, class_names=("cat", "dog"))
+    put(store, "load_dataset-d9", data, {"data.safetensors": b"x"}, spec={"source": "here"})
     spec = {"data": "d", "network": NETWORK, "steps": 7}
-    put_model(store, Flow, "train_flow-t", spec, {"d": "load_dataset-d9"})
-    put_model(
-        store,
-        Generator,
-        "distill-g",
-        {"pairs": "p", "start": "s", "guide": "s", "steps": 9},
-        {"s": "train_flow-t"},
-    )
+    put_model(store, Flow, "train_flow-t", spec=spec, inputs={"d": "load_dataset-d9"})
+    spec = {"pairs": "p", "start": "s", "guide": "s", "steps": 9}
+    put_model(store, Generator, "distill-g", spec=spec, inputs={"s": "train_flow-t"})
     return "distill-g"
 
 

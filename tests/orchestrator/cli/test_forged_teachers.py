@@ -8,16 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-
-
-class Call:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
+from builders import Call
 
 
 @pytest.fixture

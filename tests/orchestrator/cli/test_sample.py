@@ -1,6 +1,5 @@
 import pytest
-
-RUN = "digits-20260101-120000-aaaa"
+from builders import RUN
 
 
 @pytest.fixture

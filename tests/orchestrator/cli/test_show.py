@@ -1,11 +1,10 @@
 import json
 
 import pytest
+from builders import RUN
 
 from slimctl.orchestrator.events import EventLog
 from slimctl.orchestrator.runs import save_pipeline
-
-RUN = "digits-20260101-120000-aaaa"
 
 
 @pytest.fixture(autouse=True)

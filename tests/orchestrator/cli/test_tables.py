@@ -1,4 +1,5 @@
 import pytest
+from builders import quality
 
 from slimctl.jobs.base.artifacts import QualityReport, StepReport, StepRow
 from slimctl.orchestrator.cli.tables import print_quality, print_steps, print_table
@@ -31,12 +32,7 @@ def test_nothing_measured_prints_nothing(capsys):
 
 
 def test_the_floor_is_told_under_the_table(capsys):
-    report = QualityReport(
-        model="m", model_type="Flow", solver="euler 2", fid=2.0, fid_real=0.5, kid=0.1, kid_low=0,
-        kid_high=0.2, precision=1, recall=1, nfe=2, samples=300, features="f", reference="d",
-        parameters=10, macs=20, latency_ms=1, latency_p90_ms=2, device="cpu", threads=2,
-        straightness=0.1, nearest_rms=0.1, nearest_rms_real=0.2,
-    )  # fmt: skip
+    report = quality(fid_real=0.5, samples=300, parameters=10, threads=2)
     routed = {"model_type": "Fleet", "parameters_total": 50, "routing_us": 0.4}
     part = {"samples": 9, "real": 8, "precision": None, "recall": None}
     fleet = QualityReport.model_validate(
@@ -62,14 +58,7 @@ def test_the_floor_is_told_under_the_table(capsys):
 
 
 def test_a_latency_that_was_not_measured_alone_is_marked(capsys):
-    fields = {
-        "model": "m", "model_type": "Flow", "solver": "euler 2", "fid": 2.0, "fid_real": 0.5,
-        "kid": 0.1, "kid_low": 0, "kid_high": 0.2, "precision": 1, "recall": 1, "nfe": 2,
-        "samples": 300, "features": "f", "reference": "d", "parameters": 10, "macs": 20,
-        "latency_ms": 1, "latency_p90_ms": 2, "device": "cpu", "threads": 2, "straightness": 0.1,
-        "nearest_rms": 0.1, "nearest_rms_real": 0.2,
-    }  # fmt: skip
-    quiet, loud = (QualityReport(**fields, latency_quiet=each) for each in (True, False))
+    quiet, loud = (quality(latency_ms=1, latency_quiet=each) for each in (True, False))
     print_quality({"alone": quiet, "beside": loud})
     told = capsys.readouterr().out
     rows = {line.split()[0]: line for line in told.splitlines()}

@@ -1,9 +1,10 @@
 """A store with measured students of two sizes and three seeds."""
 
 import pytest
-from measured import FIDS, IMAGE, RUN, put, put_report, put_run, put_student
+from builders import IMAGE, RUN, dataset, feature_net, pair_set
+from measured import FIDS, put, put_report, put_run, put_student
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, PairSet
+from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.storage.store import Store
 
 
@@ -11,13 +12,13 @@ from slimctl.jobs.storage.store import Store
 def store(tmp_path) -> Store:
     """One data set (no hours), features and pairs (1 hour each), six students (2 hours each)."""
     made = Store(str(tmp_path / "store"))
-    data = Dataset(image=IMAGE, count=5, flip_valid=False)
+    data = dataset()
     put(made, "load_dataset-d0", data, {"source": "digits"}, {})
-    features = FeatureNet(image=IMAGE, network={}, dimensions=2, accuracy=1.0)
+    features = feature_net()
     put(made, "train_features-f0", features, {"data": "data"}, {"data": "load_dataset-d0"}, 1.0)
     teacher = Flow(source="data", image=IMAGE, dataset=data)
     put(made, "analytic_flow-t0", teacher, {"data": "data"}, {"data": "load_dataset-d0"})
-    pairs = PairSet(image=IMAGE, count=100, shard_size=100, seed=0, generator_version=1, nfe=1.0)
+    pairs = pair_set()
     spec = {"flow": "teacher", "count": 100, "seed": 0}
     put(made, "generate_pairs-p0-100", pairs, spec, {"teacher": "analytic_flow-t0"}, 1.0)
     jobs = {"data": "load_dataset-d0"}

@@ -1,5 +1,6 @@
 import pytest
-from measured import RUN, put_run
+from builders import RUN
+from measured import put_run
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.kinds.evaluate import Evaluate

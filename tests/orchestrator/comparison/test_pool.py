@@ -1,7 +1,8 @@
 import math
 
 import pytest
-from measured import RUN, put_report, put_run, put_student
+from builders import RUN
+from measured import put_report, put_run, put_student
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.orchestrator.comparison.collect import collect

@@ -4,7 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from measured import RUN, put_run
+from builders import RUN
+from measured import put_run
 
 from slimctl.orchestrator.comparison.collect import collect
 from slimctl.orchestrator.comparison.lineage import Lineage

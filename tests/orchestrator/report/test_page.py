@@ -6,7 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from measured import RUN, put_report, put_run, put_student
+from builders import RUN
+from measured import put_report, put_run, put_student
 from PIL import Image
 
 from slimctl.jobs.base.artifacts import SubsetQuality

@@ -1,0 +1,158 @@
+"""What many tests are made of: small specs, handles, and results in a store."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Handle, PairSet, QualityReport
+from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
+from slimctl.jobs.storage.store import Store
+from slimctl.models.spec import ImageShape
+
+IMAGE = ImageShape(channels=1, size=8)
+RUN = "digits-20260101-120000-aaaa"
+NETWORK: dict[str, Any] = {
+    "kind": "song_unet", "channels": 4, "channel_multipliers": [1], "blocks": 1,
+    "attention_resolutions": [], "middle_attention": False,
+}  # fmt: skip
+"""The smallest U-Net, for images of any size."""
+FLOW_PROBLEM = {"kind": "flow", "actions": [0.1, 0.2, 0.4], "pool": 8, "reference_tolerance": 1e-4}
+
+TINY = """
+name: tiny
+seed: 3
+jobs:
+  data: {kind: load_dataset, source: digits, max_images: 600}
+  features: {kind: train_features, data: data, steps: 40, network: {channels: 8, features: 16}}
+  teacher: {kind: analytic_flow, data: data, bandwidth: 0.05}
+  pairs:
+    {kind: generate_pairs, flow: teacher, count: 400, shard_size: 100,
+     solver: {kind: euler, steps: 10}}
+  student:
+    kind: anneal_reflow
+    pairs: pairs
+    network: {kind: song_unet, channels: 8, channel_multipliers: [1, 2], blocks: 1}
+    steps: 60
+    batch_size: 64
+    learning_rate: 2e-3
+    workers: 1
+    log_every: 10
+  one_step:
+    {kind: distill, pairs: pairs, start: student, guide: student, steps: 30, batch_size: 64,
+     learning_rate: 1e-3, shared: true, log_every: 10}
+  student_2:
+    {kind: evaluate, model: student, data: data, features: features, samples: 200,
+     solver: {kind: euler, steps: 2}}
+  quality: {kind: evaluate, model: one_step, data: data, features: features, samples: 200}
+"""
+"""A pipeline small enough to run whole in a test."""
+
+
+# Inputs
+
+
+def network_inputs(
+    image: ImageShape, batch: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random points, times and, if there are classes, labels."""
+    xt = torch.randn(batch, image.channels, image.size, image.size)
+    label = torch.arange(batch) % image.classes if image.classes else None
+    return xt, torch.rand(batch), label
+
+
+class Call:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+# Specs
+
+
+def step_policy(**changes: object) -> TrainStepPolicy:
+    """A step policy for three bodies that is trained for a moment."""
+    problem = {"kind": "three_body", "actions": [0.05, 0.1, 0.3], "horizons": [3, 6], "hold": 2}
+    learner = {
+        "hidden": [8], "environments": 4, "decisions": 60, "updates": 1, "batch_size": 16,
+        "replay": 100, "warmup": 8, "validate_every": 30,
+    }  # fmt: skip
+    fields = {"problem": problem, "learner": learner, "training_seeds": 2, "seed": 3}
+    return TrainStepPolicy.model_validate(fields | changes)
+
+
+# Handles
+
+
+def dataset(image: ImageShape = IMAGE, count: int = 5, **changes: Any) -> Dataset:
+    """Images that are nowhere."""
+    return Dataset(**{"image": image, "count": count, "flip_valid": False, **changes})
+
+
+def feature_net(image: ImageShape = IMAGE, **changes: Any) -> FeatureNet:
+    """Features of two numbers."""
+    return FeatureNet(**{"image": image, "network": {}, "dimensions": 2, "accuracy": 1.0} | changes)
+
+
+def pair_set(image: ImageShape = IMAGE, count: int = 100, **changes: Any) -> PairSet:
+    """Pairs in one shard that is nowhere."""
+    fields = {"shard_size": count, "seed": 0, "generator_version": 1, "nfe": 1.0}
+    return PairSet(image=image, count=count, **fields | changes)
+
+
+def trained_flow(image: ImageShape = IMAGE, parameters: int = 1, **changes: Any) -> Flow:
+    """A flow of a network that is nowhere."""
+    return Flow(**{"source": "network", "image": image, "parameters": parameters} | changes)
+
+
+def quality(**changes: Any) -> QualityReport:
+    """What an evaluation measured."""
+    fields = {
+        "model": "m", "model_type": "Generator", "solver": "one step", "fid": 12.345,
+        "fid_real": 1.0, "kid": 0.0123, "kid_low": 0.010, "kid_high": 0.016, "precision": 0.5,
+        "recall": 0.25, "nfe": 1.0, "samples": 200, "features": "f", "reference": "d",
+        "parameters": 1_234_567, "macs": 4_460_000, "latency_ms": 1.234, "latency_p90_ms": 2.0,
+        "device": "cpu", "threads": 1, "straightness": None, "nearest_rms": 0.1,
+        "nearest_rms_real": 0.2,
+    }  # fmt: skip
+    return QualityReport(**fields | changes)
+
+
+# Results in a store
+
+
+def put(
+    store: Store,
+    artifact: str,
+    handle: Handle,
+    files: Mapping[str, Mapping[str, torch.Tensor] | bytes] | None = None,
+    **manifest: Any,
+) -> Any:
+    """Commits a result as a job would: its kind is the beginning of its id.
+
+    Args:
+        store: where it goes.
+        artifact: its id.
+        handle: what the job returned.
+        files: name -> bytes, or tensors, which are written as safetensors.
+        manifest: fields that are not those of a job of one second without a spec and inputs.
+
+    Returns:
+        The handle with its id.
+    """
+    folder = store.stage()
+    for name, content in (files or {}).items():
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        else:
+            save_file(dict(content), folder / name)
+    made = {
+        "kind": artifact.partition("-")[0], "version": 1, "spec": {}, "inputs": {}, "wall_s": 1.0,
+        "device_s": 1.0,
+    }  # fmt: skip
+    return store.commit(artifact, handle, folder, made | manifest)
