@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slimctl.jobs.storage.blobs import Blobs, LocalBlobs
@@ -55,7 +55,7 @@ def back(blobs: Blobs) -> list[Event]:
 
 
 @given(st.lists(ADDED, max_size=20), st.sets(st.integers(0, 20)), st.integers(1, 2000))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.data_too_large])
 def test_what_is_read_back_is_what_was_added(added, flushes, limit):
     """Whatever the texts hold, wherever it is flushed, however small the segments."""
     blobs = MemoryBlobs()

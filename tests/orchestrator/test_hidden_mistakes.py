@@ -116,6 +116,7 @@ jobs:
         "a missing solver",
         "too few samples",
         "a needless solver",
+        "fields that contradict",
     },
 )
 GROUP = Table(
