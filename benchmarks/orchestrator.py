@@ -43,9 +43,9 @@ def noop_text(jobs: int, images: Path, storage: Path) -> str:
 def measure_planning(jobs: int, folder: Path) -> dict[str, float]:
     """Seconds to read and check a file, and to plan what was read."""
     from slimctl.jobs.storage.store import Store
-    from slimctl.orchestrator.graph import Graph
-    from slimctl.orchestrator.pipeline import load_pipeline, resolve
-    from slimctl.orchestrator.plan import make_plan
+    from slimctl.orchestrator.pipeline.pipeline import load_pipeline, resolve
+    from slimctl.orchestrator.planning.graph import Graph
+    from slimctl.orchestrator.planning.plan import make_plan
 
     images = some_images(folder)
     file = folder / "many.yaml"

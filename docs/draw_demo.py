@@ -12,8 +12,8 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from slimctl.jobs.base.registry import kind_of
-from slimctl.orchestrator.graph import Graph
-from slimctl.orchestrator.pipeline import load_pipeline
+from slimctl.orchestrator.pipeline.pipeline import load_pipeline
+from slimctl.orchestrator.planning.graph import Graph
 
 ROOT = Path(__file__).parents[1]
 PLACES = {

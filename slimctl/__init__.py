@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slimctl.models.checkpoints import load_generator, load_teacher
-    from slimctl.orchestrator.groups import Group
-    from slimctl.orchestrator.pipeline import Pipeline, load_pipeline
-    from slimctl.orchestrator.plan import Forecast, check, plan
-    from slimctl.orchestrator.submission import Submission, submit
+    from slimctl.orchestrator.pipeline.groups import Group
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline, load_pipeline
+    from slimctl.orchestrator.planning.plan import Forecast, check, plan
+    from slimctl.orchestrator.running.submission import Submission, submit
 
 __version__ = "0.2.0"
 
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Forecast": "orchestrator.plan",
-    "Group": "orchestrator.groups",
-    "Pipeline": "orchestrator.pipeline",
-    "Submission": "orchestrator.submission",
-    "check": "orchestrator.plan",
+    "Forecast": "orchestrator.planning.plan",
+    "Group": "orchestrator.pipeline.groups",
+    "Pipeline": "orchestrator.pipeline.pipeline",
+    "Submission": "orchestrator.running.submission",
+    "check": "orchestrator.planning.plan",
     "load_generator": "models.checkpoints",
-    "load_pipeline": "orchestrator.pipeline",
+    "load_pipeline": "orchestrator.pipeline.pipeline",
     "load_teacher": "models.checkpoints",
-    "plan": "orchestrator.plan",
-    "submit": "orchestrator.submission",
+    "plan": "orchestrator.planning.plan",
+    "submit": "orchestrator.running.submission",
 }
 
 

@@ -12,7 +12,7 @@ import slimctl
 from slimctl.jobs.base.registry import kind_names, load_kind
 from slimctl.orchestrator.cli.kind_fields import field_lines
 from slimctl.orchestrator.cli.main import app
-from slimctl.orchestrator.schema import pipeline_schema
+from slimctl.orchestrator.pipeline.schema import pipeline_schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])

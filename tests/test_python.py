@@ -11,7 +11,7 @@ from slimctl import Group, Pipeline, check, plan
 from slimctl.jobs.base.errors import JobFailed
 from slimctl.jobs.base.refs import Ref
 from slimctl.kinds import analytic_flow, assemble_fleet, generate_pairs, load_dataset, partition
-from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems
 
 SCRIPT = """
 from slimctl import Group, Pipeline, __version__, check, load_generator, load_teacher, plan, submit
@@ -134,8 +134,8 @@ def test_mistakes_and_warnings_without_running(tmp_path):
 
 
 def test_a_job_without_a_result_says_why(tmp_path):
-    from slimctl.orchestrator.status import JobStatus, RunStatus
-    from slimctl.orchestrator.submission import Submission
+    from slimctl.orchestrator.running.submission import Submission
+    from slimctl.orchestrator.runs.status import JobStatus, RunStatus
 
     pipeline = Pipeline(name="p", storage=str(tmp_path), jobs=jobs())
     failed = JobStatus(

@@ -24,10 +24,10 @@ from slimctl.models.networks.presets import PRESETS
 from slimctl.models.perceptual.cost import INCEPTION_MACS
 from slimctl.models.solvers.spec import EDMHeunSpec
 from slimctl.models.spec import Spec
-from slimctl.orchestrator import problems
-from slimctl.orchestrator.graph import Graph, expectations, preflight
-from slimctl.orchestrator.pipeline import Pipeline, load_pipeline, resolve
-from slimctl.orchestrator.problems import PipelineProblems, Problem, doubts
+from slimctl.orchestrator.pipeline import diagnostics as problems
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems, Problem, doubts
+from slimctl.orchestrator.pipeline.pipeline import Pipeline, load_pipeline, resolve
+from slimctl.orchestrator.planning.graph import Graph, expectations, preflight
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "jobs", "orchestrator")
@@ -241,8 +241,8 @@ def test_every_error_survives_pickling(kind):
     ("module", "heavy"),
     [
         ("slimctl.orchestrator.cli.main", "torch ray mlflow sklearn pyarrow matplotlib numpy"),
-        ("slimctl.orchestrator.supervisor", "torch ray mlflow"),
-        ("slimctl.orchestrator.submission", "torch ray mlflow"),
+        ("slimctl.orchestrator.running.supervisor", "torch ray mlflow"),
+        ("slimctl.orchestrator.running.submission", "torch ray mlflow"),
         ("slimctl.models.networks.spec", "torch ray mlflow"),
         (
             "slimctl.models.checkpoints.model_format",
@@ -261,6 +261,10 @@ def test_heavy_libraries_are_loaded_where_they_are_used(module, heavy):
 PLANTED = {
     "orchestrator looks down": ("models/ema.py", "import slimctl.jobs.base.errors"),
     "kinds above the machinery": ("jobs/base/errors.py", "import slimctl.jobs.storage.blobs"),
+    "in the orchestrator": (
+        "orchestrator/pipeline/pipeline.py",
+        "import slimctl.orchestrator.planning.graph",
+    ),
     "job kinds do not know each other": (
         "jobs/kinds/distill.py",
         "import slimctl.jobs.kinds.evaluate",

@@ -16,14 +16,14 @@ from slimctl.orchestrator.cli.options import (
 from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from slimctl.orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline
 
 
 def check(
     file: File, overrides: Overrides = None, storage: Storage = None, as_json: Json = False
 ) -> None:
     """Check a pipeline file; every mistake at once, nothing is started."""
-    from slimctl.orchestrator.plan import check as check_pipeline
+    from slimctl.orchestrator.planning.plan import check as check_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)

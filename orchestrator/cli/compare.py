@@ -13,7 +13,7 @@ from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from slimctl.jobs.storage.store import Store
-    from slimctl.orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline
 
 PIPELINES = (".yaml", ".yml")
 
@@ -48,10 +48,10 @@ def compare(
 ) -> None:
     """Compare measured models: seeds pooled, Pareto front marked, costs counted."""
     from slimctl.orchestrator.cli.tables import print_table
-    from slimctl.orchestrator.comparison import render
-    from slimctl.orchestrator.comparison.collect import collect
-    from slimctl.orchestrator.comparison.lineage import Lineage
-    from slimctl.orchestrator.comparison.pool import compare as compare_results
+    from slimctl.orchestrator.results import render
+    from slimctl.orchestrator.results.collect import collect
+    from slimctl.orchestrator.results.lineage import Lineage
+    from slimctl.orchestrator.results.pool import compare as compare_results
 
     if as_json and form:
         raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
@@ -75,7 +75,7 @@ def compare(
 def _open(things: list[str], storage: str | None) -> "tuple[Store, dict[str, Pipeline]]":
     """The store, and the pipelines among the things named: all of one store."""
     from slimctl.jobs.storage.store import Store
-    from slimctl.orchestrator.pipeline import resolve
+    from slimctl.orchestrator.pipeline.pipeline import resolve
 
     files = [thing for thing in things if thing.endswith(PIPELINES) or Path(thing).is_file()]
     pipelines = {file: resolve(load(Path(file), None, storage)) for file in files}

@@ -24,7 +24,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong or missing here and on a cluster, and how to fix it."""
-    from slimctl.orchestrator.diagnosis import diagnose
+    from slimctl.orchestrator.upkeep.doctor import diagnose
 
     place = storage or os.environ.get("SLIMCTL_STORAGE") or DEFAULT_STORAGE
     checks = []

@@ -51,7 +51,7 @@ def export(
     """
     from slimctl.jobs.evaluation.sampling import FLOW_STEPS, check_steps
     from slimctl.jobs.export.ship import Shipment, check_free, find_model, ship
-    from slimctl.orchestrator.model_card import datasets_behind, model_card
+    from slimctl.orchestrator.results.card import datasets_behind, model_card
 
     store = open_store(storage)
     artifact = find_model_id(store, model)

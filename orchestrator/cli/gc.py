@@ -14,7 +14,7 @@ Delete = Annotated[bool, typer.Option("--delete", help="Delete it; without, it i
 
 def gc(delete: Delete = False, storage: Storage = None, as_json: Json = False) -> None:
     """List what no run and no artifact refers to; with --delete, delete it."""
-    from slimctl.orchestrator.garbage import delete_garbage, find_garbage
+    from slimctl.orchestrator.upkeep.gc import delete_garbage, find_garbage
 
     store = open_store(storage)
     found = find_garbage(store)

@@ -11,10 +11,10 @@ import typer
 
 from slimctl.orchestrator.cli.options import warn
 from slimctl.orchestrator.cli.tables import Row, collapsed, counted
-from slimctl.orchestrator.events import Event
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.problems import Problem
-from slimctl.orchestrator.status import JobStatus, RunStatus, apply
+from slimctl.orchestrator.pipeline.diagnostics import Problem
+from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.runs.events import Event
+from slimctl.orchestrator.runs.status import JobStatus, RunStatus, apply, clock
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -215,17 +215,6 @@ def numbers(metrics: dict[str, float]) -> str:
     """The numbers worth a glance: the loss if there is one, else all."""
     shown = {k: v for k, v in metrics.items() if k == "loss"} or metrics
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42s, 3m07s or 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 def describe(event: Event, status: RunStatus) -> str:

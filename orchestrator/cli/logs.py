@@ -9,7 +9,7 @@ from slimctl.orchestrator.cli.options import Run, Storage, open_store
 from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
-    from slimctl.orchestrator.events import Event
+    from slimctl.orchestrator.runs.events import Event
 
 POLL_S = 1.0
 PATIENCE_S = 120.0
@@ -25,7 +25,7 @@ Follow = Annotated[
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run said."""
     from slimctl.orchestrator.cli.status import refuse_damaged
-    from slimctl.orchestrator.runs import find_run, read_run, run_lease
+    from slimctl.orchestrator.runs.runs import find_run, read_run, run_lease
 
     store = open_store(storage)
     run_name, slash, of_run = (run or "").partition("/")
@@ -63,7 +63,7 @@ def _check_job(run: str, job: str, jobs: list[str]) -> None:
 def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> int:
     """Prints the events from number `told` on; returns the number of the next one."""
     from slimctl.orchestrator.cli.live import describe
-    from slimctl.orchestrator.status import RunStatus, apply
+    from slimctl.orchestrator.runs.status import RunStatus, apply
 
     state = RunStatus(run=run)
     for event in events:

@@ -14,8 +14,8 @@ from slimctl.orchestrator.cli.output import echo
 
 if TYPE_CHECKING:
     from slimctl.jobs.storage.store import Store
-    from slimctl.orchestrator.pipeline import Pipeline
-    from slimctl.orchestrator.problems import Problem
+    from slimctl.orchestrator.pipeline.diagnostics import Problem
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline
 
 File = Annotated[Path, typer.Argument(help="Pipeline file (YAML).", show_default=False)]
 Storage = Annotated[
@@ -84,7 +84,7 @@ def load(
     Raises:
         UserError: the file has mistakes.
     """
-    from slimctl.orchestrator.pipeline import load_pipeline
+    from slimctl.orchestrator.pipeline.pipeline import load_pipeline
 
     return load_pipeline(file, overrides or (), storage, draft=draft, reads=reads).pipeline
 
@@ -92,7 +92,7 @@ def load(
 @contextmanager
 def mistakes_as_json(wanted: bool) -> Iterator[None]:
     """Prints the mistakes of a pipeline on stdout as a JSON list too, if that is wanted."""
-    from slimctl.orchestrator.problems import PipelineProblems
+    from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems
 
     try:
         yield
@@ -104,7 +104,7 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
 
 def warn(doubts: "Iterable[Problem]") -> None:
     """Says on stderr what is doubtful about a pipeline."""
-    from slimctl.orchestrator.problems import as_warning
+    from slimctl.orchestrator.pipeline.diagnostics import as_warning
 
     for doubt in doubts:
         typer.echo(as_warning(doubt), err=True)

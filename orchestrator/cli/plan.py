@@ -26,9 +26,9 @@ def plan(
 ) -> None:
     """Say what a submission would do and cost: per job reuse, resume or run, and why."""
     from slimctl.orchestrator.cli.tables import print_plan
-    from slimctl.orchestrator.cluster import devices_here
-    from slimctl.orchestrator.estimate import plan_json
-    from slimctl.orchestrator.plan import plan as plan_pipeline
+    from slimctl.orchestrator.planning.estimate import plan_json
+    from slimctl.orchestrator.planning.plan import plan as plan_pipeline
+    from slimctl.orchestrator.running.cluster import devices_here
 
     here = devices_here()
     with mistakes_as_json(as_json):

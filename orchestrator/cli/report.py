@@ -21,8 +21,8 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write one self-contained HTML page about a run: models, samples, curves, jobs."""
-    from slimctl.orchestrator.report.page import gather, render
-    from slimctl.orchestrator.runs import find_run
+    from slimctl.orchestrator.results.report import gather, render
+    from slimctl.orchestrator.runs.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)

@@ -11,7 +11,7 @@ from slimctl.orchestrator.cli.options import Address, Detach, Json, Run, Storage
 from slimctl.orchestrator.cli.output import echo, exit_code
 
 if TYPE_CHECKING:
-    from slimctl.orchestrator.submission import Submission
+    from slimctl.orchestrator.running.submission import Submission
 
 
 def resume(
@@ -23,9 +23,14 @@ def resume(
 ) -> None:
     """Continue a run that was interrupted, cancelled or failed, here or on any cluster."""
     from slimctl.orchestrator.cli.live import open_view
-    from slimctl.orchestrator.control import resume as resume_run
-    from slimctl.orchestrator.job_server import echo, is_job_server, leave_notice, run_on_job_server
-    from slimctl.orchestrator.runs import find_run
+    from slimctl.orchestrator.running.job_server import (
+        echo,
+        is_job_server,
+        leave_notice,
+        run_on_job_server,
+    )
+    from slimctl.orchestrator.running.lifecycle import resume as resume_run
+    from slimctl.orchestrator.runs.runs import find_run
 
     store = open_store(storage)
     name = find_run(store.blobs, run)
@@ -68,8 +73,8 @@ def tell_result(result: "Submission", *, detach: bool, as_json: bool) -> None:
     """Prints how a submission ended, and raises what it should end the program with."""
     from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.cli.tables import print_quality
-    from slimctl.orchestrator.comparison.collect import chosen_lines, quality_reports, run_json
-    from slimctl.orchestrator.submission import check_result
+    from slimctl.orchestrator.results.collect import chosen_lines, quality_reports, run_json
+    from slimctl.orchestrator.running.submission import check_result
 
     store = Store(result.plan.storage)
     if detach and result.status.ended is None:

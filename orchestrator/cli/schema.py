@@ -7,6 +7,6 @@ from slimctl.orchestrator.cli.output import echo
 
 def schema() -> None:
     """Print the JSON schema of a pipeline file, for editors."""
-    from slimctl.orchestrator.schema import pipeline_schema
+    from slimctl.orchestrator.pipeline.schema import pipeline_schema
 
     echo(json.dumps(pipeline_schema(), indent=1))

@@ -67,8 +67,8 @@ def show(thing: Thing = None, storage: Storage = None, as_json: Json = False) ->
 
 def _print_origin(store: "Store", artifact: str) -> None:
     """Everything that an artifact was made from, and the command that would make it again."""
-    from slimctl.orchestrator.comparison.lineage import Lineage
-    from slimctl.orchestrator.runs import run_of
+    from slimctl.orchestrator.results.lineage import Lineage
+    from slimctl.orchestrator.runs.runs import run_of
 
     lineage = Lineage(store)
     echo("\nmade from")
@@ -96,7 +96,7 @@ def _print_origin(store: "Store", artifact: str) -> None:
 
 
 def _print_section(title: str, content: "Mapping[str, Any]") -> None:
-    from slimctl.orchestrator.tracking import flatten
+    from slimctl.orchestrator.running.tracking import flatten
 
     pairs = list(flatten(content))
     if content:
@@ -107,13 +107,13 @@ def _print_section(title: str, content: "Mapping[str, Any]") -> None:
 
 def _show_run(store: "Store", run: str, as_json: bool) -> None:
     from slimctl.orchestrator.cli.tables import print_quality, print_steps
-    from slimctl.orchestrator.comparison.collect import (
+    from slimctl.orchestrator.results.collect import (
         chosen_lines,
         quality_reports,
         run_json,
         step_reports,
     )
-    from slimctl.orchestrator.runs import read_status
+    from slimctl.orchestrator.runs.runs import read_status
 
     state = read_status(store.blobs, run)
     if as_json:
@@ -133,7 +133,7 @@ def find_thing(store: "Store", thing: str | None) -> tuple[str, str | None]:
     """
     from slimctl.jobs.base.registry import nearest
     from slimctl.orchestrator.cli.tables import collapsed
-    from slimctl.orchestrator.runs import find_run, read_status, run_ids
+    from slimctl.orchestrator.runs.runs import find_run, read_status, run_ids
 
     if thing is not None and "/" in thing:
         run_name, _, job = thing.partition("/")
@@ -175,7 +175,7 @@ def find_model_id(store: "Store", name: str) -> str:
 
 def _job_meant(name: str, jobs: "Iterable[str]") -> str:
     """The job that `students[width=8,seed=0].quality` is, if exactly one fits; else the name."""
-    from slimctl.orchestrator.groups import split_iteration
+    from slimctl.orchestrator.pipeline.groups import split_iteration
 
     group, bracket, rest = name.partition("[")
     wanted, _, member = rest.partition("].")

@@ -13,8 +13,8 @@ from slimctl.orchestrator.cli.output import echo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slimctl.orchestrator.events import LogRead
-    from slimctl.orchestrator.status import JobStatus, RunStatus
+    from slimctl.orchestrator.runs.events import LogRead
+    from slimctl.orchestrator.runs.status import JobStatus, RunStatus
 
 
 RunOrGroup = Annotated[
@@ -27,7 +27,7 @@ RunOrGroup = Annotated[
 
 def status(run: RunOrGroup = None, storage: Storage = None, as_json: Json = False) -> None:
     """List the runs of a storage, or the jobs of one run."""
-    from slimctl.orchestrator.runs import find_run, read_run, run_ids
+    from slimctl.orchestrator.runs.runs import find_run, read_run, run_ids
 
     store = open_store(storage)
     name, slash, group = (run or "").partition("/")
@@ -64,7 +64,7 @@ def refuse_damaged(logs_read: "Iterable[LogRead]") -> None:
 
 def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
     from slimctl.jobs.base.registry import nearest
-    from slimctl.orchestrator.groups import origin_of
+    from slimctl.orchestrator.pipeline.groups import origin_of
 
     origins = {name: origin_of(name) for name in state.jobs}
     found = {n: state.jobs[n] for n, one in origins.items() if one and one.group == group}
@@ -76,8 +76,8 @@ def _jobs_of_group(state: "RunStatus", group: str) -> "dict[str, JobStatus]":
 
 
 def _print_runs(found: "list[RunStatus]", as_json: bool) -> None:
-    from slimctl.orchestrator.cli.live import clock
     from slimctl.orchestrator.cli.tables import print_table
+    from slimctl.orchestrator.runs.status import clock
 
     if as_json:
         fields = {"run", "name", "state", "started", "ended"}
@@ -109,8 +109,9 @@ def print_jobs(state: "RunStatus", *, together: bool = True) -> None:
 
 
 def _job_row(name: str, jobs: "list[JobStatus]") -> tuple[str, ...]:
-    from slimctl.orchestrator.cli.live import clock, numbers
+    from slimctl.orchestrator.cli.live import numbers
     from slimctl.orchestrator.cli.tables import counted
+    from slimctl.orchestrator.runs.status import clock
 
     seconds = sum(job.seconds(time.time()) for job in jobs)
     done, total = sum(job.done for job in jobs), sum(job.total for job in jobs)

@@ -20,7 +20,7 @@ from slimctl.orchestrator.cli.output import exit_code
 from slimctl.orchestrator.cli.resume import interrupted, tell_result
 
 if TYPE_CHECKING:
-    from slimctl.orchestrator.pipeline import Pipeline
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline
 
 
 def submit(
@@ -33,8 +33,8 @@ def submit(
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
     from slimctl.orchestrator.cli.live import open_view
-    from slimctl.orchestrator.job_server import is_job_server
-    from slimctl.orchestrator.submission import submit as submit_pipeline
+    from slimctl.orchestrator.running.job_server import is_job_server
+    from slimctl.orchestrator.running.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)
@@ -61,8 +61,8 @@ def submit(
 
 def hand_over(address: str, pipeline: "Pipeline", *, detach: bool, as_json: bool) -> None:
     """Lets the head of a cluster run a pipeline; this machine may then leave."""
-    from slimctl.orchestrator.job_server import echo, leave_notice, run_on_job_server
-    from slimctl.orchestrator.pipeline import to_yaml
+    from slimctl.orchestrator.pipeline.pipeline import to_yaml
+    from slimctl.orchestrator.running.job_server import echo, leave_notice, run_on_job_server
 
     words = ["submit", "pipeline.yaml", *(["--json"] if as_json else [])]
     files = {"pipeline.yaml": to_yaml(pipeline)}

@@ -11,7 +11,10 @@ from slimctl.jobs.base.artifacts import QualityReport, StepReport
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.models.metrics import short_count
 from slimctl.orchestrator.cli.output import echo
-from slimctl.orchestrator.comparison.render import (
+from slimctl.orchestrator.pipeline.groups import origin_of
+from slimctl.orchestrator.planning.estimate import Estimate
+from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.results.render import (
     STEP_COLUMNS,
     floor_text,
     loud_notes,
@@ -21,9 +24,6 @@ from slimctl.orchestrator.comparison.render import (
     step_rows,
     step_verdict,
 )
-from slimctl.orchestrator.estimate import Estimate
-from slimctl.orchestrator.groups import origin_of
-from slimctl.orchestrator.plan import RunPlan
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 """The last one only where a rate is assumed."""

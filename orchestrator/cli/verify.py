@@ -34,8 +34,8 @@ def verify(
 ) -> None:
     """Read every byte of the store again, and make some pairs again."""
     from slimctl.jobs.base.errors import DamagedArtifact, UserError
-    from slimctl.orchestrator.verification import mend as remove_damage
-    from slimctl.orchestrator.verification import verify_all, verify_artifact
+    from slimctl.orchestrator.upkeep.verify import mend as remove_damage
+    from slimctl.orchestrator.upkeep.verify import verify_all, verify_artifact
 
     if old_repair:
         typer.echo("--mend is now called --repair; the next version takes --repair only", err=True)

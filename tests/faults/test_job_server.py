@@ -7,7 +7,7 @@ from here import SMALL, run_here
 from ray_processes import cluster_of, ended, result_bytes, slimctl, until
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import read_status, run_ids
+from slimctl.orchestrator.runs.runs import read_status, run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 

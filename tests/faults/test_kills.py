@@ -26,7 +26,7 @@ from ray_processes import (
 )
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import read_status, run_ids
+from slimctl.orchestrator.runs.runs import read_status, run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -4,7 +4,7 @@ import pytest
 from ray_processes import cluster_of, ended, note, processes, rss_mib, slimctl, until
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import read_status, run_ids
+from slimctl.orchestrator.runs.runs import read_status, run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 

@@ -20,7 +20,7 @@ from ray_processes import (
 )
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import run_ids
+from slimctl.orchestrator.runs.runs import run_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 CANARY = "canary-5f0c"

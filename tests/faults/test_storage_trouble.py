@@ -17,7 +17,7 @@ from slimctl.jobs.storage import blobs as blobs_module
 from slimctl.jobs.storage.blobs import LocalBlobs, RemoteBlobs
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cli.main import main
-from slimctl.orchestrator.verification import verify_all
+from slimctl.orchestrator.upkeep.verify import verify_all
 
 CANARY = "canary-of-s3"
 

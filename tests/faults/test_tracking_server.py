@@ -11,10 +11,10 @@ import pytest
 from here import run_here
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.control import load_run
-from slimctl.orchestrator.events import read_events
-from slimctl.orchestrator.runs import run_ids
-from slimctl.orchestrator.tracking import Tracker
+from slimctl.orchestrator.running.lifecycle import load_run
+from slimctl.orchestrator.running.tracking import Tracker
+from slimctl.orchestrator.runs.events import read_events
+from slimctl.orchestrator.runs.runs import run_ids
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -66,7 +66,7 @@ def server(tmp_path):
 def test_tracking_is_complete_after_the_server_is_back(server, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("slimctl.orchestrator.tracking.RETRY_S", 1.0)
+    monkeypatch.setattr("slimctl.orchestrator.running.tracking.RETRY_S", 1.0)
     storage = tmp_path / "store"
     run_here(storage)
     store = Store(str(storage))
@@ -75,7 +75,7 @@ def test_tracking_is_complete_after_the_server_is_back(server, tmp_path, monkeyp
     events = [event.model_dump() for event in read_events(store.blobs, run)]
     hidden: list = []  # what the tracker finds in the store: it grows as the run goes on
     monkeypatch.setattr(
-        "slimctl.orchestrator.tracking.read_events", lambda blobs, run: iter(hidden)
+        "slimctl.orchestrator.running.tracking.read_events", lambda blobs, run: iter(hidden)
     )
     tracker = Tracker(run, {**plan.model_dump(mode="json"), "tracking": server.uri})
     half = len(events) // 2
@@ -104,7 +104,7 @@ def test_tracking_is_complete_after_the_server_is_back(server, tmp_path, monkeyp
 def test_a_server_that_stays_away_is_told_and_made_good_later(server, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("slimctl.orchestrator.tracking.RETRY_S", 0.5)
+    monkeypatch.setattr("slimctl.orchestrator.running.tracking.RETRY_S", 0.5)
     storage = tmp_path / "store"
     run_here(storage)
     store = Store(str(storage))

@@ -8,7 +8,7 @@ from here import SMALL, run_here
 from ray_processes import result_bytes
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import run_ids
+from slimctl.orchestrator.runs.runs import run_ids
 
 PROGRAM = """
 import sys

@@ -8,7 +8,7 @@ from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec, SeededJobSpec
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator.pipeline import Pipeline, parse_pipeline
+from slimctl.orchestrator.pipeline.pipeline import Pipeline, parse_pipeline
 
 IMAGE = ImageShape(channels=1, size=8)
 

@@ -15,11 +15,11 @@ from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training import ray_train
-from slimctl.orchestrator.events import EventLog
-from slimctl.orchestrator.graph import Graph
-from slimctl.orchestrator.pipeline import parse_pipeline, resolve, to_yaml
-from slimctl.orchestrator.plan import as_event, make_plan
-from slimctl.orchestrator.runs import new_run_id, save_pipeline
+from slimctl.orchestrator.pipeline.pipeline import parse_pipeline, resolve, to_yaml
+from slimctl.orchestrator.planning.graph import Graph
+from slimctl.orchestrator.planning.plan import as_event, make_plan
+from slimctl.orchestrator.runs.events import EventLog
+from slimctl.orchestrator.runs.runs import new_run_id, save_pipeline
 
 SMALL = """
 name: small

@@ -7,7 +7,7 @@ from builders import quality, trained_flow
 
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.events import EventLog
+from slimctl.orchestrator.runs.events import EventLog
 
 REPORT = {
     "model_type": "Flow", "solver": "euler 2", "kid": 0.5, "kid_low": 0.4, "kid_high": 0.6,

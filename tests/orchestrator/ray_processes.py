@@ -13,8 +13,8 @@ from pathlib import Path
 from ray.cluster_utils import Cluster as RayCluster
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.events import Event, read_events
-from slimctl.orchestrator.runs import run_ids
+from slimctl.orchestrator.runs.events import Event, read_events
+from slimctl.orchestrator.runs.runs import run_ids
 
 SLIMCTL = [sys.executable, "-m", "slimctl"]
 STARTED: list[subprocess.Popen[str]] = []

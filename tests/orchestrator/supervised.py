@@ -12,13 +12,13 @@ from fake_ray import Clock, FakeRay, Future, RayActorError
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.execution import JobOutcome, JobRequest
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator import runs, supervisor
-from slimctl.orchestrator.events import Event, read_events
-from slimctl.orchestrator.launcher import Launched
-from slimctl.orchestrator.plan import PlannedJob, RunPlan
-from slimctl.orchestrator.runs import read_status
-from slimctl.orchestrator.status import RunStatus
-from slimctl.orchestrator.supervisor import RunRequest, Supervisor
+from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.running import journal, supervisor
+from slimctl.orchestrator.running.launcher import Launched
+from slimctl.orchestrator.running.supervisor import RunRequest, Supervisor
+from slimctl.orchestrator.runs.events import Event, read_events
+from slimctl.orchestrator.runs.runs import read_status
+from slimctl.orchestrator.runs.status import RunStatus
 
 DONE = JobOutcome("a", wall_s=1.0, device_s=2.0)
 WRONG = JobOutcome("a", "UserError", "job", "no such class", "use another")
@@ -55,7 +55,7 @@ class World:
         self.tracking_problem: str | Exception = ""
         monkeypatch.setitem(sys.modules, "ray", FakeRay(self.clock, self.make))
         monkeypatch.setattr(supervisor, "time", self.clock)
-        monkeypatch.setattr(runs, "time", self.clock)
+        monkeypatch.setattr(journal, "time", self.clock)
         monkeypatch.setattr(supervisor, "describe_cluster", lambda: self.cluster)
         monkeypatch.setattr(supervisor, "Launcher", lambda run, cluster: self)
 

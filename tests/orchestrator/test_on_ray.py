@@ -30,7 +30,7 @@ from slimctl.jobs.training.ray_train import train_on_ray
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.solvers.spec import EulerSpec
 from slimctl.models.spec import ImageShape
-from slimctl.orchestrator.launcher import NAMESPACE
+from slimctl.orchestrator.running.launcher import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NETWORK = SongUNetSpec(channels=8, channel_multipliers=(1, 2), blocks=1)
@@ -188,7 +188,7 @@ def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
 
 def tiny(storage: Path) -> Pipeline:
     """The first jobs of the tiny pipeline, built in Python."""
-    from slimctl.orchestrator.pipeline import parse_pipeline
+    from slimctl.orchestrator.pipeline.pipeline import parse_pipeline
 
     whole = parse_pipeline(TINY, "tiny.yaml", storage=str(storage)).pipeline
     kept = {name: whole.jobs[name] for name in ("data", "teacher", "pairs")}

@@ -8,8 +8,8 @@ import ray
 from slimctl import submit
 from slimctl.jobs.base.artifacts import SweepReport
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.launcher import NAMESPACE
-from slimctl.orchestrator.pipeline import parse_pipeline
+from slimctl.orchestrator.pipeline.pipeline import parse_pipeline
+from slimctl.orchestrator.running.launcher import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 TEXT = """\

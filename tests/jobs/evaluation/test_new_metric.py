@@ -21,7 +21,7 @@ from slimctl.jobs.kinds.sweep import Sweep
 from slimctl.models import metrics as registry
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.orchestrator.cli.main import main
-from slimctl.orchestrator.runs import save_pipeline
+from slimctl.orchestrator.runs.runs import save_pipeline
 
 FILE = '''"""Standard deviation of the samples' features."""
 

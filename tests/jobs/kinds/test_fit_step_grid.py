@@ -9,8 +9,8 @@ from slimctl.jobs.pairs.shards import pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import RK45Spec
-from slimctl.orchestrator.pipeline import Pipeline
-from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems
+from slimctl.orchestrator.pipeline.pipeline import Pipeline
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,10 @@ from builders import RUN, dataset, quality
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.cli.main import main
-from slimctl.orchestrator.events import EventLog
-from slimctl.orchestrator.graph import identities
-from slimctl.orchestrator.pipeline import load_pipeline, resolve
-from slimctl.orchestrator.runs import save_pipeline
+from slimctl.orchestrator.pipeline.pipeline import load_pipeline, resolve
+from slimctl.orchestrator.planning.graph import identities
+from slimctl.orchestrator.runs.events import EventLog
+from slimctl.orchestrator.runs.runs import save_pipeline
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def no_ray(monkeypatch) -> None:
     def connect(address):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(import_module("slimctl.orchestrator.submission"), "connect", connect)
+    monkeypatch.setattr(
+        import_module("slimctl.orchestrator.running.submission"), "connect", connect
+    )
 
 
 @pytest.fixture

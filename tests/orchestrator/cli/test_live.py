@@ -7,9 +7,9 @@ from rich.text import Text
 
 from slimctl.orchestrator.cli import live
 from slimctl.orchestrator.cli.live import LiveView, PlainView, clock, describe, numbers, open_view
-from slimctl.orchestrator.events import Event
-from slimctl.orchestrator.plan import PlannedJob, RunPlan
-from slimctl.orchestrator.status import fold
+from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan
+from slimctl.orchestrator.runs.events import Event
+from slimctl.orchestrator.runs.status import fold
 
 Told = tuple[str, str, dict[str, Any]]
 JOBS = {"data": {"kind": "load_dataset", "key": "k", "artifact": "load_dataset-k"}}

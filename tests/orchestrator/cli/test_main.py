@@ -95,7 +95,7 @@ def test_errors_become_messages_and_exit_codes(slimctl, monkeypatch, error, code
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", fail)
+    monkeypatch.setattr("slimctl.orchestrator.runs.runs.run_ids", fail)
     ended = slimctl("status")
     assert (ended.code, ended.out, ended.err) == (code, "", "here: wrong\n  fix: mend\n")
 
@@ -104,7 +104,7 @@ def test_our_bugs_keep_their_traceback(slimctl, monkeypatch):
     def fail(*arguments):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", fail)
+    monkeypatch.setattr("slimctl.orchestrator.runs.runs.run_ids", fail)
     with pytest.raises(ZeroDivisionError, match="ours"):
         slimctl("status")
 
@@ -113,7 +113,7 @@ def test_an_interrupt_is_130(slimctl, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", stop)
+    monkeypatch.setattr("slimctl.orchestrator.runs.runs.run_ids", stop)
     assert slimctl("status").code == 130
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from slimctl import Pipeline
-from slimctl.orchestrator.pipeline import load_pipeline
-from slimctl.orchestrator.problems import PipelineProblems
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems
+from slimctl.orchestrator.pipeline.pipeline import load_pipeline
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 WRONG = """\

@@ -28,7 +28,9 @@ def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatc
         "data: data, network: {preset: cifar10-3.4m}, steps: 1000000}\n"
     )
     monkeypatch.setenv("SLIMCTL_STORAGE", str(tmp_path / "store"))
-    monkeypatch.setattr("slimctl.orchestrator.cluster.devices_here", lambda: Cluster(3, gpus))
+    monkeypatch.setattr(
+        "slimctl.orchestrator.running.cluster.devices_here", lambda: Cluster(3, gpus)
+    )
     said = slimctl("plan", file).out
     for words in ("parameters", "MACs", "PFLOP"):
         assert words in said.splitlines()[0]

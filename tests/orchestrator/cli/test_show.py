@@ -3,8 +3,8 @@ import json
 import pytest
 from builders import RUN
 
-from slimctl.orchestrator.events import EventLog
-from slimctl.orchestrator.runs import save_pipeline
+from slimctl.orchestrator.runs.events import EventLog
+from slimctl.orchestrator.runs.runs import save_pipeline
 
 
 @pytest.fixture(autouse=True)

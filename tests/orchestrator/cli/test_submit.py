@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from slimctl.orchestrator.cli.output import SIGNALS
-from slimctl.orchestrator.events import Event
-from slimctl.orchestrator.plan import RunPlan
-from slimctl.orchestrator.status import JobStatus, RunStatus
-from slimctl.orchestrator.submission import Submission
+from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.running.submission import Submission
+from slimctl.orchestrator.runs.events import Event
+from slimctl.orchestrator.runs.status import JobStatus, RunStatus
 
-submission = sys.modules["slimctl.orchestrator.submission"]
+submission = sys.modules["slimctl.orchestrator.running.submission"]
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 

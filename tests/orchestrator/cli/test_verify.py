@@ -6,7 +6,7 @@ import pytest
 from here import run_here
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.runs import run_ids
+from slimctl.orchestrator.runs.runs import run_ids
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_disk_that_cannot_be_read_is_no_traceback(slimctl, storage, monkeypatc
     def broken(*arguments):
         raise OSError(5, "Input/output error", "/mnt/x")
 
-    monkeypatch.setattr("slimctl.orchestrator.runs.run_ids", broken)
+    monkeypatch.setattr("slimctl.orchestrator.runs.runs.run_ids", broken)
     ended = slimctl("status")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("/mnt/x: Input/output error\n  fix: ")

@@ -1,1 +1,0 @@
-"""Results of runs side by side: seeds pooled, costs counted, only like compared with like."""

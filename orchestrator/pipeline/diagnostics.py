@@ -1,0 +1,181 @@
+"""Mistakes and warnings about the user's input: where, what and the fix, all of them at once.
+
+A check knows only the path of a mistake in the pipeline (`jobs.student.steps`); `Places` turns
+paths into places, lines of a file or, for a pipeline made in Python, the dotted path itself.
+A warning is no mistake and stops nothing, yet makes a result say little; one that several jobs have
+for the same reason is said once, where the first of them stands.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.facts import Doubt, Facts
+
+if TYPE_CHECKING:
+    from slimctl.orchestrator.pipeline.pipeline import Pipeline
+    from slimctl.orchestrator.planning.graph import Graph
+
+Path = tuple[str | int, ...]
+"""Keys and list indices from the top of a pipeline to a value."""
+Side = Literal["key", "value"]
+
+
+class Place(NamedTuple):
+    """Where something stands."""
+
+    file: str
+    """The file as the user named it, `--set ...`, or a dotted path where there is no file."""
+    line: int = 0
+    """Line, from 1; 0 = the whole of `file`."""
+    column: int = 0
+    """Column, from 1; 0 = the whole line."""
+
+
+class Places(ABC):
+    """Finds the place of a path.
+
+    Where a pipeline was written is no part of what it asks for, so places are always equal.
+    """
+
+    draft: bool = False
+    """Whether files of the user may be missing: for looking at a pipeline, not for running it."""
+    reads: bool = False
+    """Whether the user's files are read where something else is wrong, to tell all at once."""
+
+    @abstractmethod
+    def place(self, path: Path, side: Side = "key") -> Place:
+        """Where the value at a path, or the nearest thing around it, stands."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places)
+
+    def __hash__(self) -> int:
+        return hash(Places)
+
+
+class DottedPlaces(Places):
+    """Places of a pipeline made in Python: the dotted path."""
+
+    def place(self, path: Path, side: Side = "key") -> Place:
+        """`jobs.student.steps`."""
+        del side  # there is no text to point into
+        return Place(dotted(path) or "pipeline")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Something wrong at a path of the pipeline."""
+
+    path: Path
+    what: str
+    """One sentence with the user's own value."""
+    fix: str = ""
+    """What to do."""
+    side: Side = "key"
+    """Whether the key or the value is to be pointed at."""
+    missing_file: bool = False
+    """Whether all that is wrong is that a file is not there (yet)."""
+
+    def at(self, places: Places) -> "Problem":
+        """The same with its place."""
+        return Problem(*places.place(self.path, self.side), self.what, self.fix)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong at a place."""
+
+    file: str
+    """The file as the user named it, `--set ...`, or a dotted path where there is no file."""
+    line: int
+    """Line, from 1; 0 = the whole of `file`."""
+    column: int
+    """Column, from 1; 0 = the whole line."""
+    what: str
+    """One sentence with the user's own value."""
+    fix: str = ""
+    """What to do; "" if `what` says it."""
+
+    @property
+    def where(self) -> str:
+        """`file:line`, or `file` alone."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}"
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+class PipelineProblems(UserError):  # noqa: N818  (the name says what it is)
+    """Everything that is wrong with a pipeline.
+
+    Args:
+        problems: at least one, in any order; those with lines are put in line order, before those
+            without.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        ordered = sorted(problems, key=lambda one: (one.line == 0, one.line, one.column))
+        super().__init__("", "\n".join(str(problem) for problem in ordered))
+        self.args = tuple(ordered)
+        self.problems = tuple(ordered)
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raises PipelineProblems if there are any."""
+    found = tuple(dict.fromkeys(problems))
+    if found:
+        raise PipelineProblems(*found)
+
+
+def dotted(path: Path) -> str:
+    """A path as `--set` takes it."""
+    return ".".join(str(part) for part in path)
+
+
+def field_path(job: str, field: str) -> Path:
+    """Path of a field, dotted for nested ones and with numbers for items of a list."""
+    parts = (int(part) if part.isdecimal() else part for part in field.split("."))
+    return ("jobs", job, *parts)
+
+
+def listed(names: Iterable[str], word: str = "or", most: int = 4) -> str:
+    """`'a', 'b' or 'c'`; beyond `most` names the rest is counted."""
+    quoted = [f"'{name}'" for name in names]
+    if len(quoted) > most:
+        return f"{', '.join(quoted[:most])} {word} {len(quoted) - most} more"
+    return f" {word} ".join(part for part in (", ".join(quoted[:-1]), *quoted[-1:]) if part)
+
+
+def doubts(
+    pipeline: "Pipeline",
+    graph: "Graph",
+    facts: Mapping[str, Facts],
+    only: Container[str] | None = None,
+) -> list[Problem]:
+    """What is doubtful about the jobs, at the places where they were written."""
+    said: dict[Doubt, list[str]] = {}
+    for name in graph.order:
+        if only is not None and pipeline.made.owner(name) not in only:
+            continue
+        inputs = {place: facts[source] for place, source in graph.edges[name]}
+        for doubt in pipeline.specs[name].doubts(inputs):
+            said.setdefault(doubt, []).append(name)
+    return [_problem(pipeline, doubt, names) for doubt, names in said.items()]
+
+
+def _problem(pipeline: "Pipeline", doubt: Doubt, jobs: list[str]) -> Problem:
+    origins = pipeline.made.origins
+    names = dict.fromkeys(origins[job].short if job in origins else job for job in jobs)
+    intro = f"job{'s' if len(names) > 1 else ''} {listed(names, 'and')}"
+    place = pipeline.places.place(pipeline.made.written(field_path(jobs[0], doubt.field)))
+    return Problem(*place, f"{intro}, {doubt.field}: {doubt.what}", doubt.fix)
+
+
+def as_warning(problem: Problem) -> str:
+    """A doubt as people read it, told apart from a mistake."""
+    head = f"{problem.where}: warning: {problem.what}"
+    return f"{head}\n  fix: {problem.fix}" if problem.fix else head

@@ -1,0 +1,1 @@
+"""Tables, fronts, cards and pages of what runs made; `running` logs them to MLflow."""

@@ -1,0 +1,425 @@
+"""The actor that drives one run to its end.
+
+It holds nothing that is not in the store: a restarted supervisor finds what is finished there,
+finds running jobs by the name of their actors, and goes on.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.deaths import DeathWatch
+from slimctl.jobs.base.registry import parse_job
+from slimctl.jobs.execution import JobOutcome, JobRequest, failed
+from slimctl.jobs.search.spec import SearchSpec
+from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, as_event, twins
+from slimctl.orchestrator.running.cluster import describe_cluster
+from slimctl.orchestrator.running.journal import Journal
+from slimctl.orchestrator.running.launcher import NAMESPACE, Launched, Launcher, RayReporter
+from slimctl.orchestrator.running.scheduler import Node, Scheduler
+from slimctl.orchestrator.running.search import SearchRun
+from slimctl.orchestrator.runs.events import Event
+from slimctl.orchestrator.runs.status import FINAL, JobStatus, RunStatus
+
+POLL_S = 0.1
+PROGRESS_S = 1.0
+CLUSTER_EVERY_S = 5.0
+LINGER_S = 20.0
+"""How long a supervisor whose run is over waits for somebody to ask how it ended."""
+REACHED = frozenset({"done", "reused"})
+MAX_ATTEMPTS = 6
+MAX_BACKOFF_S = 30.0
+
+
+def supervisor_name(run: str) -> str:
+    """Name of the actor that supervises a run."""
+    return f"supervisor-{run}"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a supervisor is asked to do."""
+
+    run: str
+    plan: RunPlan
+    cluster: Cluster
+    resumption: str = ""
+    """Names the wish to try again what failed or was cancelled; a restart does not repeat it."""
+    detached: bool = False
+    """Whether it outlives the program that asked, and so must end by itself."""
+
+
+class Supervisor:
+    """Drives a run. Its constructor starts the work, so a restart by Ray continues it."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self._request = request
+        self._store = Store(request.plan.storage)
+        self._jobs = {job.name: job for job in request.plan.jobs}
+        self._twins = dict(twins(request.plan))
+        self._makers = {job.artifact: name for name, job in reversed(self._jobs.items())}
+        """Artifact -> the first job that makes it."""
+        self._searches: dict[str, SearchRun] = {}
+        """Searches whose trials are under way."""
+        self._searched: set[str] = set()
+        """Those whose trials have ended."""
+        self._cluster = request.cluster
+        self._needs: dict[str, Needs] = {}
+        self._record = Journal(request.run, request.plan, comes_back=request.detached)
+        self._launcher = Launcher(request.run, request.cluster)
+        self._launched: dict[Any, Launched] = {}
+        self._waiting: list[tuple[float, str]] = []
+        self._attempts: dict[str, int] = {}
+        self._deaths = DeathWatch()
+        self._losses: dict[str, tuple[int, int]] = {}
+        """How often in a row a job was lost, and how far it was then."""
+        self._progress_s: dict[str, float] = {}
+        self._looked_s = time.monotonic()
+        self._cancel = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._drive, daemon=True)
+        self._thread.start()
+
+    # What others call
+
+    def report(self, job: str, event: str, details: Mapping[str, Any]) -> None:
+        """Takes an event of a job; of its progress one a second is kept."""
+        if event == "progress" and details["done"] < details["total"]:
+            now = time.monotonic()
+            if now - self._progress_s.get(job, 0.0) < PROGRESS_S:
+                return
+            self._progress_s[job] = now
+        self._add(event, job, **details)
+
+    def events_since(self, number: int) -> list[Event]:
+        """Events from `number` on."""
+        return self._record.events_since(number)
+
+    def status(self) -> RunStatus:
+        """The state of the run now."""
+        return self._record.status()
+
+    def accepted(self) -> bool:
+        """Answers once the run is on record, so that it survives whatever dies next."""
+        while not self._begun.wait(POLL_S):
+            if self.is_over():
+                return False
+        return True
+
+    def is_over(self) -> bool:
+        """Whether the run has ended and everything is written."""
+        return not self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """Asks for the run to stop; running jobs keep their checkpoints."""
+        self._cancel.set()
+
+    # What searches call
+
+    def known(self, job: str) -> JobStatus:
+        """What is known of a job now."""
+        return self._record.job(job)
+
+    def say(self, job: str, event: str, **details: Any) -> None:
+        """Notes an event of a job."""
+        self._add(event, job, **details)
+
+    def adopt(self, search: str, jobs: Sequence[PlannedJob]) -> None:
+        """Adds the jobs of a trial, each after its inputs."""
+        jobs = [job for job in jobs if job.name not in self._jobs]
+        if not jobs:
+            return  # another trial of the same values has them
+        dumps = {job.name: job.model_dump(mode="json") for job in jobs}
+        self._add("jobs_added", search, jobs=dumps)
+        for job in jobs:
+            maker = self._makers.get(job.artifact, job.name)
+            if maker != job.name and self.known(maker).state not in FINAL - REACHED:
+                self._twins[job.name] = maker
+            else:
+                self._makers[job.artifact] = job.name
+            self._jobs[job.name] = job
+        self._needs |= self._needs_on(self._cluster, jobs)
+        self._scheduler.add([self._node(job) for job in jobs])
+        for job in jobs:
+            self._take_up(job)
+
+    def stop(self, job: str, why: str) -> None:
+        """Ends a job, and those that need it, for good; what it has reached stays."""
+        for future, launched in [*self._launched.items()]:
+            if launched.job == job:
+                del self._launched[future]
+                self._launcher.stop(launched)
+        self._waiting = [item for item in self._waiting if item[1] != job]
+        self._add("job_stopped", job, what=why)
+        self._block_users(job)
+
+    # The run
+
+    def _drive(self) -> None:
+        try:
+            self._begin()
+            while not self._scheduler.over and not self._cancel.is_set():
+                if self._record.superseded:
+                    self._launcher.close(keep_own=True)
+                    self._leave()
+                    return
+                self._launch_startable()
+                self._collect()
+                self._search()
+                self._housekeep()
+            self._end()
+        except Exception as error:  # noqa: BLE001  (the user must hear of it)
+            self._add("warning", message=f"supervisor: {type(error).__name__}: {error}")
+            self._add("run_ended", state="failed")
+        self._launcher.close()
+        self._record.end()
+        if self._request.detached:
+            timer = threading.Timer(LINGER_S, self._leave)
+            timer.daemon = True
+            timer.start()
+
+    def _leave(self) -> None:
+        """Ends this actor for good: nobody needs it any more."""
+        if self._request.detached:
+            import ray
+
+            ray.kill(ray.get_actor(supervisor_name(self._request.run), namespace=NAMESPACE))
+
+    def _begin(self) -> None:
+        self._record.begin()
+        plan, wish = self._request.plan, self._request.resumption
+        self._needs = self._needs_on(self._cluster, plan.jobs)
+        self._scheduler = Scheduler([self._node(job) for job in plan.jobs], self._cluster)
+        self._add("run_started", **as_event(plan))
+        if wish and not self._record.has_event("run_resumed", wish=wish):
+            again = [job.name for job in plan.jobs if job.action != "reuse"]
+            kept = REACHED | {"stopped"}
+            trials = ((name, job) for name, job in self.status().jobs.items() if job.search)
+            again += [name for name, job in trials if job.state not in kept]
+            self._add("run_resumed", wish=wish, jobs=again)
+        self._record.keep()
+        self._begun.set()
+        self._record.start_tracking()
+        for job in plan.jobs:
+            self._take_up(job)
+
+    def _node(self, job: PlannedJob) -> Node:
+        return Node(job.name, self._waits_for(job), self._needs[job.name], job.flop)
+
+    @staticmethod
+    def _needs_on(cluster: Cluster, jobs: Iterable[PlannedJob]) -> dict[str, Needs]:
+        """What each job needs; nothing where its result is there, perhaps of an older version."""
+        return {
+            job.name: Needs(cpus=0, gpus=0)
+            if job.action == "reuse"
+            else parse_job(job.kind, job.fields).needs(cluster)
+            for job in jobs
+        }
+
+    def _waits_for(self, job: PlannedJob) -> list[str]:
+        """Its inputs, and the job that makes the same result, if there is one."""
+        twin = self._twins.get(job.name)
+        return [*job.inputs, *([twin] if twin else [])]
+
+    def _take_up(self, job: PlannedJob) -> None:
+        """Starts from what the store had, and what came of the job before a restart."""
+        known = self._record.job(job.name)
+        state, self._attempts[job.name] = known.state, known.attempt
+        if state in REACHED:
+            self._scheduler.finish(job.name)
+        elif job.action == "reuse":
+            self._reuse(job.name)
+        elif state in ("failed", "stopped"):
+            self._block_users(job.name)
+
+    def _launch_startable(self) -> None:
+        now = time.monotonic()
+        for due, name in [item for item in self._waiting if item[0] <= now]:
+            self._waiting.remove((due, name))
+            self._follow_cluster()  # what was lost may have been a node
+            self._scheduler.requeue(name)
+        while (ready := self._scheduler.next_startable()) is not None:
+            if ready in self._twins:
+                self._reuse(ready)
+            else:
+                self._launch(ready)
+
+    def _reuse(self, name: str) -> None:
+        self._scheduler.finish(name)
+        self._add("job_reused", name)
+
+    def _launch(self, name: str) -> None:
+        self._scheduler.start(name)
+        job = self._jobs[name]
+        spec = parse_job(job.kind, job.fields)
+        if name not in self._searched:  # else it only goes on
+            self._attempts[name] = self._attempts.get(name, 0) + 1
+            self._add("job_started", name, attempt=self._attempts[name])
+            if isinstance(spec, SearchSpec):
+                attempt = f"{self._request.run}/{self._request.resumption}"
+                self._searches[name] = SearchRun(job, self._store, self._cluster, self, attempt)
+                self._scheduler.pause(name)
+                return
+        request = self._job_request(job)
+        launched = self._launcher.launch(request, spec.placed(self._cluster), self._needs[name])
+        self._launched[launched.future] = launched
+
+    def _search(self) -> None:
+        """Goes on with the searches; one whose trials have ended is run like any other job."""
+        for name, search in [*self._searches.items()]:
+            try:
+                over = search.advance(time.monotonic())
+            except OSError:
+                continue  # a storage that stumbles is asked again
+            except Exception as error:  # noqa: BLE001  (the user must hear of it)
+                outcome = failed(name, self._jobs[name].artifact, error)
+                del self._searches[name]
+                search.end()
+                self._fail(name, outcome)
+                continue
+            if over:
+                del self._searches[name]
+                self._searched.add(name)
+                self._scheduler.requeue(name)
+
+    def _job_request(self, job: PlannedJob) -> JobRequest:
+        made: dict[str, str] = {}
+        if job.name in self._searched:
+            trials = (one for one in self._jobs.values() if one.search == job.name)
+            states = {one.artifact: (one.name, self.known(one.name).state) for one in trials}
+            made = {name: one for one, (name, state) in states.items() if state in REACHED}
+        return JobRequest(
+            job.name,
+            job.kind,
+            job.fields,
+            job.artifact,
+            {**job.inputs, **made},
+            self._request.plan.storage,
+            self._cluster,
+            RayReporter(supervisor_name(self._request.run)),
+            job.fingerprint,
+            self._request.run,
+        )
+
+    def _collect(self) -> None:
+        import ray
+
+        if not self._launched:
+            time.sleep(POLL_S)
+            return
+        finished, _ = ray.wait(list(self._launched), num_returns=1, timeout=POLL_S)
+        for future in finished:
+            launched = self._launched.pop(future)
+            try:
+                outcome: JobOutcome = ray.get(future)
+            except ray.exceptions.RayError as error:
+                self._launcher.release(launched, alive=False)
+                self._lost(launched.job, error)
+            else:
+                # What made a job fail, such as a broken GPU context, may live on in its process.
+                self._launcher.release(launched, alive=outcome.failure is None)
+                self._settle(launched.job, outcome)
+
+    def _lost(self, name: str, error: Exception) -> None:
+        """The actor of a job died: perhaps with its result written, ended by another run."""
+        try:
+            made = self._store.state(self._jobs[name].artifact) == "done"
+        except OSError:
+            made = False
+        if made:
+            self._scheduler.finish(name)
+            self._add("job_done", name, wall_s=0.0, device_s=0.0)
+        else:
+            self._retry(name, *self._deaths.explain(error))
+
+    def _settle(self, name: str, outcome: JobOutcome) -> None:
+        if outcome.failure is None:
+            self._scheduler.finish(name)
+            self._add("job_done", name, wall_s=outcome.wall_s, device_s=outcome.device_s)
+        elif outcome.retry:
+            self._retry(name, outcome.what, outcome.fix)
+        else:
+            self._fail(name, outcome)
+
+    def _retry(self, name: str, what: str, fix: str = "") -> None:
+        """Puts a job back in line after a pause that doubles while it does not get any further."""
+        done = self._record.job(name).done
+        losses, before = self._losses.get(name, (0, 0))
+        losses = losses + 1 if done <= before else 1
+        self._losses[name] = losses, done
+        if losses >= MAX_ATTEMPTS:
+            artifact = self._jobs[name].artifact
+            outcome = JobOutcome(artifact, "WorkLost", f"job '{name}'", what, fix)
+            self._fail(name, outcome)
+            return
+        pause = min(MAX_BACKOFF_S, 2.0 ** (losses - 1))
+        self._scheduler.pause(name)
+        self._add("retry", name, what=what, attempt=self._attempts[name], pause_s=pause)
+        self._waiting.append((time.monotonic() + pause, name))
+
+    def _fail(self, name: str, outcome: JobOutcome) -> None:
+        self._add(
+            "job_failed",
+            name,
+            failure=outcome.failure,
+            where=outcome.where,
+            what=outcome.what,
+            fix=outcome.fix,
+            trace=outcome.trace,
+        )
+        self._block_users(name)
+
+    def _block_users(self, name: str) -> None:
+        """Marks a job that failed or was stopped, and those that need it."""
+        known = self.known(name)
+        for other in self._scheduler.fail(name):
+            if self.known(other).state in FINAL:
+                continue
+            if known.state == "stopped":
+                self._add("job_stopped", other, what=known.message)
+            else:
+                same = self._twins.get(other) == name
+                why = "asks for the same result as" if same else "needs"
+                self._add("job_blocked", other, what=f"{why} '{name}', which failed")
+
+    def _end(self) -> None:
+        jobs = self.status().jobs
+        if self._cancel.is_set():
+            for name, job in jobs.items():
+                if job.state in ("waiting", "running"):
+                    self._add("job_cancelled", name)
+            self._add("run_ended", state="cancelled")
+            return
+        bad = any(one.state in ("failed", "blocked") for one in jobs.values() if not one.search)
+        self._add("run_ended", state="failed" if bad else "done")
+
+    def _add(self, event: str, job: str = "", /, **details: Any) -> None:
+        self._record.add(event, job, **details)
+
+    def _housekeep(self) -> None:
+        now = time.monotonic()
+        self._launcher.retire()
+        if self._record.keep():
+            self._cancel.set()
+        if now - self._looked_s >= CLUSTER_EVERY_S:
+            self._looked_s = now
+            self._follow_cluster()
+
+    def _follow_cluster(self) -> None:
+        """Shares out what the cluster has now: nodes come and go.
+
+        Work that went with a node is not held against its job, whenever the loss is noticed.
+        """
+        cluster = describe_cluster()
+        if cluster != self._cluster and cluster.cpus + cluster.gpus > 0:
+            if cluster.cpus < self._cluster.cpus or cluster.gpus < self._cluster.gpus:
+                losses = self._losses.items()
+                self._losses = {name: (max(0, often - 1), at) for name, (often, at) in losses}
+            self._cluster = cluster
+            self._needs = self._needs_on(cluster, self._jobs.values())
+            self._scheduler.resize(cluster, self._needs)
+            self._launcher.resize(cluster)

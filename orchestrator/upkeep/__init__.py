@@ -1,0 +1,1 @@
+"""Looks after a storage and an installation: doctor, gc, verify."""
