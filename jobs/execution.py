@@ -59,7 +59,7 @@ class JobOutcome:
     what: str = ""
     fix: str = ""
     trace: str = ""
-    """Traceback of an error that is ours to mend."""
+    """Traceback of an error that is ours to repair."""
     retry: bool = False
     """Whether another attempt may succeed."""
     wall_s: float = 0.0

@@ -25,7 +25,7 @@ from slimctl.models.perceptual.cost import INCEPTION_MACS
 from slimctl.models.solvers.spec import EDMHeunSpec
 from slimctl.models.spec import Spec
 from slimctl.orchestrator.pipeline import diagnostics as problems
-from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems, Problem, doubts
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems, Problem, warnings
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, load_pipeline, resolve
 from slimctl.orchestrator.planning.graph import Graph, expectations, preflight
 
@@ -98,7 +98,7 @@ def test_every_config_is_right(config, files, tmp_path):
     assert len(graph.order) == len(pipeline.specs)
     facts = preflight(pipeline, graph, read_here(pipeline))
     if config.name not in OWN_IMAGES:  # those have forty images here
-        assert doubts(pipeline, graph, facts) == []
+        assert warnings(pipeline, graph, facts) == []
 
 
 def read_here(pipeline: Pipeline) -> list[str]:

@@ -102,6 +102,6 @@ class JobContext:
         self.reporter.send(self.job, "log", message=message)
 
     def warn(self, message: str) -> None:
-        """Tells the user of something doubtful; kept with the artifact."""
+        """Warns the user; kept with the artifact."""
         self.notes.append(message)
         self.reporter.send(self.job, "warning", message=message)

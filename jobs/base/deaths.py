@@ -62,8 +62,8 @@ class DeathWatch:
 
 def _reason(text: str) -> str:
     """All that Ray says but the lines that only name the actor, as one line."""
-    told = [line for line in text.splitlines() if not DETAILS.search(line)] or text.splitlines()
-    line = " ".join(" ".join(told).split())
+    said = [line for line in text.splitlines() if not DETAILS.search(line)] or text.splitlines()
+    line = " ".join(" ".join(said).split())
     return line if len(line) <= MOST else f"{line[:MOST]} ..."
 
 

@@ -73,13 +73,13 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class SpecWarning:
     """Something that can be done, but whose result says less than the user may think."""
 
     field: str
     """Name of the field, dotted for nested ones."""
     what: str
-    """What is doubtful, with the user's value."""
+    """What is questionable, with the user's value."""
     fix: str
     """What to do."""
 
@@ -112,7 +112,7 @@ class FieldErrors(FieldError):  # noqa: N818  (the name says what it is)
     """Fields of a job contradict other fields or inputs, in several ways or one.
 
     Args:
-        errors: at least one; the first stands for all where only one can be told.
+        errors: at least one; the first stands for all where only one can be known.
         facts: what is known of the result all the same.
     """
 

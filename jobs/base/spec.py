@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs
-from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.base.refs import Ref, ref_types, takes_many
 from slimctl.jobs.base.work import Work
@@ -103,7 +103,7 @@ class JobSpec(Spec):
         """
         return Facts()
 
-    def doubts(self, inputs: "Mapping[str, Facts]") -> list[Doubt]:
+    def warnings(self, inputs: "Mapping[str, Facts]") -> list[SpecWarning]:
         """What makes the result say little although nothing is wrong; it stops nothing."""
         return []
 

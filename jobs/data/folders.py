@@ -66,7 +66,7 @@ def find_images(root: Path, split: str | None = None, label: str | None = None) 
         label: what the labels are called in a file of labels; None = as usual.
 
     Raises:
-        UserError: there are no images, or it cannot be told what is meant.
+        UserError: there are no images, or it cannot be known what is meant.
     """
     folder = root if split is None else root / split
     parts = _parts(folder)
@@ -134,8 +134,8 @@ def _find_part(folder: Path, above: Sequence[Path], label: str | None) -> Folder
         above: folders that may hold a file of labels, the nearest first.
         label: what the labels are called in it.
     """
-    told = find_label_file(above, label)
-    found = _by_label_file(folder, told) if told else None
+    source = find_label_file(above, label)
+    found = _by_label_file(folder, source) if source else None
     if found:
         return found
     if label:
@@ -158,29 +158,29 @@ def _find_part(folder: Path, above: Sequence[Path], label: str | None) -> Folder
     return _find_numbered(folders, files) or _find_classes(folder, folders, files)
 
 
-def _by_label_file(folder: Path, told: LabelFile) -> FolderImages | None:
+def _by_label_file(folder: Path, source: LabelFile) -> FolderImages | None:
     """The images of a folder with the labels of a file; None if that speaks of something else."""
     every = list(_files(folder))
     images = only_images(every)
     if not images:
         raise _no_images(folder, every)
-    left_out = _left_out({*every} - {*images, told.path})
-    held = FolderImages(tuple(images), left_out=left_out, label_files=(told.path,))
-    if told.entries is None:
-        return held._replace(remarks=tuple(_unlabelled(told)))
-    values = told.labels(images)
-    if told.path.name == EDM and not any(value is not None for value in values):
+    left_out = _left_out({*every} - {*images, source.path})
+    held = FolderImages(tuple(images), left_out=left_out, label_files=(source.path,))
+    if source.entries is None:
+        return held._replace(remarks=tuple(_unlabelled(source)))
+    values = source.labels(images)
+    if source.path.name == EDM and not any(value is not None for value in values):
         return None
     labels, names = in_numbers(values)
     return held._replace(labels=labels, class_names=names)
 
 
-def _unlabelled(told: LabelFile) -> Iterator[Remark]:
+def _unlabelled(source: LabelFile) -> Iterator[Remark]:
     """Says which columns a file has where none of them is taken for the label."""
-    if told.path.suffix != ".json":
-        held = listed((f"`{name}`" for name in told.columns), len(told.columns)) or "none other"
+    if source.path.suffix != ".json":
+        held = listed((f"`{name}`" for name in source.columns), len(source.columns)) or "none other"
         yield Remark(
-            f"{told.path.name} has no column `label`, but {held}: the images are unlabelled",
+            f"{source.path.name} has no column `label`, but {held}: the images are unlabelled",
             "set label to the column of the labels; or move the file away for a class per folder",
         )
 
@@ -234,10 +234,10 @@ def _joined(root: Path, parts: dict[Path, FolderImages], outside: Counter[str]) 
     found = list(parts.values())
     kinds = {(one.labels is None, not one.class_names) for one in found}
     if len(kinds) > 1:
-        told = ", ".join(f"{path.name}: {_classes(one)}" for path, one in parts.items())
+        source = ", ".join(f"{path.name}: {_classes(one)}" for path, one in parts.items())
         raise UserError(
             str(root),
-            f"its parts are labelled in different ways ({told})",
+            f"its parts are labelled in different ways ({source})",
             f"set split to one of them, such as split: {next(iter(parts)).name}",
         )
     names = tuple(sorted({name for one in found for name in one.class_names}))

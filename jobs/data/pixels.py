@@ -147,7 +147,7 @@ def _bytes(data: bytes | Path) -> bytes:
 def _upright(data: Encoded) -> Image.Image:
     """The pixels as grey or colour of 8 bits, turned as the file says that they are meant."""
     with _open(data) as opened:
-        opened.load()  # before the orientation is asked for, so that damage is told from it
+        opened.load()  # before the orientation is read, so that damage is not taken for it
         turn = UPRIGHT.get(_orientation(opened))
         return _eight_bit(opened if turn is None else opened.transpose(turn))
 

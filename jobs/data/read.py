@@ -70,18 +70,18 @@ def label_columns(source: ImageSource) -> tuple[str, ...]:
     return columns_of_batches(source) if source.reader == "batches" else ()
 
 
-def _check_told(source: ImageSource, count: int) -> None:
+def _check_labelled(source: ImageSource, count: int) -> None:
     """Checks that a file of labels tells the labels of the first `count` images.
 
     Raises:
         UserError: it does not; names the first images.
     """
-    told = zip(source.files[:count], source.labels or (), strict=False)
-    untold = [str(path.relative_to(source.root)) for path, label in told if isnan(label)]
-    if untold:
+    labelled = zip(source.files[:count], source.labels or (), strict=False)
+    without = [str(path.relative_to(source.root)) for path, label in labelled if isnan(label)]
+    if without:
         raise UserError(
             ", ".join(str(path) for path in source.label_files),
-            f"{len(untold):,} of {count:,} images have no label: {listed(untold, len(untold))}",
+            f"{len(without):,} of {count:,} images have no label: {listed(without, len(without))}",
             "add them, remove the images, or set labels: false",
         )
 
@@ -93,7 +93,7 @@ def _read_folder(
     where = str(source.root)
     numbers = None
     if labels and source.labels is not None:
-        _check_told(source, len(files))
+        _check_labelled(source, len(files))
         numbers = check_labels(np.array(source.labels[:max_images]), source.class_names, where)
         check_classes(numbers, source.class_names, where, cut=len(files) < len(source.files))
     items = (Item(str(path.relative_to(source.root)), path) for path in files)

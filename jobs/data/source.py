@@ -50,7 +50,7 @@ class ImageSource(NamedTuple):
     words: str
     """The source in words."""
     labels: tuple[float, ...] | None = None
-    """Class of each file of a folder of images, NaN where it is not told."""
+    """Class of each file of a folder of images, NaN where it is not known."""
     class_names: tuple[str, ...] = ()
     """Names of the classes of a folder of images."""
     label_files: tuple[Path, ...] = ()
@@ -155,20 +155,20 @@ def _images(path: Path, found: FolderImages) -> ImageSource:
     classes = "unlabelled"
     if found.labels is not None:
         classes = f"{len(found.class_names) or len(set(found.labels)):,} classes"
-    told = [f"labels of {listed((f.name for f in found.label_files), len(found.label_files))}"]
-    told = told if found.labels is not None and found.label_files else []
+    notes = [f"labels of {listed((f.name for f in found.label_files), len(found.label_files))}"]
+    notes = notes if found.labels is not None and found.label_files else []
     number, remarks = sum(found.left_out.values()), found.remarks
     if number:
         left_out = f"{number:,} of {number + len(found.files):,} files left out"
-        told.append(f"{left_out}: {in_words(found.left_out)}")
+        notes.append(f"{left_out}: {in_words(found.left_out)}")
         fix = "turn them into images that are read, fix the links, or move them out of the folder"
-        remarks = (*remarks, Remark(told[-1], fix))
+        remarks = (*remarks, Remark(notes[-1], fix))
     words = f"folder of {len(found.files):,} images, {classes}"
     return ImageSource(
         "images",
         path,
         found.files,
-        f"{words} ({'; '.join(told)})" if told else words,
+        f"{words} ({'; '.join(notes)})" if notes else words,
         found.labels,
         found.class_names,
         found.label_files,

@@ -18,7 +18,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts, FieldError, MissingFile, check_each
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -81,8 +81,8 @@ class Evaluate(SeededJobSpec):
         model, data = context.input(self.model), context.input(self.data)
         features = context.input(self.features)
         partition = context.input(self.partition) if self.partition else None
-        for doubt in self.doubts({"data": data.facts(), "features": features.facts()}):
-            context.warn(f"{doubt.field}: {doubt.what}; {doubt.fix}")
+        for warning in self.warnings({"data": data.facts(), "features": features.facts()}):
+            context.warn(f"{warning.field}: {warning.what}; {warning.fix}")
         return measure(context, self, model, data, features, partition)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
@@ -100,7 +100,7 @@ class Evaluate(SeededJobSpec):
             lambda: self._check_reference(features.dimensions),
         )
 
-    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
+    def warnings(self, inputs: Mapping[str, Facts]) -> list[SpecWarning]:
         """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
         width = inputs["features"].dimensions
         fix = "; KID is not biased by few"
@@ -108,11 +108,11 @@ class Evaluate(SeededJobSpec):
         if self.reference is None and (real := _few(inputs["data"].count, width)):
             what = f"'{self.data.job}' has {real}, and a FID against them says little"
             more = f"compare with {_enough(width)} images or more, better thousands{fix}"
-            found.append(Doubt("data", what, more))
+            found.append(SpecWarning("data", what, more))
         if drawn := _few(self.samples, width, "samples"):
             what = f"a draw has {drawn}, and their FID says little"
             more = f"make samples {_enough(width)} or more, better thousands{fix}"
-            found.append(Doubt("samples", what, more))
+            found.append(SpecWarning("samples", what, more))
         return found
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:

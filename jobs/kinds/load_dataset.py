@@ -9,7 +9,7 @@ from pydantic import Field
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts, FieldError, MissingFile
+from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.spec import ImageShape
 
@@ -140,19 +140,19 @@ class LoadDataset(JobSpec):
                 raise MissingFile("source", what, error.fix, known) from error
             raise FieldError("source", what, error.fix) from error
 
-    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
+    def warnings(self, inputs: Mapping[str, Facts]) -> list[SpecWarning]:
         try:
             found = self._find()
             columns = self._columns(found) if self.labels else ()
         except UserError:
             return []  # `expect` and `preflight` tell it as a mistake
-        doubts = [Doubt("source", remark.what, remark.fix) for remark in found.remarks]
+        warnings = [SpecWarning("source", remark.what, remark.fix) for remark in found.remarks]
         if columns:
             held = ", ".join(f"`{name}`" for name in columns)
             what = f"there is no column `label`, but {held}: the images are read without labels"
             fix = f"set label: {columns[0]}; or labels: false"
-            doubts.append(Doubt("label", what, fix))
-        return doubts
+            warnings.append(SpecWarning("label", what, fix))
+        return warnings
 
     def _columns(self, found: "ImageSource") -> tuple[str, ...]:
         """Columns that could be the labels of a source that has columns."""

@@ -55,7 +55,7 @@ class Sweep(SearchSpec):
         try:
             self.outside()
         except UserError as error:
-            if error.where:  # an unknown kind is told where it stands
+            if error.where:  # an unknown kind is reported where it stands
                 raise FieldError(error.where, error.what, error.fix) from error
         return self
 

@@ -171,7 +171,7 @@ class Pool(Generic[ItemT]):
     Args:
         actors: handles of actors with methods `ready()` and `make(item)`, created with
             `max_restarts=-1` and `max_task_retries=0`. `ready` returns `Life.here()`: without that
-            a node that is lost is not told from a process that died.
+            a node that is lost is not distinguished from a process that died.
         name: of the job, for errors.
         describe: an item in words, for errors.
     """

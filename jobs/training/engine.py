@@ -57,9 +57,9 @@ def _as_the_first(answer: bool, device: torch.device) -> bool:
     """The first worker's answer, for every worker."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return answer
-    told = torch.tensor([answer], dtype=torch.int32, device=device)
-    torch.distributed.broadcast(told, 0)
-    return bool(told.item())
+    agreed = torch.tensor([answer], dtype=torch.int32, device=device)
+    torch.distributed.broadcast(agreed, 0)
+    return bool(agreed.item())
 
 
 def _compiling_pays(

@@ -32,7 +32,7 @@ def frechet_distance(a: Rooted, b: Rooted) -> float:
 
     The rounding error is below 1e-12 (tr S1 + tr S2), also with fewer samples than dimensions
     (against 60-digit arithmetic: 1e-14 or less). Directions in which a variance is below d 2e-16 of
-    the largest one cannot be told from rounding and count as empty.
+    the largest one cannot be distinguished from rounding and count as empty.
     What limits a comparison is bias, not rounding: between two sets of n samples of one
     distribution the expected distance is above 0, by an amount of order 1 / n. Compare only
     values from equal counts.

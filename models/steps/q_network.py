@@ -40,8 +40,8 @@ class QNetwork(nn.Module):
 
     V and the c_k are the output of linear layers with ReLU between them. The b_k are smooth
     functions of the step size: one decision of hundreds changes a return by a thousandth of its
-    noise, which is told apart for the extremes of the grid first, and they then say where the best
-    is in between.
+    noise. It shows at the extremes of the grid first, and they then say where the best is in
+    between.
 
     Source: value and advantage apart as in Wang et al., arXiv 1511.06581; the basis is ours.
     """

@@ -27,14 +27,14 @@ def check(
 
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, reads=True)
-        doubtful = check_pipeline(pipeline)
-    warn(doubtful)
+        warnings = check_pipeline(pipeline)
+    warn(warnings)
     if as_json:
         jobs = [name for name in pipeline.specs if pipeline.made.owner(name) == name]
-        found = {"name": pipeline.name, "jobs": jobs, "warnings": doubtful}
+        found = {"name": pipeline.name, "jobs": jobs, "warnings": warnings}
         echo(json.dumps(found, default=asdict))
     else:
-        warned = f", {len(doubtful)} warning{'s'[len(doubtful) == 1 :]}" if doubtful else ""
+        warned = f", {len(warnings)} warning{'s'[len(warnings) == 1 :]}" if warnings else ""
         echo(f"{file}: {_size(pipeline)}, no mistakes{warned}")
 
 

@@ -26,11 +26,11 @@ def kinds(
     found = [_about(name, spec) for name, spec in wanted.items()]
     if as_json:
         fields = [spec.model_json_schema() if names else None for spec in wanted.values()]
-        told = [
+        found = [
             item | ({"fields": each} if each else {})
             for item, each in zip(found, fields, strict=True)
         ]
-        echo(json.dumps(told, indent=1))
+        echo(json.dumps(found, indent=1))
         return
     for item in found:
         echo(f"{item['name']} -> {item['output']}")

@@ -68,9 +68,9 @@ class View(ABC):
                 f"run {run}: {todo} of {len(plan.jobs)} jobs to do, store {plan.storage}", err=True
             )
 
-    def doubts(self, doubts: Sequence[Problem]) -> None:
-        """Shows what is doubtful about the jobs that are going to run."""
-        warn(doubts)
+    def warnings(self, warnings: Sequence[Problem]) -> None:
+        """Shows the warnings about the jobs that are going to run."""
+        warn(warnings)
 
     def waits(self, text: str) -> None:
         """Says what the coming silence is for."""
@@ -149,8 +149,8 @@ class LiveView(View):
             mark, style = MARKS[shown.state]
             kind = [shown.kind] if width >= WIDE else []
             bar_width = 16 if width >= WIDE else 0
-            told = _cells_together(jobs, now, bar_width) if row.together else ()
-            cells = [mark, row.name, *kind, *(told or _cells(shown, now, bar_width))]
+            merged = _cells_together(jobs, now, bar_width) if row.together else ()
+            cells = [mark, row.name, *kind, *(merged or _cells(shown, now, bar_width))]
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells), style=style)
         return Group(table, Text(rest, style="dim")) if rest else Group(table)
 
@@ -260,7 +260,7 @@ class _QuietView(View):
     def plan(self, plan: RunPlan, run: str) -> None:
         self.run = run
 
-    def doubts(self, doubts: Sequence[Problem]) -> None:
+    def warnings(self, warnings: Sequence[Problem]) -> None:
         """Shows nothing."""
 
     def waits(self, text: str) -> None:

@@ -31,12 +31,12 @@ def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Stor
     run_name, slash, of_run = (run or "").partition("/")
     job = of_run if slash else job
     name = find_run(store.blobs, run_name or None)
-    told, silent_s = 0, 0.0
+    start, silent_s = 0, 0.0
     while True:
         state, log = read_run(store.blobs, name)
         if job is not None:
             _check_job(name, job, list(state.jobs))
-        told = _print_from(told, name, log.events, job)
+        start = _print_from(start, name, log.events, job)
         if not follow or state.state in FINAL_STATES:
             break
         silent_s = silent_s + POLL_S if state.state == "interrupted" else 0.0
@@ -60,8 +60,8 @@ def _check_job(run: str, job: str, jobs: list[str]) -> None:
         raise UserError(f"run {run}", f"has no job '{job}'", nearest(job, jobs))
 
 
-def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> int:
-    """Prints the events from number `told` on; returns the number of the next one."""
+def _print_from(start: int, run: str, events: "list[Event]", job: str | None) -> int:
+    """Prints the events from number `start` on; returns the number of the next one."""
     from slimctl.orchestrator.cli.live import describe
     from slimctl.orchestrator.runs.status import RunStatus, apply
 
@@ -69,7 +69,7 @@ def _print_from(told: int, run: str, events: "list[Event]", job: str | None) -> 
     for event in events:
         apply(state, event)
         line = describe(event, state) if event.name != "progress" else ""
-        if line and event.number >= told and job in (None, event.job):
+        if line and event.number >= start and job in (None, event.job):
             stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
             echo(f"{stamp} {line}")
-    return events[-1].number + 1 if events else told
+    return events[-1].number + 1 if events else start

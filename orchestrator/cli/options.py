@@ -79,7 +79,7 @@ def load(
     """Reads and checks a pipeline file; every mistake is reported at once.
 
     A draft may name files that are not there; one that `reads` looks into them if anything is
-    wrong, so that it is told together with what is wrong in them.
+    wrong, so that it is reported together with what is wrong in them.
 
     Raises:
         UserError: the file has mistakes.
@@ -102,12 +102,12 @@ def mistakes_as_json(wanted: bool) -> Iterator[None]:
         raise
 
 
-def warn(doubts: "Iterable[Problem]") -> None:
-    """Says on stderr what is doubtful about a pipeline."""
+def warn(warnings: "Iterable[Problem]") -> None:
+    """Says on stderr the warnings about a pipeline."""
     from slimctl.orchestrator.pipeline.diagnostics import as_warning
 
-    for doubt in doubts:
-        typer.echo(as_warning(doubt), err=True)
+    for warning in warnings:
+        typer.echo(as_warning(warning), err=True)
 
 
 def open_store(storage: str | None) -> "Store":

@@ -72,15 +72,15 @@ def _print_origin(store: "Store", artifact: str) -> None:
 
     lineage = Lineage(store)
     echo("\nmade from")
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def visit(one: str, field: str, depth: int) -> None:
         made = lineage.manifest(one)
-        again = " (above)" if one in told and lineage.inputs(one) else ""
+        again = " (above)" if one in shown and lineage.inputs(one) else ""
         kind = made.kind if made else "no longer in the store"
         echo(f"  {'  ' * depth}{field}{one} ({kind}){again}")
-        if one not in told:
-            told.add(one)
+        if one not in shown:
+            shown.add(one)
             for name, source in lineage.inputs(one):
                 visit(source, f"{name}: ", depth + 1)
 

@@ -51,7 +51,7 @@ def submit(
                 listener=view.event,
                 on_plan=view.plan,
                 on_wait=view.waits,
-                on_doubts=view.doubts,
+                on_warnings=view.warnings,
             )
     except KeyboardInterrupt as interrupt:
         typer.echo(interrupted(view.run, address), err=True)

@@ -58,8 +58,8 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
     print_table(*quality_table(reports))
     floor = next(iter(reports.values()))
     echo(f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)")
-    told = [*part_lines(reports), *protocol_notes(reports), *loud_notes(reports.values())]
-    for line in [*told, *lines]:
+    notes = [*part_lines(reports), *protocol_notes(reports), *loud_notes(reports.values())]
+    for line in [*notes, *lines]:
         echo(line)
 
 

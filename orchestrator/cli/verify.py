@@ -34,7 +34,7 @@ def verify(
 ) -> None:
     """Read every byte of the store again, and make some pairs again."""
     from slimctl.jobs.base.errors import DamagedArtifact, UserError
-    from slimctl.orchestrator.upkeep.verify import mend as remove_damage
+    from slimctl.orchestrator.upkeep.verify import repair as remove_damage
     from slimctl.orchestrator.upkeep.verify import verify_all, verify_artifact
 
     if old_repair:

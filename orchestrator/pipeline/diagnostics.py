@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.facts import Facts, SpecWarning
 
 if TYPE_CHECKING:
     from slimctl.orchestrator.pipeline.pipeline import Pipeline
@@ -150,32 +150,32 @@ def listed(names: Iterable[str], word: str = "or", most: int = 4) -> str:
     return f" {word} ".join(part for part in (", ".join(quoted[:-1]), *quoted[-1:]) if part)
 
 
-def doubts(
+def warnings(
     pipeline: "Pipeline",
     graph: "Graph",
     facts: Mapping[str, Facts],
     only: Container[str] | None = None,
 ) -> list[Problem]:
-    """What is doubtful about the jobs, at the places where they were written."""
-    said: dict[Doubt, list[str]] = {}
+    """The warnings about the jobs, at the places where they were written."""
+    said: dict[SpecWarning, list[str]] = {}
     for name in graph.order:
         if only is not None and pipeline.made.owner(name) not in only:
             continue
         inputs = {place: facts[source] for place, source in graph.edges[name]}
-        for doubt in pipeline.specs[name].doubts(inputs):
-            said.setdefault(doubt, []).append(name)
-    return [_problem(pipeline, doubt, names) for doubt, names in said.items()]
+        for warning in pipeline.specs[name].warnings(inputs):
+            said.setdefault(warning, []).append(name)
+    return [_problem(pipeline, warning, names) for warning, names in said.items()]
 
 
-def _problem(pipeline: "Pipeline", doubt: Doubt, jobs: list[str]) -> Problem:
+def _problem(pipeline: "Pipeline", warning: SpecWarning, jobs: list[str]) -> Problem:
     origins = pipeline.made.origins
     names = dict.fromkeys(origins[job].short if job in origins else job for job in jobs)
     intro = f"job{'s' if len(names) > 1 else ''} {listed(names, 'and')}"
-    place = pipeline.places.place(pipeline.made.written(field_path(jobs[0], doubt.field)))
-    return Problem(*place, f"{intro}, {doubt.field}: {doubt.what}", doubt.fix)
+    place = pipeline.places.place(pipeline.made.written(field_path(jobs[0], warning.field)))
+    return Problem(*place, f"{intro}, {warning.field}: {warning.what}", warning.fix)
 
 
 def as_warning(problem: Problem) -> str:
-    """A doubt as people read it, told apart from a mistake."""
+    """A warning as people read it, distinguished from a mistake."""
     head = f"{problem.where}: warning: {problem.what}"
     return f"{head}\n  fix: {problem.fix}" if problem.fix else head

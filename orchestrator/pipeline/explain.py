@@ -72,7 +72,7 @@ class Subject:
         path: where they stand in the pipeline.
         intro: begins each sentence, such as `job 'student': `.
         owner: has the fields, such as `anneal_reflow`.
-        unfilled: whether placeholders stand for values that cannot be told.
+        unfilled: whether placeholders stand for values that cannot be known.
     """
 
     model: type[BaseModel]
@@ -173,7 +173,7 @@ def _value_mistakes(errors: list[LocatedError], subject: Subject) -> Iterator[Mi
     for one in errors:
         phrase = _phrase(one.details)
         if phrase is None:
-            yield _told(one, subject)
+            yield _mistake_of(one, subject)
         else:
             at_path = wrong.setdefault(one.path, _Wrong(one.details["input"]))
             at_path.phrases.append(phrase)
@@ -197,7 +197,7 @@ def _must_be(subject: Subject, path: Path, wrong: _Wrong) -> Mistake:
 
 
 def _value_fix(wrong: _Wrong, wanted: str, info: FieldInfo | None) -> str:
-    """What to write instead, where that can be told from the value; else ""."""
+    """What to write instead, where that can be known from the value; else ""."""
     value = wrong.value
     if wanted == "text" and isinstance(value, (int, float)):
         return f"put it in quotes: '{shown(value)}'"
@@ -271,7 +271,7 @@ def _phrase(details: ErrorDetails) -> str | None:
     return None
 
 
-def _told(one: LocatedError, subject: Subject) -> Mistake:
+def _mistake_of(one: LocatedError, subject: Subject) -> Mistake:
     """An error with a sentence of its own."""
     details, path = one.details, one.path
     context = details.get("ctx", {})
@@ -307,8 +307,8 @@ def field_mistake(job: str, error: FieldError) -> Mistake:
     """The mistake behind a FieldError of a job."""
     path = field_path(job, error.field)
     what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
-    told = what.startswith(error.field.rpartition(".")[2])
-    what = f"job '{job}': {what}" if told else f"job '{job}', {error.field}: {what}"
+    named = what.startswith(error.field.rpartition(".")[2])
+    what = f"job '{job}': {what}" if named else f"job '{job}', {error.field}: {what}"
     fix = error.fix or fix
     missing = isinstance(error, MissingFile)
     if missing:

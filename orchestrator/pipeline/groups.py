@@ -138,7 +138,7 @@ class Iteration:
 
 
 def trial_iteration(values: Mapping[str, Any], space: Mapping[str, Dimension]) -> Iteration:
-    """The iteration that a search's trial is; choices that look alike are told apart by a hash."""
+    """The iteration that a search's trial is; a hash keeps like choices apart."""
     labels = {name: label_of(value) for name, value in values.items()}
     for name, one in space.items():
         alike = [label_of(choice) == labels[name] for choice in one.choice or ()]
@@ -148,7 +148,7 @@ def trial_iteration(values: Mapping[str, Any], space: Mapping[str, Dimension]) -
 
 
 UNFILLED = "?"
-"""In place of an iteration: a job with its placeholders, whose values cannot be told."""
+"""In place of an iteration: a job with its placeholders, whose values cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Iterations:
     """What a group's `for_each` stands for.
 
     Args:
-        found: the combinations, in order, as far as they can be told.
+        found: the combinations, in order, as far as they can be known.
         variables: names that the jobs may use.
         mistakes: what is wrong with it.
     """
@@ -335,11 +335,11 @@ class Expansion:
     """The jobs of a pipeline, each by itself.
 
     Args:
-        jobs: name -> spec, or plain data with `kind`. Jobs of a group whose values cannot be told
+        jobs: name -> spec, or plain data with `kind`. Jobs of a group whose values cannot be known
             stand here once, in the iteration `UNFILLED`, with their placeholders: what is wrong
             with them whatever the values are is said all the same.
         origins: job -> its place in a group, for the jobs of groups.
-        iterations: group -> its iterations; none if they cannot be told.
+        iterations: group -> its iterations; none if they cannot be known.
         groups: groups whose own keys are right, as written.
         searches: names of those that are searches: of their trials only those at the ends of every
             variable are here, to be checked; the run makes the others as they are proposed.
@@ -436,13 +436,13 @@ def _taken_names(jobs: Mapping[str, Any], made: Expansion) -> Iterator[Mistake]:
 
 def _expand_group(name: str, value: Any, jobs: Mapping[str, Any], made: Expansion) -> None:
     made.iterations[name] = []
-    group, told = (value, False) if isinstance(value, Group) else _read_group(name, value, made)
+    group, reported = (value, False) if isinstance(value, Group) else _read_group(name, value, made)
     if group is None:
         made.broken.add(name)
         return
     made.groups[name] = group
     read = Iterations([], (), [])
-    if group.for_each or not told:
+    if group.for_each or not reported:
         read = read_iterations(name, group.for_each, _parts(name, group, jobs))
     made.mistakes += read.mistakes
     made.iterations[name] = read.found
@@ -480,7 +480,7 @@ def _make_jobs(group: str, templates: Mapping[str, Any], made: Expansion) -> Non
 
 
 def _read_group(name: str, value: Mapping[str, Any], made: Expansion) -> tuple[Group | None, bool]:
-    """A group as far as it is right, and whether something is told of its keys."""
+    """A group as far as it is right, and whether something is reported of its keys."""
     fields = {str(key): item for key, item in value.items()}
     try:
         return Group.model_validate(fields), False
@@ -512,7 +512,7 @@ def _parts_of(group: str, variable: str, job: str, jobs: Mapping[str, Any]) -> i
     try:
         spec = value if isinstance(value, JobSpec) else _parsed(value)
     except (UserError, ValidationError, AttributeError, KeyError, TypeError):
-        return 0  # what is wrong with it is told where it stands
+        return 0  # what is wrong with it is reported where it stands
     count = spec.parts()
     if not count:
         what = f"group '{group}': {variable} cannot iterate over '{job}': "

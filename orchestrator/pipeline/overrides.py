@@ -2,8 +2,8 @@
 
 Values follow the rules of the file. A path leads to any field that the file has or that the job's
 kind knows; inside a field that the file leaves out, the rest of its default stays. A new job needs
-a whole mapping (`--set 'jobs.extra={kind: ...}'`), since its parts could not be told from typing
-errors.
+a whole mapping (`--set 'jobs.extra={kind: ...}'`), since its parts could not be kept apart from
+typing errors.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

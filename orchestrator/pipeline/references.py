@@ -132,7 +132,7 @@ class Link(NamedTuple):
     """The field, or `students.0` in one that names many."""
     source: str
     """The job that is meant, or the name as given where none is; "" if what it names could not
-    be made, which is told elsewhere."""
+    be made, which is reported elsewhere."""
     written: str
     """The place as the user wrote it."""
     what: str = ""
@@ -178,7 +178,7 @@ def named_outside(name: str, spec: SearchSpec, made: Expansion) -> dict[str, tup
 
 
 def _as_refs(value: Any, *, many: bool) -> Any:
-    """What a field of plain data refers to, as far as it can be told."""
+    """What a field of plain data refers to, as far as it can be known."""
     if many and isinstance(value, (str, Ref)):
         value = [value]
     if many and isinstance(value, (list, tuple)):

@@ -120,7 +120,7 @@ def _complete(schema: dict[str, Any], kind: str, cls: type[JobSpec]) -> None:
 
 
 def _one_of_kinds(references: dict[str, str]) -> dict[str, Any]:
-    """A job: the schema that its `kind` names, so that mistakes are told of that kind alone."""
+    """A job: the schema that its `kind` names, so that mistakes are reported of that kind alone."""
     return {
         "type": "object",
         "required": ["kind"],

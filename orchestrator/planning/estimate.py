@@ -1,7 +1,7 @@
 """What a pipeline costs before it runs: operations per job, and GPU-hours at a stated rate.
 
 A pure function of the jobs and of what is known of their inputs. The rate is an assumption that the
-user can change, never a measurement: it is told wherever hours are, and without one there are none.
+user can change, never a measurement: it stands wherever hours do, and without one there are none.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ from slimctl.jobs.search.spec import Dimension, SearchSpec
 from slimctl.jobs.storage.blobs import check_secretless
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import Spec
-from slimctl.orchestrator.pipeline.diagnostics import Mistake, Problem, doubts
+from slimctl.orchestrator.pipeline.diagnostics import Mistake, Problem, warnings
 from slimctl.orchestrator.pipeline.groups import Origin, trial_iteration
 from slimctl.orchestrator.pipeline.link import expectations
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, resolve
@@ -119,7 +119,7 @@ def check(pipeline: Pipeline) -> list[Problem]:
     """
     resolved = resolve(pipeline)
     graph = Graph.of(resolved)
-    return doubts(resolved, graph, preflight(resolved, graph))
+    return warnings(resolved, graph, preflight(resolved, graph))
 
 
 def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
@@ -143,7 +143,7 @@ def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
         unread = [resolved.made.owner(name) for name, known in facts.items() if is_open(known)]
         facts = preflight(resolved, graph, unread) if unread else facts
     cost = estimate(resolved, graph, facts, made, tflops)
-    return Forecast(made, cost, doubts(resolved, graph, facts), missing)
+    return Forecast(made, cost, warnings(resolved, graph, facts), missing)
 
 
 def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:

@@ -169,7 +169,7 @@ def _fid_by_seeds(row: Row, noise: Mapping[str, str]) -> dict[str, float]:
 
 
 def _settings(result: Result, lineage: Lineage) -> dict[str, Any]:
-    """What shaped a model and its measurement; the protocol of the FID is told by itself."""
+    """What shaped a model and its measurement; the protocol of the FID is reported by itself."""
     report = result.report
     own = lineage.settings(report.id)
     kept = {key: value for key, value in own.items() if not key.startswith(("data.", "features."))}

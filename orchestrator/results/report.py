@@ -97,8 +97,8 @@ def gather(store: Store, run: str, *, trajectories: bool = True) -> RunPage:
             remarks.append(f"no samples of {name}: {error}")
     followed: dict[str, bytes] = {}
     if trajectories:
-        followed, untold = _follow_flows(store, reports)
-        remarks += untold
+        followed, unread = _follow_flows(store, reports)
+        remarks += unread
     return RunPage(
         status=status,
         comparison=comparison,
@@ -212,8 +212,8 @@ def _versions(store: Store, status: RunStatus) -> dict[str, str]:
                 if key in ("torch", "device", "devices", "ray", "python", "precision"):
                     each = value if isinstance(value, list) else [value]
                     found.setdefault(key, set()).update(map(str, each))
-    told = {key: ", ".join(sorted(values)) for key, values in sorted(found.items())}
-    return told | {"this page": f"Python {platform.python_version()}"}
+    versions = {key: ", ".join(sorted(values)) for key, values in sorted(found.items())}
+    return versions | {"this page": f"Python {platform.python_version()}"}
 
 
 def render(page: RunPage) -> str:

@@ -174,7 +174,7 @@ def _follow(client: Any, submission: str, tell: Callable[[str], None]) -> None:
 
 
 def leave_notice(submission: str, address: str) -> str:
-    """What a user is told who detaches."""
+    """What a user reads who detaches."""
     return (
         f"submission {submission} is on its way at {address}\n"
         f"  look: slimctl status --storage STORAGE, or ray job logs {submission} --address "

@@ -65,29 +65,29 @@ def _temporary_folder() -> Check:
     """The folder where Ray keeps sockets and logs: RAY_TMPDIR, TMPDIR or /tmp."""
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
     folder = Path(os.environ.get(variable, "/tmp")).absolute()
-    told = f"{variable}={folder}"
+    state = f"{variable}={folder}"
     own = f"set {variable} to a folder of your own with a short path, such as /tmp/$USER"
     longest = len(os.fsencode(folder / SESSION.format(pid=os.getpid())))
     if longest > SOCKET_BYTES:
         what = (
-            f"{told} is too long: Ray's sockets in it would have paths of {longest} bytes, and "
+            f"{state} is too long: Ray's sockets in it would have paths of {longest} bytes, and "
             f"the system takes {SOCKET_BYTES}"
         )
         return Check("folder of Ray", "bad", what, f"{own} (at most {_room()} bytes)")
     if not folder.is_dir():
-        what = f"{told} is {'no folder' if folder.exists() else 'not there'}"
+        what = f"{state} is {'no folder' if folder.exists() else 'not there'}"
         return Check("folder of Ray", "bad", what, f"mkdir -p {folder}, or {own}")
     for place in (folder / "ray", folder):
         if place.is_dir():
             break
     if not os.access(place, os.W_OK | os.X_OK):
         who = f"{place} belongs to user {place.stat().st_uid} and cannot be written by you"
-        return Check("folder of Ray", "bad", f"{told}: {who}", own)
+        return Check("folder of Ray", "bad", f"{state}: {who}", own)
     disk = shutil.disk_usage(place)
     if disk.used > FULL * (disk.used + disk.free):
-        what = f"{told}: its disk is over {FULL:.0%} full ({disk.free / 2**30:.1f} GiB left)"
+        what = f"{state}: its disk is over {FULL:.0%} full ({disk.free / 2**30:.1f} GiB left)"
         return Check("folder of Ray", "warn", what, f"make room there, or {own}")
-    return Check("folder of Ray", "ok", told)
+    return Check("folder of Ray", "ok", state)
 
 
 def _room() -> int:
@@ -99,14 +99,14 @@ def _memory() -> Check:
     limit = memory_limit()
     if limit is None:
         return Check("memory", "ok", "not known")
-    told = f"{limit / 2**30:.1f} GiB of memory"
+    state = f"{limit / 2**30:.1f} GiB of memory"
     fix = "raise the limit of the container or of the scheduler's job (--memory, --mem)"
     if limit < MEMORY_GIB * 2**30:
-        return Check("memory", "bad", f"{told}: Ray needs {MEMORY_GIB:g} GiB to start", fix)
+        return Check("memory", "bad", f"{state}: Ray needs {MEMORY_GIB:g} GiB to start", fix)
     if limit < COMFORT_GIB * 2**30:
-        what = f"{told}: a worker that trains may not fit beside Ray below {COMFORT_GIB:g} GiB"
+        what = f"{state}: a worker that trains may not fit beside Ray below {COMFORT_GIB:g} GiB"
         return Check("memory", "warn", what, fix)
-    return Check("memory", "ok", told)
+    return Check("memory", "ok", state)
 
 
 def _shared_memory() -> Check:
@@ -114,11 +114,11 @@ def _shared_memory() -> Check:
     if not SHARED.is_dir():
         return Check("shared memory", "warn", f"there is no {SHARED}", "mount a tmpfs there")
     size = shutil.disk_usage(SHARED)
-    told = f"{SHARED} has {size.free / 2**20:,.0f} MiB free"
+    state = f"{SHARED} has {size.free / 2**20:,.0f} MiB free"
     if size.free < SHARED_MIB * 2**20 or not os.access(SHARED, os.W_OK):
         fix = "give the container more: docker run --shm-size=2g"
-        return Check("shared memory", "warn", f"{told}: Ray uses the slower disk", fix)
-    return Check("shared memory", "ok", told)
+        return Check("shared memory", "warn", f"{state}: Ray uses the slower disk", fix)
+    return Check("shared memory", "ok", state)
 
 
 def check_shared(store: Store) -> None:
@@ -159,10 +159,10 @@ def blind_nodes(store: Store) -> list[str]:
             for node in nodes
         }
         ray.wait(list(probes.values()), num_returns=len(probes), timeout=PROBE_S)
-        told = {address: _answer(probe) for address, probe in probes.items()}
+        state = {address: _answer(probe) for address, probe in probes.items()}
     finally:
         store.blobs.delete(name)
-    return [f"{address} ({why})" for address, why in told.items() if why]
+    return [f"{address} ({why})" for address, why in state.items() if why]
 
 
 def _is_here(node: dict[str, str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.pipeline.diagnostics import Problem, doubts
+from slimctl.orchestrator.pipeline.diagnostics import Problem, warnings
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, resolve, to_yaml
 from slimctl.orchestrator.planning.estimate import with_work
 from slimctl.orchestrator.planning.graph import Graph, preflight
@@ -69,7 +69,7 @@ def submit(
     detach: bool = False,
     listener: Listener | None = None,
     on_plan: Callable[[RunPlan, str], None] | None = None,
-    on_doubts: Callable[[Sequence[Problem]], None] | None = None,
+    on_warnings: Callable[[Sequence[Problem]], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Submission:
     """Runs a pipeline to its end; what the store has is not made again.
@@ -80,7 +80,7 @@ def submit(
         detach: return as soon as the run is on record; needs a cluster.
         listener: called with every event of the run.
         on_plan: called once with the plan and the run id, before anything starts.
-        on_doubts: called after that with the warnings about the jobs that are going to run.
+        on_warnings: called after that with the warnings about the jobs that are going to run.
         on_wait: called before a silence with what it is for, such as that Ray starts.
 
     Raises:
@@ -104,15 +104,15 @@ def submit(
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:
         on_plan(made, run)
-    if on_doubts:
-        on_doubts(doubts(resolved, graph, facts, frozenset(due)))
+    if on_warnings:
+        on_warnings(warnings(resolved, graph, facts, frozenset(due)))
     made = with_work(made, resolved, graph, facts)
     ended = start(run, made, address=address, detach=detach, listener=listener, on_wait=on_wait)
     return replace(ended, pipeline=pipeline)
 
 
 def say_nothing(text: str) -> None:
-    """Nobody asked to be told what is waited for."""
+    """Nobody asked to hear what is waited for."""
 
 
 def check_ready(store: Store, address: str | None, on_wait: Callable[[str], None]) -> None:
@@ -151,7 +151,7 @@ def start(
     on_wait: Callable[[str], None],
     resumption: str = "",
 ) -> Submission:
-    """Starts the supervisor of a run that is on record, and follows it unless told to detach."""
+    """Starts the supervisor of a run that is on record, and follows it unless asked to detach."""
     local = address is None
     store = Store(plan.storage)
     if local:

@@ -48,7 +48,7 @@ class RunRequest:
     plan: RunPlan
     cluster: Cluster
     resumption: str = ""
-    """Names the wish to try again what failed or was cancelled; a restart does not repeat it."""
+    """Names the request to try again what failed or was cancelled; a restart does not repeat it."""
     detached: bool = False
     """Whether it outlives the program that asked, and so must end by itself."""
 
@@ -191,16 +191,16 @@ class Supervisor:
 
     def _begin(self) -> None:
         self._record.begin()
-        plan, wish = self._request.plan, self._request.resumption
+        plan, request = self._request.plan, self._request.resumption
         self._needs = self._needs_on(self._cluster, plan.jobs)
         self._scheduler = Scheduler([self._node(job) for job in plan.jobs], self._cluster)
         self._add("run_started", **as_event(plan))
-        if wish and not self._record.has_event("run_resumed", wish=wish):
+        if request and not self._record.has_event("run_resumed", request=request):
             again = [job.name for job in plan.jobs if job.action != "reuse"]
             kept = REACHED | {"stopped"}
             trials = ((name, job) for name, job in self.status().jobs.items() if job.search)
             again += [name for name, job in trials if job.state not in kept]
-            self._add("run_resumed", wish=wish, jobs=again)
+            self._add("run_resumed", request=request, jobs=again)
         self._record.keep()
         self._begun.set()
         self._record.start_tracking()

@@ -62,11 +62,11 @@ def versions() -> dict[str, str]:
 def _versions() -> Iterator[Check]:
     found = versions()
     missing = [name for name, version in found.items() if not version]
-    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    seen = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     if missing:
         yield Check("versions", "bad", f"not installed: {', '.join(missing)}", "make install")
     else:
-        yield Check("versions", "ok", told)
+        yield Check("versions", "ok", seen)
 
 
 def _gpus() -> Check:
@@ -187,8 +187,8 @@ def _cluster(address: str, store: Store | None) -> Iterator[Check]:
             if store is not None:
                 blind = blind_nodes(store)
                 fix = "use a folder that all nodes mount, or s3://"
-                told = f"not seen from {', '.join(blind)}" if blind else "seen from every node"
-                yield Check("shared storage", "bad" if blind else "ok", told, fix if blind else "")
+                seen = f"not seen from {', '.join(blind)}" if blind else "seen from every node"
+                yield Check("shared storage", "bad" if blind else "ok", seen, fix if blind else "")
     except SlimError as error:
         yield Check("cluster", "bad", f"{error.where}: {error.what}", error.fix)
 

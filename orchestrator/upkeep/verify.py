@@ -93,7 +93,7 @@ def verify_run(store: Store, run: str) -> Finding:
     return Finding(f"runs/{run}", 0, False, tuple(problems))
 
 
-def mend(store: Store, finding: Finding) -> None:
+def repair(store: Store, finding: Finding) -> None:
     """Removes damaged blobs, so that the next plan sees that they have to be made again."""
     for name in finding.blobs:
         store.blobs.delete(name)

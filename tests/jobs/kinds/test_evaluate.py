@@ -124,15 +124,15 @@ def test_all_that_is_refused_is_told(refused):
 )
 def test_a_frechet_distance_of_few_images_is_doubtful(changes, real, width, told):
     known = INPUTS | {"data": Facts(PLAIN, real), "features": Facts(PLAIN, dimensions=width)}
-    doubts = spec(**{"samples": 5000} | changes).doubts(known)
-    assert {one.field for one in doubts} == {field for field, _ in told}
+    warnings = spec(**{"samples": 5000} | changes).warnings(known)
+    assert {one.field for one in warnings} == {field for field, _ in told}
     for field, words in told:
-        assert any(field == one.field and words in one.what + one.fix for one in doubts), words
+        assert any(field == one.field and words in one.what + one.fix for one in warnings), words
 
 
 def test_statistics_from_outside_are_not_of_the_few_images(statistics):
     known = INPUTS | {"data": Facts(PLAIN, 60), "features": Facts(PLAIN, dimensions=3)}
-    assert spec(reference=str(statistics), samples=5000).doubts(known) == []
+    assert spec(reference=str(statistics), samples=5000).warnings(known) == []
 
 
 def test_doubts_are_kept_with_the_report(run_job, store, inputs, make_model, recorder):

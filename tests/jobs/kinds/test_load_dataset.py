@@ -131,16 +131,16 @@ def test_the_source_in_words_reaches_the_log(run_job, recorder, folder):
 
 def test_what_is_left_out_is_told_and_kept(run_job, folder):
     path, _ = folder
-    assert LoadDataset(source=str(path)).doubts({}) == []
+    assert LoadDataset(source=str(path)).warnings({}) == []
     (path / "cat" / "notes.txt").touch()
     (path / "dog" / "gone.png").symlink_to("nowhere.png")
     spec = LoadDataset(source=str(path))
-    (doubt,) = spec.doubts({})
-    assert "2 of 5 files left out" in doubt.what
-    assert "1 .txt" in doubt.what
-    assert "1 links to nothing" in doubt.what
-    assert doubt.what in run_job(spec).source
-    assert LoadDataset(source="/none/such").doubts({}) == []
+    (warning,) = spec.warnings({})
+    assert "2 of 5 files left out" in warning.what
+    assert "1 .txt" in warning.what
+    assert "1 links to nothing" in warning.what
+    assert warning.what in run_job(spec).source
+    assert LoadDataset(source="/none/such").warnings({}) == []
 
 
 def test_labels_beside_the_images_are_content(folder):
@@ -160,8 +160,8 @@ def test_labels_under_another_name_are_offered(tmp_path):
     columns = {"img": [encoded.getvalue()] * 2, "fine_label": [1, 0], "coarse_label": [0, 0]}
     pq.write_table(pa.table(columns), tmp_path / "train.parquet")
     spec = LoadDataset(source=str(tmp_path))
-    (doubt,) = spec.doubts({})
-    assert "no column `label`, but `fine_label`, `coarse_label`" in doubt.what
+    (warning,) = spec.warnings({})
+    assert "no column `label`, but `fine_label`, `coarse_label`" in warning.what
     facts = spec.preflight()
     assert facts is not None
     with pytest.raises(FieldError) as error:
@@ -169,7 +169,7 @@ def test_labels_under_another_name_are_offered(tmp_path):
     assert "`fine_label`, `coarse_label`" in error.value.what
     assert "set label: fine_label on 'data'" in error.value.fix
     named = spec.model_copy(update={"label": "fine_label"})
-    assert named.doubts({}) == []
+    assert named.warnings({}) == []
     assert named.preflight().image.classes == 2
 
 

@@ -26,7 +26,7 @@ def ends(monkeypatch, tmp_path) -> Callable[..., None]:
         status = RunStatus(run="run-1", state=state, ended=1.0, jobs={"data": job})
         plan = RunPlan(name="digits", storage=str(tmp_path), tracking=None, jobs=())
 
-        def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_doubts):
+        def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_warnings):
             on_plan(plan, "run-1")
             listener(Event(number=0, time=0.0, name="run_ended", details={"state": state}))
             return Submission("run-1", status, plan, started_ray=True)
@@ -115,7 +115,7 @@ def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, c
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatch, address, words):
-    def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_doubts):
+    def submit(pipeline, *, address, detach, listener, on_plan, on_wait, on_warnings):
         on_plan(RunPlan(name="x", storage="/s", tracking=None, jobs=()), "run-1")
         raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ import pytest
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Doubt, Facts
+from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.orchestrator.pipeline.diagnostics import (
@@ -19,9 +19,9 @@ from slimctl.orchestrator.pipeline.diagnostics import (
     Problem,
     as_warning,
     dotted,
-    doubts,
     listed,
     raise_problems,
+    warnings,
 )
 from slimctl.orchestrator.pipeline.link import expectations
 from slimctl.orchestrator.pipeline.pipeline import parse_pipeline, resolve
@@ -120,7 +120,7 @@ jobs:
 
 
 class Thin(JobSpec):
-    """A job that doubts sources of few things."""
+    """A job that warnings sources of few things."""
 
     source: Ref[Flow] | None = None
     count: int = 100
@@ -131,11 +131,11 @@ class Thin(JobSpec):
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         return Facts(count=self.count)
 
-    def doubts(self, inputs: Mapping[str, Facts]) -> list[Doubt]:
+    def warnings(self, inputs: Mapping[str, Facts]) -> list[SpecWarning]:
         count = inputs["source"].count if self.source else None
         if count is None or count >= 10:
             return []
-        return [Doubt("source", f"'{self.source.job}' has only {count}", "take more")]
+        return [SpecWarning("source", f"'{self.source.job}' has only {count}", "take more")]
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def said(install_kinds):
     graph = Graph.of(pipeline)
 
     def tell(*jobs: str) -> list[str]:
-        found = doubts(
+        found = warnings(
             pipeline, graph, expectations(pipeline.specs, graph.edges, graph.order)[0], jobs or None
         )
         return [as_warning(one) for one in found]
@@ -170,4 +170,4 @@ def test_only_what_is_going_to_run_is_doubted(said):
 
 
 def test_a_job_has_no_doubts_of_its_own_accord():
-    assert JobSpec.doubts(Thin(), {}) == []
+    assert JobSpec.warnings(Thin(), {}) == []

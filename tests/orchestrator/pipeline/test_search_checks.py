@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems, Problem, doubts
+from slimctl.orchestrator.pipeline.diagnostics import PipelineProblems, Problem, warnings
 from slimctl.orchestrator.pipeline.pipeline import parse_pipeline, resolve
 from slimctl.orchestrator.planning.estimate import estimate
 from slimctl.orchestrator.planning.graph import Graph, identities, preflight
@@ -151,7 +151,7 @@ def test_some_trials_are_looked_at_and_none_is_planned(tmp_path):
     plan = make_plan(pipeline, graph, Store(str(tmp_path)))
     assert [job.name for job in plan.jobs] == ["data", "features", "sizes"]
     facts = preflight(pipeline, graph)
-    (warned,) = (one for one in doubts(pipeline, graph, facts) if "samples:" in one.what)
+    (warned,) = (one for one in warnings(pipeline, graph, facts) if "samples:" in one.what)
     assert warned.what.startswith("job 'sizes.quality', samples: ")
     assert warned.line == 22
     found = estimate(pipeline, graph, facts, plan, 1.0)
