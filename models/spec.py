@@ -1,13 +1,22 @@
 """The base of every frozen description ("spec") in the project.
 
 A spec says what is asked for; it never holds tensors and importing it never imports torch,
-so that the command line can read a pipeline in a fraction of a second.
+so that the command line can read a pipeline in a fraction of a second. What installed packages add
+(a group of entry points for each sort of thing, such as `slimctl.networks`) is found here too.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticKnownError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint as EntryPoint  # noqa: PLC0414  (for others too)
+else:  # `importlib_metadata`, once somebody has imported it, gives a class of its own
+    EntryPoint = object
 
 Precision = Literal["float32", "bfloat16"]
 """Of matrix products and convolutions; everything else is float32."""
@@ -49,3 +58,15 @@ class ImageShape(Spec):
     def __str__(self) -> str:
         classes = f" with {self.classes} classes" if self.classes else ""
         return f"{self.size} x {self.size} x {self.channels}{classes}"
+
+
+@cache
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """Name -> entry point of a group."""
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def origin(entry: EntryPoint) -> str:
+    """Who adds it, for an error."""
+    package = entry.dist.name if entry.dist else "an installed package"
+    return f"{package}: entry point {entry.group} {entry.name} = {entry.value}"

@@ -15,7 +15,7 @@ from here import run_here
 from slimctl.jobs.base import registry
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
-from slimctl.models import entry_points
+from slimctl.models import spec as specs
 from slimctl.models.networks.registry import network_families, parse_network
 from slimctl.orchestrator.cli.main import main
 
@@ -51,7 +51,7 @@ def site(tmp_path_factory) -> Path:
 
 
 def _forget() -> None:
-    for cached in (entry_points.installed, registry._third_party, registry.load_kind):
+    for cached in (specs.installed, registry._third_party, registry.load_kind):
         cached.cache_clear()
     network_families.cache_clear()
 

@@ -1,4 +1,4 @@
-"""What a cluster has and what a job needs of it: devices, and workers between two numbers."""
+"""What a cluster has, what a job needs of it (devices, workers), and what a job costs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,3 +43,28 @@ def range_mistake(value: Any) -> str:
     if isinstance(value, Range) and value.min > value.max:
         return f"min {value.min} is larger than max {value.max}"
     return ""
+
+
+FORWARD = 2
+"""Operations per multiply-add of an evaluation."""
+TRAINING = 6
+"""Of an evaluation and its gradient in weights and inputs."""
+THROUGH = 4
+"""Of an evaluation and its gradient in the inputs only."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job has to compute; what is not counted is small beside it or said in `assumed`.
+
+    Args:
+        parameters: of the network that the job trains or runs.
+        macs: multiply-adds of one evaluation of it for one image.
+        flop: floating-point operations of the whole job.
+        assumed: what had to be assumed or was left out.
+    """
+
+    parameters: int
+    macs: int
+    flop: float
+    assumed: tuple[str, ...] = ()

@@ -1,4 +1,6 @@
-"""Content addresses: the key of a result is the sha256 of what it depends on.
+"""Content addresses, and seeds that follow from others.
+
+The key of a result is the sha256 of what it depends on.
 
 Canonical JSON of {kind, kind version, result-relevant fields, ids of inputs, content of outside
 files}. The seed is a field like any other once the pipeline's has been filled in.
@@ -90,3 +92,9 @@ def series_id(spec: JobSpec, artifact: str) -> str:
 def _grown(spec: JobSpec) -> str:
     fields = type(spec).model_fields.items()
     return "".join(f"-{getattr(spec, name)}" for name, field in fields if GROWS in field.metadata)
+
+
+def derive_seed(seed: int, *parts: int | str) -> int:
+    """A 63-bit seed from the job's and a purpose, such as ("dropout", step, rank)."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from slimctl.jobs.base.artifacts import HANDLES, Handle
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.spec import JobSpec, output_type
-from slimctl.models.entry_points import installed, origin
+from slimctl.models.spec import installed, origin
 
 ENTRY_POINTS = "slimctl.kinds"
 ARTIFACTS = "slimctl.artifacts"

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Handle
-from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.cluster import Cluster, Needs, Work
 from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.base.refs import Ref, ref_types, takes_many
-from slimctl.jobs.base.work import Work
 from slimctl.models.spec import Spec
 
 if TYPE_CHECKING:

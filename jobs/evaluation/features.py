@@ -11,8 +11,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.evaluation.onnx_features import open_onnx
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_dataset_tensors
-from slimctl.jobs.storage.weights import load_weights
+from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.partition import Matrix
 from slimctl.models.perceptual.inception import Inception

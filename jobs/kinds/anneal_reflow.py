@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from slimctl.jobs.base.artifacts import Flow, PairSet
+from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.work import Work
 from slimctl.jobs.training.spec import ScoredTrainingSpec, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime

@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
+from slimctl.jobs.base.cluster import FORWARD, THROUGH, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY
-from slimctl.jobs.base.work import FORWARD, THROUGH, Work
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,

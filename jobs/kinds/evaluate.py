@@ -16,13 +16,13 @@ from slimctl.jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
+from slimctl.jobs.base.cluster import FORWARD, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
-from slimctl.jobs.base.work import FORWARD, Work
 from slimctl.models.metrics import added
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec

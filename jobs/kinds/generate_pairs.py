@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
-from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
+from slimctl.jobs.base.cluster import FORWARD, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
-from slimctl.jobs.base.work import FORWARD, Work
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import RK45Spec, SolverSpec
 from slimctl.models.spec import Precision

@@ -59,7 +59,7 @@ class ImportTeacher(JobSpec):
     published ones of CIFAR-10, FFHQ and ImageNet are."""
 
     def run(self, context: JobContext) -> Flow:
-        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.tensors import save_weights
 
         read = self._read()
         if read.assumed:

@@ -29,7 +29,7 @@ class InceptionFeatures(JobSpec):
     """torch-fidelity's weights-inception-2015-12-05-6726825d.pth; copied into the result."""
 
     def run(self, context: JobContext) -> FeatureNet:
-        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.tensors import save_weights
         from slimctl.models.perceptual.inception import UNUSED, Inception
         from slimctl.models.perceptual.weight_file import fill, read_weight_file
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
+from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.work import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.cluster import TRAINING, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, without_labels
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SeededJobSpec
-from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.jobs.training.spec import check_network
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 
@@ -39,8 +39,7 @@ class TrainFeatures(SeededJobSpec):
     def run(self, context: JobContext) -> FeatureNet:
         import torch
 
-        from slimctl.jobs.storage.tensors import load_dataset_tensors
-        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.tensors import load_dataset_tensors, save_weights
         from slimctl.jobs.training.classifier import train_classifier
 
         data = context.input(self.data)

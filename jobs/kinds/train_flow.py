@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.work import Work
 from slimctl.jobs.training.spec import TrainingSpec, check_network, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import TimeDensity, UniformTime

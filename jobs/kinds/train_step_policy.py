@@ -42,7 +42,7 @@ class TrainStepPolicy(SeededJobSpec):
     def run(self, context: JobContext) -> StepPolicy:
         from slimctl.jobs.steps import train
         from slimctl.jobs.steps.pictures import draw_curves
-        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.tensors import save_weights
 
         flow = None if self.flow is None else context.input(self.flow)
         task = train.PolicyTask(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.judge import Judge

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from slimctl.jobs.base.artifacts import Trial
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.search.spec import Asha, Dimension, Grid, Random, SearchSpec
 from slimctl.jobs.search.trials import Note
 

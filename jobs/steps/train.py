@@ -18,7 +18,7 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import TrainingDiverged
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.steps.episodes import lessons

@@ -10,8 +10,7 @@ from torch import nn
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, StepPolicy
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_dataset_tensors
-from slimctl.jobs.storage.weights import load_weights
+from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import make_flow

@@ -1,13 +1,14 @@
-"""Images and pairs of the store as tensors."""
+"""Images, pairs and weights of the store as tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
 
@@ -85,3 +86,32 @@ def load_part(
             "use a labelled data set with images of every part, or another partition",
         )
     return images, label if conditional else None
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
+
+
+def load_weights(network: nn.Module, store: Store, handle: Flow | Generator | FeatureNet) -> None:
+    """Fills a network with an artifact's weights.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or has another shape; all are listed.
+    """
+    weights = load_file(store.file(handle, handle.file))
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own.keys() - weights.keys()]
+    problems += [f"{name} is unexpected" for name in weights.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise UserError(
+            handle.id,
+            f"its weights do not fit the network: {'; '.join(sorted(problems))}",
+            "use the architecture that these weights were made with",
+        )
+    network.load_state_dict(weights)

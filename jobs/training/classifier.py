@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.errors import TrainingDiverged
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.models.pixels import to_float
 

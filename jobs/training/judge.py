@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_part

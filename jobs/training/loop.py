@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimctl.jobs.base.errors import TrainingDiverged
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.training.checkpoint import (

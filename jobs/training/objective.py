@@ -12,7 +12,7 @@ from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.registry import kind_of, load_entry
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.models.entry_points import installed
+from slimctl.models.spec import installed
 
 ENTRY_POINTS = "slimctl.objectives"
 """Group in which a package names the objective of a kind: `<kind> = module:ObjectiveClass`."""

@@ -28,9 +28,9 @@ from slimctl.jobs.base.errors import (
     UserError,
     WorkLost,
 )
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.weights import load_weights, save_weights
+from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
 from slimctl.jobs.training.judge import Scores, Watch, best_weights, read_scores

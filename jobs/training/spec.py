@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet, Partition
-from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
+from slimctl.jobs.base.cluster import TRAINING, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
-from slimctl.jobs.base.work import TRAINING, Work
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec

@@ -14,13 +14,13 @@ from pydantic import GetJsonSchemaHandler, PlainValidator, SerializeAsAny, Valid
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from slimctl.models.entry_points import EntryPoint, installed, origin
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.mlp.spec import MLPSpec
 from slimctl.models.networks.presets import PRESETS
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import EntryPoint, installed, origin
 
 Item = TypeVar("Item")
 

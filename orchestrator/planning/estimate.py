@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.spec import JobSpec
-from slimctl.jobs.base.work import Work
 from slimctl.jobs.search.propose import candidates
 from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.pipeline.pipeline import Pipeline

@@ -32,7 +32,7 @@ from slimctl.jobs.pairs.shards import (
 )
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.weights import save_weights
+from slimctl.jobs.storage.tensors import save_weights
 from slimctl.jobs.training.objective import Share
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.networks.registry import parse_network

@@ -1,6 +1,6 @@
 import hashlib
 
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 
 
 def test_a_seed_is_a_function_of_seed_and_purpose():

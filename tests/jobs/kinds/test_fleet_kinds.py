@@ -12,7 +12,7 @@ from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.kinds.match_teacher import MatchTeacher
 from slimctl.jobs.kinds.partition import SplitConditions
-from slimctl.jobs.storage.weights import load_weights
+from slimctl.jobs.storage.tensors import load_weights
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape

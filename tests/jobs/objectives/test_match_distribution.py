@@ -6,7 +6,7 @@ from torch import nn
 
 from slimctl.jobs.base.artifacts import Partition
 from slimctl.jobs.base.context import Handles
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.objectives.match_distribution import DistributionMatching
 from slimctl.jobs.storage.flows import open_flow

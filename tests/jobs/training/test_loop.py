@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from slimctl.jobs.base.errors import TrainingDiverged
-from slimctl.jobs.base.seeds import derive_seed
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.training import loop
 from slimctl.jobs.training.checkpoint import checkpoint_name, load_checkpoint

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from slimctl.jobs.base.work import Work
+from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.pipeline.link import expectations
 from slimctl.orchestrator.pipeline.pipeline import parse_pipeline, resolve

@@ -52,7 +52,7 @@ class TrainMosaic(TrainingSpec):
         return Facts(image=image, flow=Parameterisation(), network=self.network)
 
     def run(self, context: JobContext) -> Flow:
-        from slimctl.jobs.storage.weights import save_weights
+        from slimctl.jobs.storage.tensors import save_weights
         from slimctl.jobs.training.objective import objective_of
         from slimctl.jobs.training.ray_train import train_on_ray
 

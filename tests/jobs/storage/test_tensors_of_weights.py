@@ -5,7 +5,7 @@ from torch import nn
 
 from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.storage.weights import load_weights, save_weights
+from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.models.spec import ImageShape
 
 IMAGE = ImageShape(channels=1, size=4)
