@@ -149,13 +149,6 @@ def package_of(made: type[Handle], kind: str) -> str:
     return f"{entry.dist.name}=={entry.dist.version}" if entry.dist else ""
 
 
-def handle_types() -> tuple[type[Handle], ...]:
-    """All types of results, those of installed packages too."""
-    others = [load_entry(entry, Handle) for entry in installed(ARTIFACTS).values()]
-    made = [output_type(load_kind(kind)) for kind in _third_party()]
-    return tuple(dict.fromkeys((*HANDLES.values(), *others, *made)))
-
-
 def parse_job(kind: str, fields: Mapping[str, Any]) -> JobSpec:
     """Builds a spec from plain data without its `kind` key.
 

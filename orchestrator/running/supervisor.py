@@ -69,7 +69,7 @@ class Supervisor:
         """Those whose trials have ended."""
         self._cluster = request.cluster
         self._needs: dict[str, Needs] = {}
-        self._record = Journal(request.run, request.plan, comes_back=request.detached)
+        self._journal = Journal(request.run, request.plan, comes_back=request.detached)
         self._launcher = Launcher(request.run, request.cluster)
         self._launched: dict[Any, Launched] = {}
         self._waiting: list[tuple[float, str]] = []
@@ -97,11 +97,11 @@ class Supervisor:
 
     def events_since(self, number: int) -> list[Event]:
         """Events from `number` on."""
-        return self._record.events_since(number)
+        return self._journal.events_since(number)
 
     def status(self) -> RunStatus:
         """The state of the run now."""
-        return self._record.status()
+        return self._journal.status()
 
     def accepted(self) -> bool:
         """Answers once the run is on record, so that it survives whatever dies next."""
@@ -122,7 +122,7 @@ class Supervisor:
 
     def known(self, job: str) -> JobStatus:
         """What is known of a job now."""
-        return self._record.job(job)
+        return self._journal.job(job)
 
     def say(self, job: str, event: str, **details: Any) -> None:
         """Notes an event of a job."""
@@ -163,7 +163,7 @@ class Supervisor:
         try:
             self._begin()
             while not self._scheduler.over and not self._cancel.is_set():
-                if self._record.superseded:
+                if self._journal.superseded:
                     self._launcher.close(keep_own=True)
                     self._leave()
                     return
@@ -176,7 +176,7 @@ class Supervisor:
             self._add("warning", message=f"supervisor: {type(error).__name__}: {error}")
             self._add("run_ended", state="failed")
         self._launcher.close()
-        self._record.end()
+        self._journal.end()
         if self._request.detached:
             timer = threading.Timer(LINGER_S, self._leave)
             timer.daemon = True
@@ -190,20 +190,20 @@ class Supervisor:
             ray.kill(ray.get_actor(supervisor_name(self._request.run), namespace=NAMESPACE))
 
     def _begin(self) -> None:
-        self._record.begin()
+        self._journal.begin()
         plan, request = self._request.plan, self._request.resumption
         self._needs = self._needs_on(self._cluster, plan.jobs)
         self._scheduler = Scheduler([self._node(job) for job in plan.jobs], self._cluster)
         self._add("run_started", **as_event(plan))
-        if request and not self._record.has_event("run_resumed", request=request):
+        if request and not self._journal.has_event("run_resumed", request=request):
             again = [job.name for job in plan.jobs if job.action != "reuse"]
             kept = REACHED | {"stopped"}
             trials = ((name, job) for name, job in self.status().jobs.items() if job.search)
             again += [name for name, job in trials if job.state not in kept]
             self._add("run_resumed", request=request, jobs=again)
-        self._record.keep()
+        self._journal.keep()
         self._begun.set()
-        self._record.start_tracking()
+        self._journal.start_tracking()
         for job in plan.jobs:
             self._take_up(job)
 
@@ -227,7 +227,7 @@ class Supervisor:
 
     def _take_up(self, job: PlannedJob) -> None:
         """Starts from what the store had, and what came of the job before a restart."""
-        known = self._record.job(job.name)
+        known = self._journal.job(job.name)
         state, self._attempts[job.name] = known.state, known.attempt
         if state in REACHED:
             self._scheduler.finish(job.name)
@@ -347,7 +347,7 @@ class Supervisor:
 
     def _retry(self, name: str, what: str, fix: str = "") -> None:
         """Puts a job back in line after a pause that doubles while it does not get any further."""
-        done = self._record.job(name).done
+        done = self._journal.job(name).done
         losses, before = self._losses.get(name, (0, 0))
         losses = losses + 1 if done <= before else 1
         self._losses[name] = losses, done
@@ -398,12 +398,12 @@ class Supervisor:
         self._add("run_ended", state="failed" if bad else "done")
 
     def _add(self, event: str, job: str = "", /, **details: Any) -> None:
-        self._record.add(event, job, **details)
+        self._journal.add(event, job, **details)
 
     def _housekeep(self) -> None:
         now = time.monotonic()
         self._launcher.retire()
-        if self._record.keep():
+        if self._journal.keep():
             self._cancel.set()
         if now - self._looked_s >= CLUSTER_EVERY_S:
             self._looked_s = now

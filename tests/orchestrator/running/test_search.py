@@ -181,7 +181,7 @@ def test_a_supervisor_that_comes_back_goes_on(world):
     plan = world.plan(TEXT, OPTUNA, RANGE)
     gone = world.start(*plan.jobs)
     wait_until(lambda: len(world.launched) > 5)
-    gone._record.superseded = True  # as if another had taken over
+    gone._journal.superseded = True  # as if another had taken over
     gone._thread.join(20)
     world.held = lambda name: False
     made = {name for name in world.launched if name.endswith("some")}

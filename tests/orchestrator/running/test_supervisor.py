@@ -108,7 +108,7 @@ def test_progress_once_a_second_is_kept_and_the_last(world):
     world.held = lambda name: True
     driven = world.start(job("a"))
     wait_until(lambda: bool(world.running))
-    with driven._record._lock:
+    with driven._journal._lock:
         world.clock.now = 5000.0
     for done in range(1, 11):
         driven.report("a", "progress", {"done": done, "total": 10, "metrics": {}})

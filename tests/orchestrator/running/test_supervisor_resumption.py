@@ -24,9 +24,9 @@ def test_a_supervisor_that_comes_back_goes_on(world):
     wait_until(
         lambda: set(states(dead.status()).values()) >= {"done", "failed", "blocked", "running"}
     )
-    dead._record._flush()
+    dead._journal._flush()
     dead._end = lambda: None  # it dies without a word
-    dead._record.end = lambda: None
+    dead._journal.end = lambda: None
     dead._scheduler = _Over()
     dead._thread.join(10)
     assert read_status(Store(world.storage).blobs, RUN).jobs["d"].state == "running"
