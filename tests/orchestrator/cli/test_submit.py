@@ -144,6 +144,7 @@ def test_a_signal_ends_it_as_ctrl_c_does(slimctl, pipeline_file, monkeypatch, nu
         time.sleep(5)
 
     monkeypatch.setattr(submission, "submit", submit)
+    signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored, which stays so
     try:
         ended = slimctl("submit", pipeline_file)
         assert signal.getsignal(number) is signal.SIG_IGN, "the end is not interrupted"
