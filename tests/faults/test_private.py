@@ -48,7 +48,7 @@ jobs:
 
 
 def test_one_run_survives_everything(tmp_path, monkeypatch):
-    """A pair actor, the supervisor, a Train worker and the program itself are killed in turn.
+    """A pair actor, the supervisor and the program, with all that trains, are killed in turn.
 
     The end is that of a run that nothing disturbed, and no secret of the environment is kept.
     """
@@ -67,7 +67,7 @@ def test_one_run_survives_everything(tmp_path, monkeypatch):
     assert rss_mib(processes("ray::Supervisor")[0]) < 300
     program.send_signal(signal.SIGKILL)
     program.communicate()
-    until(lambda: not processes("ray::RayTrainWorker"), 60)
+    until(lambda: not processes("ray::JobActor"), 60)
     started = time.time()
     code, out, err = ended(slimctl("resume", "--storage", storage))
     assert code == 0, err
