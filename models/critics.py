@@ -39,7 +39,7 @@ class Head(nn.Module):
 class Critic(nn.Module):
     """A flow in training and, if it is to judge, a head on its network's bottleneck."""
 
-    def __init__(self, flow: Flow, *, judges: bool) -> None:
+    def __init__(self, flow: Flow, *, has_head: bool) -> None:
         """Takes over `flow` and makes the head with torch's global generator.
 
         Raises:
@@ -47,7 +47,7 @@ class Critic(nn.Module):
         """
         super().__init__()
         self.flow = flow
-        self.head = Head(_bottleneck_channels(flow)) if judges else None
+        self.head = Head(_bottleneck_channels(flow)) if has_head else None
 
     def velocity(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity of the generated images' flow, as `Flow.velocity`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadGroupScheduling
 
 _hook = install_import_hook("slimctl.models", "beartype.beartype")
+hypothesis.settings.register_profile("slimctl", deadline=None)  # a busy machine is no mistake
+hypothesis.settings.load_profile("slimctl")
 
 
 @pytest.hookimpl(tryfirst=True)

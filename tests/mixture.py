@@ -120,7 +120,7 @@ def mixture(bandwidth=0.3, count=5):
 
 
 def mixture_behind(how, **fields):
-    """The same flow, its velocity told by a network of another parameterisation."""
+    """The same flow, its velocity said by a network of another parameterisation."""
     return make_flow(Answers(mixture(**fields), how), IMAGE, how)
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 NOT_OURS = re.compile(
-    r"\b(?<!--)(told|mend(s|ed|ing)?|doubt(s|ful)?|wish(es|ed)?|last breath)\b", re.IGNORECASE
+    r"\b(?<!--)(said|mend(s|ed|ing)?|doubt(s|ful)?|wish(es|ed)?|last breath)\b", re.IGNORECASE
 )
 """Words for which the field has others: reported, repair or fix, warning, request."""
 

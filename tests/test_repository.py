@@ -224,9 +224,9 @@ def exceptions() -> Iterator[type[Exception]]:
 def test_every_error_survives_pickling(kind):
     """Ray sends errors by pickle; what does not survive arrives as something else."""
     if kind is PipelineProblems:
-        error = kind(Problem("a.yaml", 3, 1, "wrong", "mend"), Problem("a.yaml", 1, 1, "bad"))
+        error = kind(Problem("a.yaml", 3, 1, "wrong", "repair"), Problem("a.yaml", 1, 1, "bad"))
     else:
-        error = kind("configs/a.yaml:3", "is wrong", "mend it")
+        error = kind("configs/a.yaml:3", "is wrong", "repair it")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
     assert str(copy) == str(error)
@@ -301,8 +301,8 @@ def test_each_contract_of_imports_catches_a_planted_violation(copy_of_the_code, 
     finally:
         path.write_text(text)
     assert done.returncode != 0
-    broken = [told for told in done.stdout.splitlines() if told.endswith("BROKEN")]
-    assert any(told.startswith(contract) for told in broken), done.stdout
+    broken = [said for said in done.stdout.splitlines() if said.endswith("BROKEN")]
+    assert any(said.startswith(contract) for said in broken), done.stdout
     assert len(broken) == 1
 
 

@@ -86,8 +86,8 @@ def slimctl(monkeypatch, capsys, tmp_path) -> Callable[..., str]:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        told = capsys.readouterr()
-        return f"{told.out}{told.err}\nexit {code}"
+        said = capsys.readouterr()
+        return f"{said.out}{said.err}\nexit {code}"
 
     return run
 

@@ -13,10 +13,10 @@ PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,31}$"
 """Names of variables: they stand between dots and '=' in the names of jobs."""
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
-def placeholders(template: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def placeholders(template: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Every placeholder in plain data: (path of the text that holds it, name of the variable)."""
     if isinstance(template, str):
         found = PLACEHOLDER.finditer(template) if "$" in template else ()

@@ -26,7 +26,7 @@ from slimctl.jobs.base.solvers import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sheet
+from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sample_grid
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
 from slimctl.models.metrics import take
@@ -39,7 +39,7 @@ from slimctl.models.routing import RoutedFlow
 from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import SolverSpec
 
-SHEET_SAMPLES = 100
+GRID_SAMPLES = 100
 NEAREST_SAMPLES = 1000
 LATENCY_BUDGET_MS = 150.0
 """Of one try to measure a latency."""
@@ -110,7 +110,7 @@ def measure(
     drawn = _draw(context, sampler, spec, extract, seed)
     images = torch.cat(drawn.images)
     own = torch.cat(drawn.features), torch.cat(drawn.labels) if drawn.labels else None
-    save_sheet(to_float(images[:SHEET_SAMPLES]), context.folder / "samples.png")
+    save_sample_grid(to_float(images[:GRID_SAMPLES]), context.folder / "samples.png")
     evidence = Evidence(
         real=real.features,
         own=own[0],

@@ -74,7 +74,7 @@ SMALLEST_TILE_PX = 32
 GAP_PX = 2
 
 
-def save_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
+def save_sample_grid(images: Tensor, path: Path, columns: int = 10) -> None:
     """Writes images as a grid; arguments as in `tiled`, and the path of the PNG."""
     Image.fromarray(tiled(images, columns)).save(path)
 

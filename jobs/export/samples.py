@@ -14,7 +14,7 @@ from slimctl.jobs.evaluation.sampling import (
     FLOW_STEPS,
     check_steps,
     open_sampler,
-    save_sheet,
+    save_sample_grid,
     takes_solver,
     tiled,
 )
@@ -75,7 +75,7 @@ def write_samples(
     pixels = torch.cat(images)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".png":
-        save_sheet(pixels, output, columns=max(1, min(10, round(count**0.5))))
+        save_sample_grid(pixels, output, columns=max(1, min(10, round(count**0.5))))
         return
     with output.open("wb") as file:
         np.savez(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slimctl.jobs.base.context import Handles
-    from slimctl.jobs.training.judge import Scores
+    from slimctl.jobs.training.evaluator import Scores
 
 
 class MatchDistribution(PartTrainingSpec):

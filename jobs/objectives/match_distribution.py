@@ -1,7 +1,7 @@
 """Distribution matching: a one-step student follows the difference of two flows.
 
-One flow is the teacher, the other a companion of the student's training, which learns the flow of
-what the student makes at the moment.
+One flow is the teacher, the other a score network of the student's training, which learns the
+flow of what the student makes at the moment.
 """
 
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.judge import Judge
-from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.jobs.training.evaluator import Evaluator
+from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.models.counter_random import Stream
@@ -61,7 +61,7 @@ class DistributionMatching(Objective):
         self._teacher = open_flow(store, teacher, share.device, precision)
         torch.manual_seed(derive_seed(seed, "head"))
         fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
-        critic = Critic(fake, judges=spec.adversarial is not None)
+        critic = Critic(fake, has_head=spec.adversarial is not None)
         self._critic = critic.to(share.device).requires_grad_()
         self._draws = Draws(seed, share, image)
         self._fake_draws = Draws(derive_seed(seed, "fake"), share, image)
@@ -79,24 +79,24 @@ class DistributionMatching(Objective):
             self._real_draws = Draws(derive_seed(seed, "real"), share, image)
         if share.first == 0:
             features = self.handles[spec.features] if spec.features else None
-            self._judge = Judge(
+            self._evaluator = Evaluator(
                 store, data, features, labels, self._counts, image, self._t_start,
                 spec.score_samples, seed,
             )  # fmt: skip
-            self._judge.prepare(share.device)
+            self._evaluator.prepare(share.device)
 
-    def companion(self) -> Companion:
+    def score_network(self) -> ScoreNetwork:
         rate = self.spec.fake_learning_rate or self.spec.learning_rate
-        return Companion(self._critic, self.spec.updates(), rate / self.spec.learning_rate)
+        return ScoreNetwork(self._critic, self.spec.updates(), rate / self.spec.learning_rate)
 
     def score_every(self) -> int:
         return self.spec.score_every
 
     def score(self, network: nn.Module) -> float:
-        return self._judge(network)
+        return self._evaluator(network)
 
-    def companion_loss(
-        self, companion: nn.Module, network: nn.Module, step: int, update: int
+    def score_network_loss(
+        self, score_network: nn.Module, network: nn.Module, step: int, update: int
     ) -> Tensor:
         number = step * self.spec.updates() + update
         x, label = self._generate(network, number)
@@ -104,12 +104,12 @@ class DistributionMatching(Objective):
         t = self._fake_draws.times(number, whole_range(self.spec.time))
         points = interpolate(x0, x, t)
         if self.spec.adversarial is None:
-            velocity, _ = companion(points, t, label)
+            velocity, _ = score_network(points, t, label)
             return self._flow_loss(velocity, x0, x)
         real_points, real_t, real_label = self._real_of(number)
         labels = None if label is None or real_label is None else torch.cat((label, real_label))
         both = torch.cat((points, real_points)), torch.cat((t, real_t))
-        velocity, logit = companion(*both, labels)
+        velocity, logit = score_network(*both, labels)
         judged = critic_loss(real=logit[len(x) :], fake=logit[: len(x)])
         self._report["critic_loss"] = judged.detach()
         flow = self._flow_loss(velocity[: len(x)], x0, x)
@@ -153,7 +153,7 @@ class DistributionMatching(Objective):
 
     @torch.no_grad()
     def _generate(self, network: nn.Module, number: int) -> tuple[Tensor, Tensor | None]:
-        """What the student makes for an update of its companion."""
+        """What the student makes for an update of its score network."""
         x0, label = self._fresh(self._fake_draws, number)
         start = torch.full((len(x0),), self._t_start, device=x0.device)
         return x0 + network(x0, start, label).float(), label

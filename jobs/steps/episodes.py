@@ -14,7 +14,7 @@ from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
-from slimctl.models.steps.double_dqn import Judge
+from slimctl.models.steps.double_dqn import Evaluator
 from slimctl.models.steps.environment import Environment, play
 from slimctl.models.steps.flow_environment import FlowEnvironment, Noises, known_noises
 from slimctl.models.steps.q_network import GreedyPolicy
@@ -34,10 +34,10 @@ STRETCHES = 32
 
 @dataclass(frozen=True)
 class Lessons:
-    """What one training seed learns from, and what judges it."""
+    """What one training seed learns from, and what evaluates it."""
 
     environment: Environment
-    judge: Judge
+    evaluator: Evaluator
 
 
 def lessons(
@@ -48,10 +48,10 @@ def lessons(
     number: int,
     seed: int,
 ) -> Lessons:
-    """Training episodes and the judge of a training seed."""
+    """Training episodes and what evaluates a training seed."""
     if isinstance(problem, ThreeBodyProblem):
         training = ThreeBodyEnvironment.training(problem, count, seed)
-        return Lessons(training, _judge(lambda: three_body_validation(problem)))
+        return Lessons(training, _evaluator(lambda: three_body_validation(problem)))
     assert flow is not None
     runnable = open_flow(store, flow, device_here())
     first = FIRST_TRAINING_SEED + number * problem.pool
@@ -59,7 +59,7 @@ def lessons(
     held_out = flow_noises(problem, flow, runnable, VALIDATION_SEEDS[0], FLOW_VALIDATION)
     return Lessons(
         FlowEnvironment.training(problem, runnable, noises, count, seed),
-        _judge(lambda: FlowEnvironment(problem, runnable, held_out)),
+        _evaluator(lambda: FlowEnvironment(problem, runnable, held_out)),
     )
 
 
@@ -86,10 +86,10 @@ def device_here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _judge(begin: Callable[[], Environment]) -> Judge:
+def _evaluator(begin: Callable[[], Environment]) -> Evaluator:
     """Mean return over fresh copies of the same episodes."""
 
-    def judge(policy: GreedyPolicy) -> float:
+    def evaluate(policy: GreedyPolicy) -> float:
         return float(play(begin(), policy).returns.mean())
 
-    return judge
+    return evaluate

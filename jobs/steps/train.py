@@ -140,7 +140,7 @@ def train_seed(task: PolicyTask, number: int) -> TrainedPolicy:
         text = f"training seed {number} solves {spec.problem.pool} noises exactly, then learns"
         task.reporter.send(task.job, "log", message=text)
     given = lessons(task.store, spec.problem, task.flow, spec.learner.environments, number, seed)
-    learner = DoubleDqn(spec.learner, given.environment, seed, given.judge)
+    learner = DoubleDqn(spec.learner, given.environment, seed, given.evaluator)
     folder = task.store.work(task.artifact_id).below(f"seed-{number}")
     restored = load_state(folder)
     earlier_s = 0.0

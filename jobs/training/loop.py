@@ -1,7 +1,7 @@
 """The training loop.
 
 Every random number is a function of the step, so the loop's only state is the network, its average,
-Adam's moments and the step; with an objective that asks for it also a companion network with its
+Adam's moments and the step; with an objective that asks for it also a score network with its
 moments, and the best average so far. It does not wait for the device between two points of the loss
 curve, but to score the student.
 """
@@ -24,8 +24,8 @@ from slimctl.jobs.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from slimctl.jobs.training.judge import ScoredAverage, Watch
-from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.jobs.training.evaluator import ScoredAverage, Watch
+from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.ema import PowerEMA
@@ -63,18 +63,18 @@ def load_moments(optimizer: torch.optim.Adam, named: Mapping[str, Tensor]) -> No
 
 
 PREFIX = "companion."
-"""Of the companion's tensors in a checkpoint."""
+"""Of the score network's tensors in a checkpoint."""
 
 
-class CompanionTrainer:
-    """A companion with its own Adam."""
+class ScoreNetworkTrainer:
+    """A score network with its own Adam."""
 
     def __init__(
-        self, spec: TrainingSpec, companion: Companion, device: torch.device, world: int
+        self, spec: TrainingSpec, score_network: ScoreNetwork, device: torch.device, world: int
     ) -> None:
         self._spec = spec
-        self._companion = companion
-        self._network = companion.network
+        self._score_network = score_network
+        self._network = score_network.network
         self._optimizer = make_adam(spec, self._network.parameters(), device)
         self._model = self._network
         if world > 1:
@@ -84,10 +84,10 @@ class CompanionTrainer:
     def advance(self, objective: Objective, network: nn.Module, step: int, rate: float) -> None:
         """Its updates before a step of the student, at a share of the student's learning rate."""
         for group in self._optimizer.param_groups:
-            group["lr"] = rate * self._companion.rate
-        for update in range(self._companion.updates):
+            group["lr"] = rate * self._score_network.rate
+        for update in range(self._score_network.updates):
             self._optimizer.zero_grad(set_to_none=True)
-            loss = objective.companion_loss(self._model, network, step, update)
+            loss = objective.score_network_loss(self._model, network, step, update)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._spec.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(
@@ -150,7 +150,7 @@ class Trainer:
     """Name of the last checkpoint."""
     ema: PowerEMA = field(init=False)
     optimizer: torch.optim.Adam = field(init=False)
-    companion: CompanionTrainer | None = None
+    score_network: ScoreNetworkTrainer | None = None
     scored: ScoredAverage | None = None
 
     def __post_init__(self) -> None:
@@ -188,27 +188,27 @@ class Trainer:
         model = self._distribute()
         self.network.train()
         if self.step == 0:
-            self._judge()
+            self._take_score()
         while self.step < self.spec.steps:
             with computing():
                 loss = self._advance(model)
             if self._is_due(self._score_every()):
-                self._judge()
+                self._take_score()
             yield loss
 
     def _prepare(self) -> None:
         self.objective.prepare(self.share)
-        companion = self.objective.companion()
-        if companion is not None:
+        score_network = self.objective.score_network()
+        if score_network is not None:
             device = self.share.device
-            self.companion = CompanionTrainer(self.spec, companion, device, self.world)
+            self.score_network = ScoreNetworkTrainer(self.spec, score_network, device, self.world)
         if self.rank != 0:
             return
         if self.objective.score_every():
             self.scored = ScoredAverage(self.network, self.ema, self.objective.score)
         elif self.watch is not None:
-            self.watch.judge.prepare(self.share.device)
-            self.scored = ScoredAverage(self.network, self.ema, self.watch.judge, keep=False)
+            self.watch.evaluator.prepare(self.share.device)
+            self.scored = ScoredAverage(self.network, self.ema, self.watch.evaluator, keep=False)
 
     def _score_every(self) -> int:
         """Steps between two scores; 0 = none are taken."""
@@ -218,16 +218,16 @@ class Trainer:
         """Whether something done every so many steps, and at the last one, is due now."""
         return every > 0 and (self.step % every == 0 or self.step == self.spec.steps)
 
-    def _judge(self) -> None:
+    def _take_score(self) -> None:
         if self.scored is not None:
-            note_score(self.folder, self.step, self.scored.judge(self.step))
+            note_score(self.folder, self.step, self.scored.score(self.step))
 
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
         self._seed_dropout()
         rate = learning_rate(self.spec, self.step)
-        if self.companion is not None:
-            self.companion.advance(self.objective, self.network, self.step, rate)
+        if self.score_network is not None:
+            self.score_network.advance(self.objective, self.network, self.step, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -302,7 +302,7 @@ class Trainer:
         state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
         moments = moments_of(self.optimizer)
         state |= {f"adam.{name}": value for name, value in moments.items()}
-        for part in (self.companion, self.scored):
+        for part in (self.score_network, self.scored):
             state |= part.state() if part is not None else {}
         return state
 
@@ -317,7 +317,7 @@ class Trainer:
         self.network.load_state_dict(parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
         load_moments(self.optimizer, parts["adam"])
-        for each in (self.companion, self.scored):
+        for each in (self.score_network, self.scored):
             if each is not None:
                 each.load(checkpoint.tensors)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds

@@ -41,7 +41,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Companion:
+class ScoreNetwork:
     """A network that is trained beside the student's and thrown away at the end.
 
     Args:
@@ -58,9 +58,9 @@ class Companion:
 class Objective(ABC):
     """A loss as a pure function of (network, step), once its data is loaded.
 
-    With a companion it is also a function of the companion's weights, which the loop trains, saves
-    and restores like the student's. Instances travel to the workers by pickle before `prepare`, so
-    they hold the spec of their job and its handles only.
+    With a score network it is also a function of that network's weights, which the loop trains,
+    saves and restores like the student's. Instances travel to the workers by pickle before
+    `prepare`, so they hold the spec of their job and its handles only.
     """
 
     @abstractmethod
@@ -75,14 +75,14 @@ class Objective(ABC):
         """Parts of the last loss, for the curves."""
         return {}
 
-    def companion(self) -> Companion | None:
+    def score_network(self) -> ScoreNetwork | None:
         """The network trained beside the student's; asked once, after `prepare`."""
         return None
 
-    def companion_loss(
-        self, companion: nn.Module, network: nn.Module, step: int, update: int
+    def score_network_loss(
+        self, score_network: nn.Module, network: nn.Module, step: int, update: int
     ) -> Tensor:
-        """What the companion minimises before step `step`, in its update 0, 1, ... there; 0-dim.
+        """What the score network minimises before step `step`, in its update 0, 1, ...; 0-dim.
 
         The student's `network` gets no gradient.
         """

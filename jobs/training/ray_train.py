@@ -33,7 +33,7 @@ from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
-from slimctl.jobs.training.judge import Scores, Watch, best_weights, read_scores
+from slimctl.jobs.training.evaluator import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slimctl.jobs.base.context import Handles
-    from slimctl.jobs.training.judge import Watch
+    from slimctl.jobs.training.evaluator import Watch
 
 ModelT = TypeVar("ModelT", Flow, Generator)
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -298,11 +298,11 @@ class ScoredTrainingSpec(PartTrainingSpec):
         return self
 
     def watch(self, handles: "Handles", student: Flow | Generator) -> "Watch | None":
-        from slimctl.jobs.training.judge import Judge, Watch  # noqa: PLC0415
+        from slimctl.jobs.training.evaluator import Evaluator, Watch  # noqa: PLC0415
 
         if self.data is None:
             return None
-        judge = Judge(
+        evaluator = Evaluator(
             handles.store,
             handles[self.data],
             handles[self.features] if self.features else None,
@@ -314,7 +314,7 @@ class ScoredTrainingSpec(PartTrainingSpec):
             self.seed or 0,
             "kernel",
         )
-        return Watch(judge, self.score_every)
+        return Watch(evaluator, self.score_every)
 
 
 def restricted(counts: "Sequence[int]", labels: tuple[int, ...] | None) -> tuple[int, ...]:

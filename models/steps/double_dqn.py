@@ -154,7 +154,7 @@ class Lookahead:
             value[...] = arrays[name]
 
 
-Judge = Callable[[GreedyPolicy], float]
+Evaluator = Callable[[GreedyPolicy], float]
 """Mean return of a policy on episodes that training never sees."""
 GRADIENT_CLIP = 10.0
 EPISODES_REMEMBERED = 256
@@ -190,12 +190,16 @@ class DoubleDqn:
     """Learns the worth of actions from many episodes side by side."""
 
     def __init__(
-        self, spec: DoubleDqnSpec, environment: Environment, seed: int, judge: Judge | None = None
+        self,
+        spec: DoubleDqnSpec,
+        environment: Environment,
+        seed: int,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.spec = spec
         self.environment = environment
         self.counters = Counters(running=[0.0] * len(environment))
-        self._judge = judge
+        self._evaluator = evaluator
         self._generator = np.random.default_rng(seed)
         basis = action_basis(environment.actions, spec.action_terms)
         sizes = (environment.observation_size, spec.hidden, basis)
@@ -221,8 +225,8 @@ class DoubleDqn:
         return GreedyPolicy(self.best_weights(), self.environment.guess)
 
     def best_weights(self) -> dict[str, Tensor]:
-        """Weights of the best network so far; of the newest where there is no judge."""
-        return dict(self._average.average if self._judge is None else self._best)
+        """Weights of the best network so far; of the newest where there is no evaluator."""
+        return dict(self._average.average if self._evaluator is None else self._best)
 
     def round(self) -> float | None:
         """One round of decisions and the updates after it; returns the mean loss, if any."""
@@ -306,9 +310,9 @@ class DoubleDqn:
 
     def _validate(self) -> None:
         """Keeps the network if it is the best on the validation episodes so far."""
-        if self._judge is None:
+        if self._evaluator is None:
             return
-        found = self._judge(GreedyPolicy(self._average.average, self.environment.guess))
+        found = self._evaluator(GreedyPolicy(self._average.average, self.environment.guess))
         counters = self.counters
         recent = sum(counters.recent) / len(counters.recent) if counters.recent else math.nan
         counters.curve.append((counters.decisions, recent, found))

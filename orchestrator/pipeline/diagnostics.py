@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slimctl.orchestrator.pipeline.pipeline import Pipeline
     from slimctl.orchestrator.planning.graph import Graph
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of a pipeline to a value."""
 Side = Literal["key", "value"]
 
@@ -46,7 +46,7 @@ class Places(ABC):
     """Whether the user's files are read where something else is wrong, to tell all at once."""
 
     @abstractmethod
-    def place(self, path: Path, side: Side = "key") -> Place:
+    def place(self, path: KeyPath, side: Side = "key") -> Place:
         """Where the value at a path, or the nearest thing around it, stands."""
 
     def __eq__(self, other: object) -> bool:
@@ -59,7 +59,7 @@ class Places(ABC):
 class DottedPlaces(Places):
     """Places of a pipeline made in Python: the dotted path."""
 
-    def place(self, path: Path, side: Side = "key") -> Place:
+    def place(self, path: KeyPath, side: Side = "key") -> Place:
         """`jobs.student.steps`."""
         del side  # there is no text to point into
         return Place(dotted(path) or "pipeline")
@@ -69,7 +69,7 @@ class DottedPlaces(Places):
 class Mistake:
     """Something wrong at a path of the pipeline."""
 
-    path: Path
+    path: KeyPath
     what: str
     """One sentence with the user's own value."""
     fix: str = ""
@@ -131,13 +131,13 @@ def raise_problems(problems: Iterable[Problem]) -> None:
         raise PipelineProblems(*found)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as `--set` takes it."""
     return ".".join(str(part) for part in path)
 
 
-def field_path(job: str, field: str) -> Path:
-    """Path of a field, dotted for nested ones and with numbers for items of a list."""
+def field_path(job: str, field: str) -> KeyPath:
+    """KeyPath of a field, dotted for nested ones and with numbers for items of a list."""
     parts = (int(part) if part.isdecimal() else part for part in field.split("."))
     return ("jobs", job, *parts)
 

@@ -20,7 +20,7 @@ from slimctl.jobs.base.facts import FieldError, MissingFile
 from slimctl.jobs.base.placeholders import placeholders
 from slimctl.jobs.base.refs import ref_types
 from slimctl.jobs.base.registry import nearest
-from slimctl.orchestrator.pipeline.diagnostics import Mistake, Path, dotted, field_path
+from slimctl.orchestrator.pipeline.diagnostics import KeyPath, Mistake, dotted, field_path
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of pipelines and jobs: they become parts of file names."""
@@ -77,7 +77,7 @@ class Subject:
 
     model: type[BaseModel]
     data: Mapping[str, Any]
-    path: Path = ()
+    path: KeyPath = ()
     intro: str = ""
     owner: str = "a pipeline"
     unfilled: bool = False
@@ -87,10 +87,10 @@ class Subject:
 class LocatedError:
     """An error of pydantic's with its path in the user's data."""
 
-    path: Path
+    path: KeyPath
     details: ErrorDetails
-    union: Path | None
-    """Path of the field whose alternatives were tried; None if there were none."""
+    union: KeyPath | None
+    """KeyPath of the field whose alternatives were tried; None if there were none."""
     tagged: bool
     """Whether the alternative is the one that the `kind` of the user's value names."""
 
@@ -115,8 +115,8 @@ def explain(error: ValidationError, subject: Subject) -> list[Mistake]:
 
 def _naming_mistakes(errors: list[LocatedError], subject: Subject) -> list[Mistake]:
     """Unknown and missing keys; a missing key with an unknown one like it is a single mistake."""
-    missing: dict[Path, list[str]] = {}
-    extra: dict[Path, list[str]] = {}
+    missing: dict[KeyPath, list[str]] = {}
+    extra: dict[KeyPath, list[str]] = {}
     for one in errors:
         found = missing if one.details["type"] == "missing" else extra
         found.setdefault(one.path[:-1], []).append(str(one.path[-1]))
@@ -140,7 +140,7 @@ def _misspelt(unknown: Iterable[str], absent: list[str]) -> dict[str, str]:
     return meant
 
 
-def _unknown(subject: Subject, parent: Path, name: str, meant: str | None) -> Mistake:
+def _unknown(subject: Subject, parent: KeyPath, name: str, meant: str | None) -> Mistake:
     owner = dotted(parent) or subject.owner
     what = f"{subject.intro}{owner} has no '{name}'"
     path = (*subject.path, *parent, name)
@@ -156,7 +156,7 @@ def _unknown(subject: Subject, parent: Path, name: str, meant: str | None) -> Mi
     return Mistake(path, what, nearest(name, unused) if unused else "remove it")
 
 
-def _missing(subject: Subject, parent: Path, name: str) -> Mistake:
+def _missing(subject: Subject, parent: KeyPath, name: str) -> Mistake:
     label = dotted((*parent, name))
     held = value_at(subject.data, parent)
     if isinstance(held, (list, tuple)):
@@ -169,7 +169,7 @@ def _missing(subject: Subject, parent: Path, name: str) -> Mistake:
 
 
 def _value_mistakes(errors: list[LocatedError], subject: Subject) -> Iterator[Mistake]:
-    wrong: dict[Path, _Wrong] = {}
+    wrong: dict[KeyPath, _Wrong] = {}
     for one in errors:
         phrase = _phrase(one.details)
         if phrase is None:
@@ -181,7 +181,7 @@ def _value_mistakes(errors: list[LocatedError], subject: Subject) -> Iterator[Mi
         yield _must_be(subject, path, each)
 
 
-def _must_be(subject: Subject, path: Path, wrong: _Wrong) -> Mistake:
+def _must_be(subject: Subject, path: KeyPath, wrong: _Wrong) -> Mistake:
     """The value at a path is of the wrong type or out of range."""
     info = fields_at(subject, path[:-1]).get(str(path[-1])) if path else None
     phrases = dict.fromkeys(wrong.phrases)
@@ -226,7 +226,7 @@ def name_fix(name: str) -> str:
 
 def truth_mistakes(subject: Subject) -> Iterator[Mistake]:
     """Numbers given as true or false, which pydantic takes for 1 and 0."""
-    stack: list[tuple[Path, Any]] = [((), subject.data)]
+    stack: list[tuple[KeyPath, Any]] = [((), subject.data)]
     while stack:
         path, value = stack.pop()
         if isinstance(value, Mapping):
@@ -239,7 +239,7 @@ def truth_mistakes(subject: Subject) -> Iterator[Mistake]:
             yield Mistake((*subject.path, *path), what, fix, "value")
 
 
-def _is_number(subject: Subject, path: Path) -> bool:
+def _is_number(subject: Subject, path: KeyPath) -> bool:
     named = [number for number, part in enumerate(path) if isinstance(part, str)]
     if not named:
         return False
@@ -293,7 +293,7 @@ def _mistake_of(one: LocatedError, subject: Subject) -> Mistake:
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
 
 
-def contradiction(error: ValueError, subject: Subject, path: Path = ()) -> Mistake:
+def contradiction(error: ValueError, subject: Subject, path: KeyPath = ()) -> Mistake:
     """What a rule about several fields says."""
     if isinstance(error, FieldError):
         path = (*path, *error.field.split("."))
@@ -332,14 +332,14 @@ def _described(info: FieldInfo | None) -> str:
     return f" ({' '.join(text.split()).rstrip('.')})" if text else ""
 
 
-def value_at(data: Any, path: Path) -> Any:
+def value_at(data: Any, path: KeyPath) -> Any:
     """The value that a path leads to."""
     for part in path:
         data = data[part]
     return data
 
 
-def fields_at(subject: Subject, path: Path) -> Mapping[str, FieldInfo]:
+def fields_at(subject: Subject, path: KeyPath) -> Mapping[str, FieldInfo]:
     """Fields of the spec that stands at a path; {} if there is none."""
     models: list[type[BaseModel]] = [subject.model]
     here: Any = subject.data
@@ -394,7 +394,7 @@ def _located(details: ErrorDetails, data: Any) -> LocatedError:
     *inner, last = details["loc"] or (None,)
     extra = details["type"] == "extra_forbidden"  # then the last part is a key, never a tag
     path: list[str | int] = []
-    union: Path | None = None
+    union: KeyPath | None = None
     here, tagged, by_kind = data, False, False
     for at, part in enumerate(inner if details["type"] == "missing" else details["loc"]):
         key = extra and at == len(inner)
@@ -429,7 +429,7 @@ def _best_alternatives(errors: list[LocatedError]) -> list[LocatedError]:
     ]
     named = {one.union for one in errors if one.tagged}
     errors = [one for one in errors if one.tagged or one.union not in named]
-    depth: dict[Path, int] = {}
+    depth: dict[KeyPath, int] = {}
     for one in errors:
         if one.union is not None and not one.tagged:
             depth[one.union] = max(depth.get(one.union, 0), len(one.path))

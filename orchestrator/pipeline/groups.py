@@ -24,7 +24,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import (
@@ -44,7 +44,7 @@ from slimctl.jobs.base.registry import load_kind, nearest, parse_job
 from slimctl.jobs.base.spec import JobSpec, output_type, ref_fields
 from slimctl.jobs.search.spec import Dimension, SearchSpec, corners, dimensions
 from slimctl.models.spec import Spec
-from slimctl.orchestrator.pipeline.diagnostics import Mistake, Path, listed
+from slimctl.orchestrator.pipeline.diagnostics import KeyPath, Mistake, listed
 from slimctl.orchestrator.pipeline.explain import (
     NAME_PATTERN,
     NAME_RULE,
@@ -236,7 +236,7 @@ class Iterations:
 
 def read_iterations(group: str, for_each: Any, parts: Mapping[str, int | Mistake]) -> Iterations:
     """Reads `for_each`."""
-    path: Path = ("jobs", group, "for_each")
+    path: KeyPath = ("jobs", group, "for_each")
     if isinstance(for_each, Mapping) and for_each:
         return _product(group, path, for_each, parts)
     if isinstance(for_each, (list, tuple)) and for_each:
@@ -246,7 +246,7 @@ def read_iterations(group: str, for_each: Any, parts: Mapping[str, int | Mistake
 
 
 def _product(
-    group: str, path: Path, for_each: Mapping[str, Any], parts: Mapping[str, int | Mistake]
+    group: str, path: KeyPath, for_each: Mapping[str, Any], parts: Mapping[str, int | Mistake]
 ) -> Iterations:
     mistakes: list[Mistake] = []
     columns: list[list[tuple[str, Any]]] = []
@@ -272,14 +272,14 @@ def _iteration(variables: Sequence[str], row: Sequence[tuple[str, Any]]) -> Iter
     return Iteration(labels, values)
 
 
-def _wrong_variable(group: str, path: Path, name: object) -> Iterator[Mistake]:
+def _wrong_variable(group: str, path: KeyPath, name: object) -> Iterator[Mistake]:
     if not re.fullmatch(VARIABLE_PATTERN, str(name)):
         what = f"group '{group}': '{name}' cannot be the name of a variable"
         yield Mistake(path, what, "use up to 32 letters, digits and '_', such as 'seed'")
 
 
 def _values(
-    group: str, path: Path, name: str, given: Any, parts: Mapping[str, int | Mistake]
+    group: str, path: KeyPath, name: str, given: Any, parts: Mapping[str, int | Mistake]
 ) -> tuple[list[tuple[str, Any]], list[Mistake]]:
     """(label, value) for each value of a variable, and what is wrong with them."""
     if isinstance(given, str):
@@ -300,7 +300,7 @@ def _values(
     return [], [Mistake(path, f"group '{group}': {name} {kind}", _FORMS, "value")]
 
 
-def _repeated(group: str, path: Path, name: str, labels: Sequence[str]) -> Iterator[Mistake]:
+def _repeated(group: str, path: KeyPath, name: str, labels: Sequence[str]) -> Iterator[Mistake]:
     """Values that are equal, or too much alike for their names."""
     seen: dict[str, int] = {}
     for number, label in enumerate(labels):
@@ -311,7 +311,7 @@ def _repeated(group: str, path: Path, name: str, labels: Sequence[str]) -> Itera
         seen[label] = number
 
 
-def _combinations(group: str, path: Path, rows: Sequence[Any]) -> Iterations:
+def _combinations(group: str, path: KeyPath, rows: Sequence[Any]) -> Iterations:
     first = next((row for row in rows if isinstance(row, Mapping)), {})
     variables = tuple(map(str, first))
     mistakes = [wrong for name in variables for wrong in _wrong_variable(group, path, name)]
@@ -365,7 +365,7 @@ class Expansion:
         """The key of a group that names its variables."""
         return "space" if group in self.searches else "for_each"
 
-    def written(self, path: Path) -> Path:
+    def written(self, path: KeyPath) -> KeyPath:
         """The path of a job's field where the user wrote it: in a group for the jobs of groups."""
         while len(path) > 1 and (origin := self.origins.get(str(path[1]))):
             path = ("jobs", origin.group, "jobs", origin.member, *path[2:])
@@ -529,7 +529,7 @@ def _template_mistakes(
     group: str, member: str, template: Any, variables: Iterable[str], made: Expansion
 ) -> list[Mistake]:
     """What is wrong with a job of a group whatever the values are."""
-    path: Path = ("jobs", group, "jobs", member)
+    path: KeyPath = ("jobs", group, "jobs", member)
     searches = group in made.searches
     if not re.fullmatch(MEMBER_PATTERN, member):
         what = f"group '{group}': a job's name must be {MEMBER_RULE}, not {shown(member)}"
@@ -584,7 +584,7 @@ def said_once(mistakes: Iterable[Mistake], made: Expansion) -> list[Mistake]:
         if origin:
             iterations[origin.iteration] = None
             groups[short] = origin.group
-    places: dict[Path, list[Mistake]] = {}
+    places: dict[KeyPath, list[Mistake]] = {}
     for mistake in found:
         places.setdefault(mistake.path, []).append(mistake)
     said = []
@@ -668,7 +668,7 @@ def _spelt(template: Any, values: Sequence[Any], iterations: Sequence[Iteration]
 def _absolute(template: str, values: Sequence[Any], iterations: Sequence[Iteration]) -> str:
     """A path with placeholders from the root, if that is what it became in every iteration."""
     short = template.removeprefix("./")
-    root = f"{FilePath.cwd()}/"
+    root = f"{Path.cwd()}/"
     filled = [fill(short, one.values) for one in iterations]
     if all(f"{root}{text}" == value for text, value in zip(filled, values, strict=True)):
         return root.replace("${", "$${") + short

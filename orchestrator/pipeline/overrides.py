@@ -13,7 +13,13 @@ from pydantic import BaseModel
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.registry import load_kind, nearest
-from slimctl.orchestrator.pipeline.diagnostics import Path, PipelineProblems, Place, Problem, dotted
+from slimctl.orchestrator.pipeline.diagnostics import (
+    KeyPath,
+    PipelineProblems,
+    Place,
+    Problem,
+    dotted,
+)
 from slimctl.orchestrator.pipeline.explain import Subject, fields_at, shown
 from slimctl.orchestrator.pipeline.groups import is_group
 from slimctl.orchestrator.pipeline.source import Document, Node, parse_yaml
@@ -71,7 +77,7 @@ def _applied(document: Document, text: str, place: Place) -> Document:
     return document.with_node(_indexed(document, path), value)
 
 
-def _path(root: Node, parts: Sequence[str]) -> Path:
+def _path(root: Node, parts: Sequence[str]) -> KeyPath:
     """Keys of a dotted path; a key that holds dots itself is found by what the file has."""
     path: list[str] = []
     node: Node | None = root
@@ -85,7 +91,7 @@ def _path(root: Node, parts: Sequence[str]) -> Path:
     return tuple(path)
 
 
-def _check_job(document: Document, path: Path, value: Node) -> None:
+def _check_job(document: Document, path: KeyPath, value: Node) -> None:
     """Refuses a job that the file or a group of it lacks, unless the value is all of it."""
     end = _job_end(document, path)
     jobs = document.node(path[: end - 1])
@@ -101,7 +107,7 @@ def _check_job(document: Document, path: Path, value: Node) -> None:
         raise UserError("", f"there is no job '{name}'{group}", fix)
 
 
-def _job_end(document: Document, path: Path) -> int:
+def _job_end(document: Document, path: KeyPath) -> int:
     """Number of parts of the path to a job: `jobs.student`, or `jobs.students.jobs.student`."""
     node = document.node(path[:JOB_PARTS])
     here = node.plain() if node is not None and len(path) > JOB_PARTS else None
@@ -109,7 +115,7 @@ def _job_end(document: Document, path: Path) -> int:
     return GROUP_JOB_PARTS if inside and len(path) >= GROUP_JOB_PARTS else JOB_PARTS
 
 
-def _with_parent(document: Document, path: Path, key: str | int, place: Place) -> Document:
+def _with_parent(document: Document, path: KeyPath, key: str | int, place: Place) -> Document:
     """Makes sure that a mapping or list stands at a path, for `key` to be set in it."""
     node = document.node(_indexed(document, path))
     if node is not None and isinstance(node.value, (dict, list)):
@@ -121,7 +127,7 @@ def _with_parent(document: Document, path: Path, key: str | int, place: Place) -
     return document.with_node(_indexed(document, path), _tree(default, place))
 
 
-def _default(document: Document, path: Path) -> Any:
+def _default(document: Document, path: KeyPath) -> Any:
     """What the spec has at a path that the file leaves out, as plain data; {} if nothing."""
     end = _job_end(document, path)
     job = document.node(path[:end])
@@ -148,7 +154,7 @@ def _tree(data: Any, place: Place) -> Node:
     return Node(data, place, place)
 
 
-def _indexed(document: Document, path: Path) -> Path:
+def _indexed(document: Document, path: KeyPath) -> KeyPath:
     """The path with numbers where the document has lists.
 
     Raises:

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
@@ -24,7 +24,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
 from slimctl.orchestrator.pipeline.diagnostics import (
-    Path,
+    KeyPath,
     PipelineProblems,
     Place,
     Places,
@@ -406,14 +406,14 @@ class Document(Places):
         data: dict[str, Any] = self.root.plain()
         return data
 
-    def node(self, path: Path) -> Node | None:
+    def node(self, path: KeyPath) -> Node | None:
         """The node at a path, if there is one."""
         found: Node | None = self.root
         for part in path:
             found = found.child(part) if found else None
         return found
 
-    def place(self, path: Path, side: Side = "key") -> Place:
+    def place(self, path: KeyPath, side: Side = "key") -> Place:
         """Where a path stands, or the key of the nearest mapping around it if it is missing.
 
         A value of several lines is found by its key on either side.
@@ -427,12 +427,12 @@ class Document(Places):
         is_scalar = not isinstance(node.value, (dict, list))
         return node.place if side == "value" and is_scalar else node.key
 
-    def with_node(self, path: Path, node: Node) -> "Document":
+    def with_node(self, path: KeyPath, node: Node) -> "Document":
         """A copy with another node at a path whose parent is a mapping or list."""
         return replace(self, root=_grafted(self.root, path, node))
 
 
-def _grafted(tree: Node, path: Path, node: Node) -> Node:
+def _grafted(tree: Node, path: KeyPath, node: Node) -> Node:
     if not path:
         return node
     first, rest = path[0], path[1:]
@@ -441,14 +441,14 @@ def _grafted(tree: Node, path: Path, node: Node) -> Node:
     return replace(tree, value=value)
 
 
-def read_document(path: str | FilePath) -> Document:
+def read_document(path: str | Path) -> Document:
     """Reads a pipeline file.
 
     Raises:
         PipelineProblems: there is no such file, or it is not a YAML mapping in UTF-8.
     """
     try:
-        content = FilePath(path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise PipelineProblems(_unreadable(str(path), error)) from None
     try:
@@ -483,7 +483,7 @@ def parse_document(text: str, file: str) -> Document:
 
 def _unreadable(path: str, error: OSError | ValueError) -> Problem:
     """Why a file cannot be read, with the names of files that could be meant."""
-    file = FilePath(path)
+    file = Path(path)
     what = f"this cannot be read: {getattr(error, 'strerror', None) or error}"
     fix = "check its path and its rights"
     if isinstance(error, IsADirectoryError):
@@ -495,7 +495,7 @@ def _unreadable(path: str, error: OSError | ValueError) -> Problem:
     return Problem(path, 0, 0, what, fix)
 
 
-def _files_meant(folder: FilePath, name: str) -> str:
+def _files_meant(folder: Path, name: str) -> str:
     try:
         names = sorted(path.name for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
     except OSError:

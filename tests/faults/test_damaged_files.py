@@ -69,16 +69,16 @@ def slimctl(monkeypatch, capsys):
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        told = capsys.readouterr()
-        return int(str(code)), told.out + told.err
+        said = capsys.readouterr()
+        return int(str(code)), said.out + said.err
 
     return run
 
 
 def test_a_whole_storage_is_found_whole(whole, slimctl):
-    code, told = slimctl("verify", storage=whole)
+    code, said = slimctl("verify", storage=whole)
     assert code == 0
-    assert "made again" in told
+    assert "made again" in said
     assert len(files_of(whole)) >= 10
 
 
@@ -89,24 +89,24 @@ def test_every_damaged_file_is_named_and_made_again(whole, tmp_path, slimctl, tu
         storage = tmp_path / str(at)
         shutil.copytree(whole, storage)
         (storage / name).write_bytes(damaged((whole / name).read_bytes(), at + turn))
-        code, told = slimctl("verify", storage=storage)
+        code, said = slimctl("verify", storage=storage)
         if name.startswith("pairs/") and name.endswith(".json"):
             assert code == 0, "a shard's record only serves to find it"
         else:
-            assert code == 3, (name, told)
-            assert name in told, (name, told)
+            assert code == 3, (name, said)
+            assert name in said, (name, said)
         run = next((storage / "runs").iterdir()).name
         for verb in (["status"], ["status", run], ["show"], ["show", "--json"], ["logs"]):
-            code, told = slimctl(*verb, storage=storage)
-            assert code in CODES, (name, verb, told)
-            assert "Traceback" not in told
+            code, said = slimctl(*verb, storage=storage)
+            assert code in CODES, (name, verb, said)
+            assert "Traceback" not in said
             if "/events/" in name and verb != ["show"] and verb != ["show", "--json"]:
                 assert code == 3, (name, verb)
-                assert name in told
+                assert name in said
         slimctl("verify", "--repair", storage=storage)
         assert set(run_here(storage).values()) == {""}, name
-        code, told = slimctl("verify", storage=storage)
-        assert code == 0 or all("runs/" in line for line in told.splitlines() if ": DAM" in line)
+        code, said = slimctl("verify", storage=storage)
+        assert code == 0 or all("runs/" in line for line in said.splitlines() if ": DAM" in line)
         assert result_bytes(storage) == expected, name
         shutil.rmtree(storage)
 

@@ -20,8 +20,8 @@ from ray_processes import (
     processes,
     result_bytes,
     rss_mib,
+    said,
     slimctl,
-    told,
     until,
 )
 
@@ -97,7 +97,7 @@ def recovered(storage: Path, since: float, job: str) -> float:
     """Seconds from a death until the job reported progress again."""
 
     def fresh() -> list[float]:
-        return [e.time for e in told(storage, "progress", job) if e.time > since + 0.5]
+        return [e.time for e in said(storage, "progress", job) if e.time > since + 0.5]
 
     return until(fresh, 120)[0] - since
 
@@ -112,7 +112,7 @@ def test_slimctl_dies_and_the_run_goes_on(cluster, file, tmp_path, expected):
                                  "--storage", storage))  # fmt: skip
     assert (code, out.splitlines()[0].endswith(": running")) == (0, True)
     finish(storage, expected)
-    assert told(storage, "retry") == []
+    assert said(storage, "retry") == []
 
 
 def test_the_supervisor_dies_and_no_step_is_lost(submitted, expected):
@@ -121,13 +121,13 @@ def test_the_supervisor_dies_and_no_step_is_lost(submitted, expected):
     killed = time.time()
     old = kill("ray::Supervisor")
     until(lambda: [pid for pid in processes("ray::Supervisor") if pid != old])
-    until(lambda: len({e.number for e in told(submitted, "run_started")}) == 2)
-    seconds = next(reversed(told(submitted, "run_started"))).time - killed
+    until(lambda: len({e.number for e in said(submitted, "run_started")}) == 2)
+    seconds = next(reversed(said(submitted, "run_started"))).time - killed
     note("supervisor", seconds=seconds, lost=0)
     assert seconds < 10
     finish(submitted, expected)
-    assert told(submitted, "retry") == []
-    done = [event.details["done"] for event in told(submitted, "progress", "student")]
+    assert said(submitted, "retry") == []
+    done = [event.details["done"] for event in said(submitted, "progress", "student")]
     assert done == sorted(done), "the training never went back"
 
 
@@ -147,7 +147,7 @@ def test_a_part_of_a_training_dies(submitted, expected, title):
     kill(title)
     note(title, seconds=recovered(submitted, killed, "student"))
     finish(submitted, expected)
-    done = [event.details["done"] for event in told(submitted, "progress", "student")]
+    done = [event.details["done"] for event in said(submitted, "progress", "student")]
     back = max((a - b for a, b in itertools.pairwise(done)), default=0)
     note(f"{title} steps lost", steps=back)
     assert back < 600, "it went on from a checkpoint"
@@ -157,7 +157,7 @@ def test_pair_actors_die_again_and_again(submitted, expected):
     until(has_progress(submitted, "pairs"))
 
     def made() -> bool:
-        return bool(told(submitted, "job_done", "pairs"))
+        return bool(said(submitted, "job_done", "pairs"))
 
     for _ in range(3):  # the last pairs may be made between two kills
         until(lambda: made() or processes("ray::PairActor"))
@@ -179,7 +179,7 @@ def test_a_cancelled_run_frees_its_devices_and_goes_on_later(cluster, submitted,
 
     until(lambda: not busy(), 10)
     note("cancel", seconds=time.time() - started)
-    artifact = next(iter(told(submitted, "run_started"))).details["jobs"]["student"]["artifact"]
+    artifact = next(iter(said(submitted, "run_started"))).details["jobs"]["student"]["artifact"]
     assert Store(str(submitted)).work(artifact).exists("latest.json")
 
     def statuses() -> set[str]:
@@ -191,7 +191,7 @@ def test_a_cancelled_run_frees_its_devices_and_goes_on_later(cluster, submitted,
     code, _, err = ended(slimctl("resume", *words))
     assert code == 0, err
     assert result_bytes(submitted) == expected
-    done = [event.details["done"] for event in told(submitted, "progress", "student")]
+    done = [event.details["done"] for event in said(submitted, "progress", "student")]
     assert min(done[done.index(max(d for d in done if d < 600)) :] or [1]) > 10
     until(lambda: statuses() == {"FINISHED"}, 30)
 

@@ -8,8 +8,8 @@ from ray_processes import (
     has_progress,
     processes,
     result_bytes,
+    said,
     slimctl,
-    told,
     until,
 )
 
@@ -48,7 +48,7 @@ def test_workers_and_actors_follow_the_cluster(tmp_path):
         assert code == 0, err
         until(has_progress(storage, "pairs"))
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.63")
-        until(lambda: told(storage, "job_done", "pairs"))
+        until(lambda: said(storage, "job_done", "pairs"))
         until(has_progress(storage, "student", 10))
         until(lambda: len(processes("ray::RayTrainWorker")) == 2, 120)
         ended(slimctl("cancel", "--storage", storage))

@@ -14,8 +14,8 @@ from ray_processes import (
     processes,
     result_bytes,
     rss_mib,
+    said,
     slimctl,
-    told,
     until,
 )
 
@@ -71,7 +71,7 @@ def test_one_run_survives_everything(tmp_path, monkeypatch):
     started = time.time()
     code, out, err = ended(slimctl("resume", "--storage", storage))
     assert code == 0, err
-    first = next(e for e in told(storage, "progress", "student") if e.time > started)
+    first = next(e for e in said(storage, "progress", "student") if e.time > started)
     note("slimctl, private", seconds=first.time - started, step=first.details["done"])
     assert first.details["done"] > 5, "it went on from a checkpoint"
     assert result_bytes(storage) == expected

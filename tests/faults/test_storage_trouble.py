@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_and_is_made_larger(small_disk, expected):
     assert result_bytes(storage) == expected
 
 
-def test_a_read_only_disk_is_told_before_anything_starts(small_disk, capsys, monkeypatch):
+def test_a_read_only_disk_is_reported_before_anything_starts(small_disk, capsys, monkeypatch):
     file = small_disk / "small.yaml"
     file.write_text(SMALL)
     mount("-o", "remount,ro", str(small_disk))
@@ -114,9 +114,9 @@ def test_a_read_only_disk_is_told_before_anything_starts(small_disk, capsys, mon
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert "Read-only file system" in told
-    assert "--storage" in told
+    said = capsys.readouterr().err
+    assert "Read-only file system" in said
+    assert "--storage" in said
 
 
 @pytest.mark.timeout(1800)

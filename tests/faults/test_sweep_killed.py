@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ray_processes import cluster_of, ended, note, processes, result_bytes, slimctl, told, until
+from ray_processes import cluster_of, ended, note, processes, result_bytes, said, slimctl, until
 
 from slimctl.jobs.base.artifacts import SweepReport
 from slimctl.jobs.storage.store import Store
@@ -40,7 +40,7 @@ jobs:
 
 def results(storage: Path) -> tuple[dict[str, bytes], SweepReport]:
     store = Store(str(storage))
-    artifact = next(iter(told(storage, "run_started"))).details["jobs"]["widths"]["artifact"]
+    artifact = next(iter(said(storage, "run_started"))).details["jobs"]["widths"]["artifact"]
     return result_bytes(storage), store.load(artifact, SweepReport)
 
 

@@ -101,7 +101,7 @@ def test_tracking_is_complete_after_the_server_is_back(server, tmp_path, monkeyp
     assert student.data.metrics["wall_s"] > 0
 
 
-def test_a_server_that_stays_away_is_told_and_made_good_later(server, tmp_path, monkeypatch):
+def test_a_server_that_stays_away_is_reported_and_made_good_later(server, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.setattr("slimctl.orchestrator.running.tracking.RETRY_S", 0.5)

@@ -383,7 +383,7 @@ class Student(nn.Module):
 
 @pytest.fixture
 def make_student():
-    """A network with random weights, told labels if there are classes."""
+    """A network with random weights, given labels if there are classes."""
 
     def make(classes=0, seed=0):
         torch.manual_seed(seed)

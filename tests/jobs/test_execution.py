@@ -84,7 +84,7 @@ def test_a_damaged_artifact_is_made_again(store, request_for, damage):
 @pytest.mark.parametrize(
     ("error", "retry"),
     [
-        (UserError("data.npz:3", "is bad", "mend it"), False),
+        (UserError("data.npz:3", "is bad", "repair it"), False),
         (DamagedArtifact("x", "is bad"), False),
         (JobFailed("job", "is bad"), False),
         (WorkLost("node", "is gone"), True),

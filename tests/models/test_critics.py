@@ -38,7 +38,7 @@ def network(kind, image=IMAGE):
 def test_a_critic_judges_by_the_bottleneck_and_leaves_the_velocity_alone(kind, wrap):
     made = network(kind)
     flow = wrap(made, IMAGE)
-    critic = Critic(flow, judges=True)
+    critic = Critic(flow, has_head=True)
     seen = []
     made.bottleneck.register_forward_hook(lambda *args: seen.append(args[2]))
     velocity, logit = critic(X, T, LABEL)
@@ -53,7 +53,7 @@ def test_a_critic_judges_by_the_bottleneck_and_leaves_the_velocity_alone(kind, w
 def test_no_layer_comes_after_the_bottleneck_before_the_judgement(kind):
     """The head's gradient reaches the way down and the bottleneck, and not the way up."""
     made = network(kind)
-    logit = Critic(NetworkFlow(made, IMAGE), judges=True)(X, T, LABEL)[1]
+    logit = Critic(NetworkFlow(made, IMAGE), has_head=True)(X, T, LABEL)[1]
     logit.sum().backward()
     reached = {name for name, weight in made.named_parameters() if weight.grad is not None}
     ends = {name for name, _ in made.named_parameters() if name.startswith(("up.", "head"))}
@@ -64,13 +64,13 @@ def test_no_layer_comes_after_the_bottleneck_before_the_judgement(kind):
 def test_an_unconditional_critic_without_a_head_judges_nothing():
     image = ImageShape(channels=1, size=4)
     flow = NetworkFlow(network("mlp", image), image)
-    velocity, logit = Critic(flow, judges=False)(X, T)
+    velocity, logit = Critic(flow, has_head=False)(X, T)
     assert torch.equal(velocity, flow.velocity(X, T))
     assert logit is None
 
 
 def test_the_hook_does_not_stay():
-    critic = Critic(NetworkFlow(network("mlp"), IMAGE), judges=True)
+    critic = Critic(NetworkFlow(network("mlp"), IMAGE), has_head=True)
     critic(X, T, LABEL)
     with pytest.raises(ValueError, match="pass a label"):
         critic(X, T)
@@ -80,10 +80,10 @@ def test_the_hook_does_not_stay():
 def test_what_has_no_bottleneck_is_refused():
     closed = AnalyticFlow(torch.zeros(2, 1, 4, 4))
     with pytest.raises(ValueError, match="has no network"):
-        Critic(closed, judges=True)
+        Critic(closed, has_head=True)
     plain = NetworkFlow(nn.Conv2d(1, 1, 3), ImageShape(channels=1, size=4))
     with pytest.raises(ValueError, match="Conv2d names no bottleneck"):
-        Critic(plain, judges=True)
+        Critic(plain, has_head=True)
 
 
 def test_the_losses_are_cross_entropies():
@@ -96,7 +96,7 @@ def test_the_losses_are_cross_entropies():
 
 def test_a_critic_learns_to_tell_two_distributions_apart():
     torch.manual_seed(0)
-    critic = Critic(NetworkFlow(network("mlp"), IMAGE), judges=True)
+    critic = Critic(NetworkFlow(network("mlp"), IMAGE), has_head=True)
     optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
     for _ in range(60):
         real, fake = 0.5 + 0.1 * torch.randn(32, 1, 4, 4), -0.5 + 0.1 * torch.randn(32, 1, 4, 4)

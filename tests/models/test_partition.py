@@ -84,7 +84,7 @@ def test_more_subsets_than_conditions_are_refused(count):
 
 
 @pytest.mark.parametrize(
-    ("subsets", "told"),
+    ("subsets", "message"),
     [
         (((0, 1), (1, 2, 3)), "label 1 is in the subsets 0, 1"),
         (((0, 1), (2,)), "label 3 in no subset"),
@@ -93,6 +93,6 @@ def test_more_subsets_than_conditions_are_refused(count):
         (((0, 1, 2, 3), (4,)), "there is no label 4, only 0..3"),
     ],
 )
-def test_a_list_names_each_label_once(subsets, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_list_names_each_label_once(subsets, message):
+    with pytest.raises(ValueError, match=message):
         check_subsets(subsets, 4)

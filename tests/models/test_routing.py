@@ -51,7 +51,7 @@ def test_solvers_take_a_fleet_like_any_flow(fleet):
 
 
 @pytest.mark.parametrize(
-    ("members", "subsets", "told"),
+    ("members", "subsets", "message"),
     [
         ([Towards(1.0)], [(0, 1), (2, 3, 4)], "1 members cannot serve 2"),
         ([], [], "0 members"),
@@ -60,6 +60,6 @@ def test_solvers_take_a_fleet_like_any_flow(fleet):
         ([Towards(1.0), Towards(1.0, t_start=0.5)], [(0, 1), (2, 3, 4)], "start time"),
     ],
 )
-def test_members_and_subsets_must_fit(members, subsets, told):
-    with pytest.raises(ValueError, match=told):
+def test_members_and_subsets_must_fit(members, subsets, message):
+    with pytest.raises(ValueError, match=message):
         RoutedFlow(members, subsets)

@@ -14,7 +14,7 @@ IMAGE = ImageShape(channels=1, size=8)
 
 
 class Source(JobSpec):
-    """Something with parts, if it is told how many."""
+    """Something with parts, if it is said how many."""
 
     count: int | None = None
 

@@ -117,7 +117,7 @@ def has_progress(storage: Path, job: str, least: int = 1) -> Callable[[], bool]:
     )
 
 
-def told(storage: Path, name: str, job: str = "") -> list[Event]:
+def said(storage: Path, name: str, job: str = "") -> list[Event]:
     """Events of one name."""
     return [e for e in events_of(storage) if e.name == name and (not job or e.job == job)]
 

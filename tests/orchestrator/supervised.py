@@ -78,7 +78,7 @@ class World:
         assert stored == driven.status()
         return stored
 
-    def told(self, name: str) -> list[Event]:
+    def said(self, name: str) -> list[Event]:
         return [e for e in read_events(Store(self.storage).blobs, RUN) if e.name == name]
 
     # What a launcher does

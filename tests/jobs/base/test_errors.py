@@ -66,7 +66,7 @@ def test_field_errors_survive_pickling():
     assert isinstance(error, ValueError)
 
 
-def test_names_that_are_not_utf_8_are_told_in_any_terminal():
+def test_names_that_are_not_utf_8_are_reported_in_any_terminal():
     error = UserError(os.fsdecode(b"caf\xe9"), "has '\udce9' and \ud800", "mv caf\udce9 cafe")
     assert str(error) == "caf\\xe9: has '\\xe9' and \\ud800\n  fix: mv caf\\xe9 cafe"
     assert printable("\u732b") == "\u732b"

@@ -73,12 +73,12 @@ def fails(*errors: Exception):
 
 
 def test_no_failed_check_hides_another():
-    first, second = FieldError("a", "wrong", "mend"), MissingFile("b", "gone")
+    first, second = FieldError("a", "wrong", "repair"), MissingFile("b", "gone")
     with pytest.raises(FieldErrors) as caught:
         check_each(Facts(LABELLED), *fails(first), lambda: None, *fails(second))
     assert caught.value.each == (first, second)
     assert caught.value.facts == Facts(LABELLED)
-    assert (caught.value.field, caught.value.what, caught.value.fix) == ("a", "wrong", "mend")
+    assert (caught.value.field, caught.value.what, caught.value.fix) == ("a", "wrong", "repair")
     with pytest.raises(FieldErrors) as outer:
         check_each(Facts(), *fails(caught.value, FieldError("c", "too")))
     assert [one.field for one in outer.value.each] == ["a", "b", "c"]

@@ -90,7 +90,7 @@ def test_two_measurements_take_turns():
     assert inside == [True] * 6
 
 
-def test_a_turn_that_does_not_come_is_told_and_work_goes_on():
+def test_a_turn_that_does_not_come_is_reported_and_work_goes_on():
     with_turn, release = threading.Event(), threading.Event()
 
     def hold():

@@ -144,7 +144,7 @@ def test_files_that_would_be_unpickled_are_refused(tmp_path):
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
-def test_damaged_files_are_told(tmp_path, colours, compressed, suffix):
+def test_damaged_files_are_reported(tmp_path, colours, compressed, suffix):
     path = tmp_path / f"a{suffix}"
     if suffix == ".npy":
         np.save(path, colours(20))

@@ -129,6 +129,6 @@ def test_what_is_no_batch_is_refused(folder, content, words):
     assert error.where == str(folder / "data_batch_2")
 
 
-def test_a_missing_class_is_told(folder):
+def test_a_missing_class_is_reported(folder):
     write(folder / "test_batch", {b"data": PIXELS, b"labels": [1, 1]})
     assert "1 of 2 classes have no image in it: 0 (cat)" in refusal(folder, split="test").what

@@ -39,7 +39,7 @@ def test_labels_that_are_no_numbers_are_refused(values):
         check_labels(values, (), "here")
 
 
-def test_a_gap_is_told():
+def test_a_gap_is_reported():
     with pytest.raises(UserError, match=r"3 of 6 classes have no image in it: 1, 3, 4"):
         check_classes(np.array([0, 2, 5]), (), "here", cut=False)
 
@@ -49,7 +49,7 @@ def test_a_huge_label_costs_nothing():
         check_classes(np.array([0, 10**12]), (), "here", cut=False)
 
 
-def test_a_class_without_image_is_told_by_name():
+def test_a_class_without_image_is_reported_by_name():
     with pytest.raises(UserError) as error:
         check_classes(np.array([0, 0, 2]), ("cat", "dog", "eel", "fox"), "here", cut=True)
     assert "2 of 4 classes have no image in the first 3 images: 1 (dog), 3 (fox)" in str(

@@ -135,7 +135,7 @@ def test_a_record_with_a_bad_state_is_no_array(state):
         record.array()
 
 
-def test_damaged_pickles_are_told(refused):
+def test_damaged_pickles_are_reported(refused):
     data = pickle.dumps({b"labels": list(range(100)), b"data": np.zeros(30, np.uint8)}, 4)
     for length in range(0, len(data), 11):
         assert "no readable pickle" in refused(data[:length])

@@ -96,9 +96,9 @@ def slimctl(monkeypatch, capsys, store):
         monkeypatch.setattr(sys, "argv", ["slimctl", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capsys.readouterr()
-        assert not ended.value.code, told.err
-        return told.out
+        said = capsys.readouterr()
+        assert not ended.value.code, said.err
+        return said.out
 
     return run
 

@@ -149,11 +149,11 @@ def test_a_student_of_a_part_is_not_measured_alone(attempt, fleet, commit, input
 
 
 @pytest.mark.parametrize(
-    ("cls", "solver", "told"),
+    ("cls", "solver", "message"),
     [(Generator, EulerSpec(steps=2), "takes no solver"), (Flow, None, "needs a solver")],
 )
-def test_a_fleet_takes_a_solver_as_its_students_do(attempt, fleet, inputs, cls, solver, told):
-    assert told in attempt(spec(solver=solver), model=fleet(cls), **inputs).what
+def test_a_fleet_takes_a_solver_as_its_students_do(attempt, fleet, inputs, cls, solver, message):
+    assert message in attempt(spec(solver=solver), model=fleet(cls), **inputs).what
 
 
 def test_samples_of_a_fleet_are_those_of_the_students(store, fleet):

@@ -100,7 +100,7 @@ def test_the_fewest_images_that_can_be_compared(
     assert report.samples == changes["samples"]
 
 
-def test_all_that_is_refused_is_told(refused):
+def test_all_that_is_refused_is_reported(refused):
     known = {"model": Facts(PLAIN, made="Flow", part=1), "data": Facts(PLAIN, 3)}
     other = Facts(PLAIN.model_copy(update={"size": 8}))
     error = refused(spec(solver=None, samples=3), **known, features=other)
@@ -109,7 +109,7 @@ def test_all_that_is_refused_is_told(refused):
 
 
 @pytest.mark.parametrize(
-    ("changes", "real", "width", "told"),
+    ("changes", "real", "width", "reported"),
     [
         ({}, 60, 64, [("data", "only 60 images for 64 features"), ("data", "with 100 images")]),
         ({}, 100, None, []),
@@ -122,11 +122,11 @@ def test_all_that_is_refused_is_told(refused):
         ({"samples": 99}, 5000, 64, [("samples", "only 99 samples,"), ("samples", "KID")]),
     ],
 )
-def test_a_frechet_distance_of_few_images_is_doubtful(changes, real, width, told):
+def test_a_frechet_distance_of_few_images_is_doubtful(changes, real, width, reported):
     known = INPUTS | {"data": Facts(PLAIN, real), "features": Facts(PLAIN, dimensions=width)}
     warnings = spec(**{"samples": 5000} | changes).warnings(known)
-    assert {one.field for one in warnings} == {field for field, _ in told}
-    for field, words in told:
+    assert {one.field for one in warnings} == {field for field, _ in reported}
+    for field, words in reported:
         assert any(field == one.field and words in one.what + one.fix for one in warnings), words
 
 

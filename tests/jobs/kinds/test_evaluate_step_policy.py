@@ -69,7 +69,7 @@ def test_what_goes_together_or_is_not_known_yet_is_accepted(fields, known):
 
 
 @pytest.mark.parametrize(
-    ("policy", "grid", "told"),
+    ("policy", "grid", "message"),
     [
         (Facts(problem="three_body"), Facts(), "no fitted grids"),
         (
@@ -79,10 +79,10 @@ def test_what_goes_together_or_is_not_known_yet_is_accepted(fields, known):
         ),
     ],
 )
-def test_a_grid_that_does_not_belong_is_refused(policy, grid, told):
+def test_a_grid_that_does_not_belong_is_refused(policy, grid, message):
     flow = None if policy.problem == "three_body" else "flow"
     asked = EvaluateStepPolicy(policy="policy", flow=flow, grids=("grid",))
-    with pytest.raises(FieldError, match=told):
+    with pytest.raises(FieldError, match=message):
         asked.expect({"policy": policy, "grids.0": grid})
 
 

@@ -41,10 +41,10 @@ def test_a_solver_is_written_out_or_named():
 
 
 @pytest.mark.parametrize(
-    ("solver", "told"),
+    ("solver", "message"),
     [("data", "makes a Dataset"), ("grod", "did you mean 'grid'"), ({"kind": "rk5"}, "rk45")],
 )
-def test_a_wrong_solver_is_told(solver, told):
+def test_a_wrong_solver_is_reported(solver, message):
     with pytest.raises(PipelineProblems) as caught:
         Pipeline(
             name="p",
@@ -55,4 +55,4 @@ def test_a_wrong_solver_is_told(solver, told):
                 "pairs": {"kind": "generate_pairs", "flow": "flow", "count": 1, "solver": solver},
             },
         )
-    assert told in str(caught.value)
+    assert message in str(caught.value)

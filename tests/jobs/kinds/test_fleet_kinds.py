@@ -165,8 +165,8 @@ def test_a_critic_smaller_than_the_teacher_is_warned_of(students, matched, recor
     small = matched()
     assert small.parameters < teacher.parameters
     students(fake=small)
-    told = [each["message"] for each in recorder.said("warning")]
-    assert any("smaller than the teacher" in each and "collapses" in each for each in told)
+    reported = [each["message"] for each in recorder.said("warning")]
+    assert any("smaller than the teacher" in each and "collapses" in each for each in reported)
 
 
 # What is refused before anything starts
@@ -187,7 +187,7 @@ PLAIN = Facts(IMAGE.model_copy(update={"classes": 0}), flip_valid=False)
 
 
 @pytest.mark.parametrize(
-    ("fields", "known", "field", "told"),
+    ("fields", "known", "field", "reported"),
     [
         ({"partition": "p", "part": 2}, {}, "part", "part is 2, but 'p' has 2 parts"),
         (
@@ -209,14 +209,14 @@ PLAIN = Facts(IMAGE.model_copy(update={"classes": 0}), flip_valid=False)
         ({"flip": True}, {}, "flip", "not valid"),
     ],
 )
-def test_contradictions_are_told_before_anything_runs(fields, known, field, told):
-    with pytest.raises(FieldError, match=told) as caught:
+def test_contradictions_are_reported_before_anything_runs(fields, known, field, reported):
+    with pytest.raises(FieldError, match=reported) as caught:
         match(**fields).expect(KNOWN | known)
     assert caught.value.field == field
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         ({"part": 0}, "partition and part go together"),
         ({"partition": "p"}, "partition and part go together"),
@@ -226,25 +226,25 @@ def test_contradictions_are_told_before_anything_runs(fields, known, field, told
         ({"workers": 2}, "shared: true trains in one process, not in 2 workers"),
     ],
 )
-def test_fields_that_do_not_go_together(fields, told):
-    with pytest.raises(ValidationError, match=told):
+def test_fields_that_do_not_go_together(fields, reported):
+    with pytest.raises(ValidationError, match=reported):
         match(**fields)
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "reported"),
     [
         ((0, 0), "'a' and 'b' serve the same part 0 of 'p'"),
         ((0, None), "'b' serves all labels, no part of 'p'"),
         ((0, 2), "no student serves part 1 of 'p'"),
     ],
 )
-def test_a_fleet_has_one_student_of_each_part(parts, told):
+def test_a_fleet_has_one_student_of_each_part(parts, reported):
     known = {
         f"students.{at}": Facts(IMAGE, part=part, made="Generator") for at, part in enumerate(parts)
     }
     spec = AssembleFleet(partition="p", students=("a", "b"))
-    with pytest.raises(FieldError, match=told):
+    with pytest.raises(FieldError, match=reported):
         spec.expect(known | {"partition": Facts(parts=2)})
 
 

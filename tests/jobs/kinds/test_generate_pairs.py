@@ -102,7 +102,7 @@ def test_pairs_do_not_share_a_norm(refused):
     assert "depend on its batch mates" in error.what
 
 
-def test_all_that_is_refused_is_told_and_the_images_stay_known(refused):
+def test_all_that_is_refused_is_reported_and_the_images_stay_known(refused):
     odd = {"batch_size": 3, "shard_size": 10, "actors": {"min": 3, "max": 2}}
     error = refused(spec(solver={"kind": "rk45", "norm": "batch"}, **odd), flow=Facts(PLAIN))
     assert [one.field for one in error.each] == ["batch_size", "actors", "solver.norm"]

@@ -258,7 +258,7 @@ def test_a_network_of_another_package_is_trained(dense, run_job, make_dataset, s
         ({"network": {"kind": "sonn_unet"}}, "path", "use 'song_unet'"),
     ],
 )
-def test_what_the_file_contradicts_is_told_at_its_field(tmp_path, fields, field, message):
+def test_what_the_file_contradicts_is_reported_at_its_field(tmp_path, fields, field, message):
     save_flow(NetworkFlow(network(), SHAPE), TINY, tmp_path / "flow.safetensors")
     with pytest.raises(FieldError, match=message) as caught:
         spec(tmp_path / "flow.safetensors", **fields).preflight()

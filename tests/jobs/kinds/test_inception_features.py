@@ -41,7 +41,7 @@ def test_a_missing_file_says_what_to_fetch_and_where_to_put_it(refused):
         assert words in error.fix
 
 
-def test_a_damaged_file_is_told_by_its_name(tmp_path):
+def test_a_damaged_file_is_reported_by_its_name(tmp_path):
     content = b"weights"
     right = hashlib.sha256(content).hexdigest()[:8]
     good, bad = tmp_path / f"weights-{right}.pth", tmp_path / "weights-6726825d.pth"

@@ -129,7 +129,7 @@ def test_the_source_in_words_reaches_the_log(run_job, recorder, folder):
     assert said["message"].startswith("3 images of 5 x 5 x 3, 2 classes, from folder of 3 images")
 
 
-def test_what_is_left_out_is_told_and_kept(run_job, folder):
+def test_what_is_left_out_is_reported_and_kept(run_job, folder):
     path, _ = folder
     assert LoadDataset(source=str(path)).warnings({}) == []
     (path / "cat" / "notes.txt").touch()

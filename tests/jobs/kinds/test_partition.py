@@ -84,7 +84,7 @@ def test_mean_features_are_clustered(run_job, data, commit):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"data": "d"}, "give count"),
         ({"data": "d", "count": 2, "subsets": [[0]], "method": "explicit"}, "give count"),
@@ -96,8 +96,8 @@ def test_mean_features_are_clustered(run_job, data, commit):
         ({"count": 2, "method": "kmeans", "features": "f"}, "give data"),
     ],
 )
-def test_fields_that_do_not_go_together(fields, told):
-    with pytest.raises(ValidationError, match=told):
+def test_fields_that_do_not_go_together(fields, message):
+    with pytest.raises(ValidationError, match=message):
         SplitConditions.model_validate(fields)
 
 
@@ -106,7 +106,7 @@ def explicit(*subsets):
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "told"),
+    ("fields", "field", "message"),
     [
         ({"count": 11}, "count", "count is 11, but 'd' has 10 classes"),
         (explicit(range(5), range(4, 10)), "subsets", "label 4 is in the subsets 0, 1"),
@@ -114,8 +114,8 @@ def explicit(*subsets):
         (explicit(range(10), (11,)), "subsets", "there is no label 11"),
     ],
 )
-def test_a_split_that_the_labels_forbid_is_told_before_anything_runs(fields, field, told):
-    with pytest.raises(FieldError, match=told) as caught:
+def test_a_split_that_the_labels_forbid_is_reported_before_anything_runs(fields, field, message):
+    with pytest.raises(FieldError, match=message) as caught:
         SplitConditions.model_validate({"data": "d"} | fields).expect({"data": TEN})
     assert caught.value.field == field
 
@@ -139,17 +139,17 @@ def test_a_subset_without_data(attempt, commit, data):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (np.zeros(4), "no table"),
         (np.full((4, 2), np.nan), "no table"),
         (np.zeros((1, 2)), "count is 2, but .* has 1 rows"),
     ],
 )
-def test_embeddings_that_are_no_table(tmp_path, rows, told):
+def test_embeddings_that_are_no_table(tmp_path, rows, message):
     np.save(tmp_path / "e.npy", rows)
     spec = SplitConditions(method="kmeans", count=2, embeddings=str(tmp_path / "e.npy"))
-    with pytest.raises(FieldError, match=told):
+    with pytest.raises(FieldError, match=message):
         spec.preflight()
 
 

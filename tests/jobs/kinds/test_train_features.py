@@ -45,7 +45,7 @@ def test_classes_without_images_tell_nothing(attempt, commit, make_dataset):
     assert attempt(spec(), data=commit(data, "load_dataset-one")).failure == "UserError"
 
 
-def test_classes_known_to_be_empty_are_told_before_anything_starts(refused):
+def test_classes_known_to_be_empty_are_reported_before_anything_starts(refused):
     image = ImageShape(channels=1, size=4, classes=2)
     error = refused(spec(), data=Facts(image, classes_seen=1))
     assert "has 2 classes, of which 1 with images" in error.what
@@ -75,4 +75,4 @@ def test_features_that_tell_little_are_warned_about(
         lambda *arguments: replace(real(*arguments), accuracy=accuracy),
     )
     run_job(spec(), data=make_dataset(count=12, classes=3))
-    assert any("mean little" in told["message"] for told in recorder.said("warning")) == warned
+    assert any("mean little" in one["message"] for one in recorder.said("warning")) == warned

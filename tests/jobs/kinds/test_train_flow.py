@@ -72,7 +72,7 @@ def test_mirroring_is_what_the_data_allows(
     assert bool(seen) == mirrors
 
 
-def test_all_that_is_refused_is_told_and_the_images_stay_known(refused):
+def test_all_that_is_refused_is_reported_and_the_images_stay_known(refused):
     deep = {"kind": "song_unet", "channels": 4, "channel_multipliers": [1, 1, 1, 1, 1]}
     asked = spec(flip=True, conditional=True, network=deep)
     error = refused(asked, data=Facts(PLAIN, 9, flip_valid=False))

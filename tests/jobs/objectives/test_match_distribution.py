@@ -93,7 +93,7 @@ def moved(make):
         made = make(**changes)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for weight in made.companion().network.flow.parameters():
+            for weight in made.score_network().network.flow.parameters():
                 weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
         return made
 
@@ -107,7 +107,7 @@ def test_the_loss_is_the_matching_loss(moved, store, teacher, share, data):
     x0 = draws.noise(step, Stream.GUIDED_NOISE)
     label = draws.labels(step, Stream.GUIDED_LABEL, data.label_counts)
     x = x0 + student.weight * x0
-    fake = objective.companion().network
+    fake = objective.score_network().network
     gradient = matching_gradient(
         open_flow(store, teacher, CPU).velocity, fake.velocity, x.detach(), draws.noise(step),
         draws.times(step, TIME), label,
@@ -150,20 +150,20 @@ def test_real_images_and_labels_of_the_critic_are_those_of_the_part(make, data, 
     for number in range(20):
         seen |= set(objective._real_of(number)[2].tolist())
     assert seen == {0, 3}
-    critic, told = objective.companion().network, []
-    critic.register_forward_hook(lambda module, inputs, output: told.append(inputs[2]))
-    objective.companion_loss(critic, Student(), 0, 0)
-    assert set(told[0].tolist()) == {0, 3}
+    critic, said = objective.score_network().network, []
+    critic.register_forward_hook(lambda module, inputs, output: said.append(inputs[2]))
+    objective.score_network_loss(critic, Student(), 0, 0)
+    assert set(said[0].tolist()) == {0, 3}
 
 
 def test_the_fake_network_learns_the_flow_of_what_the_student_makes(make):
     objective, student = make(), Student()
-    companion = objective.companion()
-    assert (companion.updates, companion.rate) == (UPDATES, 1.0)
-    optimizer = torch.optim.Adam(companion.network.parameters(), 3e-3)
+    score_network = objective.score_network()
+    assert (score_network.updates, score_network.rate) == (UPDATES, 1.0)
+    optimizer = torch.optim.Adam(score_network.network.parameters(), 3e-3)
     losses = []
     for step in range(80):
-        loss = objective.companion_loss(companion.network, student, step, 0)
+        loss = objective.score_network_loss(score_network.network, student, step, 0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -174,10 +174,10 @@ def test_the_fake_network_learns_the_flow_of_what_the_student_makes(make):
 
 def test_every_update_of_the_fake_network_sees_fresh_noise(make):
     objective, student = make(), Student()
-    critic = objective.companion().network
+    critic = objective.score_network().network
     for step in range(2):
         for update in range(UPDATES):
-            objective.companion_loss(critic, student, step, update)
+            objective.score_network_loss(critic, student, step, update)
     seen = [noise for noise, _, _ in student.asked]
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
@@ -185,14 +185,14 @@ def test_every_update_of_the_fake_network_sees_fresh_noise(make):
 def test_the_adversarial_terms_have_their_weights(moved):
     weights = AdversarialSpec(critic_weight=0.5, generator_weight=0.25)
     plain, judged, student = moved(), moved(adversarial=weights), Student()
-    critic = judged.companion().network
+    critic = judged.score_network().network
     loss, alone = judged.loss(student, 1), plain.loss(student, 1)
     deceived = judged.report()["deception_loss"]
     torch.testing.assert_close(loss, alone + 0.25 * deceived)
     assert all(weight.grad is None for weight in critic.parameters())
     loss.backward()
     assert all(weight.grad is None for weight in critic.parameters())
-    found = judged.companion_loss(critic, student, 1, 0)
+    found = judged.score_network_loss(critic, student, 1, 0)
     report = judged.report()
     torch.testing.assert_close(found, report["fake_loss"] + 0.5 * report["critic_loss"])
     assert set(report) == {"matching_loss", "deception_loss", "fake_loss", "critic_loss"}
@@ -208,17 +208,17 @@ def test_the_gradient_of_deception_is_that_of_the_head(moved):
     draws = objective._draws
     t = draws.times(1, TIME)[:, None, None, None]
     point = (1 - t) * draws.noise(1) + t * x
-    _, logit = objective.companion().network(point, t.flatten(), label)
+    _, logit = objective.score_network().network(point, t.flatten(), label)
     expected = torch.autograd.grad(nn.functional.softplus(-logit).mean(), student.weight)[0]
     torch.testing.assert_close(with_head - alone, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_the_head_is_a_function_of_the_seed(make):
     torch.manual_seed(1)
-    first = make(adversarial=AdversarialSpec()).companion().network
+    first = make(adversarial=AdversarialSpec()).score_network().network
     torch.manual_seed(2)
-    second = make(adversarial=AdversarialSpec()).companion().network
-    other = make(adversarial=AdversarialSpec(), seed=6).companion().network
+    second = make(adversarial=AdversarialSpec()).score_network().network
+    other = make(adversarial=AdversarialSpec(), seed=6).score_network().network
     assert isinstance(first, Critic)
     assert torch.equal(first.head.conv.weight, second.head.conv.weight)
     assert not torch.equal(first.head.conv.weight, other.head.conv.weight)
@@ -244,12 +244,12 @@ def test_the_fake_network_trains_on_the_whole_range(make):
     """The flows are compared within [0.4, 0.6], but what the fake one knows is not bounded so."""
     objective, seen = make(time=UniformTime(low=0.4, high=0.6)), []
 
-    def companion(points, t, label):
+    def score_network(points, t, label):
         seen.append(t)
         return torch.zeros_like(points), None
 
     for step in range(8):
-        objective.companion_loss(companion, Student(), step, 0)
+        objective.score_network_loss(score_network, Student(), step, 0)
     drawn = torch.cat(seen)
     assert drawn.min() < 0.3
     assert drawn.max() > 0.7

@@ -79,10 +79,10 @@ def test_only_images_and_labels_of_the_part_are_seen(make, part):
 
 
 def test_a_teacher_without_labels_gets_none(make, make_analytic, data):
-    told = []
+    said = []
     plain = make_analytic(data)
-    make(teacher=plain).loss(lambda xt, t, label: told.append(label) or xt, 0)
-    assert told == [None]
+    make(teacher=plain).loss(lambda xt, t, label: said.append(label) or xt, 0)
+    assert said == [None]
 
 
 def test_a_part_without_images_is_an_error(make, make_dataset):

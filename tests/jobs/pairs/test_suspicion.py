@@ -21,7 +21,7 @@ class World:
             self.back(actor)
 
     def back(self, actor, *, life=None, node=""):
-        """The actor answers, as another process unless told otherwise."""
+        """The actor answers, as another process unless said otherwise."""
         self.pid += 1
         self.suspicion.answered(actor, life or Life(node or f"node {actor}", self.pid))
 

@@ -54,15 +54,15 @@ def test_one_at_a_time(blobs):
     assert blobs.names("locks") == []
 
 
-def test_who_has_it_is_told_once_and_what_is_made_is_not_made_again(blobs):
-    told: list[str] = []
+def test_who_has_it_is_reported_once_and_what_is_made_is_not_made_again(blobs):
+    said: list[str] = []
     made = threading.Event()
     with Lock(blobs, "flow-ab", "run-1/a").held(never, silent):
         second = Lock(blobs, "flow-ab", "run-2/a")
         ended: list[bool] = []
 
         def wait() -> None:
-            with second.held(made.is_set, told.append) as needed:
+            with second.held(made.is_set, said.append) as needed:
                 ended.append(needed)
 
         thread = threading.Thread(target=wait)
@@ -71,7 +71,7 @@ def test_who_has_it_is_told_once_and_what_is_made_is_not_made_again(blobs):
         assert thread.is_alive()
         made.set()
         thread.join(60)
-    assert (ended, told) == ([False], ["run-1/a"])
+    assert (ended, said) == ([False], ["run-1/a"])
 
 
 def test_other_work_is_not_waited_for(blobs):
@@ -115,7 +115,7 @@ def test_a_claim_that_was_renewed_while_it_was_removed_is_removed_again(blobs):
 
 def test_a_claim_that_changes_while_it_is_read_is_alive(store, monkeypatch):
     """An object store then answers with an error; the claim is read again a little later."""
-    told: list[str] = []
+    said: list[str] = []
     plain, failures = store.blobs.read, [OSError("AWS Error INTERNAL_FAILURE")]
 
     def read(name):
@@ -125,9 +125,9 @@ def test_a_claim_that_changes_while_it_is_read_is_alive(store, monkeypatch):
 
     with Lock(store.blobs, "flow-ab", "run-1/a").held(never, silent):
         monkeypatch.setattr(store.blobs, "read", read)
-        with Lock(store.blobs, "flow-ab", "run-2/a").held(lambda: True, told.append) as needed:
+        with Lock(store.blobs, "flow-ab", "run-2/a").held(lambda: True, said.append) as needed:
             assert not needed
-    assert told == ["a maker whose claim cannot be read"]
+    assert said == ["a maker whose claim cannot be read"]
 
 
 def claim_of(pid: int, **changes: object) -> bytes:

@@ -314,7 +314,7 @@ def test_every_handle_type_can_be_committed(store):
 
 
 def test_a_store_on_s3_is_the_same(s3, tmp_path):
-    """Committed, loaded, found, damaged and told as in a folder."""
+    """Committed, loaded, found, damaged and reported as in a folder."""
     store = Store(s3.uri)
     store.blobs = s3
     store.check_writable()

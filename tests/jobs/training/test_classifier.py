@@ -38,7 +38,7 @@ def train(settings, problem, progress=lambda *_, **__: None):
     return train_classifier(settings, images, labels, data, CPU, progress)
 
 
-def test_what_can_be_told_apart_is_told_apart(stripes):
+def test_what_can_be_separated_is_separated(stripes):
     points = []
     trained = train(settings(), stripes, lambda *point, **more: points.append((point, more)))
     assert trained.accuracy == 1.0

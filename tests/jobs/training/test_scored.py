@@ -46,9 +46,9 @@ def test_scores_change_nothing_of_the_result(run_job, store, inputs, spec, recor
     assert all(again[name].equal(weight) for name, weight in weights.items())
     scores = store.manifest(scored.id).engine["scores"]
     assert list(scores) == ["0", "2", "4", "5"]
-    told = recorder.said("progress")
-    assert "score" not in told[-2]["metrics"]
-    assert told[-1]["metrics"]["score"] == scores["5"]
+    reported = recorder.said("progress")
+    assert "score" not in reported[-2]["metrics"]
+    assert reported[-1]["metrics"]["score"] == scores["5"]
 
 
 def test_without_features_pixels_are_scored(run_job, store, inputs):

@@ -121,7 +121,7 @@ def test_classes_variances_and_old_files_are_understood(write):
     assert load_teacher(folder, classes=4).image.classes == 4
 
 
-def test_a_model_without_a_scheduler_needs_to_be_told(write):
+def test_a_model_without_a_scheduler_needs_a_schedule(write):
     folder = write(unet(), None, flat=True)
     with pytest.raises(ValueError, match="so what its network predicts is not known"):
         load_teacher(folder)

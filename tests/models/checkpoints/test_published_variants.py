@@ -1,6 +1,6 @@
 """Networks of other sizes, depths and attention than the published ones, in the published formats.
 
-Each is written as its authors' code does and read back without being told anything.
+Each is written as its authors' code does and read back without being said anything.
 """
 
 import pytest

@@ -89,7 +89,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_weights_and_averages_are_told_apart(states, save, layout):
+def test_weights_and_averages_are_reported_apart(states, save, layout):
     (raw, ema), networks = states
     path = save(LAYOUTS[layout](raw, ema))
     assert torch.equal(velocity(load_teacher(path)), velocity(networks[1]))

@@ -52,7 +52,7 @@ def test_schedules_are_those_of_the_paper():
     assert ConstantAnnealing(value=0.3).beta(5) == 0.3
 
 
-def test_unions_are_told_apart_by_kind():
+def test_unions_are_reported_apart_by_kind():
     for union, written in [
         (TimeDensity, {"kind": "u_shaped", "a": 4.0}),
         (TimeDensity, {"kind": "uniform", "low": 0.001, "high": 1.0}),

@@ -30,7 +30,7 @@ def test_agrees_with_brute_force_whatever_the_tiles(monkeypatch):
         torch.testing.assert_close(found.distance, expected.values, rtol=1e-14, atol=0)
 
 
-def test_near_copies_among_near_copies_are_told_apart():
+def test_near_copies_among_near_copies_are_reported_apart():
     # A hundred training images within 1e-4 of each other, far from 0: in float32 the matrix
     # product could not rank them.
     base = images(1, seed=2, size=32) * 0.01 + 0.9

@@ -53,7 +53,7 @@ def test_unequal_counts_compare_quantiles():
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "directions", "told"),
+    ("a", "b", "directions", "message"),
     [
         (points(3, 2), points(3, 3), 8, "dimensions"),
         (points(3, 2), points(0, 2), 8, "at least 1"),
@@ -61,6 +61,6 @@ def test_unequal_counts_compare_quantiles():
         (points(3, 2), points(3, 2), 0, "directions is 0"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(a, b, directions, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_compared_is_refused(a, b, directions, message):
+    with pytest.raises(ValueError, match=message):
         sliced_wasserstein(a, b, directions)

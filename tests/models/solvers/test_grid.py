@@ -62,7 +62,7 @@ def test_states_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("times", "weights", "told"),
+    ("times", "weights", "message"),
     [
         ((0.0, 0.0), ((1.0,), (0.5, 0.5)), "must increase"),
         ((0.0, 0.5), ((1.0,), (0.5,)), "rows of 1 to 2"),
@@ -70,8 +70,8 @@ def test_states_are_kept():
         ((), (), "at least 1"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused(times, weights, told):
-    with pytest.raises(ValidationError, match=told):
+def test_a_grid_that_cannot_be_is_refused(times, weights, message):
+    with pytest.raises(ValidationError, match=message):
         GridSpec(times=times, weights=weights)
 
 

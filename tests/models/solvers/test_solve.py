@@ -302,7 +302,7 @@ def test_rk45_of_the_analytic_flow_has_the_data_distribution():
     assert distance.square().mean().sqrt().item() == pytest.approx(0.05, rel=0.02)
 
 
-def test_specs_are_told_apart_by_kind():
+def test_specs_are_reported_apart_by_kind():
     union = TypeAdapter(SolverSpec)
     assert union.validate_python({"kind": "rk45", "tolerance": 1e-4}) == RK45Spec(tolerance=1e-4)
     assert union.validate_python({"kind": "heun", "steps": 3}) == HeunSpec(steps=3)

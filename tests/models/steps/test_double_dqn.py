@@ -79,12 +79,12 @@ def test_a_resumed_learner_is_bit_equal(corridor, rounds):
     spec = small(decisions=1000, lookahead=3, epsilon=(1.0, 0.1), validate_every=100)
 
     def begin() -> DoubleDqn:
-        return DoubleDqn(spec, corridor(8, 5), 5, judge=lambda policy: 0.0)
+        return DoubleDqn(spec, corridor(8, 5), 5, evaluator=lambda policy: 0.0)
 
     whole, first = begin(), begin()
     for _ in range(rounds):
         first.round()
-    second = DoubleDqn(spec, corridor(8, 99), 99, judge=lambda policy: 0.0)
+    second = DoubleDqn(spec, corridor(8, 99), 99, evaluator=lambda policy: 0.0)
     second.restore(through_bytes(first.state()))
     finished(whole)
     finished(second)
@@ -124,12 +124,12 @@ def test_the_best_network_on_validation_is_kept(corridor):
     returns = iter([1.0, 3.0, 2.0])
     seen: list[GreedyPolicy] = []
 
-    def judge(policy: GreedyPolicy) -> float:
+    def evaluate(policy: GreedyPolicy) -> float:
         seen.append(policy)
         return next(returns)
 
     spec = small(decisions=900, validate_every=300)
-    learner = finished(DoubleDqn(spec, corridor(8, 1), 1, judge))
+    learner = finished(DoubleDqn(spec, corridor(8, 1), 1, evaluate))
     assert learner.counters.best_return == 3.0
     assert learner.counters.best_at == 600
     probe = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)

@@ -197,7 +197,7 @@ def test_a_policy_leaves_its_noise_alone(exact, noises):
     assert torch.equal(before, noises.x0)
 
 
-def test_a_flow_that_breaks_is_told(exact, noises):
+def test_a_flow_that_breaks_is_reported(exact, noises):
     exact.points.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         solve_with_policy(PROBLEM, policy, exact, noises.x0, noises.label)

@@ -183,7 +183,7 @@ def test_a_runaway_is_given_up():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda b: b.masses.__setitem__((1, 0), 0.0), "mass of 0: every mass must be above zero"),
         (lambda b: b.masses.__setitem__((1, 1), -1.0), "system 1 has a mass of -1"),
@@ -191,10 +191,10 @@ def test_a_runaway_is_given_up():
         (lambda b: b.phase.__setitem__((0, 0, 0), np.nan), "finite"),
     ],
 )
-def test_systems_that_cannot_be_integrated(change, told):
+def test_systems_that_cannot_be_integrated(change, message):
     bodies = initial_bodies([0, 1])
     change(bodies)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         integrate(bodies=bodies)
 
 

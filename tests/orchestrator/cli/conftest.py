@@ -44,8 +44,8 @@ def slimctl(monkeypatch, capsys, tmp_path) -> Slimctl:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        told = capsys.readouterr()
-        return Ended(code, told.out, told.err)
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
 
     return run
 
@@ -80,7 +80,7 @@ def store(tmp_path) -> Store:
     log.add("log", "quality", message="half way")
     log.add("warning", "quality", message="grey images")
     log.add("job_done", "quality", wall_s=1.0, device_s=1.0)
-    log.add("job_failed", "late", failure="UserError", what="it broke", fix="mend it")
+    log.add("job_failed", "late", failure="UserError", what="it broke", fix="repair it")
     log.add("run_ended", state="failed")
     log.flush()
     return made

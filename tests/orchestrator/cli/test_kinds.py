@@ -37,16 +37,16 @@ def test_the_fields_of_a_kind(slimctl):
 
 
 @pytest.mark.parametrize("kind", kind_names())
-def test_every_kind_can_be_told(slimctl, kind):
-    told = slimctl("kinds", kind)
-    assert told.code == 0
-    assert "any value" not in told.out or kind in ("sweep",)
+def test_every_kind_is_explained(slimctl, kind):
+    said = slimctl("kinds", kind)
+    assert said.code == 0
+    assert "any value" not in said.out or kind in ("sweep",)
 
 
 def test_a_kind_that_is_not_there(slimctl):
-    told = slimctl("kinds", "distil")
-    assert told.code == 2
-    assert "distill" in told.err
+    said = slimctl("kinds", "distil")
+    assert said.code == 2
+    assert "distill" in said.err
 
 
 def test_presets(slimctl):

@@ -17,10 +17,10 @@ STARTED = ("run_started", "", {"name": "digits", "jobs": JOBS})
 BEGUN = ("job_started", "data", {"attempt": 1})
 
 
-def events(*told: Told, every_s: float = 1.0) -> list[Event]:
+def events(*said: Told, every_s: float = 1.0) -> list[Event]:
     return [
         Event(number=at, time=100.0 + every_s * at, name=name, job=job, details=details)
-        for at, (name, job, details) in enumerate(told)
+        for at, (name, job, details) in enumerate(said)
     ]
 
 
@@ -43,7 +43,7 @@ def test_the_loss_is_the_number_worth_a_glance():
 
 
 @pytest.mark.parametrize(
-    ("told", "line"),
+    ("said", "line"),
     [
         (BEGUN, "data (load_dataset): started"),
         (("job_done", "data", {}), "data (load_dataset): done in 0s"),
@@ -64,8 +64,8 @@ def test_the_loss_is_the_number_worth_a_glance():
         (STARTED, ""),
     ],
 )  # fmt: skip
-def test_each_event_is_a_line(told, line):
-    both = events(STARTED, told)
+def test_each_event_is_a_line(said, line):
+    both = events(STARTED, said)
     assert describe(both[1], fold("run-1", both)) == line
 
 
@@ -81,11 +81,11 @@ def plan(*actions: str) -> RunPlan:
 
 
 def test_a_pipe_gets_a_line_per_event_and_progress_now_and_then(capsys):
-    told = [STARTED, BEGUN, *(progress(done) for done in range(25)), ("job_done", "data", {})]
+    said = [STARTED, BEGUN, *(progress(done) for done in range(25)), ("job_done", "data", {})]
     with open_view() as view:
         assert isinstance(view, PlainView)
         view.plan(plan("run", "reuse"), "run-1")
-        for event in events(*told):
+        for event in events(*said):
             view.event(event)
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -128,12 +128,12 @@ def test_a_terminal_gets_a_table_whatever_jobs_say(message, monkeypatch):
     assert "✗" in shown
 
 
-def drawn(jobs: dict[str, str], told: list[Told], width: int, height: int) -> list[str]:
+def drawn(jobs: dict[str, str], said: list[Told], width: int, height: int) -> list[str]:
     """The lines that a terminal of that size shows; jobs are given as name -> kind."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
     view = LiveView(console)
     made = {name: {"kind": kind, "key": "k", "artifact": name} for name, kind in jobs.items()}
-    view.status = fold("run", events(("run_started", "", {"name": "x", "jobs": made}), *told))
+    view.status = fold("run", events(("run_started", "", {"name": "x", "jobs": made}), *said))
     with console.capture() as capture:
         console.print(view._render())
     return Text.from_ansi(capture.get()).plain.splitlines()
@@ -143,21 +143,21 @@ def test_a_narrow_terminal_gives_every_job_one_line(monkeypatch):
     monkeypatch.setattr(live.time, "time", lambda: 230.0)
     jobs = {"a_teacher_of_size_32": "train_flow", "one_step": "distill"}
     numbers = {"done": 12_350, "total": 100_000, "metrics": {"loss": 0.123456}}
-    told = [("job_started", name, {"attempt": 1}) for name in jobs]
-    told += [("progress", name, numbers | {"done": done}) for done in (50, 12_350) for name in jobs]
+    said = [("job_started", name, {"attempt": 1}) for name in jobs]
+    said += [("progress", name, numbers | {"done": done}) for done in (50, 12_350) for name in jobs]
     for width in (60, 80, 120):
-        lines = drawn(jobs, told, width, 24)
+        lines = drawn(jobs, said, width, 24)
         assert len(lines) == 2, width
         assert all(len(line.rstrip()) <= width for line in lines)
     assert "distill" in lines[1]
-    assert "12,350/100,000" in drawn(jobs, told, 80, 24)[1]
+    assert "12,350/100,000" in drawn(jobs, said, 80, 24)[1]
 
 
 def test_where_the_lines_are_few_what_runs_and_fails_is_kept():
     jobs = {f"job-{number:02d}": "distill" for number in range(30)}
-    told = [("job_reused", f"job-{number:02d}", {}) for number in range(20)]
-    told += [("job_started", "job-25", {"attempt": 1}), ("job_failed", "job-03", {"what": "no"})]
-    lines = drawn(jobs, told, 80, 10)
+    said = [("job_reused", f"job-{number:02d}", {}) for number in range(20)]
+    said += [("job_started", "job-25", {"attempt": 1}), ("job_failed", "job-03", {"what": "no"})]
+    lines = drawn(jobs, said, 80, 10)
     assert len(lines) == 8
     assert [line.split()[1] for line in lines[:2]] == ["job-03", "job-20"]
     assert any("▶ job-25" in " ".join(line.split()) for line in lines)

@@ -85,10 +85,10 @@ def test_every_command_has_help(slimctl):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (UserError("here", "wrong", "mend"), 2),
-        (DamagedArtifact("here", "wrong", "mend"), 3),
-        (JobFailed("here", "wrong", "mend"), 4),
-        (SlimError("here", "wrong", "mend"), 1),
+        (UserError("here", "wrong", "repair"), 2),
+        (DamagedArtifact("here", "wrong", "repair"), 3),
+        (JobFailed("here", "wrong", "repair"), 4),
+        (SlimError("here", "wrong", "repair"), 1),
     ],
 )
 def test_errors_become_messages_and_exit_codes(slimctl, monkeypatch, error, code):
@@ -97,7 +97,7 @@ def test_errors_become_messages_and_exit_codes(slimctl, monkeypatch, error, code
 
     monkeypatch.setattr("slimctl.orchestrator.runs.runs.run_ids", fail)
     ended = slimctl("status")
-    assert (ended.code, ended.out, ended.err) == (code, "", "here: wrong\n  fix: mend\n")
+    assert (ended.code, ended.out, ended.err) == (code, "", "here: wrong\n  fix: repair\n")
 
 
 def test_our_bugs_keep_their_traceback(slimctl, monkeypatch):

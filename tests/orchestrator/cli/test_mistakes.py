@@ -25,14 +25,14 @@ def wrong_file(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["check", "plan", "submit"])
-def test_every_mistake_is_told_at_once_with_its_line(slimctl, wrong_file, verb):
+def test_every_mistake_is_reported_at_once_with_its_line(slimctl, wrong_file, verb):
     ended = slimctl(verb, wrong_file)
     assert ended.code == 2
     assert ended.out == ""
     for line, word in ((3, "colour"), (4, "analytic_flo"), (5, "teecher")):
         assert any(
-            told.startswith(f"{wrong_file}:{line}:") and word in told
-            for told in ended.err.splitlines()
+            said.startswith(f"{wrong_file}:{line}:") and word in said
+            for said in ended.err.splitlines()
         )
     assert "Traceback" not in ended.err
 
@@ -48,11 +48,11 @@ def test_mistakes_are_data_too(slimctl, wrong_file, verb):
     assert all(one["column"] >= 1 for one in problems)
     assert "analytic_flow" in problems[1]["fix"]
     assert "teacher" in problems[2]["fix"]
-    assert slimctl(verb, wrong_file).err == ended.err, "people are told the same"
+    assert slimctl(verb, wrong_file).err == ended.err, "people are said the same"
 
 
 @pytest.mark.parametrize("verb", ["check", "submit"])
-def test_mistakes_in_the_data_are_told_together_with_those_of_the_file(slimctl, few_images, verb):
+def test_mistakes_in_the_data_are_reported_with_those_of_the_file(slimctl, few_images, verb):
     file = few_images.with_name("few.npz")
     file.write_bytes(b"torn")
     few_images.write_text(few_images.read_text().replace("10000", "none"))
@@ -61,7 +61,7 @@ def test_mistakes_in_the_data_are_told_together_with_those_of_the_file(slimctl, 
     assert str(file) in ended.err
 
 
-def test_python_is_told_the_same(wrong_file):
+def test_python_is_reported_the_same(wrong_file):
     with pytest.raises(PipelineProblems) as from_file:
         load_pipeline(wrong_file)
     with pytest.raises(PipelineProblems) as from_python:
@@ -73,8 +73,8 @@ def test_python_is_told_the_same(wrong_file):
                 "pairs": {"kind": "generate_pairs", "flow": "teecher", "count": 10},
             },
         )
-    told = [{(one.what, one.fix) for one in e.value.problems} for e in (from_file, from_python)]
-    assert told[0] == told[1]
+    said = [{(one.what, one.fix) for one in e.value.problems} for e in (from_file, from_python)]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("verb", ["check", "submit"])

@@ -48,7 +48,7 @@ def test_an_ascii_terminal_shows_numbers():
 
 
 @pytest.mark.parametrize(
-    ("shell", "code", "told"),
+    ("shell", "code", "message"),
     [
         ("| true", 0, b""),
         (">&-", 0, b""),
@@ -57,10 +57,10 @@ def test_an_ascii_terminal_shows_numbers():
         ("2>&-", 0, b""),
     ],
 )
-def test_wherever_the_output_goes(shell, code, told):
+def test_wherever_the_output_goes(shell, code, message):
     done = loud(shell)
     assert done.returncode == code
-    assert told in done.stderr
+    assert message in done.stderr
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
 

@@ -91,4 +91,4 @@ def test_what_a_plan_assumes_names_a_group_once(slimctl, tmp_path):
     said = slimctl("plan", file).out
     assert "shards are made whole (shard_size) (many.pairs x 6)" in said
     assumed = json.loads(slimctl("plan", file, "--json").out)["estimate"]["assumed"]
-    assert any("many.seed=6.pairs" in line for line in assumed), "programs are told every job"
+    assert any("many.seed=6.pairs" in line for line in assumed), "programs are reported every job"

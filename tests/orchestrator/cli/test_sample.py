@@ -7,7 +7,7 @@ def written(monkeypatch) -> list:
     calls: list = []
     monkeypatch.setattr(
         "slimctl.jobs.export.samples.write_samples",
-        lambda *told, **more: calls.append((told[1:], more)),
+        lambda *said, **more: calls.append((said[1:], more)),
     )
     return calls
 

@@ -99,12 +99,12 @@ def test_submitting_what_is_there_starts_nothing(slimctl, pipeline_file, tmp_pat
     [("UserError", 2), ("DamagedArtifact", 3), ("JobFailed", 4), ("ValueError", 4)],
 )
 def test_a_failed_run_has_its_exit_code(slimctl, pipeline_file, ends, failure, code):
-    ends("failed", failure=failure, message="it broke", fix="mend it")
+    ends("failed", failure=failure, message="it broke", fix="repair it")
     ended = slimctl("submit", pipeline_file, "--json")
     assert ended.code == code
     made = json.loads(ended.out)
     assert (made["state"], made["jobs"]["data"]["error"]) == ("failed", "it broke")
-    assert ended.err.endswith("run run-1: job 'data' failed: it broke\n  fix: mend it\n")
+    assert ended.err.endswith("run run-1: job 'data' failed: it broke\n  fix: repair it\n")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_interrupted_run_says_how_to_go_on(slimctl, pipeline_file, monkeypatc
     assert all(word in ended.err for word in ["interrupted: run run-1", *words])
 
 
-def test_the_program_is_quiet_when_told(slimctl, pipeline_file, ends, monkeypatch):
+def test_the_program_is_quiet_when_asked(slimctl, pipeline_file, ends, monkeypatch):
     monkeypatch.setenv("SLIMCTL_QUIET", "1")
     ends("cancelled")
     ended = slimctl("submit", pipeline_file)

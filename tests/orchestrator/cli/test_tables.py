@@ -31,7 +31,7 @@ def test_nothing_measured_prints_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_floor_is_told_under_the_table(capsys):
+def test_the_floor_is_reported_under_the_table(capsys):
     report = quality(fid_real=0.5, samples=300, parameters=10, threads=2)
     routed = {"model_type": "Fleet", "parameters_total": 50, "routing_us": 0.4}
     part = {"samples": 9, "real": 8, "precision": None, "recall": None}
@@ -53,18 +53,18 @@ def test_the_floor_is_told_under_the_table(capsys):
     )
     drawn = report.model_copy(update={"fid_real_sd": 0.25, "fid_real_draws": 20})
     print_quality({"student_2": drawn})
-    told = capsys.readouterr().out
-    assert "drawn with replacement: 0.50 (mean of 20 draws, standard deviation 0.25); lat" in told
+    said = capsys.readouterr().out
+    assert "drawn with replacement: 0.50 (mean of 20 draws, standard deviation 0.25); lat" in said
 
 
 def test_a_latency_that_was_not_measured_alone_is_marked(capsys):
     quiet, loud = (quality(latency_ms=1, latency_quiet=each) for each in (True, False))
     print_quality({"alone": quiet, "beside": loud})
-    told = capsys.readouterr().out
-    rows = {line.split()[0]: line for line in told.splitlines()}
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in said.splitlines()}
     assert rows["alone"].endswith("  1.00 ms")
     assert rows["beside"].endswith(" ~1.00 ms")
-    assert told.splitlines()[-1] == "~ something else computed while this latency was measured"
+    assert said.splitlines()[-1] == "~ something else computed while this latency was measured"
     print_quality({"alone": quiet})
     assert "~" not in capsys.readouterr().out
 
@@ -87,15 +87,15 @@ def test_steps_have_a_table_for_each_report(capsys):
         policy_bad_share=0.005,
     )  # fmt: skip
     print_steps({"quality": report})
-    told = capsys.readouterr().out
-    assert "quality: 200 test episodes" in told
-    assert "5.58 k" in told
-    assert "18.2" in told
-    assert "1.3e-08" in told
-    assert "lost" in told
-    assert "-1.544 [-1.600, -1.500]" in told
-    assert "other integrators, without retraining" in told
-    assert told.splitlines()[-1] == (
+    said = capsys.readouterr().out
+    assert "quality: 200 test episodes" in said
+    assert "5.58 k" in said
+    assert "18.2" in said
+    assert "1.3e-08" in said
+    assert "lost" in said
+    assert "-1.544 [-1.600, -1.500]" in said
+    assert "other integrators, without retraining" in said
+    assert said.splitlines()[-1] == (
         "policies return -1.550, the best fixed steps (mu 0.01) -1.544; bad is an error above "
         "0.0001"
     )

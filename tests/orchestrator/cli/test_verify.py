@@ -116,7 +116,7 @@ def test_following_a_run_that_is_over_ends(slimctl, storage):
     assert ended.out.splitlines()[-1].endswith(": done")
 
 
-def test_a_damaged_log_is_told_after_what_can_be_read(slimctl, storage):
+def test_a_damaged_log_is_reported_after_what_can_be_read(slimctl, storage):
     (log,) = storage.glob("runs/*/events/*/*.jsonl")
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([*lines[:3], b"torn\n", *lines[4:]]))

@@ -64,7 +64,7 @@ def test_problems_serialise_for_machines():
     }
 
 
-def test_no_problems_raise_nothing_and_repeated_ones_are_told_once():
+def test_no_problems_raise_nothing_and_repeated_ones_are_reported_once():
     raise_problems([])
     with pytest.raises(PipelineProblems) as caught:
         raise_problems([LATE, LATE])
@@ -154,7 +154,7 @@ def said(install_kinds):
     return tell
 
 
-def test_a_doubt_of_several_jobs_is_told_once_where_the_first_stands(said):
+def test_a_doubt_of_several_jobs_is_reported_once_where_the_first_stands(said):
     fix = "\n  fix: take more"
     assert said() == [
         f"f.yaml:5: warning: jobs 'a', 'b' and 'group.c', source: 'first' has only 3{fix}",

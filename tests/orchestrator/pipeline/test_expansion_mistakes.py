@@ -11,7 +11,7 @@ def kinds(install_kinds) -> None:
     install_kinds(**KINDS)
 
 
-def told(text: str, *overrides: str) -> str:
+def said(text: str, *overrides: str) -> str:
     with pytest.raises(PipelineProblems) as caught:
         load(text, *overrides)
     return str(caught.value)
@@ -248,7 +248,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_the_user_reads(case):
     text, expected = CASES[case]
-    assert told(text) == expected
+    assert said(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -260,5 +260,5 @@ def test_what_the_user_reads(case):
         ("jobs.grp.jobs.first.steps=5", "there is no job 'grp'"),
     ],
 )
-def test_what_is_wrong_with_an_override_is_told_there(override, expected):
-    assert told(TEXT, override).startswith(f"--set {override}: {expected}")
+def test_what_is_wrong_with_an_override_is_reported_there(override, expected):
+    assert said(TEXT, override).startswith(f"--set {override}: {expected}")

@@ -60,7 +60,7 @@ class Everything(Spec):
         return self
 
 
-def told(**fields: object) -> list[tuple[str, str, str]]:
+def said(**fields: object) -> list[tuple[str, str, str]]:
     """(path, what, fix) of each mistake."""
     subject = Subject(Everything, fields, ("jobs", "x"), "job 'x': ", "everything")
     with pytest.raises(ValidationError) as caught:
@@ -170,28 +170,28 @@ def told(**fields: object) -> list[tuple[str, str, str]]:
     ],
 )
 def test_one_wrong_field(field: str, value: object, what: str | None, fix: str | None):
-    ((_, was, advice),) = told(**{field: value})
+    ((_, was, advice),) = said(**{field: value})
     assert advice
     assert what is None or was == what
     assert fix is None or advice == fix
 
 
 def test_a_kind_written_where_a_mapping_belongs():
-    ((_, _, fix),) = told(annealing="linaer")
+    ((_, _, fix),) = said(annealing="linaer")
     assert fix == "write '{kind: linear, ...}'"
 
 
 def test_the_alternative_that_fits_furthest_is_meant():
-    assert [what for _, what, _ in told(pairs={"kind": "linear", "length": 0})] == [
+    assert [what for _, what, _ in said(pairs={"kind": "linear", "length": 0})] == [
         "pairs.length must be at least 1, not 0"
     ]
 
 
 def test_the_path_points_at_what_is_wrong():
-    wrong = told(annealing={"kind": "x"}, network={"kind": "song_unet", "channels": 8, "no": 1})
+    wrong = said(annealing={"kind": "x"}, network={"kind": "song_unet", "channels": 8, "no": 1})
     assert [path for path, _, _ in wrong] == ["network.no", "annealing.kind"]
-    assert told(annealing={"kind": "linear"})[0][0] == "annealing"
-    assert told(count=8)[0][0] == "annealing.length"
+    assert said(annealing={"kind": "linear"})[0][0] == "annealing"
+    assert said(count=8)[0][0] == "annealing.length"
 
 
 def test_a_misspelt_required_key_is_one_mistake_and_others_are_their_own():
@@ -212,7 +212,7 @@ def test_a_misspelt_required_key_is_one_mistake_and_others_are_their_own():
 
 
 def test_a_name_that_is_not_allowed_gets_one_that_is():
-    ((_, what, fix),) = told(name="my run!")
+    ((_, what, fix),) = said(name="my run!")
     assert what.endswith("the first one a letter or digit, not 'my run!'")
     assert fix == "call it 'my-run'"
     assert name_fix("!!") == "choose a name such as 'student'"
@@ -250,8 +250,8 @@ def test_values_are_shown_as_the_file_has_them(value: object, text: str):
 
 
 def test_a_list_is_not_too_short_because_of_what_is_in_it():
-    assert [path for path, _, _ in told(levels=[0, 1, -1])] == ["levels.0", "levels.2"]
-    assert [path for path, _, _ in told(levels=[])] == ["levels"]
+    assert [path for path, _, _ in said(levels=[0, 1, -1])] == ["levels.0", "levels.2"]
+    assert [path for path, _, _ in said(levels=[])] == ["levels"]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_list_is_not_too_short_because_of_what_is_in_it():
         ),
     ],
 )
-def test_of_a_union_the_alternative_of_the_kind_is_told_and_all_of_it(pairs, paths):
+def test_of_a_union_the_alternative_of_the_kind_is_reported_and_all_of_it(pairs, paths):
     class Holder(Spec):
         pairs: SolverSpec | Ref[PairSet]
 

@@ -19,7 +19,7 @@ def names(for_each, **parts) -> list[str]:
     return [one.name for one in read.found]
 
 
-def told(for_each, **parts) -> list[str]:
+def said(for_each, **parts) -> list[str]:
     read = read_iterations("g", for_each, parts)
     assert read.found == [] or read.mistakes
     return [f"{'.'.join(map(str, one.path))}: {one.what}" for one in read.mistakes]
@@ -45,7 +45,7 @@ def test_values_can_be_named():
 def test_parts_of_a_job_are_counted_from_zero():
     read = read_iterations("g", {"part": "split"}, {"part": 3})
     assert [one.values for one in read.found] == [{"part": 0}, {"part": 1}, {"part": 2}]
-    assert told({"part": "split"}, part=Mistake(("jobs",), "no parts")) == ["jobs: no parts"]
+    assert said({"part": "split"}, part=Mistake(("jobs",), "no parts")) == ["jobs: no parts"]
 
 
 def test_adding_a_value_renames_nothing():
@@ -113,7 +113,7 @@ def test_different_texts_have_different_labels(one, other):
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_for_each(for_each, mistakes):
-    assert told(for_each) == mistakes
+    assert said(for_each) == mistakes
 
 
 def test_a_name_tells_where_a_job_is_from():

@@ -190,7 +190,7 @@ QUICK = {*Random(0).sample(PAIRS, 48)}
 
 
 @cache
-def told(name: str, *mistakes: str) -> set[str]:
+def said(name: str, *mistakes: str) -> set[str]:
     """What the user reads, but for lines and iterations, which depend on what else is wrong."""
     table = TABLES[name]
     text = f"{table.right}\n"
@@ -207,8 +207,8 @@ def told(name: str, *mistakes: str) -> set[str]:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_is_one_mistake(table):
-    found = {name: told(table, name) for name in TABLES[table].mutations}
-    assert told(table) == set()
+    found = {name: said(table, name) for name in TABLES[table].mutations}
+    assert said(table) == set()
     assert {name: mistakes for name, mistakes in found.items() if len(mistakes) != 1} == {}
 
 
@@ -222,7 +222,7 @@ def test_each_is_one_mistake(table):
     ],
 )
 def test_of_two_mistakes_none_only_follows_and_none_is_lost_that_shows(table, pair):
-    both, alone = told(table, *pair), [told(table, name) for name in pair]
+    both, alone = said(table, *pair), [said(table, name) for name in pair]
     assert both <= alone[0] | alone[1]
     for name, mistake in zip(pair, alone, strict=True):
         assert mistake <= both or name in TABLES[table].judged
@@ -241,7 +241,7 @@ def test_of_two_mistakes_none_only_follows_and_none_is_lost_that_shows(table, pa
     ],
 )
 def test_mistakes_of_independent_jobs_are_said_together(pair):
-    assert told("chain", *pair) == told("chain", pair[0]) | told("chain", pair[1])
+    assert said("chain", *pair) == said("chain", pair[0]) | said("chain", pair[1])
 
 
 CIRCLE = """\

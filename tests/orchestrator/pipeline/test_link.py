@@ -20,7 +20,7 @@ TEACHER = f"  teacher: {{kind: train_flow, data: data, steps: 10, {NETWORK}}}\n"
 PAIRS = "  pairs: {kind: generate_pairs, flow: teacher, count: 10}\n"
 
 
-def told(text: str) -> str:
+def said(text: str) -> str:
     with pytest.raises(PipelineProblems) as caught:
         parse_pipeline(text, "f.yaml")
     return str(caught.value)
@@ -211,12 +211,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_all_mistakes_of_a_file(case: str):
     text, expected = CASES[case]
-    was = told(text)
+    was = said(text)
     assert was == expected or was.startswith(expected)
     assert was.count("\n  fix: ") == len([one for one in was.splitlines() if "f.yaml" in one])
 
 
-def test_cycles_of_several_jobs_are_told_apart():
+def test_cycles_of_several_jobs_are_reported_apart():
     jobs: dict[str, Any] = {}
     network = {"kind": "song_unet", "channels": 8, "channel_multipliers": [1]}
     for a, b in (("p1", "f1"), ("p2", "f2")):
@@ -227,7 +227,7 @@ def test_cycles_of_several_jobs_are_told_apart():
     assert [one.what.rpartition(": ")[2] for one in found] == ["p1 -> f1 -> p1", "p2 -> f2 -> p2"]
 
 
-def test_many_wrong_references_are_told_without_a_search_for_each():
+def test_many_wrong_references_are_reported_without_a_search_for_each():
     jobs: dict[str, Any] = {"data": {"kind": "load_dataset", "source": "digits"}}
     for number in range(MAX_SEARCHES + 5):
         jobs[f"f{number}"] = {"kind": "analytic_flow", "data": "nobody"}

@@ -110,7 +110,7 @@ def test_a_file_without_jobs_can_be_given_some():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         (
             "jobs.teacher.steps=0",
@@ -214,13 +214,13 @@ def test_a_file_without_jobs_can_be_given_some():
         ),
     ],
 )
-def test_what_is_wrong_is_found_at_the_override(override: str, told: str):
-    assert problems_of(override) == told
+def test_what_is_wrong_is_found_at_the_override(override: str, message: str):
+    assert problems_of(override) == message
 
 
-def test_all_are_told_together_in_the_order_given():
-    told = problems_of("seed=-1", "jobs.nobody.steps=1", "jobs.pairs.count=0")
-    assert [line.split(":")[0] for line in told.splitlines()[::2]] == [
+def test_all_are_reported_together_in_the_order_given():
+    message = problems_of("seed=-1", "jobs.nobody.steps=1", "jobs.pairs.count=0")
+    assert [line.split(":")[0] for line in message.splitlines()[::2]] == [
         "--set seed=-1",
         "--set jobs.nobody.steps=1",
         "--set jobs.pairs.count=0",

@@ -66,7 +66,7 @@ def in_python(**changes: Any) -> Pipeline:
     return Pipeline(**{**fields, **changes})
 
 
-def told_in_python(**changes: Any) -> str:
+def reported_in_python(**changes: Any) -> str:
     with pytest.raises(PipelineProblems) as caught:
         in_python(**changes)
     return str(caught.value)
@@ -90,8 +90,8 @@ def test_python_and_a_file_give_equal_pipelines():
     assert in_python() != in_python(seed=1)
 
 
-def test_mistakes_in_python_are_told_by_path():
-    assert told_in_python(
+def test_mistakes_in_python_are_reported_by_path():
+    assert reported_in_python(
         name="a b",
         jobs={
             "data": LoadDataset(source="digits"),
@@ -111,7 +111,7 @@ def test_mistakes_in_python_are_told_by_path():
         "  fix: add a job that makes a Flow (kind: analytic_flow or anneal_reflow or "
         "import_teacher or match_teacher or train_flow)"
     )
-    assert told_in_python(jobs={}) == (
+    assert reported_in_python(jobs={}) == (
         "jobs: there are no jobs\n  fix: add one: 'data: {kind: load_dataset, ...}'"
     )
     with pytest.raises(PipelineProblems, match=r"name is missing"):

@@ -129,7 +129,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "f.yaml: the file is empty"),
         ("# nothing\n\n", "f.yaml: the file is empty"),
@@ -138,10 +138,10 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
         ("null", "f.yaml:1: a pipeline is a mapping, but this is a single value"),
     ],
 )
-def test_what_is_no_mapping(text: str, told: str):
+def test_what_is_no_mapping(text: str, message: str):
     with pytest.raises(PipelineProblems) as caught:
         parse_document(text, "f.yaml")
-    assert str(caught.value) == f"{told}\n  fix: begin with 'name: ...' and 'jobs: ...'"
+    assert str(caught.value) == f"{message}\n  fix: begin with 'name: ...' and 'jobs: ...'"
 
 
 def test_keys_at_the_top_can_be_a_place_for_anchors():
@@ -215,7 +215,7 @@ def test_keys_are_text_as_written():
     }
 
 
-def test_repeated_keys_are_told_with_both_lines_and_do_not_hinder():
+def test_repeated_keys_are_reported_with_both_lines_and_do_not_hinder():
     node, repeated = parse_yaml("a: 1\nb:\n  c: 1\n  c: 2\na: 3", at)
     assert node.plain() == {"a": 3, "b": {"c": 2}}
     assert [(one.line, one.what) for one in repeated] == [
@@ -265,7 +265,7 @@ def test_what_is_no_plain_data_is_refused(text: str, line: int, what: str):
     assert problem.fix
 
 
-def test_all_that_is_no_plain_data_is_told_at_once():
+def test_all_that_is_no_plain_data_is_reported_at_once():
     with pytest.raises(PipelineProblems) as caught:
         read("a: !x 1\na: 2\nb: !y 3")
     assert [problem.line for problem in caught.value.problems] == [1, 2, 3]

@@ -68,7 +68,7 @@ def test_without_a_rate_there_are_no_hours(found):
     assert data["estimate"]["pflop"] == pytest.approx(estimated.total_pflop)
 
 
-def test_what_is_not_known_is_told(tmp_path):
+def test_what_is_not_known_is_reported(tmp_path):
     text = """\
 name: a
 jobs:

@@ -56,7 +56,7 @@ class Piece(JobSpec):
 
     def preflight(self) -> Facts | None:
         if self.file == "torn":
-            raise UserError("", "its images are torn", "mend them")
+            raise UserError("", "its images are torn", "repair them")
         if self.size == 13:
             raise FieldError("size", "13 brings bad luck")
         return Facts(count=10**6) if self.file == "heavy" else None
@@ -199,7 +199,7 @@ def test_what_is_known_flows_along_the_edges():
     }
 
 
-def test_what_contradicts_an_input_is_told_once_and_not_for_those_behind_it():
+def test_what_contradicts_an_input_is_reported_once_and_not_for_those_behind_it():
     text = "name: x\njobs:\n  a: {kind: piece, size: 999999}\n"
     text += "  b:\n    kind: piece\n    left: a\n    size: 2\n  c: {kind: piece, left: b}\n"
     with pytest.raises(PipelineProblems) as caught:
@@ -215,7 +215,7 @@ def test_preflight_reads_what_is_asked_and_tells_all():
     with pytest.raises(PipelineProblems) as caught:
         preflight(pipeline, Graph.of(pipeline))
     assert str(caught.value) == (
-        "f.yaml:3: job 'a': its images are torn\n  fix: mend them\n"
+        "f.yaml:3: job 'a': its images are torn\n  fix: repair them\n"
         "f.yaml:4: job 'b', size: 13 brings bad luck"
     )
     preflight(pipeline, Graph.of(pipeline), [])

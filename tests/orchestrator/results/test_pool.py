@@ -80,7 +80,7 @@ def test_hours_are_those_behind_a_model_and_sharing_saves(store):
     assert made.saved == {"CPU": pytest.approx(5 * 1)}
 
 
-def test_gpu_hours_are_told_apart(store):
+def test_gpu_hours_are_reported_apart(store):
     one = put_report(store, "g", put_student(store, "g", device="cuda", steps=9), fid=1.0)
     put_run(store, "gpu-20260102-120000-aaaa", {"quality": one}, {})
     (row,) = compared(store, "gpu").rows

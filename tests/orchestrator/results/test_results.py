@@ -28,7 +28,9 @@ def test_the_json_has_just_the_promised_fields(store):
     jobs = {
         "data": job("load_dataset-1", "done", started=100.0, ended=103.25),
         "again": job("load_dataset-1", "reused"),
-        "broken": job("load_dataset-2", "failed", started=1.0, ended=2.0, message="no", fix="mend"),
+        "broken": job(
+            "load_dataset-2", "failed", started=1.0, ended=2.0, message="no", fix="repair"
+        ),
         "after": job("load_dataset-3", "blocked", message="needs 'broken', which failed"),
         "left": job("load_dataset-4", "cancelled"),
     }
@@ -51,7 +53,7 @@ def test_the_json_has_just_the_promised_fields(store):
         "id": "load_dataset-1",
     }
     assert made["jobs"]["broken"]["artifact"] is None
-    assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "mend")
+    assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "do")
     assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 

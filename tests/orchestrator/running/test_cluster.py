@@ -94,7 +94,7 @@ def test_an_open_connection_is_used_and_left_open(ray):
     assert ray.inits == []
 
 
-def told(ray: Ray, address: str) -> str:
+def said(ray: Ray, address: str) -> str:
     with pytest.raises(UserError) as caught, connect(address):
         pass
     assert not ray.open
@@ -112,7 +112,7 @@ def told(ray: Ray, address: str) -> str:
 )
 def test_no_cluster_at_an_address_is_the_users_to_mend(ray, refusal):
     ray.refusal = refusal
-    text = told(ray, "auto")
+    text = said(ray, "auto")
     assert text.startswith("--address auto: no Ray cluster could be joined there: ")
     assert (str(refusal).splitlines() or ["OSError"])[0] in text
     assert "more" not in text
@@ -121,7 +121,7 @@ def test_no_cluster_at_an_address_is_the_users_to_mend(ray, refusal):
 
 
 def test_an_address_of_something_else_is_refused(ray):
-    assert "host:port" in told(ray, "http://head:8265")
+    assert "host:port" in said(ray, "http://head:8265")
     assert ray.inits == []
 
 

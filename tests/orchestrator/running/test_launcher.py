@@ -212,8 +212,8 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[tuple] = []
 
-    def report(self, *told: object) -> None:
-        self.heard.append(told)
+    def report(self, *said: object) -> None:
+        self.heard.append(said)
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_work_goes_on_without_a_supervisor_and_finds_it_again(ray):
 def test_a_supervisor_that_died_is_looked_up_anew(ray, monkeypatch):
     reporter = RayReporter("supervisor-run-1")
 
-    def dead(*told: object) -> None:
+    def dead(*said: object) -> None:
         raise RayActorError("dead")
 
     broken = SimpleNamespace(report=SimpleNamespace(remote=dead))

@@ -62,7 +62,7 @@ def test_a_cancelled_run_is_killed_in_mlflow(tmp_path, put_database):
     store = Store(str(storage))
     (run,) = run_ids(store.blobs)
     log = EventLog(store.blobs, run)
-    log.add("run_resumed", wish="x", jobs=["student"])
+    log.add("run_resumed", request="x", jobs=["student"])
     log.flush()
     assert read_status(store.blobs, run).state == "interrupted"
     assert cancel(store, run).state == "cancelled"

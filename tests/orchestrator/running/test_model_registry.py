@@ -1,4 +1,4 @@
-"""What MLflow is told of models and trials."""
+"""What MLflow is said of models and trials."""
 
 from pathlib import Path
 

@@ -118,7 +118,7 @@ def test_a_failure_blocks_just_what_needs_it():
     plan.finish("a")
     start_all(plan)
     assert plan.fail("b") == ["d", "e", "h"]
-    assert plan.fail("c") == [], "what is blocked is told once"
+    assert plan.fail("c") == [], "what is blocked is said once"
     plan.finish("f")
     assert start_all(plan) == ["g"]
     plan.finish("g")

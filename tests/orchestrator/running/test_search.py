@@ -100,7 +100,7 @@ def test_trials_are_jobs_named_like_those_of_a_group(world):
     assert [trial.metrics["some.count"] for trial in report.trials] == [20, 30, 10]
     assert report.chosen == 2
     assert list(report.trials[0].artifacts) == ["some", "flow"], "inputs first"
-    progress = [one.details for one in world.told("progress") if one.job == "sizes"]
+    progress = [one.details for one in world.said("progress") if one.job == "sizes"]
     assert (progress[-1]["done"], progress[-1]["total"]) == (3, 3)
     manifest = Store(world.storage).manifest(status.jobs["sizes"].artifact)
     assert set(report.trials[1].artifacts.values()) <= set(manifest.inputs.values())
@@ -111,7 +111,7 @@ def test_as_many_trials_are_under_way_as_asked_for(world):
     driven = world.start(*world.plan().jobs)
     wait_until(lambda: len(world.launched) == 3)  # data is not needed, but there
     driven._thread.join(20)
-    added = [next(iter(event.details["jobs"].values())) for event in world.told("jobs_added")]
+    added = [next(iter(event.details["jobs"].values())) for event in world.said("jobs_added")]
     assert [one["values"]["count"] for one in added] == [20, 30, 10]
 
 
@@ -149,7 +149,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(world):
     assert states(status)["sizes.count=30.bandwidth=0.1.flow"] == "blocked"
     trial = world.report(status).trials[1]
     assert (trial.state, trial.why, trial.artifacts) == ("failed", "some: no such class", {})
-    assert any("failed: some: no such class" in one.details["message"] for one in world.told("log"))
+    assert any("failed: some: no such class" in one.details["message"] for one in world.said("log"))
 
 
 def test_one_policy_of_retries(world):
@@ -262,11 +262,11 @@ def test_sizes_beyond_the_limits_are_ruled_out_and_said_once(world):
     skip(world)
     status = world.go(text)
     assert status.jobs["sizes"].message.startswith("no trial was finished")
-    said = [one.details["message"] for one in world.told("log") if "ruled out" in str(one.details)]
+    said = [one.details["message"] for one in world.said("log") if "ruled out" in str(one.details)]
     assert len(said) == 1
     assert said[0].startswith("width 200, rate 0.1: ruled out: quality.parameters is ")
     assert not [name for name in status.jobs if "width=200" in name]
-    progress = [one.details for one in world.told("progress") if one.job == "sizes"]
+    progress = [one.details for one in world.said("progress") if one.job == "sizes"]
     assert progress[-1]["total"] == 2, "what is ruled out is no work"
 
 

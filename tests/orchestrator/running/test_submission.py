@@ -26,7 +26,7 @@ TEXT = "name: digits\njobs:\n  data: {kind: load_dataset, source: digits}\n"
 
 
 class FakeSupervisor:
-    """Ends a run as it is told, one event each time that it is asked."""
+    """Ends a run as it is said, one event each time that it is asked."""
 
     trouble: tuple[Exception, ...] = ()
     ending = "done"
@@ -50,7 +50,7 @@ class FakeSupervisor:
         log.add("run_ended", state=self.ending)
         log.flush()
         self.events = log.events
-        self.told = 0
+        self.said = 0
 
     def accepted(self) -> bool:
         return True
@@ -58,12 +58,12 @@ class FakeSupervisor:
     def is_over(self) -> bool:
         if self.troubles:
             raise self.troubles.pop(0)
-        return self.told == len(self.events)
+        return self.said == len(self.events)
 
     def events_since(self, number: int) -> list[Event]:
-        assert number == self.told, "nothing is told twice or left out"
-        self.told = min(self.told + 1, len(self.events))
-        return self.events[number : self.told]
+        assert number == self.said, "nothing is said twice or left out"
+        self.said = min(self.said + 1, len(self.events))
+        return self.events[number : self.said]
 
     def status(self) -> RunStatus:
         return fold(self.run, self.events)
@@ -100,7 +100,7 @@ def test_a_run_is_followed_to_its_end(ray, tmp_path):
     heard: list[Event] = []
     planned: list[tuple[RunPlan, str]] = []
     made = submit(
-        pipeline_in(tmp_path), listener=heard.append, on_plan=lambda *told: planned.append(told)
+        pipeline_in(tmp_path), listener=heard.append, on_plan=lambda *said: planned.append(said)
     )
     assert made.started_ray
     assert (made.status.state, made.status.jobs["data"].state) == ("done", "done")
@@ -238,7 +238,7 @@ def submission(state: str = "failed", message: str = "", **failures: str) -> Sub
     jobs = {
         name: JobStatus(
             kind="x", key="k", artifact="a", state="failed" if failure else "blocked",
-            failure=failure, message=f"{name} broke", fix=f"mend {name}" if failure else "",
+            failure=failure, message=f"{name} broke", fix=f"repair {name}" if failure else "",
         )
         for name, failure in failures.items()
     }  # fmt: skip
@@ -272,7 +272,7 @@ def test_a_failure_names_every_failed_job_and_counts_the_blocked():
     assert str(caught.value) == (
         "run run-1: job 'a' failed: a broke; job 'b' failed: b broke"
         " (2 job(s) that need it did not run)"
-        "\n  fix: mend a; mend b"
+        "\n  fix: repair a; repair b"
     )
 
 

@@ -19,7 +19,7 @@ def test_a_graph_runs_in_order(world):
     assert world.most_running == 2
     assert world.closed
     assert status.jobs["d"].device_s == 2.0
-    assert [event.name for event in world.told("run_ended")] == ["run_ended"]
+    assert [event.name for event in world.said("run_ended")] == ["run_ended"]
 
 
 def test_jobs_run_beside_each_other_as_devices_allow(world):
@@ -115,7 +115,7 @@ def test_progress_once_a_second_is_kept_and_the_last(world):
     driven.report("a", "warning", {"message": "grey"})
     driven.cancel()
     driven._thread.join(10)
-    kept = [event.details["done"] for event in world.told("progress")]
+    kept = [event.details["done"] for event in world.said("progress")]
     assert kept[0] == 1
     assert kept[-1] == 10
     assert len(kept) < 10

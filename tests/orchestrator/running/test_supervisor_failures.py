@@ -19,14 +19,14 @@ def test_lost_work_is_tried_again_after_a_pause_that_doubles(world, trouble):
     status = world.run(job("a"), job("b", "a"))
     assert states(status) == {"a": "done", "b": "done"}
     assert status.jobs["a"].attempt == 5
-    assert [event.details["pause_s"] for event in world.told("retry")] == [1, 2, 4, 8]
+    assert [event.details["pause_s"] for event in world.said("retry")] == [1, 2, 4, 8]
     assert world.clock.now >= 1000 + 15
 
 
 def test_a_retry_says_why_in_one_line(world):
     world.script["a"] = [LOST]
     world.run(job("a"))
-    assert world.told("retry")[0].details["what"] == (
+    assert world.said("retry")[0].details["what"] == (
         "its worker died: RayActorError: The actor died. many more lines"
     )
 
@@ -38,7 +38,7 @@ def test_the_pause_has_an_end_and_so_have_the_attempts(world, monkeypatch):
     assert states(status) == {"a": "failed", "b": "blocked"}
     assert len(world.launched) == MAX_ATTEMPTS
     assert status.jobs["a"].failure == "WorkLost"
-    assert max(event.details["pause_s"] for event in world.told("retry")) == 4.0
+    assert max(event.details["pause_s"] for event in world.said("retry")) == 4.0
 
 
 def test_other_jobs_run_while_one_waits_for_its_next_attempt(world):
@@ -113,7 +113,7 @@ def test_a_mistake_is_never_tried_again(world, outcome):
         outcome.what,
         outcome.fix,
     )
-    assert world.told("job_failed")[0].details["trace"] == outcome.trace
+    assert world.said("job_failed")[0].details["trace"] == outcome.trace
 
 
 def test_a_failure_blocks_what_needs_it_and_nothing_else(world):
@@ -138,7 +138,7 @@ def test_a_process_in_which_a_job_failed_is_not_used_again(world):
     assert sorted(world.released) == [("a", False), ("b", False), ("b", True), ("c", True)]
 
 
-def test_a_crash_of_the_supervisor_is_told(world, monkeypatch):
+def test_a_crash_of_the_supervisor_is_reported(world, monkeypatch):
     def crash(*arguments):
         raise ZeroDivisionError("of the supervisor")
 

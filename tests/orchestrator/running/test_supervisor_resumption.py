@@ -9,7 +9,7 @@ from slimctl.orchestrator.runs.runs import read_status
 
 
 def test_a_supervisor_that_comes_back_goes_on(world):
-    """What is done or failed stays so and is told once; what ran is started again."""
+    """What is done or failed stays so and is reported once; what ran is started again."""
     world.script["c"] = [WRONG]
     world.held = lambda name: name == "d"
     graph = [
@@ -38,7 +38,7 @@ def test_a_supervisor_that_comes_back_goes_on(world):
     }  # fmt: skip
     assert world.launched == ["d", "f"]
     for name, count in (("job_reused", 1), ("job_failed", 1), ("job_blocked", 1), ("job_done", 3)):
-        assert len(world.told(name)) == count
+        assert len(world.said(name)) == count
     assert status.state == "failed"
 
 
@@ -54,7 +54,7 @@ def test_a_resumed_run_tries_again_what_failed_and_only_once(world):
     graph = [job("a"), job("b", "a"), job("c", "b")]
     assert world.run(*graph).state == "failed"
     world.launched.clear()
-    world.resumption = "wish"
+    world.resumption = "request"
     left = [job("a", action="reuse"), *graph[1:]]
     status = world.run(*left)
     assert states(status) == {"a": "done", "b": "done", "c": "done"}
@@ -62,7 +62,7 @@ def test_a_resumed_run_tries_again_what_failed_and_only_once(world):
     world.launched.clear()
     assert world.run(*left).state == "done"  # a restart by Ray
     assert world.launched == []
-    assert len(world.told("run_resumed")) == 1
+    assert len(world.said("run_resumed")) == 1
 
 
 def test_an_old_supervisor_is_fenced_off(world, monkeypatch):
@@ -79,6 +79,6 @@ def test_an_old_supervisor_is_fenced_off(world, monkeypatch):
     old._thread.join(10)
     assert old.is_over()
     assert world.kept_own
-    said = [event.details["message"] for event in world.told("log")]
+    said = [event.details["message"] for event in world.said("log")]
     assert said == ["from the new one"]
-    assert world.told("run_ended") == []
+    assert world.said("run_ended") == []

@@ -175,7 +175,7 @@ def test_a_cancelled_run_is_killed(tracked):
 
 
 def test_a_restart_writes_nothing_twice(tracked):
-    """A new tracker of the same run is told everything again and takes only what is new."""
+    """A new tracker of the same run is reported everything again and takes only what is new."""
     tracked.progress(10, 0.5)
     assert tracked.track() == ""
     tracked.progress(20, 0.25)

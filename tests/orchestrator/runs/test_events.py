@@ -130,7 +130,7 @@ def test_a_segment_that_is_gone_is_missed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "torn", [b"", b'{"number": 1, "ti', b"\xff\xfe", b"[]", b"null", b'{"number": 1}']
 )
-def test_lines_that_are_no_events_are_passed_over_and_told(tmp_path, torn):
+def test_lines_that_are_no_events_are_passed_over_and_reported(tmp_path, torn):
     blobs = LocalBlobs(tmp_path)
     log_of(blobs, 3)
     (name,) = blobs.names()
@@ -143,7 +143,7 @@ def test_lines_that_are_no_events_are_passed_over_and_told(tmp_path, torn):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, -1, -9, -200])
-def test_a_torn_end_is_passed_over_and_told(tmp_path, kept):
+def test_a_torn_end_is_passed_over_and_reported(tmp_path, kept):
     blobs = LocalBlobs(tmp_path)
     log_of(blobs, 3)
     (name,) = blobs.names()

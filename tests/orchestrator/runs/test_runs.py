@@ -126,14 +126,14 @@ def test_a_whole_name_is_not_ambiguous(three):
     assert find_run(three, OLD) == OLD
 
 
-def told(blobs: LocalBlobs, name: str | None) -> str:
+def said(blobs: LocalBlobs, name: str | None) -> str:
     with pytest.raises(UserError) as caught:
         find_run(blobs, name)
     return str(caught.value)
 
 
 def test_an_ambiguous_beginning_is_refused(three):
-    text = told(three, "digits-")
+    text = said(three, "digits-")
     assert "'digits-' means 2 runs" in text
     assert OLD in text
     assert NEW in text
@@ -141,14 +141,14 @@ def test_an_ambiguous_beginning_is_refused(three):
 
 
 def test_an_unknown_run_is_refused_with_the_nearest(three):
-    text = told(three, "digits-20260102-090000-00x0")
+    text = said(three, "digits-20260102-090000-00x0")
     assert "there is no run 'digits-20260102-090000-00x0'" in text
     assert f"did you mean '{NEW}'?" in text
 
 
 def test_a_storage_without_runs_says_so(blobs):
-    assert "there are no runs" in told(blobs, None)
-    assert "slimctl submit" in told(blobs, "digits")
+    assert "there are no runs" in said(blobs, None)
+    assert "slimctl submit" in said(blobs, "digits")
 
 
 def test_the_lease_is_a_time(blobs, monkeypatch):

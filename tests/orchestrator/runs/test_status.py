@@ -18,18 +18,18 @@ JOBS = {
     },
 }
 STARTED = ("run_started", "", {"name": "digits", "jobs": JOBS, "tracking": None})
-FAILURE = {"failure": "JobFailed", "where": "job 'data'", "what": "it broke", "fix": "mend it"}
+FAILURE = {"failure": "JobFailed", "where": "job 'data'", "what": "it broke", "fix": "repair it"}
 
 Told = tuple[str, str, dict[str, Any]]
 
 
-def after(*told: Told, clock: float = 100.0) -> RunStatus:
+def after(*said: Told, clock: float = 100.0) -> RunStatus:
     """The status after events one second apart, the first at `clock`."""
     return fold(
         "run-1",
         (
             Event(number=at, time=clock + at, name=name, job=job, details=details)
-            for at, (name, job, details) in enumerate(told)
+            for at, (name, job, details) in enumerate(said)
         ),
     )
 
@@ -83,10 +83,10 @@ def test_the_states_are_these():
     assert set(get_args(JobState)) == FINAL | {"waiting", "running", "interrupted"}
 
 
-def test_a_failure_is_told_whole():
+def test_a_failure_is_reported_whole():
     job = after(STARTED, BEGUN, ("job_failed", "data", FAILURE)).jobs["data"]
     assert (job.failure, job.where, job.message, job.fix) == (
-        "JobFailed", "job 'data'", "it broke", "mend it",
+        "JobFailed", "job 'data'", "it broke", "repair it",
     )  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def test_another_attempt_starts_afresh():
 
 
 def test_what_is_tried_again_may_end_well():
-    told = (STARTED, BEGUN, ("retry", "data", {"what": "lost", "attempt": 1, "pause_s": 1.0}))
-    job = after(*told, ("job_started", "data", {"attempt": 2}), ("job_done", "data", {})).jobs[
+    said = (STARTED, BEGUN, ("retry", "data", {"what": "lost", "attempt": 1, "pause_s": 1.0}))
+    job = after(*said, ("job_started", "data", {"attempt": 2}), ("job_done", "data", {})).jobs[
         "data"
     ]
     assert (job.state, job.failure, job.message) == ("done", "", "")
@@ -206,10 +206,10 @@ TOLD = st.sampled_from(
 
 
 @given(st.lists(TOLD))
-def test_the_fold_is_the_same_in_steps_and_survives_json(told):
-    whole = after(*told)
+def test_the_fold_is_the_same_in_steps_and_survives_json(said):
+    whole = after(*said)
     stepwise = RunStatus(run="run-1")
-    for at, (name, job, details) in enumerate(told):
+    for at, (name, job, details) in enumerate(said):
         apply(stepwise, Event(number=at, time=100.0 + at, name=name, job=job, details=details))
     assert stepwise == whole
     assert RunStatus.model_validate(json.loads(whole.model_dump_json())) == whole

@@ -1,4 +1,4 @@
-"""A companion network and the best average, in the loop and over crashes."""
+"""A score_network network and the best average, in the loop and over crashes."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from torch.nn import functional
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.judge import ScoredAverage, best_weights, read_scores
+from slimctl.jobs.training.evaluator import ScoredAverage, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer, learning_rate
-from slimctl.jobs.training.objective import Companion, Objective, Share
+from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
 from slimctl.models.ema import PowerEMA
 from slimctl.models.spec import ImageShape
 
@@ -29,7 +29,7 @@ def settings(**changes):
 
 
 class Pursuit(Objective):
-    """The companion copies the student, which runs away from it; a fixed list scores it."""
+    """The score network copies the student, which runs away from it; a fixed list scores it."""
 
     def __init__(self, scores=(), crash_at=None):
         self.scores = list(scores)
@@ -41,17 +41,17 @@ class Pursuit(Objective):
         torch.manual_seed(3)
         self.network = nn.Linear(4, 4)
 
-    def companion(self):
-        return Companion(self.network, UPDATES, RATE)
+    def score_network(self):
+        return ScoreNetwork(self.network, UPDATES, RATE)
 
-    def companion_loss(self, companion, network, step, update):
+    def score_network_loss(self, score_network, network, step, update):
         self.asked.append((step, update))
         if step == self.crash_at and update == 1:
             raise SystemExit
         x = self.draws.noise(step * UPDATES + update).flatten(1)
         with torch.no_grad():
             target = network(x)
-        return functional.mse_loss(companion(x), target)
+        return functional.mse_loss(score_network(x), target)
 
     def loss(self, network, step):
         x = self.draws.noise(step).flatten(1)
@@ -68,8 +68,8 @@ class Pursuit(Objective):
 def trainer(folder, objective, spec=None, progress=None):
     torch.manual_seed(0)
     share = Share(0, BATCH, BATCH, CPU)
-    told = progress or (lambda step, metrics: None)
-    return Trainer(spec or settings(), nn.Linear(4, 4), objective, share, folder, told)
+    said = progress or (lambda step, metrics: None)
+    return Trainer(spec or settings(), nn.Linear(4, 4), objective, share, folder, said)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def work(store):
     return lambda name: store.work(f"train_flow-{name}")
 
 
-def test_the_companion_goes_first_as_often_as_it_asks(work):
+def test_the_score_network_goes_first_as_often_as_it_asks(work):
     objective = Pursuit()
     trainer(work("a"), objective).run()
     assert objective.asked == [(step, update) for step in range(STEPS) for update in range(UPDATES)]
@@ -100,7 +100,7 @@ def test_its_steps_are_those_of_adam_at_its_own_rate(work):
             optimizer.param_groups[0]["lr"] = own
         for update in range(UPDATES):
             both[1].zero_grad()
-            other.companion_loss(other.network, student, step, update).backward()
+            other.score_network_loss(other.network, student, step, update).backward()
             both[1].step()
         both[0].zero_grad()
         other.loss(student, step).backward()
@@ -146,11 +146,11 @@ def test_the_best_average_is_kept(work, scores, best_step):
 
 
 def test_the_score_is_of_the_average_and_stands_in_the_curve(work):
-    told = []
+    said = []
     trainer(
-        work("a"), Pursuit([9, 7, 8, 5, 6, 4]), progress=lambda step, metrics: told.append(metrics)
+        work("a"), Pursuit([9, 7, 8, 5, 6, 4]), progress=lambda step, metrics: said.append(metrics)
     ).run()
-    assert [metrics["score"] for metrics in told] == [8.0, 6.0, 4.0]
+    assert [metrics["score"] for metrics in said] == [8.0, 6.0, 4.0]
 
 
 def test_scoring_leaves_the_training_alone(work):
@@ -169,8 +169,8 @@ def test_what_is_judged_is_the_average():
     start = float(network.weight.detach())
     with torch.no_grad():
         network.weight.sub_(1.0)
-    best.judge(0)
+    best.score(0)
     assert best.scores.start == start  # the average has not followed yet
     ema.update()
-    best.judge(1)
+    best.score(1)
     assert start - 1.0 < best.scores.best < start

@@ -1,4 +1,4 @@
-"""The judge against distances computed beside it."""
+"""The evaluator against distances computed beside it."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from slimctl.jobs.evaluation.features import open_features
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.storage.tensors import load_part
-from slimctl.jobs.training.judge import Judge
+from slimctl.jobs.training.evaluator import Evaluator
 from slimctl.models.metrics.frechet import frechet_distance
 from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.metrics.kernel import unbiased_mmd
@@ -31,29 +31,29 @@ def make(store, run_job, make_dataset):
     training = TrainFeatures(data="d", network=network, steps=2, batch_size=4, seed=0)
     features = run_job(training, data=data)
 
-    def judge(measure="frechet", labels=None):
+    def evaluator(measure="frechet", labels=None):
         image = data.image.model_copy(update={"classes": 0})
-        made = Judge(store, data, features, labels, (), image, 0.0, SAMPLES, 3, measure)
+        made = Evaluator(store, data, features, labels, (), image, 0.0, SAMPLES, 3, measure)
         made.prepare(CPU)
         return made
 
-    def both(judge, labels=None):
+    def both(evaluator, labels=None):
         """Features of the real images and of what was made."""
         extract = open_features(store, features, CPU)
         images, _ = load_part(store, data, labels, conditional=False)
         from slimctl.models.flows.flow import NetworkFlow
 
-        made = judge._draw(NetworkFlow(Shrink(), judge.image, 0.0))
+        made = evaluator._draw(NetworkFlow(Shrink(), evaluator.image, 0.0))
         assert made.std() == pytest.approx(0.5, abs=0.02)
         return extract(images), extract(to_uint8(made))
 
-    return judge, both
+    return evaluator, both
 
 
 @pytest.mark.parametrize("labels", [None, (1,)])
 def test_distances_are_those_of_the_features(make, labels):
-    judge, both = make
-    frechet, kernel = judge("frechet", labels), judge("kernel", labels)
+    evaluator, both = make
+    frechet, kernel = evaluator("frechet", labels), evaluator("kernel", labels)
     real, made = both(kernel, labels)
     expected = frechet_distance(Gaussian.from_features(real), Gaussian.from_features(made))
     assert frechet(Shrink()) == pytest.approx(expected, rel=1e-6)

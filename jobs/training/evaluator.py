@@ -36,7 +36,7 @@ REAL = 2000
 
 
 @dataclass
-class Judge:
+class Evaluator:
     """Distance of a student's samples to the real images of its labels; lower is better.
 
     With a feature network it is the Fréchet distance of features or their kernel distance, which
@@ -116,7 +116,7 @@ class Judge:
 class Watch:
     """Scores taken of a student while it trains, which change nothing of what comes out."""
 
-    judge: Judge
+    evaluator: Evaluator
     every: int
     """Optimizer steps between two of them, >= 1."""
 
@@ -155,18 +155,18 @@ class ScoredAverage:
         *,
         keep: bool = True,
     ) -> None:
-        self._judged = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        self._scored = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self._ema = ema
         self._score = score
         self._keep = keep
         self._weights: dict[str, Tensor] = {}
         self.scores: Scores | None = None
 
-    def judge(self, step: int) -> float:
+    def score(self, step: int) -> float:
         """The score of the average after `step` steps, which is kept if none before was better."""
-        self._ema.copy_to(self._judged)
+        self._ema.copy_to(self._scored)
         with torch.no_grad():
-            value = self._score(self._judged)
+            value = self._score(self._scored)
         known = self.scores
         if known is None or value < known.best:
             if self._keep:
