@@ -89,7 +89,10 @@ def _submit(client: Any, address: str, **request: Any) -> str:
                 time.sleep(POLL_S)
                 continue
             what = str(error).strip().splitlines()[0]
-            fix = "look at the head's dashboard and its logs (dashboard_agent.log)"
+            fix = (
+                "look at the head's logs (dashboard_agent.log); where another Ray runs on that "
+                "machine, the head needs --dashboard-agent-listen-port"
+            )
             raise UserError(f"--address {address}", f"took no job: {what}", fix) from error
 
 

@@ -15,11 +15,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 @pytest.fixture
 def server():
     """A cluster with a dashboard on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, agent = one.getsockname()[1], other.getsockname()[1]
     head = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
-    with cluster_of(2, first=52, **head):
+    # Another Ray on this machine may hold the agent's usual port, and without it no job is taken.
+    with cluster_of(2, first=52, dashboard_agent_listen_port=agent, **head):
         yield f"http://127.0.0.1:{port}"
 
 
