@@ -74,6 +74,12 @@ class WorkLost(SlimError):  # noqa: N818
     exit_code = 4
 
 
+def what_and_fix(error: Exception | str) -> tuple[str, str]:
+    """What an error of the models says, and its remedy, which stands on a line of its own."""
+    what, _, fix = str(error).partition("\n  fix: ")
+    return what, fix
+
+
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 """What may stand in a file's name and must not reach a terminal: new lines, escape sequences."""
 NAMED = 10

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.flows.parameterisation import Prediction, Schedule
@@ -152,8 +153,7 @@ class ImportTeacher(JobSpec):
         try:
             require_path(Path(self.path))
         except FileNotFoundError as error:
-            wrong = _field_error(error)
-            raise MissingFile(wrong.field, wrong.what, wrong.fix, self._stated()) from error
+            raise MissingFile("path", *what_and_fix(error), self._stated()) from error
         return self._stated()
 
     def _stated(self) -> Facts:
@@ -182,9 +182,9 @@ def _parameters_of(read: "TeacherFile") -> list[str]:
     return [name for name, _ in build_to_fill(read.network, read.image).named_parameters()]
 
 
-def _field_error(error: Exception) -> FieldError:
+def _field_error(error: ValueError | FileNotFoundError) -> FieldError:
     """The error at the field that is to be left out, else at the path."""
-    what, _, fix = str(error).partition("\n  fix: ")
-    named = fix.removeprefix("leave out ").partition(",")[0]
-    field = named if fix.startswith("leave out ") and named in ImportTeacher.model_fields else ""
-    return FieldError(field or "path", what, fix)
+    from slimctl.models.checkpoints.teacher import OverrideError
+
+    field = error.field if isinstance(error, OverrideError) else "path"
+    return FieldError(field, *what_and_fix(error))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from slimctl.jobs.base.artifacts import FeatureNet
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.facts import Facts, Intake
 from slimctl.jobs.base.fingerprint import PublishedFile, require_checksum, require_file
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
@@ -37,7 +37,7 @@ class InceptionFeatures(JobSpec):
         try:
             fill(network, read_weight_file(Path(self.weights)), ignored=UNUSED)
         except ValueError as error:
-            what, _, fix = str(error).partition("\n  fix: ")
+            what, fix = what_and_fix(error)
             fix = fix or f"give {PUBLISHED.name}, from {PUBLISHED.place}"
             raise UserError(f"job '{context.job}', weights", what, fix) from error
         save_weights(network.state_dict(), context.folder / "weights.safetensors")

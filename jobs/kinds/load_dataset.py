@@ -135,7 +135,7 @@ class LoadDataset(JobSpec):
         try:
             self._find()
         except UserError as error:
-            what = str(error).partition("\n  fix:")[0]
+            what = f"{error.where}: {error.what}" if error.where else error.what
             if self.source and not Path(self.source).expanduser().exists():
                 raise MissingFile("source", what, error.fix, known) from error
             raise FieldError("source", what, error.fix) from error

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Partition
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, without_labels
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -140,7 +140,7 @@ class SplitConditions(SeededJobSpec):
         try:
             check_subsets(self.subsets, conditions)
         except ValueError as error:
-            what, _, fix = str(error).partition("\n  fix: ")
+            what, fix = what_and_fix(error)
             raise FieldError("subsets", what, fix) from error
         empty = [part for part, labels in enumerate(self.subsets) if not _images(labels, counts)]
         if counts and empty:

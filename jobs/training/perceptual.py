@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.training.distances import (
     LINEAR,
@@ -40,7 +40,7 @@ def prepare_distance(context: JobContext, spec: ImageDistance) -> None:
         vgg, linear = (read_weight_file(Path(path)) for path in (spec.weights, spec.linear))
         fill_lpips(network, vgg, linear)
     except ValueError as error:
-        what, _, fix = str(error).partition("\n  fix: ")
+        what, fix = what_and_fix(error)
         fix = fix or f"give {VGG.name} as weights and {LINEAR.name} of the package lpips as linear"
         raise UserError(f"job '{context.job}', distance", what, fix) from error
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}

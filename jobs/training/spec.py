@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet, Partition
 from slimctl.jobs.base.cluster import TRAINING, Cluster, Needs, Range, Work, range_mistake
+from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
@@ -44,7 +45,7 @@ def check_network(network: NetworkSpec | ClassifierSpec | None, image: ImageShap
     try:
         network.check(image)
     except ValueError as error:
-        what, _, fix = str(error).partition("\n  fix: ")
+        what, fix = what_and_fix(error)
         raise FieldError("network", what, fix) from error
 
 

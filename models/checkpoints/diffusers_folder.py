@@ -30,7 +30,12 @@ from slimctl.models.checkpoints.paths import (
     weight_files,
     weight_variants,
 )
-from slimctl.models.checkpoints.teacher import Overrides, TeacherFile, build_to_fill
+from slimctl.models.checkpoints.teacher import (
+    OverrideError,
+    Overrides,
+    TeacherFile,
+    build_to_fill,
+)
 from slimctl.models.checkpoints.torch_file import read_torch_file, require_own_bytes
 from slimctl.models.flows.parameterisation import (
     DiscreteVPSchedule,
@@ -221,10 +226,11 @@ def _require_choice(
         return
     if averaged:
         plain = unet.parent / PLAIN
-        fix = f"give {plain}" if (plain / CONFIG).is_file() else "leave out ema"
-        raise ValueError(f"holds averaged weights only\n  fix: {fix}")
+        if not (plain / CONFIG).is_file():
+            raise OverrideError("ema", "holds averaged weights only")
+        raise ValueError(f"holds averaged weights only\n  fix: give {plain}")
     if variant != NON_EMA and not (unet.parent / AVERAGED / CONFIG).is_file():
-        raise ValueError("holds one set of weights only\n  fix: leave out ema")
+        raise OverrideError("ema", "holds one set of weights only")
 
 
 def _present_name(name: str) -> str:

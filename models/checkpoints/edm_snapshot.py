@@ -26,7 +26,12 @@ from slimctl.models.checkpoints.inert_pickle import (
     load_inert,
     what_to_do,
 )
-from slimctl.models.checkpoints.teacher import Overrides, TeacherFile, build_to_fill
+from slimctl.models.checkpoints.teacher import (
+    OverrideError,
+    Overrides,
+    TeacherFile,
+    build_to_fill,
+)
 from slimctl.models.checkpoints.torch_file import names_in_old
 from slimctl.models.flows.parameterisation import (
     DiscreteVPSchedule,
@@ -250,7 +255,7 @@ def read_edm_snapshot(path: Path, overrides: Overrides) -> TeacherFile:
             its tensors do not fit; every one that differs is listed.
     """
     if not overrides.ema:
-        raise ValueError("holds averaged weights only\n  fix: leave out ema")
+        raise OverrideError("ema", "holds averaged weights only")
     snapshot = _load(path)
     how = overrides.starting(PRECONDITIONINGS[snapshot.precond](snapshot.attributes))
     state = mean_only(snapshot.state) if snapshot.precond == "iDDPMPrecond" else snapshot.state

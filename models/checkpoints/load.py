@@ -14,7 +14,7 @@ from slimctl.models.checkpoints.edm_snapshot import read_edm_snapshot
 from slimctl.models.checkpoints.model_format import ModelFolderError, read_model
 from slimctl.models.checkpoints.paths import DESCRIPTION, require_path
 from slimctl.models.checkpoints.state_dict import read_checkpoint
-from slimctl.models.checkpoints.teacher import Overrides, TeacherFile
+from slimctl.models.checkpoints.teacher import OverrideError, Overrides, TeacherFile
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.parameterisation import Prediction, Schedule
 
@@ -87,6 +87,8 @@ def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
         read.require_finite()
     except ModelFolderError:
         raise
+    except OverrideError as error:
+        raise error.inside(path) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return read
@@ -107,7 +109,7 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
 
     def read(path: Path, overrides: Overrides) -> TeacherFile:
         if overrides.variant is not None:
-            raise ValueError(f"is one {what}, without variants\n  fix: leave out variant")
+            raise OverrideError("variant", f"is one {what}, without variants")
         return reader(path, overrides)
 
     return read

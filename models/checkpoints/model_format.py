@@ -24,7 +24,12 @@ from torch import nn
 
 from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.checkpoints.state_dict import is_averaged, lay_flat, read_saved
-from slimctl.models.checkpoints.teacher import Overrides, TeacherFile, build_to_fill
+from slimctl.models.checkpoints.teacher import (
+    OverrideError,
+    Overrides,
+    TeacherFile,
+    build_to_fill,
+)
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, make_flow
@@ -245,7 +250,7 @@ def read_model(path: Path, overrides: Overrides) -> TeacherFile:
     """
     known, state = (_description(path / DESCRIPTION), {}) if path.is_dir() else _header(path)
     if not overrides.ema and not (known is None and any(map(is_averaged, state))):
-        raise ValueError("holds one set of weights only\n  fix: leave out ema")
+        raise OverrideError("ema", "holds one set of weights only")
     if known is None:
         return read_saved(lay_flat(state), overrides, bare=True)
     if len(known.members) > 1:

@@ -18,7 +18,12 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from slimctl.models.checkpoints.inert_pickle import Inert
-from slimctl.models.checkpoints.teacher import Overrides, TeacherFile, build_to_fill
+from slimctl.models.checkpoints.teacher import (
+    OverrideError,
+    Overrides,
+    TeacherFile,
+    build_to_fill,
+)
 from slimctl.models.checkpoints.torch_file import read_torch_file, require_own_bytes
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation
 from slimctl.models.networks import edm_weights as edm
@@ -264,7 +269,7 @@ def _chosen(
     """The averages, where there are some and they are wanted; `buffers` have none of their own."""
     if not overrides.ema:
         if not weights.plain:
-            raise ValueError("holds averaged weights only\n  fix: leave out ema")
+            raise OverrideError("ema", "holds averaged weights only")
         return dict(weights.plain)
     if weights.averages:
         kept = {name: value for name, value in weights.plain.items() if name in buffers}

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,24 @@ from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
 
 Network = TypeVar("Network", bound=NetworkSpec)
+
+
+class OverrideError(ValueError):
+    """An argument that the file contradicts, and that is to be left out.
+
+    Args:
+        field: the argument's name.
+        what: what contradicts it.
+        unless: what else would do; "" for nothing.
+    """
+
+    def __init__(self, field: str, what: str, unless: str = "") -> None:
+        super().__init__(f"{what}\n  fix: leave out {field}{unless}")
+        self.field, self.what, self.unless = field, what, unless
+
+    def inside(self, path: Path) -> "OverrideError":
+        """The same of a file by its name."""
+        return OverrideError(self.field, f"{path}: {self.what}", self.unless)
 
 
 @dataclass(frozen=True)
@@ -45,10 +64,9 @@ class Overrides:
         for name, least in (("size", 1), ("image_channels", 1), ("classes", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(
-                    f"{name} is {value}: images have at least {least}"
-                    f"{' pixel' if name == 'size' else ''}\n  fix: leave out {name}"
-                )
+                unit = " pixel" if name == "size" else ""
+                what = f"{name} is {value}: images have at least {least}{unit}"
+                raise OverrideError(name, what)
 
     @property
     def spec(self) -> NetworkSpec | None:
@@ -76,10 +94,8 @@ class Overrides:
         for name, value in stated.items():
             asked = getattr(self, name)
             if asked not in (None, value):
-                raise ValueError(
-                    f"holds a network for images of {value} {words[name]}, not {asked}"
-                    f"\n  fix: leave out {name}"
-                )
+                what = f"holds a network for images of {value} {words[name]}, not {asked}"
+                raise OverrideError(name, what)
 
     def require_how(self, how: Parameterisation) -> None:
         """Raises ValueError if prediction or schedule are asked for otherwise than they are."""
@@ -88,19 +104,15 @@ class Overrides:
             if asked not in (None, stated):
                 shown = stated if isinstance(stated, str) else stated.kind
                 wanted = asked if isinstance(asked, str) else asked.kind
-                raise ValueError(
-                    f"says that its {name} is {shown}, not {wanted}\n  fix: leave out {name}"
-                )
+                raise OverrideError(name, f"says that its {name} is {shown}, not {wanted}")
 
     def network_of(self, spec: Network) -> Network:
         """The spec with the overridden fields; raises ValueError as `apply`."""
         whole = self.spec
         if whole is not None:
             if not isinstance(whole, type(spec)):
-                raise ValueError(
-                    f"holds a network of kind {spec.kind}, not {whole.kind}"
-                    f"\n  fix: leave out network, or give one of kind {spec.kind}"
-                )
+                what = f"holds a network of kind {spec.kind}, not {whole.kind}"
+                raise OverrideError("network", what, f", or give one of kind {spec.kind}")
             return whole
         unknown = [name for name in self.network if name not in type(spec).model_fields]
         if unknown:

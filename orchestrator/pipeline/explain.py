@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import FieldError, MissingFile
 from slimctl.jobs.base.placeholders import placeholders
 from slimctl.jobs.base.refs import ref_types
@@ -289,7 +290,7 @@ def _mistake_of(one: LocatedError, subject: Subject) -> Mistake:
     cause = context.get("error")
     if cause is not None:
         return contradiction(cause, subject, path)
-    what, _, fix = details["msg"].partition("\n  fix: ")
+    what, fix = what_and_fix(details["msg"])
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
 
 
@@ -298,7 +299,7 @@ def contradiction(error: ValueError, subject: Subject, path: KeyPath = ()) -> Mi
     if isinstance(error, FieldError):
         path = (*path, *error.field.split("."))
         return Mistake((*subject.path, *path), f"{subject.intro}{error.what}", error.fix)
-    what, _, fix = str(error).partition("\n  fix: ")
+    what, fix = what_and_fix(error)
     label = f"{dotted(path)}: " if path else ""
     return Mistake((*subject.path, *path), f"{subject.intro}{label}{what}", fix, "value")
 
@@ -306,7 +307,7 @@ def contradiction(error: ValueError, subject: Subject, path: KeyPath = ()) -> Mi
 def field_mistake(job: str, error: FieldError) -> Mistake:
     """The mistake behind a FieldError of a job."""
     path = field_path(job, error.field)
-    what, _, fix = error.what.partition("\n  fix: ")  # specs of models say both in one
+    what, fix = what_and_fix(error.what)  # specs of models say both in one
     named = what.startswith(error.field.rpartition(".")[2])
     what = f"job '{job}': {what}" if named else f"job '{job}', {error.field}: {what}"
     fix = error.fix or fix
