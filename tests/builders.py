@@ -1,6 +1,7 @@
 """What many tests are made of: small specs, handles, and results in a store."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,15 @@ NETWORK: dict[str, Any] = {
 }  # fmt: skip
 """The smallest U-Net, for images of any size."""
 FLOW_PROBLEM = {"kind": "flow", "actions": [0.1, 0.2, 0.4], "pool": 8, "reference_tolerance": 1e-4}
+
+
+def strangers_folder(folder: Path, *libraries: str) -> Path:
+    """A research checkout: packages with the names of our folders, and of libraries, that raise."""
+    for name in ("models", "jobs", "orchestrator", *libraries):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('a stranger')")
+    return folder
+
 
 TINY = """
 name: tiny

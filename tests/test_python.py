@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from builders import strangers_folder
 
 import slimctl
 from slimctl import Group, Pipeline, check, plan
@@ -33,20 +33,12 @@ assert submit(pipeline)[pairs] == result[pairs]
 """
 
 
-@pytest.fixture
-def stranger(tmp_path: Path) -> Path:
-    """A research checkout: packages with the names of our folders, which are not ours."""
-    for name in ("models", "jobs", "orchestrator"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise ImportError('a stranger')")
-    return tmp_path
-
-
 @pytest.mark.ray
-def test_a_script_beside_a_strangers_packages(stranger):
-    (stranger / "mine.py").write_text(SCRIPT)
+def test_a_script_beside_a_strangers_packages(tmp_path):
+    folder = strangers_folder(tmp_path)
+    (folder / "mine.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "mine.py"], cwd=stranger, capture_output=True, text=True, check=False,
+        [sys.executable, "mine.py"], cwd=folder, capture_output=True, text=True, check=False,
         timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -49,4 +49,4 @@ def _size(pipeline: "Pipeline") -> str:
     jobs = [name for name in pipeline.specs if made.owner(name) == name]
     members = sum(name in made.origins for name in jobs)
     inside = f", {members} of them in groups: {', '.join(groups)}" if groups else ""
-    return f"{len(jobs)} jobs{inside}"
+    return f"{len(jobs)} job{'s'[len(jobs) == 1 :]}{inside}"

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from builders import strangers_folder
 from here import SMALL, run_here
 from ray_processes import cluster_of, ended, result_bytes, slimctl, until
 
@@ -31,7 +32,10 @@ def test_a_laptop_hands_a_run_over_and_leaves(server, tmp_path):
     file.write_text(SMALL)
     storage = tmp_path / "store"
     words = ["--storage", storage, "--address", server]
-    code, _, err = ended(slimctl("submit", file, *words), 500)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    folder = strangers_folder(stranger, "torch", "mlflow")
+    code, _, err = ended(slimctl("submit", file, *words, cwd=folder), 500)
     assert code == 0, err
     assert "student (anneal_reflow): done" in err
     assert result_bytes(storage) == result_bytes(tmp_path / "calm")

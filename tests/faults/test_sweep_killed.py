@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import strangers_folder
 from ray_processes import cluster_of, ended, note, processes, result_bytes, said, slimctl, until
 
 from slimctl.jobs.base.artifacts import SweepReport
@@ -60,8 +61,9 @@ def cluster():
 @pytest.fixture(scope="module")
 def expected(cluster, file, tmp_path_factory) -> tuple[dict[str, bytes], SweepReport]:
     storage = tmp_path_factory.mktemp("calm")
+    folder = strangers_folder(tmp_path_factory.mktemp("stranger"), "torch", "mlflow")
     words = ["--address", cluster.address, "--storage", storage]
-    code, _, err = ended(slimctl("submit", file, *words))
+    code, _, err = ended(slimctl("submit", file, *words, cwd=folder))
     assert code == 0, err
     return results(storage)
 

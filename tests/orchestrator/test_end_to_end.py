@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY
+from builders import TINY, strangers_folder
 from safetensors.numpy import load_file
 
 from slimctl.jobs.storage.store import Store
@@ -44,10 +44,7 @@ def submitted(pipeline, tmp_path_factory) -> tuple[Path, dict]:
     Submitted from a stranger's folder, whose packages would break whatever imports them.
     """
     storage = tmp_path_factory.mktemp("store")
-    folder = tmp_path_factory.mktemp("stranger")
-    for name in ("models", "jobs", "torch", "PIL", "mlflow"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise ImportError('a stranger')")
+    folder = strangers_folder(tmp_path_factory.mktemp("stranger"), "torch", "PIL", "mlflow")
     done = slimctl("submit", pipeline, "--storage", storage, "--json", folder=folder)
     assert "starting Ray" in done.stderr
     assert "raylet" not in done.stderr

@@ -41,7 +41,7 @@ def ends(monkeypatch, tmp_path) -> Callable[..., None]:
 
 def test_check_says_that_there_are_no_mistakes(slimctl, pipeline_file):
     ended = slimctl("check", pipeline_file)
-    assert (ended.code, ended.out, ended.err) == (0, f"{pipeline_file}: 1 jobs, no mistakes\n", "")
+    assert (ended.code, ended.out, ended.err) == (0, f"{pipeline_file}: 1 job, no mistakes\n", "")
     ended = slimctl("check", pipeline_file, "--json")
     assert json.loads(ended.out) == {"name": "digits", "jobs": ["data"], "warnings": []}
 
