@@ -17,15 +17,13 @@ from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import SlimError, UserError, WorkLost
 from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.failures import may_pass
 from slimctl.jobs.base.keys import series_id
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import parse_job
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.lease import Lock
 from slimctl.jobs.storage.store import Store
-
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""Errors of the system that another attempt would meet again; others may pass."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,8 @@ def failed(job: str, artifact: str, error: Exception) -> JobOutcome:
     if isinstance(error, FieldError):
         where = f"{where}, {error.field}"
         return JobOutcome(artifact, UserError.__name__, where, error.what, error.fix)
-    passing = isinstance(error, OSError) and not isinstance(error, LASTING)
-    trace = traceback.format_exc()
-    return JobOutcome(artifact, name, where, f"{name}: {error}", trace=trace, retry=passing)
+    trace, retry = traceback.format_exc(), may_pass(error)
+    return JobOutcome(artifact, name, where, f"{name}: {error}", trace=trace, retry=retry)
 
 
 def _run(request: JobRequest, device: str, threads: int) -> float:

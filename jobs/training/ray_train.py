@@ -2,10 +2,10 @@
 
 Ray Train places the workers and brings them back; checkpoints and the resume pointer are ours, so
 an attempt that finds work in the folder continues from it whatever happened to Ray's own files.
-A wrong or damaged input or a diverged loss is written down and raised by the driver, never retried.
+Ray Train starts nothing again: an error of any worker ends the attempt on all of them, and what is
+raised here is its cause, of the class that says whether there is another attempt.
 """
 
-import json
 import os
 import time
 import traceback
@@ -20,14 +20,8 @@ from torch import Tensor, nn
 from slimctl.jobs.base.artifacts import Flow, Generator
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
-from slimctl.jobs.base.errors import (
-    DamagedArtifact,
-    JobFailed,
-    SlimError,
-    TrainingDiverged,
-    UserError,
-    WorkLost,
-)
+from slimctl.jobs.base.errors import JobFailed, SlimError, WorkLost
+from slimctl.jobs.base.failures import first_cause, named
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_weights, save_weights
@@ -44,11 +38,9 @@ from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
 
-FAILURE = "failure.json"
-FINAL_ERRORS = (TrainingDiverged, UserError, DamagedArtifact, JobFailed)
-"""Errors that another attempt would end with, too."""
 REPORT_EVERY_S = 0.5
-MAX_WORKER_FAILURES = 3
+SETTLE_S = 5
+"""How long the exchanges of a group that has failed are given to end."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,8 @@ def train_on_ray(
         TrainingDiverged: the loss is no longer finite.
         UserError: the weights to start from do not fit.
         DamagedArtifact: an input is not what its manifest says.
-        WorkLost: Ray Train itself died; the next attempt continues from the last checkpoint.
+        JobFailed: it failed in another way that would come again.
+        WorkLost: a worker died, or Ray Train; the next attempt continues from the last checkpoint.
     """
     workers, threads = spec.layout(context.cluster)
     task = TrainTask(
@@ -117,10 +110,8 @@ def train_on_ray(
         use_cuda = torch.cuda.is_available()
         _train_here(task)
     else:
-        context.work.delete(FAILURE)
         use_cuda = _cluster_has_cuda(context)
         _fit(task, workers, context.cluster.gpus > 0, use_cuda)
-        _raise_failure(context)
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
@@ -177,13 +168,14 @@ def _train_here(task: TrainTask) -> None:
     """The whole training in this process; its errors name the job."""
     try:
         train_worker(task)
-    except FINAL_ERRORS as error:
-        raise type(error)(error.where or f"job '{task.job}'", error.what, error.fix) from error
+    except SlimError as error:
+        raise named(error, f"job '{task.job}'") from error
 
 
 def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", str(SETTLE_S))
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
@@ -204,14 +196,14 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
         run_config=RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:12]}",  # Ray's own snapshot is never resumed from
             storage_path=f"{folder.uri}/ray_train",
-            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
     )
     deaths = DeathWatch()
     try:
         trainer.fit()
     except Exception as error:
-        raise WorkLost(f"job '{task.job}'", *deaths.explain(error, "Ray Train failed")) from error
+        raise _cause(task, error, deaths) from error
     finally:
         folder.delete("ray_train")
 
@@ -225,14 +217,11 @@ def _elastic(spec: TrainingSpec, workers: int) -> int | tuple[int, int]:
     return (counts[0], counts[-1]) if len(counts) > 1 else workers
 
 
-def _raise_failure(context: JobContext) -> None:
-    try:
-        failure = json.loads(context.work.read(FAILURE))
-    except FileNotFoundError:
-        return
-    kinds = {cls.__name__: cls for cls in FINAL_ERRORS}
-    where = failure["where"] or f"job '{context.job}'"
-    raise kinds[failure["type"]](where, failure["what"], failure["fix"])
+def _cause(task: TrainTask, error: Exception, deaths: DeathWatch) -> SlimError:
+    """What ended Ray Train: what a worker said before it ended, else why one died."""
+    said = getattr(error, "worker_failures", {}).values()
+    lost = WorkLost(f"job '{task.job}'", *deaths.explain(error, "Ray Train failed"))
+    return first_cause(said) or lost
 
 
 def _cluster_has_cuda(context: JobContext) -> bool:
@@ -254,27 +243,11 @@ def _work(config: Mapping[str, Any]) -> None:
     world = train.get_context().get_world_size()
     try:
         train_worker(task, rank, world)
-    except FINAL_ERRORS as error:
-        if rank == 0:
-            write_failure(task, error)
-    except OSError:
-        raise  # the storage may come back: Ray Train starts the workers again
     except Exception as error:
-        if world > 1 and isinstance(error, RuntimeError):
-            raise  # the other worker may have died in the middle of an exchange
-        task.reporter.send(task.job, "log", message=traceback.format_exc())
-        write_failure(task, JobFailed("", f"{type(error).__name__}: {error}"))
-
-
-def write_failure(task: TrainTask, error: SlimError) -> None:
-    """Leaves an error in the work folder for the driver to raise."""
-    failure = {
-        "type": type(error).__name__,
-        "where": error.where,
-        "what": error.what,
-        "fix": error.fix,
-    }
-    task.store.work(task.artifact_id).write(FAILURE, json.dumps(failure).encode())
+        failure = named(error, f"job '{task.job}'")
+        if type(failure) is JobFailed and not isinstance(error, SlimError):  # ours to repair
+            task.reporter.send(task.job, "log", message=traceback.format_exc())
+        raise failure from error
 
 
 def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:

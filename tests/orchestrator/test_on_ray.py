@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import torch
 from builders import TINY
 from here import run_here
 from ray.cluster_utils import Cluster as RayCluster
+from ray_processes import note
 
 from slimctl import Pipeline, submit
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import Handles, JobContext
-from slimctl.jobs.base.errors import JobFailed, TrainingDiverged
+from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, TrainingDiverged
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.pairs import pool
@@ -111,6 +113,39 @@ def test_a_loss_that_turns_nan_stops_the_job_with_step_and_checkpoint(local_ray,
     where = context(store, tmp_path, "flow-nan")
     with pytest.raises(TrainingDiverged, match=r"nan at step 23.*checkpoint-0000000\d\d"):
         train_on_ray(where, spec, NETWORK, IMAGE, BrokenAt(23))
+
+
+@dataclass
+class DamagedOnOne(Objective):
+    """A training whose second worker finds a damaged shard at its second step.
+
+    Args:
+        folder: takes a file for each start of a worker, and the time of the error.
+    """
+
+    folder: Path
+
+    def prepare(self, share: Share) -> None:
+        self._second = share.first > 0
+        (self.folder / f"start-{time.time_ns()}").touch()
+
+    def loss(self, network: torch.nn.Module, step: int) -> torch.Tensor:
+        if self._second and step == 1:
+            (self.folder / "raised").write_text(str(time.time()))
+            raise DamagedArtifact("pairs-1", "shard-00007 differs", "submit again")
+        return network(torch.ones(1, 1, 8, 8), torch.ones(1), None).square().mean()
+
+
+def test_a_final_error_of_one_worker_ends_all_at_once(local_ray, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    spec = TrainFlow(data="data", network=NETWORK, steps=40, batch_size=8, workers=2)
+    where, objective = context(store, tmp_path, "flow-damaged"), DamagedOnOne(tmp_path)
+    with pytest.raises(DamagedArtifact, match="shard-00007 differs") as error:
+        train_on_ray(where, spec, NETWORK, IMAGE, objective)
+    seconds = time.time() - float((tmp_path / "raised").read_text())
+    note("a final error of one of two workers", seconds=seconds)
+    assert error.value.exit_code == 3
+    assert len(list(tmp_path.glob("start-*"))) == 2, "once on each worker"
 
 
 @ray.remote

@@ -1,16 +1,19 @@
-import json
 import pickle
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
+from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.errors import (
     DamagedArtifact,
     JobFailed,
+    SlimError,
     TrainingDiverged,
     UserError,
     WorkLost,
@@ -157,66 +160,83 @@ def test_a_lost_training_is_work_lost(train):
         train(lambda task: train_worker(TrainTask(**{**vars(task), "spec": settings(steps=3)})))
 
 
-@pytest.mark.parametrize("cls", [TrainingDiverged, UserError, DamagedArtifact, JobFailed])
-@pytest.mark.parametrize("where", ["", "flow-1"])
-def test_an_error_of_a_worker_is_raised_by_the_driver(train, context, cls, where):
-    error = cls(where, "it went wrong", "do it right")
-    with pytest.raises(cls) as raised:
-        train(lambda task: ray_train.write_failure(task, error))
-    assert type(raised.value) is cls
-    assert raised.value.args == (where or "job 'teacher'", "it went wrong", "do it right")
-    assert train() is not None  # another attempt does not see it
-    assert not context.work.exists(ray_train.FAILURE)
+@pytest.fixture
+def ended_by(context, make_task, monkeypatch):
+    """`ended_by(raised)`: what a training raises whose Ray Train ended so."""
+
+    def call(raised):
+        monkeypatch.setattr(TorchTrainer, "fit", raising(raised))
+        monkeypatch.setattr(ray_train, "free_placement", lambda artifact: 0)
+        with pytest.raises(SlimError) as error:
+            ray_train._fit(make_task(), 2, on_gpus=False, use_cuda=False)
+        return error.value
+
+    return call
+
+
+def raising(error):
+    def raises(*_):
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize("cls", [TrainingDiverged, UserError, DamagedArtifact, JobFailed, WorkLost])
+def test_an_error_of_any_worker_is_raised_by_the_driver(ended_by, cls):
+    error = cls("flow-1", "it went wrong", "do it right")
+    caused = WorkLost("job 'teacher'", "RuntimeError: Connection closed by peer")
+    failures = {0: caused, 1: pickle.loads(pickle.dumps(error)), 2: RuntimeError("odd")}
+    raised = ended_by(WorkerGroupError("two workers failed", failures))
+    assert (type(raised), raised.args) == (cls, (error if cls is not WorkLost else caused).args)
+
+
+def test_a_worker_that_died_says_nothing(ended_by):
+    raised = ended_by(WorkerGroupError("a worker died", {1: RayActorError()}))
+    assert type(raised) is WorkLost
+    assert raised.what.startswith("Ray Train failed: WorkerGroupError: ")
 
 
 @pytest.fixture
-def work_as(monkeypatch, store):
-    """`work_as(task, world)` runs Ray Train's function as its first worker; returns the failure."""
+def work_as(monkeypatch):
+    """`work_as(task, rank)` runs Ray Train's function on one of two workers; returns its error."""
 
-    def run(task, world=1):
-        place = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: world)
+    def run(task, rank=0):
+        place = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: 2)
         stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: place))
         monkeypatch.setitem(sys.modules, "ray", stand_in)
-        ray_train._work({"task": task})
-        return json.loads(store.work(task.artifact_id).read(ray_train.FAILURE))
+        with pytest.raises(SlimError) as error:
+            ray_train._work({"task": task})
+        return pickle.loads(pickle.dumps(error.value))
 
     return run
 
 
-def test_damaged_inputs_are_not_worth_another_attempt(store, make_task, work_as):
-    """A worker writes such an error down and ends, so that Ray Train does not start it again."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_damaged_inputs_are_reported_by_any_worker(store, make_task, work_as, rank):
     task = make_task()
-    store.file(task.objective.handles.inputs["d"], "data.safetensors").write_bytes(b"x")
-    failure = work_as(task)
-    assert (failure["type"], failure["where"]) == (
-        "DamagedArtifact",
-        task.objective.handles.inputs["d"].id,
-    )
-
-
-def raising(error):
-    def loss(*_):
-        raise error
-
-    return loss
+    data = task.objective.handles.inputs["d"]
+    store.file(data, "data.safetensors").write_bytes(b"x")
+    failure = work_as(task, rank)
+    assert (type(failure), failure.where) == (DamagedArtifact, data.id)
 
 
 def test_a_mistake_of_ours_fails_at_once_with_its_trace(make_task, work_as, recorder, monkeypatch):
-    monkeypatch.setattr(FlowMatching, "loss", raising(RuntimeError("shapes do not match")))
+    monkeypatch.setattr(ray_train, "train_worker", raising(RuntimeError("shapes do not match")))
     failure = work_as(make_task())
-    assert failure["type"] == "JobFailed"
-    assert failure["what"] == "RuntimeError: shapes do not match"
-    assert "in loss" in recorder.said("log")[0]["message"]
+    assert type(failure) is JobFailed
+    assert failure.args == ("job 'teacher'", "RuntimeError: shapes do not match", "")
+    assert "in raises" in recorder.said("log")[0]["message"]
 
 
 @pytest.mark.parametrize(
-    ("error", "world"),
-    [(OSError("storage away"), 1), (RuntimeError("connection closed by peer"), 2)],
+    "error", [OSError("storage away"), RuntimeError("[gloo/pair.cc:538] Connection closed by peer")]
 )
-def test_what_may_pass_is_left_to_ray_train(make_task, work_as, monkeypatch, error, world):
+def test_what_may_pass_is_lost_work(make_task, work_as, recorder, monkeypatch, error):
     monkeypatch.setattr(ray_train, "train_worker", raising(error))
-    with pytest.raises(type(error), match=str(error)):
-        work_as(make_task(), world)
+    failure = work_as(make_task())
+    assert type(failure) is WorkLost
+    assert failure.what == f"{type(error).__name__}: {error}"
+    assert recorder.said("log") == []
 
 
 def test_progress_is_sent_at_intervals_and_at_the_end(make_task, recorder, monkeypatch):
