@@ -23,7 +23,7 @@ Follow = Annotated[
 
 
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
-    """Print what the jobs of a run said."""
+    """Print what the jobs of a run reported."""
     from slimctl.orchestrator.cli.status import refuse_damaged
     from slimctl.orchestrator.runs.runs import find_run, read_run, run_lease
 
