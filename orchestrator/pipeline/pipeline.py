@@ -155,7 +155,8 @@ class Pipeline(Spec):
         if mistakes and places.reads:
             specs = {name: with_absolute_paths(spec) for name, spec in linked.specs.items()}
             read = outside_mistakes(jobs, replace(linked, specs=specs), mistakes)
-            mistakes += said_once(read, jobs.made)
+            known = {mistake.path for mistake in mistakes}
+            mistakes += [one for one in said_once(read, jobs.made) if one.path not in known]
         raise_problems(mistake.at(places) for mistake in mistakes)
         pipeline._places = places  # noqa: SLF001  (of this class)
         pipeline._objects = objects  # noqa: SLF001

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 
 from slimctl import Pipeline
@@ -14,6 +15,15 @@ jobs:
   data: {kind: load_dataset, source: digits, colour: red}
   teacher: {kind: analytic_flo, data: data}
   pairs: {kind: generate_pairs, flow: teecher, count: 10}
+"""
+
+WIDE = """\
+name: wide
+jobs:
+  data: {kind: load_dataset, source: digits}
+  features: {kind: train_features, data: data}
+  teacher: {kind: analytic_flow, data: data, bandwidth: 0.1}
+  quality: {kind: evaluate, model: teacher, data: data, features: features, reference: ./wide.npz}
 """
 
 
@@ -59,6 +69,21 @@ def test_mistakes_in_the_data_are_reported_with_those_of_the_file(slimctl, few_i
     ended = slimctl(verb, few_images, "--json")
     assert [one["line"] for one in json.loads(ended.out)] == [3, 6]
     assert str(file) in ended.err
+
+
+def test_a_file_that_is_wrong_is_reported_once_under_its_name_in_the_pipeline(
+    slimctl, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    numpy.savez("wide.npz", mu=numpy.zeros(9), sigma=numpy.eye(9))
+    file = tmp_path / "wide.yaml"
+    file.write_text(WIDE)
+    ended = slimctl("check", file, "--json")
+    said = [one["what"] for one in json.loads(ended.out)]
+    assert len(said) == len(set(said))
+    about = [one for one in said if "wide.npz" in one]
+    assert len(about) == 1
+    assert "'./wide.npz' has statistics of 9 features" in about[0]
 
 
 def test_python_is_reported_the_same(wrong_file):
