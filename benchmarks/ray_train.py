@@ -48,7 +48,7 @@ def train_bare(folder: Path, steps: int, batch: int) -> None:
 
 
 def _context(folder: Path) -> JobContext:
-    return JobContext("step", "train_flow-0", Store(str(folder)), {}, folder, Cluster(2, 0, 2))
+    return JobContext("step", "train_flow-0", Store(str(folder)), {}, folder, Cluster(2))
 
 
 def _in_a_process(folder: Path, steps: int, batch: int) -> dict[str, float]:

@@ -1,11 +1,50 @@
 """What a cluster has, what a job needs of it (devices, workers), and what a job costs."""
 
+import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
 from slimctl.models.spec import Spec
+
+BESIDE_GPU = 4
+"""CPUs beside a GPU, where its node has as many: a training thread, one that reads ahead, and the
+parts of a metric that stay on the CPU."""
+
+ROUNDING = 1e-6
+"""Parts of a device that are no more than rounding."""
+
+
+@dataclass(frozen=True, order=True)
+class NodeSize:
+    """Devices of one node."""
+
+    cpus: float
+    gpus: float = 0
+
+    def room(self, part: "NodeSize") -> int:
+        """How many parts of that size fit on an empty node; any number of those without size."""
+        sizes = [(self.cpus, part.cpus), (self.gpus, part.gpus)]
+        fitting = [math.floor(has / size + ROUNDING) for has, size in sizes if size > 0]
+        return min(fitting, default=sys.maxsize)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Devices that a job occupies while it runs, over all its parts."""
+
+    cpus: float
+    gpus: float
+    parts: int = 1
+    """Equal parts that may lie on different nodes; each has to fit on one."""
+
+    @property
+    def part(self) -> NodeSize:
+        """What one part occupies."""
+        return NodeSize(self.cpus / self.parts, self.gpus / self.parts)
 
 
 @dataclass(frozen=True)
@@ -14,16 +53,43 @@ class Cluster:
 
     cpus: int
     gpus: int = 0
-    node_cpus: int = 1
-    """CPUs of the smallest node that has any."""
+    nodes: tuple[NodeSize, ...] = ()
+    """Devices of each node, in ascending order; none given = all on one."""
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            object.__setattr__(self, "nodes", (NodeSize(self.cpus, self.gpus),))
+
+    @classmethod
+    def of(cls, nodes: Iterable[NodeSize]) -> Self:
+        """A cluster of these nodes."""
+        found = tuple(sorted(nodes))
+        return cls(int(sum(n.cpus for n in found)), int(sum(n.gpus for n in found)), found)
+
+    @property
+    def beside_gpu(self) -> float:
+        """CPUs for the work on one GPU, so that all GPUs of any node can work at once.
+
+        Up to 4, whole numbers but below 1: where a node has fewer CPUs than GPUs they share them.
+        """
+        shares = [node.cpus / node.gpus for node in self.nodes if node.gpus]
+        share = min([BESIDE_GPU, *shares])
+        return float(math.floor(share)) if share >= 1 else math.floor(100 * share) / 100
+
+    def room(self, part: NodeSize) -> int:
+        """How many parts of that size fit on the empty nodes."""
+        return sum(node.room(part) for node in self.nodes)
+
+    def __str__(self) -> str:
+        sizes = {size: self.nodes.count(size) for size in reversed(self.nodes)}
+        return ", ".join(f"{count} x {in_devices(size)}" for size, count in sizes.items())
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Devices that a job occupies while it runs."""
-
-    cpus: float
-    gpus: float
+def in_devices(size: NodeSize) -> str:
+    """Devices in words, such as `4 CPUs and 1 GPU`."""
+    named = ((size.cpus, "CPU"), (size.gpus, "GPU"))
+    words = [f"{n:g} {name}{'s' if n != 1 else ''}" for n, name in named if n]
+    return " and ".join(words) or "no device"
 
 
 class Range(Spec):

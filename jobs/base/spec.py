@@ -122,9 +122,15 @@ class JobSpec(Spec):
         """What the job has to compute; None where that is little, or not known before it runs."""
         return None
 
+    def wants_gpu(self) -> bool:
+        """Whether `run` works on `context.device`: the job then holds a GPU where there is one."""
+        return False
+
     def needs(self, cluster: Cluster) -> Needs:
-        """Devices that must be free before the job starts: a GPU where there is one, else a CPU."""
-        return Needs(cpus=0, gpus=1) if cluster.gpus else Needs(cpus=1, gpus=0)
+        """Devices that must be free before the job starts: a CPU, or a GPU and CPUs beside it."""
+        if self.wants_gpu() and cluster.gpus:
+            return Needs(cpus=cluster.beside_gpu, gpus=1)
+        return Needs(cpus=min(1, cluster.cpus) if cluster.gpus else 1, gpus=0)
 
     def preflight(self) -> Facts | None:
         """Reads outside input before anything starts.

@@ -75,6 +75,9 @@ class Evaluate(SeededJobSpec):
     manifold_samples: int = Field(default=10_000, ge=2)
     """Samples, and as many real images, that KID, precision and recall are of, at most."""
 
+    def wants_gpu(self) -> bool:
+        return True
+
     def run(self, context: JobContext) -> QualityReport:
         from slimctl.jobs.evaluation.quality import measure
 

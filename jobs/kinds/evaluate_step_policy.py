@@ -40,6 +40,9 @@ class EvaluateStepPolicy(JobSpec):
     """Error above which an episode counts as bad; null = 1e-4 of three bodies, that of the reward
     of a flow. A policy trained with a smaller one keeps a margin."""
 
+    def wants_gpu(self) -> bool:
+        return self.flow is not None
+
     def run(self, context: JobContext) -> StepReport:
         from slimctl.jobs.storage.flows import problem_of
 

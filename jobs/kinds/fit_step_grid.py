@@ -35,6 +35,9 @@ class FitStepGrid(SeededJobSpec):
     rounds: int = Field(default=1, ge=0, le=20)
     """How often each time is moved on its own; 0 = the best of a family of grids."""
 
+    def wants_gpu(self) -> bool:
+        return True
+
     def run(self, context: JobContext) -> StepGrid:
         from slimctl.jobs.evaluation.step_grid import fit_step_grid
 

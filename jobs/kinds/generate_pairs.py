@@ -60,9 +60,8 @@ class GeneratePairs(SeededJobSpec):
         if isinstance(solver, StepPolicy) and solver.flow != flow.id:
             context.warn(f"policy {solver.id} was trained on another flow, {solver.flow}")
         recipe = self._recipe(context.artifact_id, flow, _method(solver))
-        needs = self.needs(context.cluster)
         most = self.actors.max if isinstance(self.actors, Range) else 0
-        actors = most or int(needs.cpus + needs.gpus)
+        actors = most or self.needs(context.cluster).parts
         whole = -(-self.count // self.shard_size) * self.shard_size
         if whole >= 2 * self.count:
             context.log(f"shards are made whole: {whole} pairs for {self.count}; lower shard_size")
@@ -117,7 +116,8 @@ class GeneratePairs(SeededJobSpec):
         chosen = self.actors.min if isinstance(self.actors, Range) else self.actors
         wanted = free if chosen == "auto" else chosen
         actors = max(1, min(wanted, free, shards))
-        return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
+        on_gpus = cluster.gpus > 0
+        return Needs(0 if on_gpus else actors, actors if on_gpus else 0, parts=actors)
 
     def _batch(self) -> int:
         if self.batch_size is not None:

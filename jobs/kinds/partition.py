@@ -59,6 +59,9 @@ class SplitConditions(SeededJobSpec):
         """Number of parts, over which a group of jobs can iterate."""
         return self.count if self.subsets is None else len(self.subsets)
 
+    def wants_gpu(self) -> bool:
+        return self.features is not None
+
     def run(self, context: JobContext) -> Partition:
         data = context.input(self.data) if self.data else None
         rows = None if self.embeddings is None else self._embeddings()

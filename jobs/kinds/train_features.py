@@ -36,6 +36,9 @@ class TrainFeatures(SeededJobSpec):
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images kept back to measure the accuracy, 0..1."""
 
+    def wants_gpu(self) -> bool:
+        return True
+
     def run(self, context: JobContext) -> FeatureNet:
         import torch
 

@@ -49,7 +49,7 @@ class TrainStepPolicy(SeededJobSpec):
             context.job, context.artifact_id, self, flow, context.store, context.reporter
         )
         needs = self.needs(context.cluster)
-        trained = train.train_policies(context, task, int(needs.cpus + needs.gpus))
+        trained = train.train_policies(context, task, needs)
         weights = {f"{one.number}.{name}": w for one in trained for name, w in one.weights.items()}
         save_weights(weights, context.folder / "policy.safetensors")
         draw_curves([one.curve for one in trained], context.folder / "curves.png")
@@ -71,9 +71,11 @@ class TrainStepPolicy(SeededJobSpec):
         )
 
     def needs(self, cluster: Cluster) -> Needs:
-        """A device for each training seed, as far as there are any."""
-        actors = max(1, min(self.training_seeds, cluster.gpus or cluster.cpus))
-        return Needs(cpus=0, gpus=actors) if cluster.gpus else Needs(cpus=actors, gpus=0)
+        """A device for each training seed, as far as there are any: three bodies take no GPU."""
+        on_gpus = self.flow is not None and cluster.gpus > 0
+        free = cluster.gpus if on_gpus else cluster.cpus
+        actors = max(1, min(self.training_seeds, free))
+        return Needs(0 if on_gpus else actors, actors if on_gpus else 0, parts=actors)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         if isinstance(self.problem, FlowProblem) and self.flow is None:

@@ -20,6 +20,11 @@ from slimctl.models.spec import Spec
 
 SIZES = ("parameters", "macs", "latency_ms")
 """Measured numbers that the network alone tells, before it is trained."""
+LEAST_PARALLEL = 4
+"""Trials under way on a small machine: while one waits for the disk or a result, another works."""
+LEARNING_ROUNDS = 5
+"""Least number of rounds of a search that learns: with all its trials under way at once Optuna
+would draw at random."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -191,8 +196,10 @@ class SearchSpec(SeededJobSpec):
     scheduler: Asha | None = None
     """`{kind: asha, watch: JOB, grace_period: STEPS}` stops trials whose training falls behind;
     null = every trial runs to its end."""
-    parallel: Annotated[int, Field(ge=1), SPEED_ONLY] = 4
-    """Trials that may be under way at once; their jobs start as devices are free."""
+    parallel: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
+    """Trials that may be under way at once; their jobs start as devices are free. auto = as many as
+    the cluster has GPUs, or cores where it has none, but at least 4; of an Optuna search at most a
+    fifth of its trials, so that it learns from some before it proposes others."""
 
     @property
     @abstractmethod
@@ -202,6 +209,15 @@ class SearchSpec(SeededJobSpec):
     def needs(self, cluster: Cluster) -> Needs:
         """Nothing: it only looks at what its trials came to."""
         return Needs(cpus=0, gpus=0)
+
+    def at_once(self, cluster: Cluster) -> int:
+        """Trials that may be under way at once on a cluster."""
+        if self.parallel != "auto":
+            return self.parallel
+        most = cluster.gpus or cluster.cpus
+        if isinstance(self.search, OptunaSearch):
+            most = min(most, self.search.trials // LEARNING_ROUNDS)
+        return max(LEAST_PARALLEL, most)
 
     def trial(self, values: Mapping[str, Any]) -> dict[str, JobSpec]:
         """The jobs of one trial by name; they name each other, and jobs outside, as written.

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.keys import derive_seed
@@ -108,8 +109,8 @@ class PolicyActor:
         return train_seed(self._task, number)
 
 
-def train_policies(context: JobContext, task: PolicyTask, actors: int) -> list[TrainedPolicy]:
-    """Trains all seeds of a job, on at most `actors` Ray actors at once.
+def train_policies(context: JobContext, task: PolicyTask, needs: Needs) -> list[TrainedPolicy]:
+    """Trains all seeds of a job, on as many Ray actors as `needs` has parts.
 
     Raises:
         TrainingDiverged: a loss is no longer finite.
@@ -117,10 +118,9 @@ def train_policies(context: JobContext, task: PolicyTask, actors: int) -> list[T
     """
     import ray  # noqa: PLC0415
 
-    on_gpus = context.cluster.gpus > 0
-    options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
+    options: dict[str, Any] = {"num_gpus": needs.part.gpus, "num_cpus": needs.part.cpus}
     cls = ray.remote(PolicyActor).options(max_restarts=-1, max_task_retries=0, **options)
-    handles = [cls.remote(task) for _ in range(actors)]
+    handles = [cls.remote(task) for _ in range(needs.parts)]
     found: dict[int, TrainedPolicy] = {}
     try:
         pool = Pool[int](handles, context.job)
@@ -128,7 +128,7 @@ def train_policies(context: JobContext, task: PolicyTask, actors: int) -> list[T
     finally:
         for handle in handles:
             ray.kill(handle)
-    context.engine |= {"actors": actors, "torch": torch.__version__}
+    context.engine |= {"actors": needs.parts, "torch": torch.__version__}
     return [found[number] for number in sorted(found)]
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
 from slimctl.jobs.base.errors import JobFailed, SlimError, WorkLost
@@ -111,7 +112,7 @@ def train_on_ray(
         _train_here(task)
     else:
         use_cuda = _cluster_has_cuda(context)
-        _fit(task, workers, context.cluster.gpus > 0, use_cuda)
+        _fit(task, spec.needs(context.cluster), use_cuda)
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
@@ -172,7 +173,7 @@ def _train_here(task: TrainTask) -> None:
         raise named(error, f"job '{task.job}'") from error
 
 
-def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
+def _fit(task: TrainTask, needs: Needs, use_cuda: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", str(SETTLE_S))
@@ -180,17 +181,17 @@ def _fit(task: TrainTask, workers: int, on_gpus: bool, use_cuda: bool) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     free_placement(task.artifact_id)
-    resources: dict[str, float] = {"CPU": task.threads, "memory": placement_mark(task.artifact_id)}
-    if on_gpus:
-        resources["GPU"] = 1
+    held = {"CPU": needs.part.cpus, "GPU": needs.part.gpus}
+    resources = {name: size for name, size in held.items() if size}
+    resources["memory"] = placement_mark(task.artifact_id)
     folder = task.store.work(task.artifact_id)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if use_cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=_elastic(task.spec, workers),
-            use_gpu=on_gpus,
+            num_workers=_elastic(task.spec, needs.parts),
+            use_gpu=needs.gpus > 0,
             resources_per_worker=resources,
         ),
         run_config=RunConfig(

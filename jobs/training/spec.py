@@ -32,6 +32,9 @@ ModelT = TypeVar("ModelT", Flow, Generator)
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
+SMALLEST_GPU_SHARE = 64
+"""Samples per step that a GPU has at least: with fewer a step waits for its launches, as long as
+with so many, and the GPU does more for another job. Assumed, as no GPU has measured it yet."""
 
 
 def check_network(network: NetworkSpec | ClassifierSpec | None, image: ImageShape | None) -> None:
@@ -76,10 +79,11 @@ class TrainingSpec(SeededJobSpec):
     """Of products and convolutions in training, all else being float32; auto = bfloat16 where the
     device has it."""
     workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
-    """Ray Train workers; auto = one per GPU, on CPUs one per core up to 8 with 32 samples each;
-    {min, max} = as many of them as the cluster has at the time."""
+    """Ray Train workers; auto = one per GPU with at least 64 samples each (other jobs take the GPUs
+    that are left), on CPUs one per core up to 8 with 32 samples each; {min, max} = as many of them
+    as the cluster has at the time."""
     threads: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
-    """CPU threads of a worker; auto = 1 on CPUs, up to 4 beside a GPU."""
+    """CPU threads of a worker; auto = 1 on CPUs, beside a GPU its part of the node's, up to 4."""
     shared: Annotated[Literal["auto"] | bool, SPEED_ONLY] = "auto"
     """Whether to train without Ray Train, which takes 12 s and four more processes to start: true =
     in a process that serves other short jobs too, with one worker; false = never; auto = in a
@@ -133,12 +137,16 @@ class TrainingSpec(SeededJobSpec):
         elif self.workers != "auto":
             workers = self.workers
         else:
-            most = cluster.gpus or min(cluster.cpus, self.batch_size // SMALLEST_CPU_SHARE, 8)
+            most = (
+                min(cluster.gpus, self.batch_size // SMALLEST_GPU_SHARE)
+                if cluster.gpus
+                else min(cluster.cpus, self.batch_size // SMALLEST_CPU_SHARE, 8)
+            )
             sizes = self.batches().values()
             workers = max(n for n in range(1, max(1, most) + 1) if all(b % n == 0 for b in sizes))
         if self.threads != "auto":
             return workers, self.threads
-        return workers, min(4, cluster.node_cpus) if cluster.gpus else 1
+        return workers, max(1, int(cluster.beside_gpu)) if cluster.gpus else 1
 
     def in_process(self, cluster: Cluster) -> bool:
         """Whether the job's own process trains, without Ray Train: the result is the same."""
@@ -179,7 +187,10 @@ class TrainingSpec(SeededJobSpec):
 
     def needs(self, cluster: Cluster) -> Needs:
         workers, threads = self.layout(cluster)
-        return Needs(cpus=workers * threads, gpus=workers if cluster.gpus else 0)
+        if cluster.gpus == 0:
+            return Needs(cpus=workers * threads, gpus=0, parts=workers)
+        held = cluster.beside_gpu if self.threads == "auto" else threads
+        return Needs(cpus=workers * held, gpus=workers, parts=workers)
 
 
 class PartTrainingSpec(TrainingSpec):

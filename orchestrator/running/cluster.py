@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster, NodeSize
 from slimctl.jobs.base.errors import UserError
 from slimctl.orchestrator.running.launcher import NAMESPACE
 
@@ -206,15 +206,13 @@ def describe_cluster() -> Cluster:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    return Cluster(cpus=sum(cpus), gpus=gpus, node_cpus=min(cpus, default=1))
+    return Cluster.of(NodeSize(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes)
 
 
 def devices_here() -> Cluster:
     """Devices that a private Ray on this machine would have."""
     cpus = os.cpu_count() or 1
-    return Cluster(cpus=cpus, gpus=_visible(_gpus()), node_cpus=cpus)
+    return Cluster(cpus=cpus, gpus=_visible(_gpus()))
 
 
 def _gpus() -> int:

@@ -152,7 +152,8 @@ class SearchRun:
             self._heard_s = now
             self._hear(self._halving)
         self._take_look()
-        while self._busy < self._spec.parallel and (fresh := self._next()) is not None:
+        most = self._spec.at_once(self._cluster)
+        while self._busy < most and (fresh := self._next()) is not None:
             if any(name.rpartition(".")[2] in SIZES for name in self._spec.subject_to):
                 self._to_look.append(fresh)
                 continue
@@ -164,6 +165,10 @@ class SearchRun:
         self._ask_look()
         self._say_progress(now)
         return len(self._ended) == self._total
+
+    def resize(self, cluster: "Cluster") -> None:
+        """Takes note of what the cluster has now."""
+        self._cluster = cluster
 
     def end(self) -> None:
         """Stops all trials that are under way."""

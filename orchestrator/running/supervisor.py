@@ -423,3 +423,5 @@ class Supervisor:
             self._needs = self._needs_on(cluster, self._jobs.values())
             self._scheduler.resize(cluster, self._needs)
             self._launcher.resize(cluster)
+            for search in self._searches.values():
+                search.resize(cluster)

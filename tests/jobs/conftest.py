@@ -14,7 +14,7 @@ from torch import nn
 
 from slimctl.jobs.base import turns
 from slimctl.jobs.base.artifacts import Dataset, Flow, Generator, Handle, PairSet
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.keys import artifact_id, job_key
@@ -229,16 +229,16 @@ def attempt(
     from slimctl.jobs.steps import train
     from slimctl.jobs.training import ray_train
 
-    def fit(task: Any, workers: int, *_: Any) -> None:
-        assert workers == 1
+    def fit(task: Any, needs: Needs, *_: Any) -> None:
+        assert needs.parts == 1
         ray_train.train_worker(replace(task, threads=1))
 
     def pool(context: Any, recipe: PairRecipe, count: int, actors: int) -> list[Any]:
         assert actors >= 1
         return generate_here(context.store, recipe, count)
 
-    def seeds(context: Any, task: Any, actors: int) -> list[Any]:
-        assert actors >= 1
+    def seeds(context: Any, task: Any, needs: Needs) -> list[Any]:
+        assert needs.parts >= 1
         return [train.train_seed(task, number) for number in range(task.spec.training_seeds)]
 
     monkeypatch.setattr(train, "train_policies", seeds)

@@ -66,7 +66,7 @@ def digits(store: Store) -> Dataset:
 
 
 def context(store: Store, tmp_path: Path, artifact: str) -> JobContext:
-    return JobContext("teacher", artifact, store, {}, tmp_path, Cluster(2, 0, 2))
+    return JobContext("teacher", artifact, store, {}, tmp_path, Cluster(2))
 
 
 def test_two_workers_train_what_one_trains(local_ray, tmp_path):

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from slimctl.jobs.base.artifacts import Flow
-from slimctl.jobs.base.cluster import Cluster, Range, range_mistake
+from slimctl.jobs.base.cluster import Cluster, NodeSize, Range, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
@@ -78,3 +78,21 @@ def test_a_shard_is_named_with_its_pairs():
     spec = GeneratePairs(flow="f", count=10, shard_size=50)
     recipe = spec._recipe("generate_pairs-ab-10", None, spec.solver)
     assert describe_shard(recipe, 3) == "shard 3 (pairs 150 to 199)"
+
+
+@pytest.mark.parametrize(
+    ("part", "room"),
+    [
+        (NodeSize(4, 1), 2 + 1),
+        (NodeSize(0, 1), 4 + 1),
+        (NodeSize(0.1, 0), 80 + 60 + 20),
+        (NodeSize(8, 4), 1),
+        (NodeSize(9, 0), 0),
+        (NodeSize(0, 5), 0),
+    ],
+)
+def test_how_many_parts_fit_on_the_nodes(part, room):
+    cluster = Cluster.of([NodeSize(8, 4), NodeSize(6, 1), NodeSize(2)])
+    assert cluster.room(part) == room
+    assert str(cluster) == "1 x 8 CPUs and 4 GPUs, 1 x 6 CPUs and 1 GPU, 1 x 2 CPUs"
+    assert str(Cluster.of([NodeSize(64, 8)] * 2)) == "2 x 64 CPUs and 8 GPUs"

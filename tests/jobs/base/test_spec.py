@@ -34,9 +34,50 @@ def test_a_kind_must_make_a_handle():
         output_type(Nothing)
 
 
-def test_a_job_asks_for_one_device_unless_it_says_otherwise():
-    assert Stone().needs(Cluster(cpus=4)) == Needs(cpus=1, gpus=0)
-    assert Stone().needs(Cluster(cpus=4, gpus=2)) == Needs(cpus=0, gpus=1)
+class Torch(Stone):
+    def wants_gpu(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("cluster", "plain", "on_gpu"),
+    [
+        (Cluster(cpus=4), Needs(1, 0), Needs(1, 0)),
+        (Cluster(cpus=4, gpus=2), Needs(1, 0), Needs(2, 1)),
+        (Cluster(cpus=64, gpus=2), Needs(1, 0), Needs(4, 1)),
+        (Cluster(cpus=1, gpus=2), Needs(1, 0), Needs(0.5, 1)),
+        (Cluster(cpus=0, gpus=2), Needs(0, 0), Needs(0, 1)),
+        (Cluster(cpus=0), Needs(1, 0), Needs(1, 0)),
+    ],
+)
+def test_a_job_asks_for_a_cpu_and_for_a_gpu_only_if_it_works_there(cluster, plain, on_gpu):
+    assert Stone().needs(cluster) == plain
+    assert Torch().needs(cluster) == on_gpu
+
+
+def test_which_kinds_hold_a_gpu():
+    """Those that read, split and copy files hold none, even where a GPU is free."""
+    cluster = Cluster(cpus=8, gpus=8)
+    fields = {
+        "load_dataset": {"source": "digits"},
+        "import_teacher": {"path": "x.pkl"},
+        "import_features": {"path": "x.onnx"},
+        "inception_features": {"weights": "x.pth"},
+        "analytic_flow": {"data": "d"},
+        "partition": {"data": "d", "count": 2},
+        "train_features": {"data": "d"},
+        "evaluate": {"model": "m", "data": "d", "features": "f"},
+    }
+    gpus = {
+        kind: load_kind(kind).model_validate(one).needs(cluster).gpus
+        for kind, one in fields.items()
+    }
+    assert {kind for kind, held in gpus.items() if held} == {"train_features", "evaluate"}
+    of_features = {"data": "d", "features": "f", "count": 2, "method": "kmeans"}
+    assert load_kind("partition").model_validate(of_features).needs(cluster).gpus == 1
+
+
+def test_a_job_says_little_unless_its_kind_does():
     assert Stone.placement == "shared"
     assert Stone().fingerprint() == {}
     assert Stone().expect({}) == Facts()

@@ -81,12 +81,12 @@ def test_settings_that_cannot_be(fields):
 @pytest.mark.parametrize(
     ("fields", "cluster", "needs"),
     [
-        ({"count": 100}, Cluster(cpus=4), Needs(cpus=4, gpus=0)),
-        ({"count": 5}, Cluster(cpus=4), Needs(cpus=2, gpus=0)),
-        ({"count": 100, "actors": 3}, Cluster(cpus=4), Needs(cpus=3, gpus=0)),
-        ({"count": 100, "actors": 9}, Cluster(cpus=4), Needs(cpus=4, gpus=0)),
-        ({"count": 100}, Cluster(cpus=16, gpus=8), Needs(cpus=0, gpus=8)),
-        ({"count": 1}, Cluster(cpus=0), Needs(cpus=1, gpus=0)),
+        ({"count": 100}, Cluster(cpus=4), Needs(4, 0, parts=4)),
+        ({"count": 5}, Cluster(cpus=4), Needs(2, 0, parts=2)),
+        ({"count": 100, "actors": 3}, Cluster(cpus=4), Needs(3, 0, parts=3)),
+        ({"count": 100, "actors": 9}, Cluster(cpus=4), Needs(4, 0, parts=4)),
+        ({"count": 100}, Cluster(cpus=16, gpus=8), Needs(0, 8, parts=8)),
+        ({"count": 1}, Cluster(cpus=0), Needs(1, 0, parts=1)),
     ],
 )
 def test_it_takes_what_it_can_use(fields, cluster, needs):

@@ -58,9 +58,9 @@ def test_settings_that_cannot_be(fields):
 @pytest.mark.parametrize(
     ("seeds", "cluster", "needs"),
     [
-        (3, Cluster(cpus=2), Needs(cpus=2, gpus=0)),
-        (3, Cluster(cpus=8), Needs(cpus=3, gpus=0)),
-        (2, Cluster(cpus=8, gpus=4), Needs(cpus=0, gpus=2)),
+        (3, Cluster(cpus=2), Needs(2, 0, parts=2)),
+        (3, Cluster(cpus=8), Needs(3, 0, parts=3)),
+        (2, Cluster(cpus=8, gpus=4), Needs(2, 0, parts=2)),
     ],
 )
 def test_it_takes_what_it_can_use(seeds, cluster, needs):

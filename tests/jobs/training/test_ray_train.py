@@ -9,6 +9,7 @@ from ray.train import WorkerGroupError
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
+from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.errors import (
     DamagedArtifact,
@@ -168,7 +169,7 @@ def ended_by(context, make_task, monkeypatch):
         monkeypatch.setattr(TorchTrainer, "fit", raising(raised))
         monkeypatch.setattr(ray_train, "free_placement", lambda artifact: 0)
         with pytest.raises(SlimError) as error:
-            ray_train._fit(make_task(), 2, on_gpus=False, use_cuda=False)
+            ray_train._fit(make_task(), Needs(2, 0, parts=2), use_cuda=False)
         return error.value
 
     return call

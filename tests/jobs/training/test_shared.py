@@ -19,7 +19,7 @@ def settings(**changes):
 
 @pytest.mark.parametrize(
     ("cluster", "needs"),
-    [(Cluster(cpus=8), Needs(1, 0)), (Cluster(cpus=8, gpus=4, node_cpus=8), Needs(4, 1))],
+    [(Cluster(cpus=8), Needs(1, 0)), (Cluster(cpus=8, gpus=4), Needs(2, 1))],
 )
 def test_it_is_one_worker_in_a_shared_process(cluster, needs):
     assert settings(shared=True).placed(cluster) == "shared"

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from slimctl.jobs.base.cluster import Cluster, Needs
+from slimctl.jobs.base.cluster import Cluster, Needs, NodeSize
 from slimctl.jobs.base.facts import FieldError
 from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.kinds.train_flow import TrainFlow
@@ -33,9 +33,13 @@ def distil(**changes):
         ({"batch_size": 33}, Cluster(cpus=64), (1, 1)),
         ({"batch_size": 96}, Cluster(cpus=8), (3, 1)),
         ({"batch_size": 1}, Cluster(cpus=8), (1, 1)),
-        ({}, Cluster(cpus=16, gpus=8, node_cpus=16), (8, 4)),
-        ({}, Cluster(cpus=16, gpus=6, node_cpus=2), (4, 2)),
-        ({"batch_size": 6}, Cluster(cpus=16, gpus=8, node_cpus=1), (6, 1)),
+        ({}, Cluster(cpus=16, gpus=1), (1, 4)),
+        ({}, Cluster(cpus=16, gpus=8), (2, 2)),
+        ({"batch_size": 512}, Cluster(cpus=64, gpus=8), (8, 4)),
+        ({"batch_size": 512}, Cluster(cpus=64, gpus=6), (4, 4)),
+        ({"batch_size": 512}, Cluster.of([NodeSize(64, 8)] * 8), (8, 4)),
+        ({"batch_size": 512, "workers": 64}, Cluster.of([NodeSize(64, 8)] * 8), (64, 4)),
+        ({"batch_size": 6}, Cluster(cpus=8, gpus=8), (1, 1)),
         ({"workers": 4}, Cluster(cpus=1), (4, 1)),
         ({"workers": 2, "threads": 3}, Cluster(cpus=9), (2, 3)),
         ({"threads": 7}, Cluster(cpus=9, gpus=1), (1, 7)),
@@ -47,7 +51,26 @@ def test_workers_are_a_function_of_the_cluster_and_the_spec(fields, cluster, lay
     workers, threads = layout
     assert spec.batch_size % workers == 0
     gpus = workers if cluster.gpus else 0
-    assert spec.needs(cluster) == Needs(cpus=workers * threads, gpus=gpus)
+    assert spec.needs(cluster) == Needs(workers * threads, gpus, parts=workers)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "cpus", "threads"),
+    [
+        (Cluster(cpus=8, gpus=4), 8, 2),
+        (Cluster(cpus=6, gpus=4), 4, 1),
+        (Cluster(cpus=2, gpus=4), 2, 1),
+        (Cluster.of([NodeSize(2), NodeSize(8, 4)]), 8, 2),
+        (Cluster(cpus=0, gpus=4), 0, 1),
+    ],
+)
+def test_gpu_workers_take_no_more_cpus_than_their_node_has(cluster, cpus, threads):
+    """4 GPUs with 8 CPUs asked for 16 CPUs, and waited for ever."""
+    spec = settings(batch_size=256)
+    assert spec.layout(cluster) == (4, threads)
+    needs = spec.needs(cluster)
+    assert needs == Needs(cpus=cpus, gpus=4, parts=4)
+    assert cluster.room(needs.part) >= needs.parts
 
 
 @pytest.mark.parametrize("two_step_batch", [None, 128, 6, 1, 50])

@@ -61,7 +61,7 @@ def ray(monkeypatch) -> Ray:
 def test_without_an_address_a_private_ray_is_started_and_ended(ray):
     with connect(None) as cluster:
         assert ray.open
-        assert cluster == Cluster(cpus=4, gpus=0, node_cpus=4)
+        assert cluster == Cluster(cpus=4, gpus=0)
     assert not ray.open
     (options,) = ray.inits
     assert options["address"] == "local", "it never joins somebody else's cluster by accident"
@@ -126,19 +126,24 @@ def test_an_address_of_something_else_is_refused(ray):
 
 
 @pytest.mark.parametrize(
-    ("devices", "cluster"),
+    ("devices", "beside_gpu", "nodes"),
     [
-        ([(True, {"CPU": 2.0}), (True, {"CPU": 8.0, "GPU": 2.0})], Cluster(10, 2, 2)),
-        ([(True, {"CPU": 2.0}), (False, {"CPU": 8.0, "GPU": 2.0})], Cluster(2, 0, 2)),
-        ([(True, {}), (True, {"CPU": 8.0})], Cluster(8, 0, 8)),
-        ([(True, {"CPU": 0.0}), (True, {"CPU": 4.0, "GPU": 1.0})], Cluster(4, 1, 4)),
-        ([(True, {"GPU": 1.0})], Cluster(0, 1, 1)),
+        ([(True, {"CPU": 2.0}), (True, {"CPU": 8.0, "GPU": 2.0})], 4, [(2, 0), (8, 2)]),
+        ([(True, {"CPU": 2.0}), (False, {"CPU": 8.0, "GPU": 2.0})], 4, [(2, 0)]),
+        ([(True, {"CPU": 8.0}), (True, {})], 4, [(0, 0), (8, 0)]),
+        ([(True, {"CPU": 0.0}), (True, {"CPU": 3.0, "GPU": 2.0})], 1, [(0, 0), (3, 2)]),
+        ([(True, {"GPU": 1.0})], 0, [(0, 1)]),
+        ([(True, {"CPU": 64.0, "GPU": 8.0}), (True, {"CPU": 3.0, "GPU": 4.0})], 0.75,
+         [(3, 4), (64, 8)]),
     ],
-)
-def test_what_a_cluster_has(ray, devices, cluster):
-    """Dead nodes do not count, and a head without CPUs does not make nodes seem small."""
+)  # fmt: skip
+def test_what_a_cluster_has(ray, devices, beside_gpu, nodes):
+    """Dead nodes do not count, and a head without GPUs does not make GPU nodes seem small."""
     ray.devices = devices
-    assert describe_cluster() == cluster
+    found = describe_cluster()
+    assert [(node.cpus, node.gpus) for node in found.nodes] == nodes
+    assert (found.cpus, found.gpus) == tuple(map(sum, zip(*nodes, strict=True)))
+    assert found.beside_gpu == beside_gpu
 
 
 def test_the_users_own_settings_of_ray_are_left_alone(ray, monkeypatch):
@@ -270,7 +275,7 @@ def test_gpus_are_those_that_a_job_could_use(machine, found, visible, gpus):
     machine(found, visible)
     here = devices_here()
     assert here.gpus == gpus
-    assert here.cpus == here.node_cpus == os.cpu_count()
+    assert here.cpus == here.nodes[0].cpus == os.cpu_count()
 
 
 def test_torch_counts_the_same():
