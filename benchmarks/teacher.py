@@ -101,7 +101,7 @@ def trained_teacher(steps: int, machine: Machine) -> SongUNet:
     return network.to(machine.device).eval().requires_grad_(requires_grad=False)
 
 
-def _leave_out_fast_features(network: SongUNet) -> None:
+def leave_out_fast_features(network: SongUNet) -> None:
     """Keeps a short training from following features that turn up to 999 rad over the flow's time.
 
     They make the velocity jitter in time, which a long training smooths out, and rk45 then takes
@@ -118,7 +118,7 @@ def _leave_out_fast_features(network: SongUNet) -> None:
 
 
 def _train(network: SongUNet, steps: int, machine: Machine) -> dict[str, Tensor]:
-    _leave_out_fast_features(network)
+    leave_out_fast_features(network)
     images = drawn_images(COUNT, IMAGE).to(machine.device)
     settings = LoopSettings(steps=steps, batch_size=BATCH, learning_rate=1e-3, decay="cosine")
     folder = tempfile.mkdtemp(prefix="slimctl-benchmark-")

@@ -23,29 +23,52 @@ from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Share
 from slimctl.models.engine import Engine
 from slimctl.models.networks.presets import PRESETS, Preset
+from slimctl.models.spec import ImageShape
 
 STEPS = 10**9
 
 
 class Stepper:
-    """Our training loop, stopped after every step."""
+    """Our training loop, stopped after every step.
+
+    Args:
+        network: with its first weights.
+        image: shape of its images.
+        images: what it learns, float32 (N, C, H, W) on the device.
+        engine: how it is computed.
+        machine: where.
+        batch: images in a step; None = all.
+        rate: Adam's learning rate.
+    """
 
     def __init__(
-        self, network: nn.Module, preset: Preset, images: Tensor, engine: Engine, machine: Machine
+        self,
+        network: nn.Module,
+        image: ImageShape,
+        images: Tensor,
+        engine: Engine,
+        machine: Machine,
+        batch: int | None = None,
+        rate: float = 2e-4,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="slimctl-benchmark-")
-        share = Share(0, len(images), len(images), machine.device)
-        settings = LoopSettings(steps=STEPS, batch_size=len(images))
-        objective = FlowOnImages(images, preset.image)
+        count = batch or len(images)
+        share = Share(0, count, count, machine.device)
+        settings = LoopSettings(steps=STEPS, batch_size=count, learning_rate=rate)
+        objective = FlowOnImages(images, image)
         folder = LocalBlobs(Path(self._folder.name))
         self._trainer = Trainer(
             settings, network, objective, share, folder, lambda step, metrics: None, engine=engine
         )
         self._steps = self._trainer.steps()
 
-    def step(self) -> None:
-        """One optimizer step."""
-        next(self._steps)
+    def step(self) -> Tensor:
+        """One optimizer step; its loss, still on the device."""
+        return next(self._steps)
+
+    def average(self) -> dict[str, Tensor]:
+        """The averaged weights and the buffers, by name."""
+        return dict(self._trainer.ema.average)
 
 
 def step_floor(preset: Preset, batch: int, rates: Rates, dtype: str) -> float:
@@ -68,7 +91,7 @@ def _case(
     images: Tensor,
 ) -> Case:
     network = preset.network.build(preset.image) if official is None else official.our_network()
-    stepper = Stepper(network, preset, images, engine, machine)
+    stepper = Stepper(network, preset.image, images, engine, machine)
     stepper.step()
     if official is not None:
         official.ask("step")

@@ -8,6 +8,11 @@ measured (`slimctl.models.compilation`) and must be kept with the work that it w
                weights, their average, the optimizer's moments, the network's output and the loss
     sampling   float32: bfloat16 moves the end of a trajectory by more than 8-bit rounding
 
+float32 products of a GPU are TF32's (10 bits of mantissa), in convolutions and matrix products
+alike: torch's own defaults take TF32 for the former and IEEE for the latter. Emulated on a CPU,
+TF32 moves end points by 1.3e-4 RMS, 6 % of 8-bit rounding. `python -m benchmarks.gpu_session` says
+on a GPU whether that holds there, and whether float16 would be faster still.
+
 Measured on an EPYC with avx512_bf16, one thread, 0.4 to 16 multiply-adds (10^9) a batch: bfloat16
 takes 0.57 to 0.82 of the time of a float32 training step at every size tried, from 16 channels at
 8 x 8 up. In channels_last GroupNorm's CPU kernels cost more than the convolutions save (1.05 to
@@ -15,28 +20,31 @@ takes 0.57 to 0.82 of the time of a float32 training step at every size tried, f
 convolutions want channels_last; that, fused Adam and compilation are untested on CUDA.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import nn
 
 from slimctl.models.shapes import Tensor
-from slimctl.models.spec import Precision, Spec
+from slimctl.models.spec import SamplingPrecision, Spec
 
 Purpose = Literal["training", "sampling"]
 """What a network is computed for."""
 
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 _FIRST_CUDA_CAPABILITY = (8, 0)
-"""Ampere: the first with bfloat16 products."""
+"""Ampere: the first with bfloat16 and TF32 products."""
 
 
 class Engine(Spec):
     """A choice, recorded with the result."""
 
-    precision: Precision = "float32"
+    precision: SamplingPrecision = "float32"
     """Of matrix products and convolutions; everything else is float32."""
+    tf32: bool = False
+    """Whether float32 products on a GPU are TF32's; false = IEEE's."""
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     """Order of the weights and activations of convolutions."""
     compiled: bool = False
@@ -49,11 +57,27 @@ class Engine(Spec):
         return network.to(device)
 
     def runner(self, network: nn.Module) -> nn.Module:
-        """A module that computes `network`, whose weights it shares, in this way."""
-        if self == Engine():
+        """A module that computes `network`, whose weights it shares, in this way.
+
+        Compiled, every size of batch has a program of its own (`dynamic=False`).
+        """
+        if self.model_copy(update={"tf32": False}) == Engine():
             return network
-        compiled = torch.compile(network) if self.compiled else network
+        compiled = torch.compile(network, dynamic=False) if self.compiled else network
         return Runner(network, compiled, self)
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """Float32 products on GPUs as this engine has them; afterwards as they were before."""
+        backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+        before = [backend.fp32_precision for backend in backends]
+        try:
+            for backend in backends:
+                backend.fp32_precision = "tf32" if self.tf32 else "ieee"
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.fp32_precision = value
 
 
 class Runner(nn.Module):
@@ -73,21 +97,26 @@ class Runner(nn.Module):
         if self._engine.memory_format == "channels_last" and first.dim() == 4:
             first = first.contiguous(memory_format=torch.channels_last)
         (call,) = self._call
-        low = self._engine.precision == "bfloat16"
-        with torch.autocast(first.device.type, torch.bfloat16, enabled=low):
+        low = self._engine.precision != "float32"
+        dtype = torch.float16 if self._engine.precision == "float16" else torch.bfloat16
+        with torch.autocast(first.device.type, dtype, enabled=low):
             output: Tensor = call(first, *others)
         return output.float() if low else output
 
 
 def choose_engine(
-    device: torch.device, purpose: Purpose, precision: Precision | Literal["auto"] = "auto"
+    device: torch.device, purpose: Purpose, precision: SamplingPrecision | Literal["auto"] = "auto"
 ) -> Engine:
     """The engine of a device for a purpose, not compiled."""
     if precision == "auto":
         fast = purpose == "training" and has_bfloat16(device)
         precision = "bfloat16" if fast else "float32"
     on_gpu = device.type == "cuda"
-    return Engine(precision=precision, memory_format="channels_last" if on_gpu else "contiguous")
+    return Engine(
+        precision=precision,
+        tf32=on_gpu and has_bfloat16(device),
+        memory_format="channels_last" if on_gpu else "contiguous",
+    )
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -19,7 +19,10 @@ else:  # `importlib_metadata`, once somebody has imported it, gives a class of i
     EntryPoint = object
 
 Precision = Literal["float32", "bfloat16"]
-"""Of matrix products and convolutions; everything else is float32."""
+"""Of matrix products and convolutions in training; everything else is float32."""
+SamplingPrecision = Literal[Precision, "float16"]
+"""The same where nothing is learned; float16 has TF32's mantissa, and too few exponents to train
+with."""
 WHOLE_NUMBERS = 2**63
 """Whole numbers stay below: torch, numpy and every file format here keep 64 bits with a sign."""
 

@@ -13,7 +13,7 @@ from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import RK45Spec, SolverSpec
-from slimctl.models.spec import Precision
+from slimctl.models.spec import SamplingPrecision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class GeneratePairs(SeededJobSpec):
     solver: SolverSpec | Ref[StepGrid | StepPolicy] = RK45Spec(kind="rk45", tolerance=1e-4)
     """How the flow equation is solved; or the job that fitted a solver to this flow, or trained a
     policy to choose its steps."""
-    precision: Precision = "float32"
+    precision: SamplingPrecision = "float32"
     """Of the network's products; bfloat16 is faster and moves a pair by about 8-bit rounding."""
     shard_size: int = Field(default=1000, ge=1)
     """Pairs per file, the unit of work of an actor."""

@@ -36,7 +36,7 @@ from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import SolverSpec
-from slimctl.models.spec import ImageShape, Precision, Spec
+from slimctl.models.spec import ImageShape, SamplingPrecision, Spec
 from slimctl.models.steps.flow_walk import solve_with_policy
 
 
@@ -52,7 +52,7 @@ class PairRecipe:
     shard_size: int
     batch_size: int
     """Pairs solved at once; divides shard_size."""
-    precision: Precision = "float32"
+    precision: SamplingPrecision = "float32"
 
 
 def pair_noise(seed: int, index: Tensor, image: ImageShape) -> Tensor:

@@ -20,7 +20,7 @@ from slimctl.models.networks.registry import ENTRY_POINTS, network_families, par
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
-from slimctl.models.spec import Precision
+from slimctl.models.spec import SamplingPrecision
 from slimctl.models.steps.flow_walk import observation_size
 from slimctl.models.steps.q_network import GreedyPolicy
 from slimctl.models.steps.spec import FlowProblem, Problem, ThreeBodyProblem
@@ -58,7 +58,7 @@ def open_network(store: Store, handle: Flow | Generator, device: torch.device) -
 
 
 def open_flow(
-    store: Store, handle: Flow, device: torch.device, precision: Precision = "float32"
+    store: Store, handle: Flow, device: torch.device, precision: SamplingPrecision = "float32"
 ) -> RunnableFlow:
     """The flow of a handle, frozen, on a device.
 
