@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from slimctl.models.engine import Runner
+from slimctl.models.engine import without_engine
 from slimctl.models.flows.flow import Flow
 from slimctl.models.networks.layers import group_norm
 from slimctl.models.shapes import Float, Int, Tensor
@@ -90,7 +90,7 @@ def _bottleneck(flow: Flow) -> nn.Module:
             "this flow has no network, so nothing of it can be trained"
             "\n  fix: give a flow with a network as the fake one"
         )
-    network = network.network if isinstance(network, Runner) else network
+    network = without_engine(network)
     layer: nn.Module | None = getattr(network, "bottleneck", None)
     if layer is None:
         raise ValueError(

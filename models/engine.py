@@ -8,10 +8,12 @@ measured (`slimctl.models.compilation`) and must be kept with the work that it w
                weights, their average, the optimizer's moments, the network's output and the loss
     sampling   float32: bfloat16 moves the end of a trajectory by more than 8-bit rounding
 
-float32 products of a GPU are TF32's (10 bits of mantissa), in convolutions and matrix products
-alike: torch's own defaults take TF32 for the former and IEEE for the latter. Emulated on a CPU,
-TF32 moves end points by 1.3e-4 RMS, 6 % of 8-bit rounding. `python -m benchmarks.gpu_session` says
-on a GPU whether that holds there, and whether float16 would be faster still.
+float32 products of a GPU are TF32's (10 bits of mantissa) in networks that train or sample, in
+convolutions and matrix products alike, and IEEE's everywhere else: distances between features
+would lose what they differ by. torch's own defaults take TF32 for convolutions and IEEE for
+matrix products. Emulated on a CPU, TF32 moves end points by 1.3e-4 RMS, 6 % of 8-bit rounding.
+`python -m benchmarks.gpu_session` says on a GPU whether that holds there, and whether float16 would
+be faster still.
 
 Measured on an EPYC with avx512_bf16, one thread, 0.4 to 16 multiply-adds (10^9) a batch: bfloat16
 takes 0.57 to 0.82 of the time of a float32 training step at every size tried, from 16 channels at
@@ -21,7 +23,7 @@ convolutions want channels_last; that, fused Adam and compilation are untested o
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -61,7 +63,7 @@ class Engine(Spec):
 
         Compiled, every size of batch has a program of its own (`dynamic=False`).
         """
-        if self.model_copy(update={"tf32": False}) == Engine():
+        if self == Engine():
             return network
         compiled = torch.compile(network, dynamic=False) if self.compiled else network
         return Runner(network, compiled, self)
@@ -99,9 +101,15 @@ class Runner(nn.Module):
         (call,) = self._call
         low = self._engine.precision != "float32"
         dtype = torch.float16 if self._engine.precision == "float16" else torch.bfloat16
-        with torch.autocast(first.device.type, dtype, enabled=low):
+        products = self._engine.products() if self._engine.tf32 else nullcontext()
+        with products, torch.autocast(first.device.type, dtype, enabled=low):
             output: Tensor = call(first, *others)
         return output.float() if low else output
+
+
+def without_engine(network: nn.Module) -> nn.Module:
+    """The network itself, where it is behind a runner."""
+    return network.network if isinstance(network, Runner) else network
 
 
 def choose_engine(

@@ -29,6 +29,7 @@ from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
 from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sample_grid
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import by_labels
+from slimctl.models.engine import without_engine
 from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
 from slimctl.models.metrics.evidence import Evidence
@@ -189,7 +190,7 @@ def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
     if network is None:
         return {"parameters": 0, "parameters_total": 0, "macs": 0}
     count = count_parameters(network)
-    macs = count_macs(network, model.image)
+    macs = count_macs(without_engine(network), model.image)
     return {"parameters": count, "parameters_total": count, "macs": macs}
 
 

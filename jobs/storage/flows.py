@@ -78,9 +78,9 @@ def open_flow(
             t_start=handle.t_start,
         )
         return flow.to(device)
-    network = open_network(store, handle, device)
-    if precision != "float32":
-        network = choose_engine(device, "sampling", precision).runner(network)
+    network = choose_engine(device, "sampling", precision).runner(
+        open_network(store, handle, device)
+    )
     return make_flow(network, handle.image, handle).to(device)
 
 

@@ -190,7 +190,7 @@ class Trainer:
         if self.step == 0:
             self._take_score()
         while self.step < self.spec.steps:
-            with computing():
+            with computing(), self.engine.products():
                 loss = self._advance(model)
             if self._is_due(self._score_every()):
                 self._take_score()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimctl.models.engine import Engine, choose_engine, has_bfloat16
+from slimctl.models.engine import Engine, choose_engine, has_bfloat16, without_engine
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.spec import ImageShape
 
@@ -86,3 +86,51 @@ def test_two_runs_give_the_same_bits(network):
 def test_one_input_is_enough():
     layer = nn.Linear(3, 2)
     assert Engine(precision="bfloat16").runner(layer)(torch.ones(1, 3)).shape == (1, 2)
+
+
+def precisions():
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_are_set_alike_and_put_back(tf32):
+    before = precisions()
+    with Engine(tf32=tf32).products():
+        assert precisions() == (("tf32",) * 2 if tf32 else ("ieee",) * 2)
+        with Engine(tf32=not tf32).products():
+            assert precisions() == (("ieee",) * 2 if tf32 else ("tf32",) * 2)
+        assert precisions() == (("tf32",) * 2 if tf32 else ("ieee",) * 2)
+    with pytest.raises(ZeroDivisionError), Engine(tf32=tf32).products():
+        1 / 0  # noqa: B018
+    assert precisions() == before
+
+
+def test_a_gpus_networks_are_in_tf32_and_nothing_else_is(network):
+    """What runs inside of them sees it; metrics beside them have IEEE's products."""
+    seen = []
+    network.register_forward_hook(lambda *_: seen.append(precisions()))
+    with Engine().products():
+        call(Engine(tf32=True), network)
+        assert precisions() == ("ieee", "ieee")
+    assert seen == [("tf32", "tf32")]
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+def test_a_gpu_that_has_tf32_samples_in_it(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = choose_engine(torch.device("cuda"), "sampling")
+    assert chosen.precision == "float32"
+    assert chosen.tf32 == (capability >= (8, 0))
+
+
+def test_float16_is_nearer_than_bfloat16(network):
+    plain = call(Engine(), network)
+    half = call(Engine(precision="float16"), network)
+    low = call(Engine(precision="bfloat16"), network)
+    assert half.dtype == torch.float32
+    assert 0 < float((half - plain).norm()) < float((low - plain).norm()) / 4
+
+
+def test_the_network_behind_an_engine(network):
+    assert without_engine(Engine(precision="float16").runner(network)) is network
+    assert without_engine(network) is network
