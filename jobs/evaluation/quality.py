@@ -1,6 +1,7 @@
 """The measurements behind a quality report."""
 
 import hashlib
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,7 +29,7 @@ from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
 from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sample_grid
 from slimctl.jobs.evaluation.statistics_file import read_statistics
-from slimctl.jobs.evaluation.subsets import by_labels
+from slimctl.jobs.evaluation.subsets import FEWEST, by_labels
 from slimctl.models.engine import without_engine
 from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
@@ -83,6 +84,10 @@ class Drawn:
     nfe: int = 0
     """Network evaluations of all samples."""
 
+    def rows(self) -> tuple[Tensor, Tensor | None]:
+        """Features and labels of the first samples; labels None if unconditional."""
+        return torch.cat(self.features), torch.cat(self.labels) if self.labels else None
+
 
 def measure(
     context: JobContext,
@@ -92,9 +97,7 @@ def measure(
     features: FeatureNet,
     partition: Partition | None = None,
 ) -> QualityReport:
-    """Draws samples and measures them against the data.
-
-    Quality by label goes by the partition; None = the fleet's, if it is one.
+    """Draws samples and measures them, by part as the partition or else the fleet has them.
 
     Raises:
         UserError: model and solver, or features and reference, do not go together.
@@ -106,11 +109,12 @@ def measure(
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
     sampler = open_sampler(store, model, solver, device)
     extract = open_features(store, features, device, context.threads)
-    kept = spec.manifold_samples
-    real = measure_real(store, data, features, extract, spec.samples, kept, reference)
+    real = measure_real(
+        store, data, features, extract, spec.samples, spec.manifold_samples, reference
+    )
     drawn = _draw(context, sampler, spec, extract, seed)
     images = torch.cat(drawn.images)
-    own = torch.cat(drawn.features), torch.cat(drawn.labels) if drawn.labels else None
+    own = drawn.rows()
     save_sample_grid(to_float(images[:GRID_SAMPLES]), context.folder / "samples.png")
     evidence = Evidence(
         real=real.features,
@@ -128,6 +132,7 @@ def measure(
     )
     subsets = partition.subsets if partition else getattr(model, "subsets", ())
     parts, classes = by_labels(store, data, real.features, own, subsets, spec.neighbours)
+    _say_what_is_left_out(context, own[1], (subsets, parts), (range(data.image.classes), classes))
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
@@ -139,11 +144,26 @@ def measure(
         samples=spec.samples,
         features=features.id,
         reference=data.id,
-        **_costs(model, sampler),
-        **_latency(sampler),
+        **(_costs(model, sampler) | _latency(sampler)),
         parts=parts,
         classes=classes,
     )
+
+
+def _say_what_is_left_out(
+    context: JobContext, labels: Tensor | None, *subsets: tuple[Sized, Sized]
+) -> None:
+    """Warns of parts, then of classes, of too few images; pairs of what there is and was measured.
+
+    Without labels there are no figures to be missed.
+    """
+    for name, (asked, measured) in zip(("parts", "classes"), subsets, strict=True):
+        if labels is not None and len(measured) < len(asked):
+            context.warn(
+                f"{len(asked) - len(measured)} of {len(asked)} {name} have no figures of their "
+                f"own: fewer than {FEWEST} samples or real images of them are kept; raise samples "
+                "and manifold_samples"
+            )
 
 
 def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:

@@ -13,12 +13,13 @@ from slimctl.jobs.base.artifacts import Dataset, SubsetQuality
 from slimctl.jobs.evaluation.reference import floor_draws, random_subset
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_labels
-from slimctl.models.metrics.frechet import frechet_distance
-from slimctl.models.metrics.gaussians import Rooted, gaussian_of
+from slimctl.models.metrics.frechet import frechet_distance, resampled_distances
+from slimctl.models.metrics.gaussians import gaussian_of
 from slimctl.models.metrics.precision_recall import precision_recall
 
-FEWEST = 2
-"""Images of a subset that a covariance needs."""
+FEWEST = 20
+"""Samples, and real images, below which a subset's distance tells nothing: on pixels 20 images of
+one digit are 31 % of the variance away from all of that digit, 10 are 61 % and 50 are 9 %."""
 
 
 def by_labels(
@@ -57,7 +58,7 @@ def subset_qualities(
     subsets: Sequence[Sequence[int]],
     neighbours: int,
 ) -> tuple[SubsetQuality, ...]:
-    """Quality by subset from features (n, D) and labels (n,); one with too few is left out."""
+    """Quality by subset from features (n, D) and labels (n,); one of too few rows is left out."""
     found = []
     for labels in subsets:
         wanted = torch.tensor(tuple(labels))
@@ -69,26 +70,18 @@ def subset_qualities(
 
 
 def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int) -> SubsetQuality:
-    statistics = gaussian_of(real)
     same = min(len(real), len(own))
     manifold = None
     if same > neighbours:
         manifold = precision_recall(real[random_subset(len(real), same)], own[:same], neighbours)
-    floor = _floor(statistics, real, len(own))
+    floor = resampled_distances(real, floor_draws(len(real), len(own), real.shape[1]))
     return SubsetQuality(
         labels=labels,
         samples=len(own),
         real=len(real),
-        fid=frechet_distance(statistics, gaussian_of(own)),
+        fid=frechet_distance(gaussian_of(real), gaussian_of(own)),
         fid_real=float(floor.mean()),
         fid_real_sd=float(floor.std()),
         precision=None if manifold is None else manifold.precision,
         recall=None if manifold is None else manifold.recall,
     )
-
-
-def _floor(statistics: Rooted, real: Tensor, count: int) -> Tensor:
-    """Fréchet distances of draws of `count` of the real features, float64 (R,)."""
-    draws = floor_draws(len(real), count, real.shape[1])
-    distances = [frechet_distance(statistics, gaussian_of(real[drawn])) for drawn in draws]
-    return torch.tensor(distances, dtype=torch.float64)

@@ -46,7 +46,7 @@ class Evaluate(SeededJobSpec):
     latency.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     model: Ref[Flow | Generator | Fleet]
     """What to measure."""
@@ -73,7 +73,8 @@ class Evaluate(SeededJobSpec):
     """Nearest neighbours that span the manifold of precision and recall; 5 as arXiv 2002.09797
     recommends for thousands of images (arXiv 1904.06991 takes 3 for 50 000)."""
     manifold_samples: int = Field(default=10_000, ge=2)
-    """Samples, and as many real images, that KID, precision and recall are of, at most."""
+    """Samples, and as many real images, that KID, precision, recall and the figures by class and
+    part are of, at most; a class or part has figures from 20 of each on."""
 
     def wants_gpu(self) -> bool:
         return True

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from slimctl.models.metrics.evidence import Evidence
-from slimctl.models.metrics.gaussians import Rooted
+from slimctl.models.metrics.gaussians import Rooted, gaussian_of
 from slimctl.models.metrics.rows import check_same_width
+from slimctl.models.shapes import Float, Int, Tensor
 
 
 def measure(evidence: Evidence) -> dict[str, Any]:
@@ -47,3 +48,42 @@ def frechet_distance(a: Rooted, b: Rooted) -> float:
     overlap = torch.linalg.svdvals(a.root.T @ b.root.to(a.mean.device))
     spread = a.spread + b.spread.to(a.mean.device)
     return max(0.0, float(shift + spread - 2.0 * overlap.sum()))
+
+
+def resampled_distances(
+    features: Float[Tensor, "n d"], draws: Int[Tensor, "r m"]
+) -> Float[Tensor, " r"]:
+    """Distances (float64) of draws of a table's rows, with replacement, to the table itself.
+
+    With fewer rows than dimensions no draw is looked at in d dimensions: all that the distance asks
+    for is in the n x n products of the centred rows.
+
+    Args:
+        features: at least 2 rows.
+        draws: rows of each draw, at least 2.
+
+    Raises:
+        ValueError: fewer than 2 rows, no columns, or a NaN or infinity.
+    """
+    whole = gaussian_of(features)
+    if len(features) >= features.shape[1]:
+        found = [frechet_distance(whole, gaussian_of(features[drawn])) for drawn in draws]
+        return torch.tensor(found, dtype=torch.float64)
+    products = whole.root.T @ whole.root * (len(features) - 1)
+    return torch.stack([_resampled(products, drawn) for drawn in draws])
+
+
+def _resampled(products: Float[Tensor, "n n"], drawn: Int[Tensor, " m"]) -> Tensor:
+    """Distance (0-dim) of one draw to the whole, from the products of the centred rows."""
+    count, size = len(drawn), len(products)
+    times = torch.bincount(drawn, minlength=size)
+    row = times.nonzero().flatten()
+    weight = times[row].double()
+    columns = products[:, row]
+    mean = columns @ weight / count
+    shift = mean[row] @ weight / count
+    spread = (products.diagonal()[row] @ weight - count * shift) / (count - 1)
+    centred = (columns - mean[:, None]) * weight.sqrt()
+    overlap = torch.linalg.svdvals(centred).sum() / ((size - 1) * (count - 1)) ** 0.5
+    distance: Tensor = shift + products.trace() / (size - 1) + spread - 2.0 * overlap
+    return distance.clamp_min(0.0)

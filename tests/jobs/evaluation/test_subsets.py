@@ -55,19 +55,33 @@ def test_precision_is_of_equal_counts():
 
 
 def test_too_small_a_subset_is_left_out():
-    real, own = table(0, 60), table(1, 60)
-    keep = own[1] != 2
+    real, own = table(0, 200), table(1, 200)
+    keep = (own[1] != 2) | (torch.arange(200) < 60)
     found = subset_qualities(real, (own[0][keep], own[1][keep]), [(2,), (1,)], neighbours=3)
     assert [each.labels for each in found] == [(1,)]
-    few = subset_qualities(real, (own[0][:3], torch.zeros(3)), [(0,)], neighbours=5)[0]
+    few = subset_qualities(real, own, [(0,)], neighbours=150)[0]
     assert (few.precision, few.recall) == (None, None)
+
+
+def test_classes_of_few_images_are_left_out_and_it_is_said(
+    run_job, make_dataset, make_model, recorder
+):
+    data = make_dataset(count=120, classes=4)
+    features = run_job(
+        TrainFeatures(data="d", network=SMALL, steps=2, batch_size=4, seed=0), data=data
+    )
+    model = make_model(Generator, label_counts=(1, 1, 1, 37))
+    report = run_job(spec(), model=model, data=data, features=features)
+    assert [each.labels for each in report.classes] == [(3,)]
+    said = [event["message"] for event in recorder.said("warning")]
+    assert any("3 of 4 classes have no figures of their own" in line for line in said)
 
 
 @pytest.fixture
 def inputs(run_job, make_dataset, monkeypatch):
     monkeypatch.setattr(quality, "LATENCY_BUDGET_MS", 5.0)
     monkeypatch.setattr(quality, "ROUTED_REQUESTS", 20)
-    data = make_dataset(count=40, classes=4)
+    data = make_dataset(count=80, classes=4)
     training = TrainFeatures(data="d", network=SMALL, steps=2, batch_size=4, seed=0)
     return {"data": data, "features": run_job(training, data=data)}
 
@@ -100,7 +114,7 @@ def fleet(make_model, commit, inputs):
 
 
 def spec(**changes):
-    fields = {"model": "m", "data": "d", "features": "f", "samples": 80, "seed": 0}
+    fields = {"model": "m", "data": "d", "features": "f", "samples": 160, "seed": 0}
     return Evaluate.model_validate(fields | changes)
 
 
@@ -117,8 +131,8 @@ def test_a_fleet_is_measured_as_one_model(run_job, fleet, inputs, cls, solver):
     assert report.routing_us > 0
     assert report.latency_ms > 0
     assert [each.labels for each in report.parts] == list(SUBSETS)
-    assert sum(each.samples for each in report.parts) == 80
-    assert sum(each.real for each in report.parts) == 40
+    assert sum(each.samples for each in report.parts) == 160
+    assert sum(each.real for each in report.parts) == 80
     assert [each.labels for each in report.classes] == [(0,), (1,), (2,), (3,)]
     assert report.nfe == (2 if solver else 1)
 

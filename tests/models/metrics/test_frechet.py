@@ -8,9 +8,10 @@ import pytest
 import scipy.linalg
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from slimctl.models.metrics.frechet import frechet_distance
+from slimctl.models.metrics.frechet import frechet_distance, resampled_distances
 from slimctl.models.metrics.gaussians import FewRows, Gaussian, RunningStatistics, gaussian_of
 
 
@@ -189,3 +190,32 @@ def test_few_rows_have_the_distance_of_their_covariances():
     assert isinstance(thin[1], Gaussian)
     assert frechet_distance(*thin) == pytest.approx(frechet_distance(*whole), rel=1e-10)
     assert frechet_distance(thin[0], thin[0]) == pytest.approx(0, abs=1e-10)
+
+
+def plain_distance(a, b):
+    """The textbook's formula in d dimensions, by numpy: roots of the eigenvalues of S1 S2.
+
+    Of as many as the rank of S2 lets be above 0: the roots of the others' rounding are 1e-8.
+    """
+    s1, s2 = (np.cov(rows.numpy(), rowvar=False) for rows in (a, b))
+    rank = min(len(b.unique(dim=0)) - 1, b.shape[1])
+    roots = np.sqrt(np.sort(np.linalg.eigvals(s1 @ s2).real)[len(s1) - rank :]).sum()
+    shift = np.square(a.numpy().mean(0) - b.numpy().mean(0)).sum()
+    return shift + np.trace(s1) + np.trace(s2) - 2 * roots
+
+
+@pytest.mark.parametrize("count", [2, 20, 47, 48, 200])
+def test_draws_of_a_table_have_the_distance_of_the_plain_formula(count):
+    rows = table(count, 48, seed=3, shift=5.0)
+    draws = torch.randint(count, (4, 30), generator=torch.Generator().manual_seed(4))
+    expected = [plain_distance(rows, rows[drawn]) for drawn in draws]
+    np.testing.assert_allclose(resampled_distances(rows, draws), expected, rtol=1e-9)
+
+
+def test_few_rows_are_never_multiplied_in_their_own_dimensions():
+    rows = table(20, 512, seed=5)
+    draws = torch.randint(20, (20, 20), generator=torch.Generator().manual_seed(6))
+    with FlopCounterMode(display=False) as counted:
+        resampled_distances(rows, draws)
+    once = 2 * 20 * 20 * 512  # the products of the centred rows
+    assert counted.get_total_flops() < 2 * once
