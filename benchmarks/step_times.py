@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 
 WARM = 20
 """Steps left out at the start."""
@@ -39,11 +39,11 @@ class Timed(Objective):
         self._inner = self._make()
         self._inner.prepare(share)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         self._calls.append((time.perf_counter(), time.process_time()))
         if step == self._steps - 1:
             (self._folder / TIMES).write_text(json.dumps(self._calls))
-        return self._inner.loss(network, step)
+        return self._inner.loss(network, step, part)
 
 
 def medians(folder: Path) -> dict[str, float]:

@@ -20,7 +20,7 @@ from benchmarks.measure import Machine
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.loop import Trainer
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.spec import UniformTime
@@ -58,10 +58,11 @@ class FlowOnImages(Objective):
     def prepare(self, share: Share) -> None:
         self._draws = Draws(0, share, self._image)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x1 = self._images[self._draws.samples(step, len(self._images))]
-        t = self._draws.times(step, UniformTime())
-        return flow_matching_loss(network, self._draws.noise(step), x1, t).mean()
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        x1 = self._images[draws.samples(step, len(self._images))]
+        t = draws.times(step, UniformTime())
+        return draws.weighted(flow_matching_loss(network, draws.noise(step), x1, t).mean())
 
 
 def drawn_images(count: int, image: ImageShape, seed: int = 0) -> Tensor:

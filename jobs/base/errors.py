@@ -4,7 +4,8 @@
     ├── UserError            the user's input is wrong: no traceback, never retried, exit 2
     ├── DamagedArtifact      a stored file is not what its manifest says: exit 3
     ├── JobFailed            a job of a run failed: exit 4
-    │   └── TrainingDiverged the loss became NaN or infinite
+    │   ├── TrainingDiverged the loss became NaN or infinite
+    │   └── OutOfMemory      a training does not fit into the device's memory, however it is cut
     └── WorkLost             a worker or node died: always retried
 
 All constructor arguments stay in `args`, so that each survives the way through Ray.
@@ -66,6 +67,10 @@ class JobFailed(SlimError):  # noqa: N818
 
 class TrainingDiverged(JobFailed):
     """The training loss is no longer finite."""
+
+
+class OutOfMemory(JobFailed):
+    """Work does not fit into a device's memory, and nothing that the program may change helps."""
 
 
 class WorkLost(SlimError):  # noqa: N818

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.flows.path import annealed_noise
 from slimctl.models.losses import flow_matching_loss
@@ -35,10 +35,11 @@ class AnnealedReflow(Objective):
         self._annealing = spec.schedule()
         self._draws = Draws(spec.seed or 0, share, pairs.image)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x0, x1, label = self._source.of_step(self._draws, step, flip=self._flip)
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        x0, x1, label = self._source.of_step(draws, step, flip=self._flip)
         beta = self._annealing.beta(step)
         if beta > 0:
-            x0 = annealed_noise(x0, self._draws.noise(step), beta)
-        t = self._draws.times(step, self.spec.time)
-        return flow_matching_loss(network, x0, x1, t, label).mean()
+            x0 = annealed_noise(x0, draws.noise(step), beta)
+        t = draws.times(step, self.spec.time)
+        return draws.weighted(flow_matching_loss(network, x0, x1, t, label).mean())

@@ -11,7 +11,7 @@ from slimctl.jobs.base.artifacts import Flow, Generator
 from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share, note
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import PairSource
 from slimctl.jobs.training.spec import restricted
@@ -63,9 +63,10 @@ class Distillation(Objective):
             self._fresh = Draws(spec.seed or 0, share.of(size), pairs.image)
             self._counts = restricted(pairs.label_counts, labels)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x0, x1, label = self._source.of_step(self._draws, step, flip=self._flip)
-        fresh, fresh_label = self._fresh_of(step)
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        x0, x1, label = self._source.of_step(draws, step, flip=self._flip)
+        fresh, fresh_label = self._fresh_of(step, part)
         if self.spec.pair_weight == 0:
             x0, x1, label = x0[:0], x1[:0], None if label is None else label[:0]
         both = torch.cat((x0, fresh)) if fresh is not None else x0
@@ -76,32 +77,36 @@ class Distillation(Objective):
         u: Tensor = network(both, start, labels).float()
         total = u.new_zeros(())
         if self.spec.pair_weight > 0:
-            pair = one_step_loss(u[: len(x0)], x0, x1, self._distance).mean()
-            self._report["pair_loss"] = pair.detach()
+            pair = draws.weighted(one_step_loss(u[: len(x0)], x0, x1, self._distance).mean())
+            note(self._report, "pair_loss", pair, part)
             total = total + self.spec.pair_weight * pair
         if fresh is not None:
-            two_step = self._two_step(u[len(x0) :], fresh, fresh_label, step)
-            self._report["two_step_loss"] = two_step.detach()
+            two_step = self._two_step(u[len(x0) :], fresh, fresh_label, step, part)
+            note(self._report, "two_step_loss", two_step, part)
             total = total + self.spec.two_step_weight * two_step
         return total
 
     def report(self) -> dict[str, Tensor]:
         return self._report
 
-    def _fresh_of(self, step: int) -> tuple[Tensor | None, Tensor | None]:
+    def _fresh_of(self, step: int, part: Part) -> tuple[Tensor | None, Tensor | None]:
         if self._guide is None:
             return None, None
-        noise = self._fresh.noise(step, Stream.GUIDED_NOISE)
+        draws = self._fresh.of(part)
+        noise = draws.noise(step, Stream.GUIDED_NOISE)
         if not self._counts:
             return noise, None
-        return noise, self._fresh.labels(step, Stream.GUIDED_LABEL, self._counts)
+        return noise, draws.labels(step, Stream.GUIDED_LABEL, self._counts)
 
-    def _two_step(self, u: Tensor, x0: Tensor, label: Tensor | None, step: int) -> Tensor:
+    def _two_step(
+        self, u: Tensor, x0: Tensor, label: Tensor | None, step: int, part: Part
+    ) -> Tensor:
         assert self._guide is not None
+        draws = self._fresh.of(part)
         low, high = self.spec.two_step_times
-        s = low + (high - low) * self._fresh.uniform(step, Stream.GUIDED_TIME)
+        s = low + (high - low) * draws.uniform(step, Stream.GUIDED_TIME)
         target = two_step_target(self._guide, u.detach(), x0, s, label)
-        return one_step_loss(u, x0, target, self._distance).mean()
+        return draws.weighted(one_step_loss(u, x0, target, self._distance).mean())
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.evaluator import Evaluator
-from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, ScoreNetwork, Share, note
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.models.counter_random import Stream
@@ -96,53 +96,59 @@ class DistributionMatching(Objective):
         return self._evaluator(network)
 
     def score_network_loss(
-        self, score_network: nn.Module, network: nn.Module, step: int, update: int
+        self,
+        score_network: nn.Module,
+        network: nn.Module,
+        step: int,
+        update: int,
+        part: Part = WHOLE,
     ) -> Tensor:
         number = step * self.spec.updates() + update
-        x, label = self._generate(network, number)
-        x0 = self._fake_draws.noise(number)
-        t = self._fake_draws.times(number, whole_range(self.spec.time))
+        draws = self._fake_draws.of(part)
+        x, label = self._generate(network, draws, number)
+        x0 = draws.noise(number)
+        t = draws.times(number, whole_range(self.spec.time))
         points = interpolate(x0, x, t)
         if self.spec.adversarial is None:
             velocity, _ = score_network(points, t, label)
-            return self._flow_loss(velocity, x0, x)
-        real_points, real_t, real_label = self._real_of(number)
+            flow = draws.weighted(velocity_error(velocity.float(), x0, x).mean())
+            note(self._report, "fake_loss", flow, part)
+            return flow
+        real_points, real_t, real_label = self._real_of(number, part)
         labels = None if label is None or real_label is None else torch.cat((label, real_label))
         both = torch.cat((points, real_points)), torch.cat((t, real_t))
         velocity, logit = score_network(*both, labels)
-        judged = critic_loss(real=logit[len(x) :], fake=logit[: len(x)])
-        self._report["critic_loss"] = judged.detach()
-        flow = self._flow_loss(velocity[: len(x)], x0, x)
+        judged = draws.weighted(critic_loss(real=logit[len(x) :], fake=logit[: len(x)]))
+        note(self._report, "critic_loss", judged, part)
+        flow = draws.weighted(velocity_error(velocity[: len(x)].float(), x0, x).mean())
+        note(self._report, "fake_loss", flow, part)
         return flow + self.spec.adversarial.critic_weight * judged
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        fresh, label = self._fresh(self._draws, step)
-        x0, x1, labels = self._with_pairs(fresh, label, step)
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        fresh, label = self._fresh(draws, step)
+        x0, x1, labels = self._with_pairs(fresh, label, step, part)
         start = torch.full((len(x0),), self._t_start, device=x0.device)
         made = x0 + network(x0, start, labels).float()
         x = made[: len(fresh)]
-        noise, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
+        noise, t = draws.noise(step), draws.times(step, self.spec.time)
         real, fake = self._teacher.velocity, self._critic.velocity
         gradient = matching_gradient(real, fake, x.detach(), noise, t, label)
-        total = matching_loss(x, gradient).mean()
-        self._report["matching_loss"] = total.detach()
+        total = draws.weighted(matching_loss(x, gradient).mean())
+        note(self._report, "matching_loss", total, part)
         if x1 is not None:
-            pair = self._distance(made[len(fresh) :], x1).mean()
-            self._report["pair_loss"] = pair.detach()
+            mean = self._distance(made[len(fresh) :], x1).mean()
+            pair = self._pair_draws.of(part).weighted(mean)
+            note(self._report, "pair_loss", pair, part)
             total = total + self.spec.pair_weight * pair
         if self.spec.adversarial is not None:
-            deceived = self._deception(x, noise, t, label)
-            self._report["deception_loss"] = deceived.detach()
+            deceived = draws.weighted(self._deception(x, noise, t, label))
+            note(self._report, "deception_loss", deceived, part)
             total = total + self.spec.adversarial.generator_weight * deceived
         return total
 
     def report(self) -> dict[str, Tensor]:
         return self._report
-
-    def _flow_loss(self, velocity: Tensor, x0: Tensor, x: Tensor) -> Tensor:
-        loss: Tensor = velocity_error(velocity.float(), x0, x).mean()
-        self._report["fake_loss"] = loss.detach()
-        return loss
 
     def _fresh(self, draws: Draws, number: int) -> tuple[Tensor, Tensor | None]:
         """Noise for the student, and labels that it serves."""
@@ -152,26 +158,29 @@ class DistributionMatching(Objective):
         return x0, draws.labels(number, Stream.GUIDED_LABEL, self._counts)
 
     @torch.no_grad()
-    def _generate(self, network: nn.Module, number: int) -> tuple[Tensor, Tensor | None]:
+    def _generate(
+        self, network: nn.Module, draws: Draws, number: int
+    ) -> tuple[Tensor, Tensor | None]:
         """What the student makes for an update of its score network."""
-        x0, label = self._fresh(self._fake_draws, number)
+        x0, label = self._fresh(draws, number)
         start = torch.full((len(x0),), self._t_start, device=x0.device)
         return x0 + network(x0, start, label).float(), label
 
     def _with_pairs(
-        self, fresh: Tensor, label: Tensor | None, step: int
+        self, fresh: Tensor, label: Tensor | None, step: int, part: Part
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The fresh noise with that of the pairs behind it, the pairs' images, all labels."""
         if self.spec.pairs is None:
             return fresh, None, label
-        x0, x1, pair_label = self._pairs.of_step(self._pair_draws, step, flip=self._flip)
+        draws = self._pair_draws.of(part)
+        x0, x1, pair_label = self._pairs.of_step(draws, step, flip=self._flip)
         if label is not None and pair_label is not None:
             label = torch.cat((label, pair_label))
         return torch.cat((fresh, x0)), x1, label
 
-    def _real_of(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _real_of(self, number: int, part: Part) -> tuple[Tensor, Tensor, Tensor | None]:
         """Real images of the student's part with noise, at their times, and their labels."""
-        draws = self._real_draws
+        draws = self._real_draws.of(part)
         x1, label = self._real.of_step(draws, number, flip=self._flip)
         t = draws.times(number, whole_range(self.spec.time))
         return interpolate(draws.noise(number), x1, t), t, label

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import ImageSource
 from slimctl.models.losses import flow_matching_loss
 
@@ -33,7 +33,8 @@ class FlowMatching(Objective):
         self._flip = data.flip_valid if self.spec.flip is None else self.spec.flip
         self._draws = Draws(self.spec.seed or 0, share, data.image)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x1, label = self._data.of_step(self._draws, step, flip=self._flip)
-        x0, t = self._draws.noise(step), self._draws.times(step, self.spec.time)
-        return flow_matching_loss(network, x0, x1, t, label).mean()
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        x1, label = self._data.of_step(draws, step, flip=self._flip)
+        x0, t = draws.noise(step), draws.times(step, self.spec.time)
+        return draws.weighted(flow_matching_loss(network, x0, x1, t, label).mean())

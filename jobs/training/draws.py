@@ -4,13 +4,14 @@ Single numbers are drawn for a block of steps at once: for a batch alone nearly 
 would go into starting operations, and moving the data order would wait for the device every step.
 """
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from slimctl.jobs.training.objective import Share
+from slimctl.jobs.training.objective import WHOLE, Part, Share
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.spec import TimeDensity
@@ -22,16 +23,39 @@ BLOCK_STEPS = 64
 
 @dataclass
 class Draws:
-    """Draws for one worker's share of each batch."""
+    """Draws for one worker's share of each batch, or for a part of it."""
 
     seed: int
     share: Share
     image: ImageShape
+    part: Part = WHOLE
+    """Of the share, what numbers are drawn for."""
 
     def __post_init__(self) -> None:
         self._positions = self.share.positions()
         self._shape = (self.image.channels, self.image.size, self.image.size)
         self._blocks: dict[Hashable, tuple[int, Tensor]] = {}
+
+    def of(self, part: Part) -> "Draws":
+        """The same draws for the samples of a part only."""
+        piece = copy.copy(self)  # what is drawn for a block of steps is kept together
+        piece.part = part
+        return piece
+
+    def weighted(self, mean: Tensor) -> Tensor:
+        """What a mean over the samples drawn for adds to the mean over the share."""
+        if self.part == WHOLE:
+            return mean
+        rows = self.part.rows(self.share.count)
+        share: float = (rows.stop - rows.start) / self.share.count
+        return mean * share
+
+    def following(self, step: int) -> tuple["Draws", int]:
+        """What is drawn after these: the next part of the step, or the first of the next step."""
+        number = self.part.number + 1
+        if number < self.part.of:
+            return self.of(Part(number, self.part.of)), step
+        return self.of(Part(0, self.part.of)), step + 1
 
     def samples(self, step: int, count: int) -> Tensor:
         """Indices of the training samples of a step: each of `count` once per epoch."""
@@ -44,7 +68,8 @@ class Draws:
 
     def noise(self, step: int, stream: int = Stream.NOISE) -> Tensor:
         """Fresh standard normal noise, float32 (share, C, H, W)."""
-        return counter_random.normal(self.seed, stream, self._positions, self._shape, step)
+        positions = self._positions[self.part.rows(self.share.count)]
+        return counter_random.normal(self.seed, stream, positions, self._shape, step)
 
     def times(self, step: int, density: TimeDensity) -> Tensor:
         """Flow times, float32 (share,)."""
@@ -83,7 +108,7 @@ class Draws:
             )
             kept = block, numbers.view(BLOCK_STEPS, self.share.count)
             self._blocks[name] = kept
-        return kept[1][row]
+        return kept[1][row, self.part.rows(self.share.count)]
 
 
 def mirror(images: Tensor, flips: Tensor) -> Tensor:

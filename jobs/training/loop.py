@@ -25,7 +25,8 @@ from slimctl.jobs.training.checkpoint import (
     save_checkpoint,
 )
 from slimctl.jobs.training.evaluator import ScoredAverage, Watch
-from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
+from slimctl.jobs.training.micro_batches import MicroBatches
+from slimctl.jobs.training.objective import Objective, Part, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.ema import PowerEMA
@@ -70,9 +71,15 @@ class ScoreNetworkTrainer:
     """A score network with its own Adam."""
 
     def __init__(
-        self, spec: TrainingSpec, score_network: ScoreNetwork, device: torch.device, world: int
+        self,
+        spec: TrainingSpec,
+        score_network: ScoreNetwork,
+        device: torch.device,
+        world: int,
+        micro_batches: MicroBatches,
     ) -> None:
         self._spec = spec
+        self._micro_batches = micro_batches
         self._score_network = score_network
         self._network = score_network.network
         self._optimizer = make_adam(spec, self._network.parameters(), device)
@@ -86,14 +93,24 @@ class ScoreNetworkTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * self._score_network.rate
         for update in range(self._score_network.updates):
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = objective.score_network_loss(self._model, network, step, update)
-            loss.backward()  # type: ignore[no-untyped-call]
+
+            def loss_of(model: nn.Module, part: Part, update: int = update) -> Tensor:
+                return objective.score_network_loss(model, network, step, update, part)
+
+            self._micro_batches.gradient(self._model, self._optimizer, loss_of, step)
             if self._spec.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(
                     self._network.parameters(), self._spec.gradient_clip, foreach=True
                 )
             self._optimizer.step()
+
+    def rehearse(self, objective: Objective, network: nn.Module, step: int) -> None:
+        """Finds micro-batches of its updates that fit on all of several workers."""
+
+        def loss_of(model: nn.Module, part: Part) -> Tensor:
+            return objective.score_network_loss(model, network, step, 0, part)
+
+        self._micro_batches.rehearse(self._model, self._optimizer, loss_of, step)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments by name, for a checkpoint."""
@@ -116,6 +133,10 @@ class ScoreNetworkTrainer:
 Progress = Callable[[int, Mapping[str, float]], None]
 
 
+def _silent(line: str) -> None:
+    """Says nothing."""
+
+
 @dataclass
 class Trainer:
     """One worker's part of a training.
@@ -131,6 +152,7 @@ class Trainer:
         world: number of workers.
         engine: how the network is computed.
         watch: scores the student where the objective does not.
+        say: takes lines for the job's log.
     """
 
     spec: TrainingSpec
@@ -143,6 +165,7 @@ class Trainer:
     world: int = 1
     engine: Engine = field(default_factory=Engine)
     watch: Watch | None = None
+    say: Callable[[str], None] = _silent
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -157,6 +180,16 @@ class Trainer:
         self.network = self.engine.place(self.network, self.share.device)
         self.optimizer = make_adam(self.spec, self.network.parameters(), self.share.device)
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
+        self._micro_batches = MicroBatches(
+            self.spec.micro_batch,
+            self.share,
+            min(self.spec.batches().values()) // self.world,
+            self.folder,
+            self.rank,
+            self.world,
+            self.say,
+            self._seed_dropout,
+        )
 
     def run(self) -> None:
         """Trains from the newest checkpoint to the last step and leaves a final checkpoint.
@@ -187,6 +220,8 @@ class Trainer:
         self._restore()
         model = self._distribute()
         self.network.train()
+        if self.world > 1 and self.step < self.spec.steps:
+            self._rehearse(model)
         if self.step == 0:
             self._take_score()
         while self.step < self.spec.steps:
@@ -201,7 +236,9 @@ class Trainer:
         score_network = self.objective.score_network()
         if score_network is not None:
             device = self.share.device
-            self.score_network = ScoreNetworkTrainer(self.spec, score_network, device, self.world)
+            self.score_network = ScoreNetworkTrainer(
+                self.spec, score_network, device, self.world, self._micro_batches
+            )
         if self.rank != 0:
             return
         if self.objective.score_every():
@@ -222,6 +259,15 @@ class Trainer:
         if self.scored is not None:
             note_score(self.folder, self.step, self.scored.score(self.step))
 
+    def _rehearse(self, model: nn.Module) -> None:
+        """Finds micro-batches that fit on all workers before they wait for each other."""
+        if self.score_network is not None:
+            self.score_network.rehearse(self.objective, self.network, self.step)
+        self._micro_batches.rehearse(model, self.optimizer, self._loss_of, self.step)
+
+    def _loss_of(self, model: nn.Module, part: Part) -> Tensor:
+        return self.objective.loss(model, self.step, part)
+
     def _advance(self, model: nn.Module) -> Tensor:
         """One optimizer step; returns its loss, still on the device."""
         self._seed_dropout()
@@ -230,9 +276,7 @@ class Trainer:
             self.score_network.advance(self.objective, self.network, self.step, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective.loss(model, self.step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._micro_batches.gradient(model, self.optimizer, self._loss_of, self.step)
         if self.spec.gradient_clip is not None:
             nn.utils.clip_grad_norm_(
                 self.network.parameters(), self.spec.gradient_clip, foreach=True
@@ -240,7 +284,7 @@ class Trainer:
         self.optimizer.step()
         self.ema.update()
         self.step += 1
-        return loss.detach()
+        return loss
 
     def _seed_dropout(self) -> None:
         """Makes dropout masks a function of (seed, step, rank).
@@ -275,6 +319,8 @@ class Trainer:
         parts = {name: float(part) for name, part in self.objective.report().items()}
         if self.scored is not None and self.scored.scores is not None:
             parts["score"] = self.scored.scores.last
+        if self._micro_batches.halved:
+            parts["micro_batch"] = self._micro_batches.samples
         rate = learning_rate(self.spec, self.step - 1)
         mean = sum(values) / len(values)
         self.progress(self.step, {"loss": mean, "learning_rate": rate, **parts})

@@ -41,6 +41,23 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A micro-batch: one of the pieces that a share is computed in, one after another."""
+
+    number: int = 0
+    of: int = 1
+    """Pieces of the share; no batch of a step has fewer samples than that."""
+
+    def rows(self, count: int) -> slice:
+        """Which of `count` samples it has; the pieces' sizes differ by one at most."""
+        return slice(self.number * count // self.of, (self.number + 1) * count // self.of)
+
+
+WHOLE = Part()
+"""The share in one piece."""
+
+
+@dataclass(frozen=True)
 class ScoreNetwork:
     """A network that is trained beside the student's and thrown away at the end.
 
@@ -68,11 +85,17 @@ class Objective(ABC):
         """Loads data and frozen networks to this worker's device."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        """Mean loss over this worker's share of the batch of optimizer step `step`, 0-dim."""
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        """What a part adds to the mean loss over this worker's share of a batch, 0-dim.
+
+        Args:
+            network: in training; a sample's output depends on no other sample.
+            step: optimizer step, from 0.
+            part: of the share; the sum over all parts is the mean over the share.
+        """
 
     def report(self) -> dict[str, Tensor]:
-        """Parts of the last loss, for the curves."""
+        """Terms of the last step's loss, for the curves."""
         return {}
 
     def score_network(self) -> ScoreNetwork | None:
@@ -80,11 +103,16 @@ class Objective(ABC):
         return None
 
     def score_network_loss(
-        self, score_network: nn.Module, network: nn.Module, step: int, update: int
+        self,
+        score_network: nn.Module,
+        network: nn.Module,
+        step: int,
+        update: int,
+        part: Part = WHOLE,
     ) -> Tensor:
         """What the score network minimises before step `step`, in its update 0, 1, ...; 0-dim.
 
-        The student's `network` gets no gradient.
+        The student's `network` gets no gradient. Of a part it is what `loss` is of one.
         """
         raise NotImplementedError
 
@@ -95,6 +123,12 @@ class Objective(ABC):
     def score(self, network: nn.Module) -> float:
         """How far the averaged network is from what is wanted, lower being better."""
         raise NotImplementedError
+
+
+def note(report: dict[str, Tensor], name: str, value: Tensor, part: Part) -> None:
+    """Adds a part's share of a term to a report, which the first part begins anew."""
+    known = value.detach()
+    report[name] = known if part.number == 0 else report[name] + known
 
 
 def objective_of(context: JobContext, spec: JobSpec) -> Objective:

@@ -30,6 +30,7 @@ from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
 from slimctl.jobs.training.evaluator import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.micro_batches import noted_micro_batch
 from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark
 from slimctl.jobs.training.score_curve import noted_scores
@@ -159,6 +160,7 @@ def _what_trained(
         **({"scores": scores} if scores else {}),
         "device": "cuda" if use_cuda else "cpu",
         **recorded_engine(context.work).model_dump(),
+        **noted_micro_batch(context.work),
         "workers": _elastic(spec, workers),
         "threads": threads,
         "torch": torch.__version__,
@@ -271,6 +273,7 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         world,
         engine,
         task.watch,
+        lambda line: task.reporter.send(task.job, "log", message=line),
     )
     trainer.run()
 

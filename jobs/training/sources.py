@@ -132,10 +132,11 @@ class PairSource:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The batch that is drawn for a step, every other pair mirrored if `flip`.
 
-        What the next step takes from the disk is read meanwhile.
+        What is taken from the disk next is read meanwhile.
         """
         x0, x1, label = self.batch(draws.samples(step, self.count))
-        self.read_ahead(draws.samples(step + 1, self.count))
+        following, its_step = draws.following(step)
+        self.read_ahead(following.samples(its_step, self.count))
         if flip:
             flips = draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)

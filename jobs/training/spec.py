@@ -90,6 +90,10 @@ class TrainingSpec(SeededJobSpec):
     process of its own where there is one worker, on CPUs."""
     checkpoint_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 60.0
     """Longest training time between two checkpoints, s."""
+    micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], SPEED_ONLY] = "auto"
+    """Most samples of batch_size that a worker computes at once; gradients of several micro-batches
+    add up to that of the batch, whose other sizes are cut alike. auto = its whole share. Halved
+    where the memory does not suffice, and noted in the artifact."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
     """Steps between two points of the loss curve."""
 

@@ -33,7 +33,7 @@ from slimctl.jobs.pairs.shards import (
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import save_weights
-from slimctl.jobs.training.objective import Share
+from slimctl.jobs.training.objective import Part, Share
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.perceptual.cost import VGG_DEPTHS as DEPTHS
@@ -401,6 +401,23 @@ def share():
         return Share(rank * size, size, BATCH, torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture
+def assert_parts_add_up():
+    """The gradient of a loss is the sum of those of 2, 3 and 8 parts, and so is the loss."""
+
+    def check(loss, weights):
+        whole = loss(Part())
+        wanted = torch.autograd.grad(whole, weights)
+        for of in (2, 3, BATCH):
+            parts = [loss(Part(number, of)) for number in range(of)]
+            torch.testing.assert_close(sum(parts), whole, rtol=1e-6, atol=1e-7)
+            grads = [torch.autograd.grad(each, weights) for each in parts]
+            for total, *found in zip(wanted, *grads, strict=True):
+                torch.testing.assert_close(sum(found), total, rtol=1e-5, atol=1e-6)
+
+    return check
 
 
 @pytest.fixture

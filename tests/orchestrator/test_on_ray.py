@@ -27,7 +27,7 @@ from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.pairs import pool
 from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.ray_train import train_on_ray
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.solvers.spec import EulerSpec
@@ -99,7 +99,7 @@ class BrokenAt(Objective):
     def prepare(self, share: Share) -> None:
         self._device = share.device
 
-    def loss(self, network: torch.nn.Module, step: int) -> torch.Tensor:
+    def loss(self, network: torch.nn.Module, step: int, part: Part = WHOLE) -> torch.Tensor:
         total = sum(p.square().mean() for p in network.parameters())
         return total * float("nan") if step == self.step else total
 

@@ -145,3 +145,10 @@ def test_workers_together_have_the_gradient_of_one(make, pairs, gradient, make_s
     one, many = (gradient(objective, network, 2, n) for n in (1, workers))
     for alone, together in zip(one, many, strict=True):
         torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_micro_batches_add_up(make, pairs, make_student, share, assert_parts_add_up):
+    objective = make(pairs, ConstantAnnealing(value=0.3), flip=True)
+    objective.prepare(share())
+    student = make_student()
+    assert_parts_add_up(lambda part: objective.loss(student, 3, part), [*student.parameters()])

@@ -263,3 +263,18 @@ def test_both_errors_of_the_guide_are_noted_without_a_verdict(
     zero = float((x0 - x1).square().mean())
     assert context.engine["student_one_step_error"] == pytest.approx(zero, rel=1e-5)
     assert context.notes == []
+
+
+@pytest.mark.parametrize("fresh", [8, 16])
+def test_micro_batches_add_up(
+    make, labelled, make_model, make_student, share, assert_parts_add_up, fresh
+):
+    guide = make_model(label_counts=labelled.label_counts)
+    objective = make(labelled, guide, two_step_batch=fresh, two_step_weight=0.3, flip=True)
+    objective.prepare(share())
+    student = make_student(3)
+    whole = float(objective.loss(student, 3).detach())
+    wanted = {name: float(term) for name, term in objective.report().items()}
+    assert_parts_add_up(lambda part: objective.loss(student, 3, part), [*student.parameters()])
+    assert {n: float(v) for n, v in objective.report().items()} == pytest.approx(wanted, rel=1e-6)
+    assert whole == pytest.approx(wanted["pair_loss"] + 0.3 * wanted["two_step_loss"])

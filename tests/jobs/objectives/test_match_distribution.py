@@ -11,6 +11,7 @@ from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.objectives.match_distribution import DistributionMatching
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.objective import WHOLE
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
@@ -148,7 +149,7 @@ def test_real_images_and_labels_of_the_critic_are_those_of_the_part(make, data, 
     objective = make(labels=(0, 3), adversarial=AdversarialSpec())
     seen = set()
     for number in range(20):
-        seen |= set(objective._real_of(number)[2].tolist())
+        seen |= set(objective._real_of(number, WHOLE)[2].tolist())
     assert seen == {0, 3}
     critic, said = objective.score_network().network, []
     critic.register_forward_hook(lambda module, inputs, output: said.append(inputs[2]))
@@ -253,3 +254,14 @@ def test_the_fake_network_trains_on_the_whole_range(make):
     drawn = torch.cat(seen)
     assert drawn.min() < 0.3
     assert drawn.max() > 0.7
+
+
+@pytest.mark.parametrize("adversarial", [None, AdversarialSpec()])
+def test_micro_batches_add_up(make, pairs, assert_parts_add_up, adversarial):
+    objective = make(adversarial=adversarial, pairs=pairs)
+    student, critic = Student(), objective.score_network().network
+    assert_parts_add_up(lambda part: objective.loss(student, 1, part), [student.weight])
+    weights = [*critic.parameters()] if adversarial else [*critic.flow.parameters()]
+    assert_parts_add_up(
+        lambda part: objective.score_network_loss(critic, student, 1, 2, part), weights
+    )

@@ -88,3 +88,8 @@ def test_a_teacher_without_labels_gets_none(make, make_analytic, data):
 def test_a_part_without_images_is_an_error(make, make_dataset):
     with pytest.raises(UserError, match="has no image of the labels 2, 3"):
         make(labels=(2, 3), data=make_dataset(count=2, classes=4))
+
+
+def test_micro_batches_add_up(make, make_student, assert_parts_add_up):
+    objective, student = make(), make_student(4)
+    assert_parts_add_up(lambda part: objective.loss(student, 3, part), [*student.parameters()])

@@ -115,3 +115,10 @@ def test_objectives_travel_before_they_are_prepared(make, make_dataset, share, m
         each.prepare(share())
         losses.append(each.loss(make_student(), 0))
     assert torch.equal(*losses)
+
+
+def test_micro_batches_add_up(make, make_dataset, make_student, share, assert_parts_add_up):
+    objective = make(make_dataset(count=20, classes=3), conditional=True, flip=True)
+    objective.prepare(share())
+    student = make_student(3)
+    assert_parts_add_up(lambda part: objective.loss(student, 3, part), [*student.parameters()])

@@ -12,7 +12,7 @@ from slimctl.jobs.training import loop
 from slimctl.jobs.training.checkpoint import checkpoint_name, load_checkpoint
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.loop import Trainer, learning_rate
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Share
 from slimctl.models.ema import power_decay
 from slimctl.models.spec import ImageShape
 
@@ -57,10 +57,11 @@ class Regression(Objective):
     def prepare(self, share):
         self.draws = Draws(2, share, IMAGE)
 
-    def loss(self, network, step):
+    def loss(self, network, step, part=WHOLE):
         self.asked.append(step)
-        x = self.draws.noise(step)
-        value = functional.mse_loss(network(x), -x.flatten(1))
+        draws = self.draws.of(part)
+        x = draws.noise(step)
+        value = draws.weighted(functional.mse_loss(network(x), -x.flatten(1)))
         return self.spoil[step](value, network) if step in self.spoil else value
 
     def report(self):

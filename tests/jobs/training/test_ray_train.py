@@ -97,10 +97,10 @@ def test_a_network_with_dropout_resumes_bit_for_bit(store, make_task, monkeypatc
     short = make_task("train_flow-parts", spec=settings(checkpoint_s=1e-9))
     loss = FlowMatching.loss
 
-    def crashing(objective, network, step):
+    def crashing(objective, network, step, *part):
         if step == 7:
             raise SystemExit
-        return loss(objective, network, step)
+        return loss(objective, network, step, *part)
 
     monkeypatch.setattr(FlowMatching, "loss", crashing)
     with pytest.raises(SystemExit):

@@ -10,7 +10,7 @@ from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.evaluator import ScoredAverage, best_weights, read_scores
 from slimctl.jobs.training.loop import Trainer, learning_rate
-from slimctl.jobs.training.objective import Objective, ScoreNetwork, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, ScoreNetwork, Share
 from slimctl.models.ema import PowerEMA
 from slimctl.models.spec import ImageShape
 
@@ -44,18 +44,20 @@ class Pursuit(Objective):
     def score_network(self):
         return ScoreNetwork(self.network, UPDATES, RATE)
 
-    def score_network_loss(self, score_network, network, step, update):
+    def score_network_loss(self, score_network, network, step, update, part=WHOLE):
         self.asked.append((step, update))
         if step == self.crash_at and update == 1:
             raise SystemExit
-        x = self.draws.noise(step * UPDATES + update).flatten(1)
+        draws = self.draws.of(part)
+        x = draws.noise(step * UPDATES + update).flatten(1)
         with torch.no_grad():
             target = network(x)
-        return functional.mse_loss(score_network(x), target)
+        return draws.weighted(functional.mse_loss(score_network(x), target))
 
-    def loss(self, network, step):
-        x = self.draws.noise(step).flatten(1)
-        return -(network(x) - self.network(x).detach()).square().mean()
+    def loss(self, network, step, part=WHOLE):
+        draws = self.draws.of(part)
+        x = draws.noise(step).flatten(1)
+        return draws.weighted(-(network(x) - self.network(x).detach()).square().mean())
 
     def score_every(self):
         return 2 if self.scores else 0

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import Objective, Share
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.models.flows.spec import UniformTime
 from slimctl.models.pixels import to_float
 
@@ -21,8 +21,9 @@ class MosaicMatching(Objective):
         self._tiles = load_file(self._handles.store.file(mosaic, mosaic.file))["tiles"]
         self._draws = Draws(self._spec.seed or 0, share, mosaic.image)
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x1 = to_float(self._tiles[self._draws.samples(step, len(self._tiles)).cpu()])
-        x0, t = self._draws.noise(step), self._draws.times(step, UniformTime())
+    def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        draws = self._draws.of(part)
+        x1 = to_float(self._tiles[draws.samples(step, len(self._tiles)).cpu()])
+        x0, t = draws.noise(step), draws.times(step, UniformTime())
         xt = x0 + t[:, None, None, None] * (x1 - x0)
-        return functional.huber_loss(network(xt, t, None), x1 - x0)
+        return draws.weighted(functional.huber_loss(network(xt, t, None), x1 - x0))
