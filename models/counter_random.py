@@ -25,6 +25,7 @@ from functools import lru_cache
 import torch
 
 from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.transfer import to_device
 
 GENERATOR_VERSION = 1
 """Changes whenever the same arguments would give other numbers."""
@@ -178,7 +179,7 @@ def categorical(
     if min(counts, default=-1) < 0 or sum(counts) == 0:
         raise ValueError(f"counts are {list(counts)}: give one number >= 0 per class, one above 0")
     draw = integers(seed, stream, index, sum(counts), (), step, device)
-    bounds = torch.tensor(counts, dtype=torch.int64, device=draw.device).cumsum(0)
+    bounds = to_device(torch.tensor(counts, dtype=torch.int64).cumsum(0), draw.device)
     return torch.searchsorted(bounds, draw, right=True)
 
 

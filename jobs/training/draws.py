@@ -17,6 +17,7 @@ from slimctl.models.counter_random import Stream
 from slimctl.models.flows.spec import TimeDensity
 from slimctl.models.flows.time_density import quantile
 from slimctl.models.spec import ImageShape
+from slimctl.models.transfer import to_device
 
 BLOCK_STEPS = 64
 
@@ -33,6 +34,7 @@ class Draws:
 
     def __post_init__(self) -> None:
         self._positions = self.share.positions()
+        self._places = torch.arange(self.share.first, self.share.first + self.share.count)
         self._shape = (self.image.channels, self.image.size, self.image.size)
         self._blocks: dict[Hashable, tuple[int, Tensor]] = {}
 
@@ -57,14 +59,18 @@ class Draws:
             return self.of(Part(number, self.part.of)), step
         return self.of(Part(0, self.part.of)), step + 1
 
-    def samples(self, step: int, count: int) -> Tensor:
-        """Indices of the training samples of a step: each of `count` once per epoch."""
+    def samples(self, step: int, count: int, device: torch.device | None = None) -> Tensor:
+        """Indices of the training samples of a step: each of `count` once per epoch.
+
+        They are drawn on the CPU, and sent to `device`; None = that of the share.
+        """
+        device = device or self.share.device
 
         def draw(positions: Tensor, steps: Tensor) -> Tensor:
-            places = (steps * self.share.batch_size + positions).cpu()
-            return counter_random.data_order(self.seed, places, count).to(self.share.device)
+            places = steps * self.share.batch_size + positions
+            return to_device(counter_random.data_order(self.seed, places, count), device)
 
-        return self._of_block(step, ("samples", count), draw)
+        return self._of_block(step, ("samples", count, device), draw, self._places)
 
     def noise(self, step: int, stream: int = Stream.NOISE) -> Tensor:
         """Fresh standard normal noise, float32 (share, C, H, W)."""
@@ -96,16 +102,19 @@ class Draws:
         return (self.uniform(step, Stream.FLIP) < 0.5).view(-1, 1, 1, 1)
 
     def _of_block(
-        self, step: int, name: Hashable, draw: Callable[[Tensor, Tensor], Tensor]
+        self,
+        step: int,
+        name: Hashable,
+        draw: Callable[[Tensor, Tensor], Tensor],
+        positions: Tensor | None = None,
     ) -> Tensor:
         """One number per sample at a step, drawn with those of its whole block of steps."""
+        positions = self._positions if positions is None else positions
         block, row = divmod(step, BLOCK_STEPS)
         kept = self._blocks.get(name)
         if kept is None or kept[0] != block:
-            steps = block * BLOCK_STEPS + torch.arange(BLOCK_STEPS, device=self._positions.device)
-            numbers = draw(
-                self._positions.repeat(BLOCK_STEPS), steps.repeat_interleave(self.share.count)
-            )
+            steps = block * BLOCK_STEPS + torch.arange(BLOCK_STEPS, device=positions.device)
+            numbers = draw(positions.repeat(BLOCK_STEPS), steps.repeat_interleave(self.share.count))
             kept = block, numbers.view(BLOCK_STEPS, self.share.count)
             self._blocks[name] = kept
         return kept[1][row, self.part.rows(self.share.count)]

@@ -126,9 +126,10 @@ def make_model(commit: Callable[..., Handle], tmp_path: Path) -> Callable[..., A
         size: int = 4,
         label_counts: tuple[int, ...] = (),
         seed: int = 0,
+        channels_of_image: int = 1,
         **changes: Any,
     ) -> Any:
-        image = ImageShape(channels=1, size=size, classes=len(label_counts))
+        image = ImageShape(channels=channels_of_image, size=size, classes=len(label_counts))
         torch.manual_seed(seed)
         spec = parse_network({**NETWORK, **changes})
         network = spec.build(image)
