@@ -8,11 +8,11 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.evaluation.features import Features
+from slimctl.jobs.storage.cache import Tensors, cached
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import image_batches, load_images
 from slimctl.models import counter_random
@@ -65,13 +65,12 @@ def measure_real(
     distance to `target`, by default the statistics of the real images.
     """
     asked = f"{FORMAT} {data.id} {features.id} {samples} {kept} {_digest(target)}"
-    name = f"cache/real-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
-    found = _read(store, name)
-    if found is None:
+
+    def make() -> Tensors:
         draws = floor_draws(data.count, samples, features.dimensions)
-        found = _measure(store, data, extract, draws, kept, target)
-        store.blobs.write(name, save(_to_tensors(found)))
-    return found
+        return _to_tensors(_measure(store, data, extract, draws, kept, target))
+
+    return cached(store, "real", asked, make, _from_tensors)
 
 
 def floor_draws(count: int, samples: int, width: int) -> Tensor:
@@ -138,26 +137,16 @@ def random_subset(total: int, count: int) -> Tensor:
     return counter_random.shuffled_index(FLOOR_SEED, 0, torch.arange(count), total)
 
 
-def _to_tensors(real: RealImages) -> dict[str, Tensor]:
+def _to_tensors(real: RealImages) -> Tensors:
     tensors = {f"statistics.{k}": v for k, v in real.statistics.to_tensors().items()}
     nearest = torch.tensor(real.nearest_rms, dtype=torch.float64)
-    tensors |= {"features": real.features, "nearest_rms": nearest, "floor": real.floor}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return tensors | {"features": real.features, "nearest_rms": nearest, "floor": real.floor}
 
 
-def _read(store: Store, name: str) -> RealImages | None:
-    """What the cache has; None if it has nothing, or nothing readable."""
-    try:
-        tensors = load(store.blobs.read(name))
-        part = "statistics."
-        statistics = Gaussian.from_tensors(
-            {key.removeprefix(part): v for key, v in tensors.items() if key.startswith(part)}
-        )
-        nearest = float(tensors["nearest_rms"])
-        return RealImages(statistics, tensors["floor"], tensors["features"], nearest)
-    except (FileNotFoundError, KeyError, ValueError, RuntimeError):
-        return None
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):  # cut short or no safetensors at all
-            return None
-        raise
+def _from_tensors(tensors: Tensors) -> RealImages:
+    part = "statistics."
+    statistics = Gaussian.from_tensors(
+        {key.removeprefix(part): v for key, v in tensors.items() if key.startswith(part)}
+    )
+    nearest = float(tensors["nearest_rms"])
+    return RealImages(statistics, tensors["floor"], tensors["features"], nearest)

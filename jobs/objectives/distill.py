@@ -1,14 +1,13 @@
 """Flow-guided distillation: SlimFlow's second stage."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Flow, Generator
-from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.base.context import Handles
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share, note
@@ -23,15 +22,14 @@ from slimctl.models.losses import (
     two_step_error,
     two_step_target,
 )
-from slimctl.models.networks.registry import parse_network
 
 if TYPE_CHECKING:
     from slimctl.jobs.kinds.distill import Distill
 
 SAMPLES = 1024
 """Pairs that the guide is measured on."""
-BATCH = 128
-"""Pairs measured at once: bounds the memory of large networks."""
+BATCH = 16
+"""Pairs measured at once: a minute for a large network on one CPU thread."""
 
 
 @dataclass
@@ -52,6 +50,7 @@ class Distillation(Objective):
     def prepare(self, share: Share) -> None:
         spec, store, pairs = self.spec, self.handles.store, self.handles[self.spec.pairs]
         labels = spec.labels(self.handles, pairs.image.classes)
+        self._share = share
         self._distance = open_distance(spec.distance, store, self.handles.artifact_id, share.device)
         self._flip = pairs.flip_valid if spec.flip is None else spec.flip
         self._source = PairSource(store, pairs, share.device, labels if spec.part_pairs else None)
@@ -89,6 +88,30 @@ class Distillation(Objective):
     def report(self) -> dict[str, Tensor]:
         return self._report
 
+    def final_errors(self, averaged: Callable[[], nn.Module]) -> Iterator[dict[str, Tensor]]:
+        """How far the guide and the student are from the first 1024 pairs.
+
+        Two numbers without a verdict: which is larger does not tell whether the two-step term
+        helped. On digits it helped a student whose own samples were nearer to the pairs
+        (benchmarks/README.md).
+        """
+        if self._guide is None:
+            return
+        share, pairs = self._share, self.handles[self.spec.pairs]
+        one_step = NetworkFlow(averaged(), pairs.image)
+        source = self._source
+        if not self.spec.part_pairs:
+            labels = self.spec.labels(self.handles, pairs.image.classes)
+            source = PairSource(self.handles.store, pairs, share.device, labels)
+        numbers = torch.arange(min(SAMPLES, source.count), device=share.device)
+        for index in torch.split(numbers, BATCH)[share.rank :: share.world]:
+            x0, x1, label = source.batch(index)
+            s = torch.full((len(index),), sum(self.spec.two_step_times) / 2, device=share.device)
+            yield {
+                "student_one_step_error": one_step_error(one_step, x0, x1, label),
+                "guide_two_step_error": two_step_error(self._guide, x0, x1, s, label),
+            }
+
     def _fresh_of(self, step: int, part: Part) -> tuple[Tensor | None, Tensor | None]:
         if self._guide is None:
             return None, None
@@ -107,35 +130,3 @@ class Distillation(Objective):
         s = low + (high - low) * draws.uniform(step, Stream.GUIDED_TIME)
         target = two_step_target(self._guide, u.detach(), x0, s, label)
         return draws.weighted(one_step_loss(u, x0, target, self._distance).mean())
-
-
-@torch.no_grad()
-def measure_guide(
-    context: JobContext,
-    spec: "Distill",
-    guide: Flow,
-    student: Generator,
-    weights: Mapping[str, Tensor],
-) -> None:
-    """Notes how far the guide and the student are from the first 1024 pairs.
-
-    Two numbers without a verdict: which is larger does not tell whether the two-step term helped.
-    On digits it helped a student whose own samples were nearer to the pairs (benchmarks/README.md).
-    """
-    device = torch.device(context.device)
-    pairs = context.input(spec.pairs)
-    labels = spec.labels(context.handles, pairs.image.classes)
-    source = PairSource(context.store, pairs, device, labels)
-    network = parse_network(student.network).build(student.image).eval()
-    network.load_state_dict(weights)
-    one_step = NetworkFlow(network.to(device), student.image)
-    two_steps = open_flow(context.store, guide, device)
-    errors = []
-    for index in torch.split(torch.arange(min(SAMPLES, source.count), device=device), BATCH):
-        x0, x1, label = source.batch(index)
-        s = torch.full((len(index),), sum(spec.two_step_times) / 2, device=device)
-        mine = one_step_error(one_step, x0, x1, label)
-        errors.append(torch.stack((mine, two_step_error(two_steps, x0, x1, s, label))))
-    own, guided = torch.cat(errors, dim=1).mean(dim=1).tolist()
-    context.engine |= {"student_one_step_error": own, "guide_two_step_error": guided}
-    context.log(f"error against the pairs: student 1 step {own:.4g}, guide 2 steps {guided:.4g}")

@@ -77,13 +77,12 @@ class DistributionMatching(Objective):
             conditional = image.classes > 0
             self._real = ImageSource(store, data, share.device, labels, conditional=conditional)
             self._real_draws = Draws(derive_seed(seed, "real"), share, image)
-        if share.first == 0:
-            features = self.handles[spec.features] if spec.features else None
-            self._evaluator = Evaluator(
-                store, data, features, labels, self._counts, image, self._t_start,
-                spec.score_samples, seed,
-            )  # fmt: skip
-            self._evaluator.prepare(share.device)
+        features = self.handles[spec.features] if spec.features else None
+        self._evaluator = Evaluator(
+            store, data, features, labels, self._counts, image, self._t_start,
+            spec.score_samples, seed,
+        )  # fmt: skip
+        self._evaluator.prepare(share.device, share.rank, share.world)
 
     def score_network(self) -> ScoreNetwork:
         rate = self.spec.fake_learning_rate or self.spec.learning_rate
@@ -92,7 +91,7 @@ class DistributionMatching(Objective):
     def score_every(self) -> int:
         return self.spec.score_every
 
-    def score(self, network: nn.Module) -> float:
+    def score(self, network: nn.Module) -> float | None:
         return self._evaluator(network)
 
     def score_network_loss(

@@ -8,6 +8,7 @@ Elsewhere the scores are only watched, and the last weights are the result.
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.evaluation.features import Features, open_features
+from slimctl.jobs.storage.cache import cached
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_part
 from slimctl.models import counter_random
@@ -24,13 +26,15 @@ from slimctl.models.ema import PowerEMA
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.losses import one_step_velocity
 from slimctl.models.metrics.frechet import frechet_distance
-from slimctl.models.metrics.gaussians import Gaussian
+from slimctl.models.metrics.gaussians import Factored, gaussian_of
 from slimctl.models.metrics.kernel import unbiased_mmd
 from slimctl.models.metrics.sliced_wasserstein import sliced_wasserstein
 from slimctl.models.pixels import to_float, to_uint8
 from slimctl.models.spec import ImageShape
 
 BATCH = 250
+FORMAT = 1
+"""Of what is kept of the real images: raised when the same key would hold something else."""
 REAL = 2000
 """Real images that a kernel distance looks at: its memory grows with their square."""
 
@@ -67,42 +71,81 @@ class Evaluator:
     seed: int
     measure: Literal["frechet", "kernel"] = "frechet"
 
-    def prepare(self, device: torch.device) -> None:
-        """Loads the real images, and the feature network to the device."""
-        images, _ = load_part(self.store, self.data, self.labels, conditional=False)
-        self._device = device
+    def prepare(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
+        """Loads the feature network to the device, and on the first worker the real images.
+
+        Args:
+            device: where samples are made and looked at.
+            rank: of this worker.
+            world: number of workers, each of which makes its part of the samples.
+        """
+        self._device, self._rank, self._world = device, rank, world
         self._extract: Features | None = None
-        if self.features is None:
-            self._points = to_float(self._some(images, self.samples)).flatten(1)
+        if self.features is not None:
+            self._extract = open_features(self.store, self.features, device)
+        if rank > 0:
             return
-        self._extract = open_features(self.store, self.features, device)
+        if self._extract is None:
+            self._points = to_float(self._some(self._images(), self.samples)).flatten(1)
+            return
+        assert self.features is not None
+        drawn = self.seed if self.measure == "kernel" else None
+        asked = [FORMAT, self.data.id, self.features.id, self.labels, self.measure, drawn]
+        made = partial(self._measure_real, self._extract)
+        tensors = cached(self.store, "scored", " ".join(map(str, asked)), made, dict)
         if self.measure == "kernel":
-            self._points = self._extract(self._some(images, REAL))
-            return
-        self._real = Gaussian.from_features(self._extract(images))
+            self._points = tensors["points"]
+        else:
+            self._real = Factored(tensors["mean"], tensors["root"], tensors["spread"])
+
+    def _measure_real(self, extract: Features) -> dict[str, Tensor]:
+        """What a distance of features asks of the real images: made once for all attempts."""
+        images = self._images()
+        if self.measure == "kernel":
+            return {"points": extract(self._some(images, REAL))}
+        real = Factored.of(gaussian_of(extract(images)))
+        return {"mean": real.mean, "root": real.root, "spread": real.spread}
+
+    def _images(self) -> Tensor:
+        return load_part(self.store, self.data, self.labels, conditional=False)[0]
 
     def _some(self, images: Tensor, most: int) -> Tensor:
         """So many images at random, or all where there are fewer."""
         index = torch.arange(min(most, len(images)))
         return images[counter_random.shuffled_index(self.seed, 0, index, len(images))]
 
-    def __call__(self, network: nn.Module) -> float:
-        """The distance of a network in evaluation mode."""
+    def __call__(self, network: nn.Module) -> float | None:
+        """The distance of a network in evaluation mode; None on all workers but the first.
+
+        All workers have to ask. They go on when the samples are made; the first one compares.
+        """
         made = self._draw(NetworkFlow(network, self.image, self.t_start))
+        rows = made.flatten(1)
+        if self._extract is not None:
+            assert self.features is not None
+            empty = made.new_empty(0, self.features.dimensions)
+            rows = self._extract(to_uint8(made)) if len(made) else empty
+        rows = self._of_all_workers(rows)
+        if self._rank > 0:
+            return None
         if self._extract is None:
-            return sliced_wasserstein(self._points, made.flatten(1))
-        features = self._extract(to_uint8(made))
+            return sliced_wasserstein(self._points, rows)
         if self.measure == "kernel":
-            return unbiased_mmd(self._points, features)
-        return frechet_distance(self._real, Gaussian.from_features(features))
+            return unbiased_mmd(self._points, rows)
+        return frechet_distance(self._real, gaussian_of(rows))
+
+    def _batches(self, rank: int) -> list[Tensor]:
+        """Numbers of the samples that a worker makes, those of each batch."""
+        index = torch.arange(self.samples, device=self._device)
+        return [*torch.split(index, BATCH)[rank :: self._world]] or [index[:0]]
 
     @torch.no_grad()
     def _draw(self, flow: NetworkFlow) -> Tensor:
-        """Samples float32 (samples, C, H, W) on the CPU."""
+        """This worker's samples, float32 (n, C, H, W) on the CPU."""
         seed = derive_seed(self.seed, "judge")
         shape = (self.image.channels, self.image.size, self.image.size)
         images = []
-        for index in torch.split(torch.arange(self.samples, device=self._device), BATCH):
+        for index in self._batches(self._rank):
             x0 = counter_random.normal(seed, Stream.SAMPLE_NOISE, index, shape)
             label = None
             if self.label_counts:
@@ -110,6 +153,20 @@ class Evaluator:
                 label = counter_random.categorical(seed, stream, index, counts)
             images.append((x0 + one_step_velocity(flow, x0, label)).cpu())
         return torch.cat(images)
+
+    def _of_all_workers(self, rows: Tensor) -> Tensor:
+        """The rows (samples, D) that the workers have, on the CPU, in the order of the samples."""
+        if self._world == 1:
+            return rows
+        numbers = [torch.cat(self._batches(rank)) for rank in range(self._world)]
+        sent = torch.zeros(len(numbers[0]), rows.shape[1], device=self._device)
+        sent[: len(rows)] = rows.to(self._device)
+        got = [torch.empty_like(sent) for _ in range(self._world)]
+        torch.distributed.all_gather(got, sent)
+        every = torch.empty(self.samples, rows.shape[1], device=self._device)
+        for index, part in zip(numbers, got, strict=True):
+            every[index] = part[: len(index)]
+        return every.cpu()
 
 
 @dataclass(frozen=True)
@@ -143,7 +200,7 @@ class ScoredAverage:
     Args:
         network: the student's, as a mould for the averaged one.
         ema: its average.
-        score: of a network in evaluation mode.
+        score: of a network in evaluation mode; None where another worker has it.
         keep: whether to keep the best weights.
     """
 
@@ -151,7 +208,7 @@ class ScoredAverage:
         self,
         network: nn.Module,
         ema: PowerEMA,
-        score: Callable[[nn.Module], float],
+        score: Callable[[nn.Module], float | None],
         *,
         keep: bool = True,
     ) -> None:
@@ -162,11 +219,16 @@ class ScoredAverage:
         self._weights: dict[str, Tensor] = {}
         self.scores: Scores | None = None
 
-    def score(self, step: int) -> float:
-        """The score of the average after `step` steps, which is kept if none before was better."""
+    def score(self, step: int) -> float | None:
+        """The score of the average after `step` steps, which is kept if none before was better.
+
+        None where another worker has it.
+        """
         self._ema.copy_to(self._scored)
         with torch.no_grad():
             value = self._score(self._scored)
+        if value is None:
+            return None
         known = self.scores
         if known is None or value < known.best:
             if self._keep:

@@ -6,6 +6,7 @@ moments, and the best average so far. It does not wait for the device between tw
 curve, but to score the student.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from slimctl.jobs.training.checkpoint import (
     save_checkpoint,
 )
 from slimctl.jobs.training.evaluator import ScoredAverage, Watch
+from slimctl.jobs.training.final_errors import note_final_errors
 from slimctl.jobs.training.micro_batches import MicroBatches
 from slimctl.jobs.training.objective import Objective, Part, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
@@ -209,6 +211,12 @@ class Trainer:
                 self._save(now - started, losses)
                 saved_at = now
         self._save(time.perf_counter() - started, losses)
+        note_final_errors(self.objective.final_errors(self._averaged), self.folder)
+
+    def _averaged(self) -> nn.Module:
+        network = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
+        self.ema.copy_to(network)
+        return network
 
     def steps(self) -> Iterator[Tensor]:
         """Takes one optimizer step a turn, from the newest checkpoint to the last step.
@@ -239,12 +247,10 @@ class Trainer:
             self.score_network = ScoreNetworkTrainer(
                 self.spec, score_network, device, self.world, self._micro_batches
             )
-        if self.rank != 0:
-            return
         if self.objective.score_every():
             self.scored = ScoredAverage(self.network, self.ema, self.objective.score)
         elif self.watch is not None:
-            self.watch.evaluator.prepare(self.share.device)
+            self.watch.evaluator.prepare(self.share.device, self.rank, self.world)
             self.scored = ScoredAverage(self.network, self.ema, self.watch.evaluator, keep=False)
 
     def _score_every(self) -> int:
@@ -256,8 +262,9 @@ class Trainer:
         return every > 0 and (self.step % every == 0 or self.step == self.spec.steps)
 
     def _take_score(self) -> None:
-        if self.scored is not None:
-            note_score(self.folder, self.step, self.scored.score(self.step))
+        score = None if self.scored is None else self.scored.score(self.step)
+        if score is not None and self.rank == 0:
+            note_score(self.folder, self.step, score)
 
     def _rehearse(self, model: nn.Module) -> None:
         """Finds micro-batches that fit on all workers before they wait for each other."""

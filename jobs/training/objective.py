@@ -1,7 +1,7 @@
 """What a training minimises: a loss at a step, on this worker's share of the batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -28,6 +28,16 @@ class Share:
     batch_size: int
     """Samples of the global batch."""
     device: torch.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this worker."""
+        return self.first // self.count
+
+    @property
+    def world(self) -> int:
+        """Number of workers."""
+        return self.batch_size // self.count
 
     def of(self, batch_size: int) -> "Share":
         """The same part of a global batch of another size, which splits as evenly."""
@@ -120,9 +130,26 @@ class Objective(ABC):
         """Steps between two scores of the student; 0 = the last weights are the result."""
         return 0
 
-    def score(self, network: nn.Module) -> float:
-        """How far the averaged network is from what is wanted, lower being better."""
+    def score(self, network: nn.Module) -> float | None:
+        """How far the averaged network is from what is wanted, lower being better.
+
+        Asked on all workers at the same step; only what the first one says counts.
+        """
         raise NotImplementedError
+
+    def final_errors(self, averaged: Callable[[], nn.Module]) -> Iterable[Mapping[str, Tensor]]:
+        """Errors to note with the result, of this worker's part of some samples, in pieces.
+
+        Asked when the training is over, and for no more pieces when the time for it is.
+
+        Args:
+            averaged: makes the averaged network, in evaluation mode.
+
+        Returns:
+            Name -> error of each sample of a piece, 1-D.
+        """
+        del averaged
+        return ()
 
 
 def note(report: dict[str, Tensor], name: str, value: Tensor, part: Part) -> None:

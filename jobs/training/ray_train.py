@@ -29,6 +29,7 @@ from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine, settle_engine
 from slimctl.jobs.training.evaluator import Scores, Watch, best_weights, read_scores
+from slimctl.jobs.training.final_errors import noted_final_errors
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.micro_batches import noted_micro_batch
 from slimctl.jobs.training.objective import Objective, Share
@@ -161,6 +162,7 @@ def _what_trained(
         "device": "cuda" if use_cuda else "cpu",
         **recorded_engine(context.work).model_dump(),
         **noted_micro_batch(context.work),
+        **noted_final_errors(context.work),
         "workers": _elastic(spec, workers),
         "threads": threads,
         "torch": torch.__version__,

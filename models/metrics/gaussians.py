@@ -91,16 +91,26 @@ class Gaussian:
 
 
 @dataclass(frozen=True, eq=False)
-class FewRows:
-    """The Gaussian of fewer samples than dimensions, without its covariance."""
+class Factored:
+    """A Gaussian without its covariance: all that a Fréchet distance asks for.
+
+    Smaller for fewer samples than dimensions, and for any number what need not be computed twice.
+    """
 
     mean: Float[Tensor, " d"]
+    """Mean, float64."""
     root: Float[Tensor, "d n"]
+    """A factor L with L L^T = covariance, float64."""
     spread: Tensor
     """Trace of the covariance, 0-dim."""
 
+    @classmethod
+    def of(cls, gaussian: "Rooted") -> "Factored":
+        """The same Gaussian, with its root taken."""
+        return cls(gaussian.mean, gaussian.root, gaussian.spread)
 
-Rooted = Gaussian | FewRows
+
+Rooted = Gaussian | Factored
 """What a Fréchet distance is of."""
 
 
@@ -116,7 +126,7 @@ def gaussian_of(features: Float[Tensor, "n d"]) -> Rooted:
     rows = features.double()
     mean = rows.mean(dim=0)
     root = (rows - mean).T / (len(rows) - 1) ** 0.5
-    return FewRows(mean, root, root.square().sum())
+    return Factored(mean, root, root.square().sum())
 
 
 class RunningStatistics:

@@ -48,8 +48,11 @@ def test_jobs_are_named_by_several_variables():
 
 
 def test_its_key_is_that_of_earlier_versions():
-    """What they made is there still; the names that they saved with a run are found again."""
-    assert job_key(spec(), IDS) == "4de70cc07bccb440e98a8227"
+    """What they made is there still; the names that they saved with a run are found again.
+
+    The versions of the trials' kinds are in it: evaluate is version 3.
+    """
+    assert job_key(spec(), IDS) == "54673593e17e25990eb831e2"
     saved = {**spec().model_dump(mode="json"), "outside": ["d", "f"], "inputs": ["d", "f"]}
     assert Sweep.model_validate(saved) == spec()
 

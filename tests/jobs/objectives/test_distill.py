@@ -3,21 +3,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gloo import on_gloo
 
 from slimctl.jobs.base.artifacts import Generator
-from slimctl.jobs.base.cluster import Cluster
-from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.base.context import Handles
 from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.objectives import distill
-from slimctl.jobs.objectives.distill import Distillation, measure_guide
+from slimctl.jobs.objectives.distill import Distillation
 from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.training import final_errors
 from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.final_errors import note_final_errors, noted_final_errors
+from slimctl.jobs.training.objective import Share
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.spec import HuberDistance
 from slimctl.models.losses import distance, one_step_error, one_step_velocity, two_step_error
+from slimctl.models.metrics.interval import mean_interval
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -234,35 +238,64 @@ def test_objectives_travel(make, pairs, make_model, make_student, share):
     assert torch.equal(*losses)
 
 
-def test_both_errors_of_the_guide_are_noted_without_a_verdict(
-    store, recorder, tmp_path, monkeypatch, make_dataset, make_analytic, make_pairs, make_model
+@pytest.fixture
+def measured(make, share, store):
+    """What is noted of a student beside a guide."""
+
+    def found(pairs, guide, student, rank=0, world=1):
+        objective = make(pairs, guide)
+        whole = share()
+        count = whole.count // world
+        objective.prepare(Share(rank * count, count, whole.batch_size, CPU))
+        folder = store.work("distill-1")
+        note_final_errors(objective.final_errors(lambda: student), folder)
+        return noted_final_errors(folder)
+
+    return found
+
+
+def test_both_errors_are_of_the_first_pairs(
+    store, monkeypatch, pairs, make_analytic, make_dataset, make_model, measured
 ):
     monkeypatch.setattr(distill, "BATCH", 3)
-    good = make_analytic(make_dataset(count=1))
-    pairs = make_pairs(good, count=10)
-    inputs = {"pairs": pairs}
-    context = JobContext("it", "distill-1", store, inputs, tmp_path, Cluster(1), reporter=recorder)
-    spec = Distill(pairs="pairs", guide="g", network={"kind": "mlp", "width": 8}, steps=1)
-    student = make_model(Generator)
-    network = open_network(store, student, CPU)
-    x0, x1, _ = PairSource(store, pairs, CPU).batch(torch.arange(10))
-    own = float(one_step_error(NetworkFlow(network, student.image), x0, x1).mean())
-    measure_guide(context, spec, good, student, network.state_dict())
-    assert context.engine["student_one_step_error"] == pytest.approx(own, rel=1e-5)
-    assert context.engine["guide_two_step_error"] < 1e-6
-    assert context.notes == []
-    assert len(recorder.said("log")) == 1
+    good, bad = make_analytic(make_dataset(count=6)), make_model(seed=9)
+    network = open_network(store, make_model(Generator), CPU)
+    x0, x1, _ = PairSource(store, pairs, CPU).batch(torch.arange(20))
+    own = one_step_error(NetworkFlow(network, pairs.image), x0, x1)
+    guided = two_step_error(open_flow(store, bad, CPU), x0, x1, torch.full((20,), 0.5))
+    found = measured(pairs, bad, network)
+    assert found["student_one_step_error"] == pytest.approx(float(own.mean()), rel=1e-5)
+    assert found["guide_two_step_error"] == pytest.approx(float(guided.mean()), rel=1e-5)
+    assert found["guide_two_step_error_of"] == 20
+    known = mean_interval(guided.double().tolist())
+    half = (known.high - known.low) / 2
+    assert found["guide_two_step_error_half"] == pytest.approx(half, rel=1e-5)
+    assert measured(pairs, good, network)["guide_two_step_error"] < found["guide_two_step_error"]
 
-    bad = make_model(seed=9)
-    s = torch.full((10,), 0.5)
-    error = float(two_step_error(open_flow(store, bad, CPU), x0, x1, s).mean())
-    assert error > 0
-    perfect = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
-    measure_guide(context, spec, bad, student, perfect)
-    assert context.engine["guide_two_step_error"] == pytest.approx(error, rel=1e-5)
-    zero = float((x0 - x1).square().mean())
-    assert context.engine["student_one_step_error"] == pytest.approx(zero, rel=1e-5)
-    assert context.notes == []
+
+def test_a_slow_check_ends_after_the_piece_in_which_its_time_is_up(
+    monkeypatch, pairs, make_model, make_student, measured
+):
+    monkeypatch.setattr(distill, "BATCH", 3)
+    monkeypatch.setattr(final_errors, "LIMIT_S", -1.0)
+    assert measured(pairs, make_model(), make_student())["guide_two_step_error_of"] == 3
+
+
+def test_workers_check_the_guide_together(
+    store, tmp_path, monkeypatch, pairs, make_model, make_student, measured
+):
+    monkeypatch.setattr(distill, "BATCH", 3)
+    guide, student = make_model(), make_student()
+    alone = dict(measured(pairs, guide, student))
+    evaluated = []
+    student.register_forward_hook(lambda _, inputs, output: evaluated.append(len(output)))
+
+    def check(rank):
+        measured(pairs, guide, student, rank, world=2)
+        assert sum(evaluated) == (11, 9)[rank]  # 20 pairs in pieces of 3, in turn
+
+    assert on_gloo(tmp_path, check) == ["", ""]
+    assert noted_final_errors(store.work("distill-1")) == pytest.approx(alone, rel=1e-9)
 
 
 @pytest.mark.parametrize("fresh", [8, 16])

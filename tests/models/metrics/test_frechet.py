@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from slimctl.models.metrics.frechet import frechet_distance, resampled_distances
-from slimctl.models.metrics.gaussians import FewRows, Gaussian, RunningStatistics, gaussian_of
+from slimctl.models.metrics.gaussians import Factored, Gaussian, RunningStatistics, gaussian_of
 
 
 def table(count, width, seed, scale=1.0, shift=0.0):
@@ -186,7 +186,7 @@ def test_few_rows_have_the_distance_of_their_covariances():
     few, many = table(5, 9, seed=1), table(40, 9, seed=2)
     whole = [Gaussian.from_features(rows) for rows in (few, many)]
     thin = [gaussian_of(rows) for rows in (few, many)]
-    assert isinstance(thin[0], FewRows)
+    assert isinstance(thin[0], Factored)
     assert isinstance(thin[1], Gaussian)
     assert frechet_distance(*thin) == pytest.approx(frechet_distance(*whole), rel=1e-10)
     assert frechet_distance(thin[0], thin[0]) == pytest.approx(0, abs=1e-10)
