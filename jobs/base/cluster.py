@@ -47,6 +47,15 @@ class Needs:
         return NodeSize(self.cpus / self.parts, self.gpus / self.parts)
 
 
+class Resources(Spec):
+    """GPUs that a cluster is going to have, such as those that its autoscaler starts on request."""
+
+    gpus: int = Field(ge=0, strict=True)
+    """GPUs in all, with those that are there; 0 = those that are there."""
+    gpus_per_node: int | None = Field(default=None, ge=1, strict=True)
+    """Of the nodes that are to come; null = as many as the largest node has, else all on one."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What the cluster has in all, whoever uses it now, so that no result depends on who does."""
@@ -55,16 +64,34 @@ class Cluster:
     gpus: int = 0
     nodes: tuple[NodeSize, ...] = ()
     """Devices of each node, in ascending order; none given = all on one."""
+    startable: tuple[tuple[NodeSize, int], ...] = ()
+    """Nodes that the cluster says its autoscaler can start, and how many of each in all. Ray tells
+    it of some managed clusters only."""
 
     def __post_init__(self) -> None:
         if not self.nodes:
             object.__setattr__(self, "nodes", (NodeSize(self.cpus, self.gpus),))
 
     @classmethod
-    def of(cls, nodes: Iterable[NodeSize]) -> Self:
+    def of(cls, nodes: Iterable[NodeSize], startable: Iterable[tuple[NodeSize, int]] = ()) -> Self:
         """A cluster of these nodes."""
         found = tuple(sorted(nodes))
-        return cls(int(sum(n.cpus for n in found)), int(sum(n.gpus for n in found)), found)
+        cpus, gpus = sum(node.cpus for node in found), sum(node.gpus for node in found)
+        return cls(int(cpus), int(gpus), found, tuple(sorted(startable)))
+
+    def expecting(self, resources: Resources | None) -> Self:
+        """The cluster as it will be when the GPUs that are expected are there.
+
+        Of nodes that are to come a CPU per GPU is assumed; jobs are laid out again when they are
+        there.
+        """
+        missing = resources.gpus - self.gpus if resources else 0
+        if resources is None or missing <= 0:
+            return self
+        largest = int(max(node.gpus for node in self.nodes))
+        size = resources.gpus_per_node or largest or missing
+        sizes = [size] * (missing // size) + [missing % size] * (missing % size > 0)
+        return type(self).of([*self.nodes, *(NodeSize(n, n) for n in sizes)], self.startable)
 
     @property
     def beside_gpu(self) -> float:
@@ -80,9 +107,18 @@ class Cluster:
         """How many parts of that size fit on the empty nodes."""
         return sum(node.room(part) for node in self.nodes)
 
+    def most_room(self, part: NodeSize) -> int:
+        """How many would fit if all nodes were there that can be started."""
+        return self.room(part) + sum(count * size.room(part) for size, count in self.startable)
+
+    @property
+    def startable_gpus(self) -> int:
+        """GPUs that the cluster says it can start."""
+        return int(sum(count * size.gpus for size, count in self.startable))
+
     def __str__(self) -> str:
         sizes = {size: self.nodes.count(size) for size in reversed(self.nodes)}
-        return ", ".join(f"{count} x {in_devices(size)}" for size, count in sizes.items())
+        return ", ".join(f"{count} x ({in_devices(size)})" for size, count in sizes.items())
 
 
 def in_devices(size: NodeSize) -> str:

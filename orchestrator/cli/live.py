@@ -141,7 +141,7 @@ class LiveView(View):
 
         now = time.time()
         width, height = self._console.size
-        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, height - 2)
+        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, height - 3)
         table = Table(box=None, padding=(0, 1), show_header=False)
         for row in rows:
             jobs = [self.status.jobs[name] for name in row.jobs]
@@ -152,7 +152,8 @@ class LiveView(View):
             merged = _cells_together(jobs, now, bar_width) if row.together else ()
             cells = [mark, row.name, *kind, *(merged or _cells(shown, now, bar_width))]
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells), style=style)
-        return Group(table, Text(rest, style="dim")) if rest else Group(table)
+        below = [Text(line, style="dim") for line in (rest, self.status.waiting) if line]
+        return Group(table, *below)
 
 
 def _leading(jobs: Sequence[JobStatus]) -> JobStatus:
@@ -223,6 +224,8 @@ def describe(event: Event, status: RunStatus) -> str:
     job = status.jobs.get(event.job)
     if event.name == "run_ended":
         return f"run {status.run}: {details['state']}"
+    if event.name == "waiting":
+        return str(details["message"] or "what the jobs waited for is there")
     if job is None:
         return f"warning: {details['message']}" if event.name == "warning" else ""
     head = f"{event.job} ({job.kind})"

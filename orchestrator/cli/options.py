@@ -49,6 +49,17 @@ Run = Annotated[
     str | None, typer.Argument(help="Run id or its beginning; else the latest.", show_default=False)
 ]
 
+ExpectGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--expect-gpus",
+        help="GPUs that the cluster starts on request: jobs are laid out for so many and wait "
+        "until they are there. Instead of the file's resources; 0 = those that are there.",
+        min=0,
+        show_default=False,
+    ),
+]
+
 LIMIT = 2**63 - 1
 """Largest whole number of an option: what is made of it keeps 64 bits with a sign."""
 DEFAULT_TFLOPS = 40.0
@@ -75,18 +86,25 @@ def load(
     *,
     draft: bool = False,
     reads: bool = False,
+    expect_gpus: int | None = None,
 ) -> "Pipeline":
     """Reads and checks a pipeline file; every mistake is reported at once.
 
-    A draft may name files that are not there; one that `reads` looks into them if anything is
-    wrong, so that it is reported together with what is wrong in them.
+    `expect_gpus` takes the place of the file's number of GPUs. A draft may name files that are not
+    there; one that `reads` looks into them if anything is wrong, so that it is reported together
+    with what is wrong in them.
 
     Raises:
         UserError: the file has mistakes.
     """
+    from slimctl.jobs.base.cluster import Resources
     from slimctl.orchestrator.pipeline.pipeline import load_pipeline
 
-    return load_pipeline(file, overrides or (), storage, draft=draft, reads=reads).pipeline
+    pipeline = load_pipeline(file, overrides or (), storage, draft=draft, reads=reads).pipeline
+    if expect_gpus is None:
+        return pipeline
+    expected = (pipeline.resources or Resources(gpus=0)).model_copy(update={"gpus": expect_gpus})
+    return pipeline.model_copy(update={"resources": expected})
 
 
 @contextmanager

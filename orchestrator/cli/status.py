@@ -100,7 +100,7 @@ def print_jobs(state: "RunStatus", *, together: bool = True) -> None:
     """Prints a row per job; the jobs of a large group share rows if that is wanted."""
     from slimctl.orchestrator.cli.tables import MANY, collapsed, print_table
 
-    echo(f"{state.run}: {state.state}")
+    echo(f"{state.run}: {state.state}{f', {state.waiting}' if state.waiting else ''}")
     rows = [
         _job_row(row.name, [state.jobs[name] for name in row.jobs])
         for row in collapsed(state.jobs, MANY if together else len(state.jobs))

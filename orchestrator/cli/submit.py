@@ -9,6 +9,7 @@ import typer
 from slimctl.orchestrator.cli.options import (
     Address,
     Detach,
+    ExpectGpus,
     File,
     Json,
     Overrides,
@@ -29,6 +30,7 @@ def submit(
     storage: Storage = None,
     address: Address = None,
     detach: Detach = False,
+    expect_gpus: ExpectGpus = None,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline to its end; what the store has is not made again."""
@@ -37,7 +39,7 @@ def submit(
     from slimctl.orchestrator.running.submission import submit as submit_pipeline
 
     with mistakes_as_json(as_json):
-        pipeline = load(file, overrides, storage, reads=True)
+        pipeline = load(file, overrides, storage, reads=True, expect_gpus=expect_gpus)
     if is_job_server(address):
         hand_over(str(address), pipeline, detach=detach, as_json=as_json)
         return

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from slimctl.jobs.base.cluster import Resources
 from slimctl.jobs.base.registry import kind_of
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec, SeededJobSpec
 from slimctl.jobs.search.spec import SearchSpec
@@ -69,6 +70,9 @@ class Pipeline(Spec):
     """MLflow URI; null = SQLite file in a local storage, off for a remote one."""
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     """Seed of the jobs that name none."""
+    resources: Resources | None = None
+    """`{gpus: 8}`: GPUs that the cluster starts on request: jobs are laid out for them, and wait
+    until they are there. null = what is there."""
     jobs: Mapping[str, SerializeAsAny[JobSpec | Group]]
     """Name -> a job, or a group of jobs, as written."""
 

@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import SweepReport
+from slimctl.jobs.base.cluster import Resources
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.base.keys import split_id
 from slimctl.jobs.base.registry import kind_of
@@ -64,6 +65,8 @@ class RunPlan(Spec):
     """MLflow URI; None = tracking is off."""
     jobs: tuple[PlannedJob, ...]
     """In an order in which inputs come first."""
+    resources: Resources | None = None
+    """GPUs that the cluster is going to have; None = those that it has."""
 
     @property
     def idle(self) -> bool:
@@ -177,7 +180,13 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
     if pipeline.tracking:
         check_secretless(pipeline.tracking, "tracking")
     tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
-    return RunPlan(name=pipeline.name, storage=store.uri, tracking=tracking, jobs=tuple(planned))
+    return RunPlan(
+        name=pipeline.name,
+        storage=store.uri,
+        tracking=tracking,
+        jobs=tuple(planned),
+        resources=pipeline.resources,
+    )
 
 
 def trials_made(
@@ -233,7 +242,13 @@ def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store
                 reason=reason,
             )
         )
-    return RunPlan(name=pipeline.name, storage=store.uri, tracking=None, jobs=tuple(jobs))
+    return RunPlan(
+        name=pipeline.name,
+        storage=store.uri,
+        tracking=None,
+        jobs=tuple(jobs),
+        resources=pipeline.resources,
+    )
 
 
 def default_tracking(store: Store) -> str | None:

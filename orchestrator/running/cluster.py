@@ -205,8 +205,21 @@ def describe_cluster() -> Cluster:
     """Devices of the cluster that this process is connected to."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Cluster.of(NodeSize(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes)
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return Cluster.of(map(_size, nodes), _startable(ray))
+
+
+def _size(resources: Any) -> NodeSize:
+    return NodeSize(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+
+
+def _startable(ray: Any) -> Iterator[tuple[NodeSize, int]]:
+    """Nodes that an autoscaler can start, where it has told the cluster."""
+    config = ray._private.state.state.get_cluster_config()  # noqa: SLF001  (as Ray Data asks)
+    for group in config.node_group_configs if config else ():
+        count = sys.maxsize if group.max_count < 0 else int(group.max_count)
+        if count:
+            yield _size(group.resources), count
 
 
 def devices_here() -> Cluster:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.deaths import memory_limit
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
+from slimctl.orchestrator.planning.fit import misfits
+from slimctl.orchestrator.planning.plan import RunPlan
 
 SOCKET_BYTES = 107
 """Longest path of a Unix socket."""
@@ -119,6 +122,34 @@ def _shared_memory() -> Check:
         fix = "give the container more: docker run --shm-size=2g"
         return Check("shared memory", "warn", f"{state}: Ray uses the slower disk", fix)
     return Check("shared memory", "ok", state)
+
+
+def check_devices(plan: RunPlan, cluster: Cluster, *, grows: bool) -> list[str]:
+    """Looks for jobs that ask for more than the cluster can have, with the GPUs that are expected.
+
+    Args:
+        plan: of the run.
+        cluster: what is there.
+        grows: whether nodes may join it; a private Ray has this machine alone.
+
+    Returns:
+        What may wait for ever, one text each, where nodes may still join.
+
+    Raises:
+        UserError: no node can ever hold a job, or have the GPUs that are expected.
+    """
+    expected = cluster.expecting(plan.resources)
+    if expected.gpus > cluster.gpus and not grows:
+        raise UserError(
+            f"resources: {expected.gpus} GPUs",
+            f"a private Ray has what this machine has, {cluster}, and no more are to come",
+            "name a cluster that starts them (--address), or run on what is here (--expect-gpus 0)",
+        )
+    found = misfits(plan, expected)
+    if found and (not grows or cluster.startable):
+        what = "; ".join(one.what for one in found)
+        raise UserError("the cluster is too small", what, found[0].fix)
+    return [f"{one.what}; it waits for nodes that can hold it\n  fix: {one.fix}" for one in found]
 
 
 def check_shared(store: Store) -> None:

@@ -26,10 +26,19 @@ class Node:
 
 
 class Scheduler:
-    """State of a run's graph: each job waits, is ready, running, paused, finished or dead."""
+    """State of a run's graph: each job waits, is ready, running, paused, finished or dead.
 
-    def __init__(self, nodes: Sequence[Node], cluster: Cluster) -> None:
-        self._cluster = cluster
+    Args:
+        nodes: the jobs.
+        cluster: what they are laid out for.
+        there: what of it is there now; None = all. Jobs that need GPUs which are still to come wait
+            for them.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], cluster: Cluster, there: Cluster | None = None
+    ) -> None:
+        self._cluster, self._there = cluster, there or cluster
         self._nodes: dict[str, Node] = {}
         self._rank: dict[str, tuple[float, int, int]] = {}
         self._users: dict[str, list[str]] = {}
@@ -75,19 +84,45 @@ class Scheduler:
 
     def next_startable(self) -> str | None:
         """The most urgent ready job that fits beside the running ones. A job alone always fits."""
-        cpus = self._cluster.cpus - sum(self._nodes[name].needs.cpus for name in self._running)
-        gpus = self._cluster.gpus - sum(self._nodes[name].needs.gpus for name in self._running)
+        cpus = self._there.cpus - sum(self._nodes[name].needs.cpus for name in self._running)
+        gpus = self._there.gpus - self._gpus_taken()
         heads = []
         for needs, queue in self._queues.items():
             while queue and queue[0][-1] not in self._ready:  # it left the line in another way
                 heapq.heappop(queue)
             fits = not self._running or (needs.cpus <= cpus and needs.gpus <= gpus)
-            heads += queue[:1] if fits else []
+            heads += queue[:1] if fits and not self._is_to_come(needs) else []
         return min(heads)[-1] if heads else None
 
-    def resize(self, cluster: Cluster, needs: Mapping[str, Needs]) -> None:
+    def _gpus_taken(self) -> float:
+        return sum(self._nodes[name].needs.gpus for name in self._running)
+
+    def _is_to_come(self, needs: Needs) -> bool:
+        """Whether a job needs more GPUs than are there, and as many are expected."""
+        return self._there.gpus < needs.gpus <= self._cluster.gpus
+
+    def awaited_gpus(self) -> list[float]:
+        """GPUs that ready jobs would take at once if all that are expected were there.
+
+        Returns:
+            Of each part of these jobs, the most urgent first; nothing if what is there will do.
+        """
+        if self._there.gpus >= self._cluster.gpus:
+            return []
+        taken = self._gpus_taken()
+        room, parts = self._cluster.gpus - taken, list[float]()
+        for name in sorted(self._ready, key=self._rank.__getitem__):
+            needs = self._nodes[name].needs
+            if 0 < needs.gpus <= room:
+                room -= needs.gpus
+                parts += [needs.part.gpus] * needs.parts
+        return parts if taken + sum(parts) > self._there.gpus else []
+
+    def resize(
+        self, cluster: Cluster, needs: Mapping[str, Needs], there: Cluster | None = None
+    ) -> None:
         """Shares out another cluster from now on; running jobs keep what they have."""
-        self._cluster = cluster
+        self._cluster, self._there = cluster, there or cluster
         for name in self._nodes.keys() - self._running:
             self._nodes[name] = replace(self._nodes[name], needs=needs[name])
         ready, self._ready, self._queues = self._ready, set(), {}

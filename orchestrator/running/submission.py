@@ -16,7 +16,11 @@ from slimctl.orchestrator.planning.graph import Graph, preflight
 from slimctl.orchestrator.planning.plan import RunPlan, as_event, make_plan
 from slimctl.orchestrator.running.cluster import connect
 from slimctl.orchestrator.running.launcher import NAMESPACE
-from slimctl.orchestrator.running.preconditions import check_preconditions, check_shared
+from slimctl.orchestrator.running.preconditions import (
+    check_devices,
+    check_preconditions,
+    check_shared,
+)
 from slimctl.orchestrator.running.supervisor import RunRequest, Supervisor, supervisor_name
 from slimctl.orchestrator.runs.events import Event, EventLog
 from slimctl.orchestrator.runs.runs import (
@@ -161,6 +165,8 @@ def start(
     with connect(address) as cluster:
         if not local:
             check_shared(store)
+        for warning in check_devices(plan, cluster, grows=not local):
+            on_wait(f"warning: {warning}")
         request = RunRequest(run, plan, cluster, resumption, detached=not local)
         try:
             supervisor = _supervise(request)

@@ -18,6 +18,7 @@ from slimctl.jobs.search.spec import SearchSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, as_event, twins
 from slimctl.orchestrator.running.cluster import describe_cluster
+from slimctl.orchestrator.running.demand import Demand, runs_on_cpus, waiting_for
 from slimctl.orchestrator.running.journal import Journal
 from slimctl.orchestrator.running.launcher import NAMESPACE, Launched, Launcher, RayReporter
 from slimctl.orchestrator.running.scheduler import Node, Scheduler
@@ -67,7 +68,11 @@ class Supervisor:
         """Searches whose trials are under way."""
         self._searched: set[str] = set()
         """Those whose trials have ended."""
-        self._cluster = request.cluster
+        self._there = request.cluster
+        self._cluster = request.cluster.expecting(request.plan.resources)
+        """What jobs are laid out for: what is there, and the GPUs that are expected."""
+        self._demand = Demand(request.run) if request.plan.resources else None
+        self._waits_for_what = ""
         self._needs: dict[str, Needs] = {}
         self._journal = Journal(request.run, request.plan, comes_back=request.detached)
         self._launcher = Launcher(request.run, request.cluster)
@@ -193,7 +198,8 @@ class Supervisor:
         self._journal.begin()
         plan, request = self._request.plan, self._request.resumption
         self._needs = self._needs_on(self._cluster, plan.jobs)
-        self._scheduler = Scheduler([self._node(job) for job in plan.jobs], self._cluster)
+        nodes = [self._node(job) for job in plan.jobs]
+        self._scheduler = Scheduler(nodes, self._cluster, self._there)
         self._add("run_started", **as_event(plan))
         if request and not self._journal.has_event("run_resumed", request=request):
             again = [job.name for job in plan.jobs if job.action != "reuse"]
@@ -204,6 +210,8 @@ class Supervisor:
         self._journal.keep()
         self._begun.set()
         self._journal.start_tracking()
+        if self._request.detached and (message := runs_on_cpus(plan, self._there)):
+            self._add("warning", message=message)
         for job in plan.jobs:
             self._take_up(job)
 
@@ -403,25 +411,37 @@ class Supervisor:
     def _housekeep(self) -> None:
         now = time.monotonic()
         self._launcher.retire()
+        if self._demand:
+            self._await_gpus(self._demand)
         if self._journal.keep():
             self._cancel.set()
         if now - self._looked_s >= CLUSTER_EVERY_S:
             self._looked_s = now
             self._follow_cluster()
 
+    def _await_gpus(self, demand: Demand) -> None:
+        """Asks the cluster for the GPUs that ready jobs wait for, and reports that they wait."""
+        parts = self._scheduler.awaited_gpus()
+        demand.ask(parts)
+        waits = waiting_for(sum(parts), self._there) if parts else ""
+        if waits != self._waits_for_what:
+            self._waits_for_what = waits
+            self._add("waiting", message=waits)
+
     def _follow_cluster(self) -> None:
         """Shares out what the cluster has now: nodes come and go.
 
         Work that went with a node is not held against its job, whenever the loss is noticed.
         """
-        cluster = describe_cluster()
-        if cluster != self._cluster and cluster.cpus + cluster.gpus > 0:
-            if cluster.cpus < self._cluster.cpus or cluster.gpus < self._cluster.gpus:
+        there, before = describe_cluster(), self._there
+        if there != before and there.cpus + there.gpus > 0:
+            if there.cpus < before.cpus or there.gpus < before.gpus:
                 losses = self._losses.items()
                 self._losses = {name: (max(0, often - 1), at) for name, (often, at) in losses}
-            self._cluster = cluster
+            self._there = there
+            self._cluster = cluster = there.expecting(self._request.plan.resources)
             self._needs = self._needs_on(cluster, self._jobs.values())
-            self._scheduler.resize(cluster, self._needs)
-            self._launcher.resize(cluster)
+            self._scheduler.resize(cluster, self._needs, there)
+            self._launcher.resize(there)
             for search in self._searches.values():
                 search.resize(cluster)

@@ -30,8 +30,9 @@ class Event(Spec):
     time: float
     """Unix time, s."""
     name: str
-    """What happened: run_started, run_resumed, jobs_added, job_started, progress, log, warning,
-    retry, job_done, job_reused, job_failed, job_blocked, job_stopped, job_cancelled, run_ended."""
+    """What happened: run_started, run_resumed, waiting, jobs_added, job_started, progress, log,
+    warning, retry, job_done, job_reused, job_failed, job_blocked, job_stopped, job_cancelled,
+    run_ended."""
     job: str = ""
     """Job concerned; "" for the run itself."""
     details: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)

@@ -77,6 +77,8 @@ class RunStatus(BaseModel):
     started: float = 0.0
     ended: float | None = None
     message: str = ""
+    waiting: str = ""
+    """What jobs wait for that is not there, such as GPUs; "" = nothing."""
     jobs: dict[str, JobStatus] = {}
 
     def counts(self) -> dict[str, int]:
@@ -117,6 +119,7 @@ def _apply_run(status: RunStatus, event: Event) -> None:
     if event.name == "run_started":
         status.name, status.started = details["name"], status.started or event.time
         status.state, status.ended, status.message = "running", None, ""
+        status.waiting = ""
         for name, fields in details["jobs"].items():
             known = status.jobs.get(name)
             if known is None or known.artifact != fields["artifact"]:
@@ -126,7 +129,9 @@ def _apply_run(status: RunStatus, event: Event) -> None:
         for name in details["jobs"]:
             status.jobs[name] = _to_do_again(status.jobs[name])
     elif event.name == "run_ended":
-        status.state, status.ended = details["state"], event.time
+        status.state, status.ended, status.waiting = details["state"], event.time, ""
+    elif event.name == "waiting":
+        status.waiting = details["message"]
     elif event.name in ("warning", "log"):
         status.message = details["message"]
 
@@ -136,7 +141,7 @@ def interrupt(status: RunStatus, last: float) -> None:
 
     `last` is the Unix time of the last thing known of it, s.
     """
-    status.state = "interrupted"
+    status.state, status.waiting = "interrupted", ""
     for job in status.jobs.values():
         if job.state == "running":
             job.state, job.ended = "interrupted", max(last, job.started or 0.0)

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from slimctl.jobs.base.artifacts import Flow
-from slimctl.jobs.base.cluster import Cluster, NodeSize, Range, range_mistake
+from slimctl.jobs.base.cluster import Cluster, Needs, NodeSize, Range, Resources, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
@@ -94,5 +94,38 @@ def test_a_shard_is_named_with_its_pairs():
 def test_how_many_parts_fit_on_the_nodes(part, room):
     cluster = Cluster.of([NodeSize(8, 4), NodeSize(6, 1), NodeSize(2)])
     assert cluster.room(part) == room
-    assert str(cluster) == "1 x 8 CPUs and 4 GPUs, 1 x 6 CPUs and 1 GPU, 1 x 2 CPUs"
-    assert str(Cluster.of([NodeSize(64, 8)] * 2)) == "2 x 64 CPUs and 8 GPUs"
+    assert str(cluster) == "1 x (8 CPUs and 4 GPUs), 1 x (6 CPUs and 1 GPU), 1 x (2 CPUs)"
+    assert str(Cluster.of([NodeSize(64, 8)] * 2)) == "2 x (64 CPUs and 8 GPUs)"
+
+
+HEAD = NodeSize(2)
+
+
+def even(gpus: int) -> NodeSize:
+    """A node with as many CPUs as GPUs."""
+    return NodeSize(gpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("there", "resources", "nodes"),
+    [
+        ([HEAD], None, [HEAD]),
+        ([HEAD], Resources(gpus=0), [HEAD]),
+        ([HEAD], Resources(gpus=8), [HEAD, even(8)]),
+        ([HEAD], Resources(gpus=8, gpus_per_node=3), [HEAD, *map(even, (2, 3, 3))]),
+        ([HEAD, NodeSize(16, 4)], Resources(gpus=8), [HEAD, even(4), NodeSize(16, 4)]),
+        ([NodeSize(16, 4)], Resources(gpus=4), [NodeSize(16, 4)]),
+        ([NodeSize(16, 4)], Resources(gpus=2), [NodeSize(16, 4)]),
+    ],
+)
+def test_a_cluster_with_the_gpus_that_are_expected(there, resources, nodes):
+    expected = Cluster.of(there).expecting(resources)
+    assert list(expected.nodes) == sorted(nodes)
+    assert expected.gpus == sum(node.gpus for node in nodes)
+
+
+def test_jobs_are_laid_out_for_gpus_that_are_expected():
+    spec = training(batch_size=512)
+    there = Cluster.of([HEAD])
+    assert spec.needs(there) == Needs(2, 0, parts=2)
+    assert spec.needs(there.expecting(Resources(gpus=8))) == Needs(8, 8, parts=8)

@@ -15,8 +15,10 @@ from slimctl.orchestrator.cli.main import app
 ROOT = Path(__file__).parents[3]
 COMMANDS = {
     "check": {"file", "--set", "--storage", "--json"},
-    "plan": {"file", "--set", "--storage", "--tflops", "--json"},
-    "submit": {"file", "--set", "--storage", "--address", "--detach", "--json"},
+    "plan": {"file", "--set", "--storage", "--tflops", "--expect-gpus", "--json"},
+    "submit": {
+        "file", "--set", "--storage", "--address", "--detach", "--expect-gpus", "--json",
+    },
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
     "compare": {"[things]", "--storage", "--json", "--format", "--front", "--plot"},

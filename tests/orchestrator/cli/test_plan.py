@@ -92,3 +92,31 @@ def test_what_a_plan_assumes_names_a_group_once(slimctl, tmp_path):
     assert "shards are made whole (shard_size) (many.pairs x 6)" in said
     assumed = json.loads(slimctl("plan", file, "--json").out)["estimate"]["assumed"]
     assert any("many.seed=6.pairs" in line for line in assumed), "programs are reported every job"
+
+
+def test_a_plan_for_gpus_that_are_not_up_yet(slimctl, tmp_path, monkeypatch):
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "name: a\nresources: {gpus: 2}\njobs:\n  data: {kind: load_dataset, source: digits}\n"
+        "  flow: {kind: train_flow, data: data, network: {preset: cifar10-3.4m}, steps: 100, "
+        "batch_size: 512, workers: 8}\n"
+    )
+    monkeypatch.setenv("SLIMCTL_STORAGE", str(tmp_path / "store"))
+    monkeypatch.setattr("slimctl.orchestrator.running.cluster.devices_here", lambda: Cluster(3))
+    small = slimctl("plan", file)
+    assert "GPU-hours at 40 TFLOP/s" in small.out
+    assert "planned for 2 GPUs, of which 0 are here" in small.out
+    where = f"{file}:5: warning: job 'flow' needs "
+    assert f"{where}8 x (1 CPU and 1 GPU), of which 2 fit on the nodes: " in small.err
+    large = slimctl("plan", file, "--expect-gpus", 8)
+    assert "planned for 8 GPUs, of which 0 are here" in large.out
+    assert large.err == ""
+    none = slimctl("plan", file, "--expect-gpus", 0)
+    assert "no GPU" in none.out
+    assert f"{where}8 x (1 CPU), of which 3 fit on the nodes: 1 x (3 CPUs)" in none.err
+    keys = [
+        [job["key"] for job in json.loads(slimctl("plan", file, "--json", *words).out)["jobs"]]
+        for words in ([], ["--expect-gpus", 8])
+    ]
+    assert keys[0] == keys[1], "what is expected is in no key"
+    assert slimctl("submit", file, "--expect-gpus", -1).code == 2

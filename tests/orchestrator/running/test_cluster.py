@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster, NodeSize
 from slimctl.jobs.base.errors import UserError
 from slimctl.orchestrator.running.cluster import (
     NVML,
@@ -31,6 +31,9 @@ class Ray:
         self.inits: list[dict[str, Any]] = []
         self.refusal: BaseException | None = None
         self.devices = [(True, {"CPU": 4.0, "memory": 1.0})]
+        self.config: SimpleNamespace | None = None
+        state = SimpleNamespace(get_cluster_config=lambda: self.config)
+        self._private = SimpleNamespace(state=SimpleNamespace(state=state))
 
     def is_initialized(self) -> bool:
         return self.open
@@ -144,6 +147,19 @@ def test_what_a_cluster_has(ray, devices, beside_gpu, nodes):
     assert [(node.cpus, node.gpus) for node in found.nodes] == nodes
     assert (found.cpus, found.gpus) == tuple(map(sum, zip(*nodes, strict=True)))
     assert found.beside_gpu == beside_gpu
+
+
+def test_what_an_autoscaler_can_start(ray):
+    """Managed clusters tell their node groups; a count of -1 has no limit."""
+    groups = [({"CPU": 8, "GPU": 4}, 3), ({"CPU": 2}, -1), ({"GPU": 8}, 0)]
+    ray.config = SimpleNamespace(
+        node_group_configs=[
+            SimpleNamespace(resources=resources, max_count=count) for resources, count in groups
+        ]
+    )
+    found = describe_cluster()
+    assert found.startable == ((NodeSize(2), sys.maxsize), (NodeSize(8, 4), 3))
+    assert (found.gpus, found.startable_gpus) == (0, 12)
 
 
 def test_the_users_own_settings_of_ray_are_left_alone(ray, monkeypatch):

@@ -250,3 +250,33 @@ def test_a_cluster_that_grows_is_used_and_one_that_shrinks_is_not_waited_for():
     assert start_all(scheduler) == ["c"]
     scheduler.finish("c")
     assert scheduler.over
+
+
+def waiting(**needs: Needs) -> Scheduler:
+    """Jobs laid out for 8 GPUs of a cluster that has one CPU."""
+    nodes = [Node(name, [], one) for name, one in needs.items()]
+    return Scheduler(nodes, Cluster(cpus=9, gpus=8), Cluster(cpus=1))
+
+
+def test_jobs_wait_for_gpus_that_are_expected_and_others_go_on():
+    plan = waiting(train=Needs(4, 4, parts=4), load=ONE, score=GPU)
+    assert plan.awaited_gpus() == [1] * 5
+    assert start_all(plan) == ["load"]
+    plan.finish("load")
+    assert start_all(plan) == [], "alone, too"
+    assert not plan.over
+    needs = {"train": Needs(8, 4, parts=4), "load": ONE, "score": Needs(2, 1)}
+    plan.resize(Cluster(cpus=12, gpus=8), needs, Cluster(cpus=9, gpus=4))
+    assert start_all(plan) == ["train"]
+    assert plan.awaited_gpus() == [1], "what runs is not asked for again"
+    plan.resize(Cluster(cpus=16, gpus=8), needs)
+    assert plan.awaited_gpus() == []
+    assert start_all(plan) == ["score"]
+
+
+def test_no_more_gpus_are_asked_for_than_expected():
+    jobs = {f"trial{at}": GPU for at in range(20)}
+    plan = waiting(whole=Needs(0, 4), huge=Needs(0, 9), **jobs)
+    assert plan.awaited_gpus() == [4, 1, 1, 1, 1], "parts of a job that lie on one node do so"
+    assert waiting(load=ONE).awaited_gpus() == [], "work on CPUs rents no GPU"
+    assert start_all(waiting(huge=Needs(0, 9))) == ["huge"], "nobody expects as many"
