@@ -30,6 +30,38 @@ def strangers_folder(folder: Path, *libraries: str) -> Path:
     return folder
 
 
+DIT: dict[str, Any] = {
+    "num_attention_heads": 2, "attention_head_dim": 4, "in_channels": 4, "out_channels": 8,
+    "num_layers": 2, "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 5,
+}  # fmt: skip
+"""A transformer of 5 classes and the one that stands for none, number 5."""
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (4, 8),
+    "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 2, "latent_channels": 4,
+    "scaling_factor": 0.2, "sample_size": 16,
+}  # fmt: skip
+
+
+def drawn(module: Any, seed: int = 0) -> Any:
+    """A module with every weight drawn, so that an exchanged one shows."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.normal_(std=0.3)
+    return module.eval()
+
+
+def save_dit(diffusers: Any, folder: Path) -> Any:
+    """A pipeline of latents with random weights, which is written to a folder and returned."""
+    pipeline = diffusers.DiTPipeline(
+        transformer=drawn(diffusers.DiTTransformer2DModel(**DIT)),
+        vae=drawn(diffusers.AutoencoderKL(**VAE)),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True),
+    )
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
 TINY = """
 name: tiny
 seed: 3

@@ -111,6 +111,10 @@ class Flow(Handle, Parameterisation):
     """Standard deviation put around each image of a closed form, in units of [-1, 1] pixels."""
     file: str = "weights.safetensors"
     """EMA weights of a network."""
+    autoencoder: dict[str, Any] | None = None
+    """Spec of what decodes its images, which are latents then; None = they are pixels."""
+    autoencoder_file: str = "autoencoder.safetensors"
+    """Its weights."""
 
     def facts(self) -> Facts:
         return Facts(
@@ -118,6 +122,7 @@ class Flow(Handle, Parameterisation):
             flip_valid=self.flip_valid,
             part=self.part,
             closed_form=self.network is None,
+            latents=self.autoencoder is not None,
             flow=self,
             made="Flow",
         )

@@ -54,6 +54,8 @@ class Facts:
     """Whether a fleet's students make samples in one step, without a solver."""
     closed_form: bool = False
     """Whether a flow is the closed form of a data set, without a network."""
+    latents: bool = False
+    """Whether the images are latents, which are looked at only once they are decoded."""
     flow: Parameterisation | None = None
     """What a flow's network predicts, on which schedule."""
     nfe: float | None = None

@@ -168,6 +168,12 @@ class Evaluate(SeededJobSpec):
         return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
 
     def _check_images(self, field: str, given: Facts, data: Facts) -> None:
+        if given.latents:
+            raise FieldError(
+                field,
+                f"'{self.model.job}' makes latents, and this compares pixels",
+                "evaluate a model of pixels; in Python, `flow.decode` makes pixels of latents",
+            )
         if given.image and data.image and _pixels(given.image) != _pixels(data.image):
             raise FieldError(
                 field,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ImportTeacher(JobSpec):
-    """A flow from a file: SlimFlow, RectifiedFlow, EDM, diffusers, or weights of one's own.
+    """A flow from a file: SlimFlow, RectifiedFlow, EDM, diffusers, SiT, or weights of one's own.
 
     Nothing in the file is executed, and nothing of it is loaded unless all of it fits. The
     architecture is read from the file; what it does not say stands in the fields.
@@ -29,8 +29,8 @@ class ImportTeacher(JobSpec):
     version: ClassVar[int] = 2
 
     path: Annotated[str, Field(min_length=1), BY_CONTENT]
-    """Checkpoint of SlimFlow or RectifiedFlow (.pth), snapshot of EDM (.pkl), folder of diffusers
-    or of `slimctl export`, or safetensors, ours or of one's own network."""
+    """Checkpoint of SlimFlow, RectifiedFlow (.pth) or SiT (.pt), snapshot of EDM (.pkl), folder of
+    diffusers or of `slimctl export`, or safetensors, ours or of one's own network."""
     ema: bool = True
     """Whether to take the averaged weights, where the file has others too."""
     variant: Annotated[str, Field(min_length=1)] | None = None
@@ -40,7 +40,7 @@ class ImportTeacher(JobSpec):
     """Fields of the network that the file does not say, such as `attention_resolutions`; with
     `kind`, the whole network, which weights under its own names need; null = as the file says."""
     size: int | None = Field(default=None, ge=1, le=4096)
-    """Height and width of the images, px; null = as the file says."""
+    """Height and width of the images, px, or of the latents; null = as the file says."""
     image_channels: int | None = Field(default=None, ge=1, le=64)
     """Channels of the images; null = as the file says."""
     classes: int | None = Field(default=None, ge=0)
@@ -71,6 +71,9 @@ class ImportTeacher(JobSpec):
                 f"t = {read.how.t_start:g} only"
             )
         save_weights(read.weights, context.folder / "weights.safetensors")
+        autoencoder = read.autoencoder
+        if autoencoder:
+            save_weights(autoencoder.weights, context.folder / "autoencoder.safetensors")
         parameters = sum(
             read.weights[name].numel() for name in _parameters_of(read) if name in read.weights
         )
@@ -87,6 +90,7 @@ class ImportTeacher(JobSpec):
             label_counts=self._label_counts(read),
             flip_valid=self.flip_valid,
             parameters=parameters,
+            autoencoder=autoencoder.spec.model_dump(mode="json") if autoencoder else None,
             **read.how.model_dump(),
         )
 
@@ -115,8 +119,8 @@ class ImportTeacher(JobSpec):
         except (ValueError, FileNotFoundError) as error:
             raise _field_error(error) from error
         if read.undecided:
-            what = f"{self.path}: {read.undecided}, but other sizes fit as well"
-            raise FieldError("path", what, "give size")
+            what = f"{self.path}: {read.undecided}, but others fit as well"
+            raise FieldError("path", what, f"give {read.decide}")
         return read
 
     def _label_counts(self, read: "TeacherFile") -> tuple[int, ...]:
@@ -170,6 +174,7 @@ class ImportTeacher(JobSpec):
             image=read.image,
             flip_valid=self.flip_valid,
             classes_seen=sum(count > 0 for count in counts) or None,
+            latents=read.autoencoder is not None,
             flow=read.how,
             network=read.network,
         )

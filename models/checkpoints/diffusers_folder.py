@@ -1,5 +1,7 @@
 """Reads a folder that diffusers wrote: a `UNet2DModel` and the config of its scheduler.
 
+Pipelines that make latents are read by `pipeline_folder`, with what is here.
+
 The network is run as the package runs it. A scheduler of the DDPM family counts steps 0, 1, ...,
 K - 1 of a table of noise levels sigma_i; our time t stands for sigma = (1 - t) / t, and the network
 is given the step whose level that is, with a broken part that is linear in ln(sigma) between two
@@ -10,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -20,6 +22,8 @@ from slimctl.models.checkpoints.paths import (
     AVERAGED,
     CONFIG,
     EMA,
+    INDEX,
+    LATENT_PARTS,
     NON_EMA,
     PLAIN,
     SCHEDULER,
@@ -82,26 +86,26 @@ def read_diffusers(path: Path, overrides: Overrides) -> TeacherFile:
         ValueError: a file is missing or damaged, the network or its scheduler are of a kind that
             is not known, the package is not installed, or tensors do not fit; all are listed.
     """
-    if any((path / part).is_dir() for part in ("vae", "vqvae")):
-        raise ValueError("makes latents, not images\n  fix: give a model of pixels")
+    if any((path / part).is_dir() for part in LATENT_PARTS):
+        raise ValueError(f"makes latents, but has no {INDEX}\n  fix: copy the whole folder")
     unet = diffusers_unet(path, ema=overrides.ema) or path
-    config = _json(unet / CONFIG)
+    config = read_json(unet / CONFIG)
     variant = chosen_variant(unet, ema=overrides.ema, variant=overrides.variant)
     _require_choice(path, unet, config, variant, overrides)
     config = {name: value for name, value in config.items() if name not in EMA_FIELDS}
     image = _image(config, overrides)
     scheduler = diffusers_scheduler(path)
-    how, spec = _how(_json(scheduler) if scheduler else None, config, overrides)
+    how, spec = _how(read_json(scheduler) if scheduler else None, config, overrides)
     overrides.require_image(image)
     spec = overrides.network_of(spec)
     network = build_to_fill(spec, image)
     sources = {name: Source((name.removeprefix("unet."),)) for name in network.state_dict()}
-    state = {_present_name(name): value for name, value in _weights(unet, variant).items()}
-    weights = rename(state, sources, network)
+    weights = rename(read_weights(unet, variant), sources, network)
     return TeacherFile(spec, image, overrides.starting(how), weights)
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The mapping in a file; raises ValueError if it holds none."""
     try:
         content = json.loads(path.read_text())
     except (ValueError, OSError) as error:
@@ -144,10 +148,31 @@ def _how(
     """What the network predicts, and how it is called."""
     if scheduler is None:
         return _how_given(config, overrides)
+    read = read_scheduler(scheduler)
+    spec = DiffusersUNetSpec(
+        config=dict(config), convention=read.convention, timesteps=read.timesteps
+    )
+    return read.how, spec
+
+
+class Scheduled(NamedTuple):
+    """What the config of a scheduler says of the network."""
+
+    how: Parameterisation
+    convention: Literal["flow", "timestep"]
+    timesteps: float
+
+
+def read_scheduler(scheduler: Mapping[str, Any]) -> Scheduled:
+    """What a network predicts and how it is called.
+
+    Raises:
+        ValueError: the scheduler, or what is predicted, is not known.
+    """
     name = scheduler.get("_class_name")
     if name in FLOW_FAMILY:
         steps = float(scheduler.get("num_train_timesteps", 1000))
-        return Parameterisation(), DiffusersUNetSpec(config=dict(config), timesteps=steps)
+        return Scheduled(Parameterisation(), "flow", steps)
     if name not in DDPM_FAMILY:
         known = "DDPMScheduler and its family, FlowMatchEulerDiscreteScheduler"
         raise ValueError(
@@ -160,7 +185,7 @@ def _how(
             f"\n  fix: give a model whose prediction_type is one of {', '.join(PREDICTIONS)}"
         )
     how = Parameterisation(prediction=PREDICTIONS[predicted], schedule=_table(scheduler))
-    return how, DiffusersUNetSpec(config=dict(config), convention="timestep")
+    return Scheduled(how, "timestep", 1000.0)
 
 
 def _how_given(
@@ -239,7 +264,12 @@ def _present_name(name: str) -> str:
     return f"{found[1]}.{PRESENT[found[2]]}.{found[3]}" if found else name
 
 
-def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
+def read_weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
+    """The tensors of a folder, under today's names.
+
+    Raises:
+        ValueError: files are missing or damaged.
+    """
     files = () if variant is None else weight_files(folder, variant)
     if not files:
         variants = sorted(weight_variants(folder) - {""})
@@ -252,7 +282,8 @@ def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
         raise ValueError(
             f"lacks {', '.join(missing)}, which {files[0].name} names\n  fix: copy the whole folder"
         )
-    return {name: value for file in shards for name, value in _tensors(file).items()}
+    every = (item for file in shards for item in _tensors(file).items())
+    return {_present_name(name): value for name, value in every}
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from typing import Any
 from slimctl.models.checkpoints.diffusers_folder import read_diffusers
 from slimctl.models.checkpoints.edm_snapshot import read_edm_snapshot
 from slimctl.models.checkpoints.model_format import ModelFolderError, read_model
-from slimctl.models.checkpoints.paths import DESCRIPTION, require_path
+from slimctl.models.checkpoints.paths import DESCRIPTION, latent_network, require_path
+from slimctl.models.checkpoints.pipeline_folder import read_pipeline
 from slimctl.models.checkpoints.state_dict import read_checkpoint
 from slimctl.models.checkpoints.teacher import OverrideError, Overrides, TeacherFile
 from slimctl.models.flows.flow import Flow
@@ -40,8 +41,9 @@ def load_teacher(
     Args:
         path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), a
             file of `save_flow` (`.safetensors`), a folder that `slimctl export` wrote, a folder of
-            diffusers (a `UNet2DModel`), or the state dictionary of a network that the other
-            arguments describe.
+            diffusers (a `UNet2DModel`, or a pipeline of a transformer and its autoencoder), a
+            checkpoint of SiT, or the state dictionary of a network that the other arguments
+            describe.
         ema: read the averaged weights, where the file has others too.
         variant: of the weights in a folder of diffusers, such as fp16; None is the unnamed one,
             else the only one.
@@ -59,7 +61,8 @@ def load_teacher(
 
     Returns:
         The flow, on the CPU, frozen and in evaluation mode; a `DenoisingFlow` (with `denoise`)
-        unless the network predicts velocities.
+        unless the network predicts velocities. A flow of latents has the autoencoder of its folder
+        (`decode`).
 
     Raises:
         FileNotFoundError: there is no such file; names the most similar one.
@@ -104,7 +107,7 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
     require_path(path)
     ours = (path / DESCRIPTION).is_file()
     if path.is_dir() and not ours:
-        return read_diffusers
+        return read_diffusers if latent_network(path) is None else read_pipeline
     reader, what = (read_model, "model") if ours else (_file_reader(path), "file")
 
     def read(path: Path, overrides: Overrides) -> TeacherFile:

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slimctl.models.checkpoints.paths import DESCRIPTION
-from slimctl.models.checkpoints.state_dict import is_averaged, lay_flat, read_saved
+from slimctl.models.checkpoints.saved_weights import is_averaged, lay_flat
+from slimctl.models.checkpoints.state_dict import read_saved
 from slimctl.models.checkpoints.teacher import (
     OverrideError,
     Overrides,

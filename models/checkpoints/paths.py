@@ -11,6 +11,12 @@ DESCRIPTION = "model.json"
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SCHEDULER = "scheduler_config.json"
+INDEX = "model_index.json"
+"""In the folder of a whole pipeline of diffusers, the classes of its parts."""
+TRANSFORMER, AUTOENCODER = "transformer", "vae"
+"""Folders of a pipeline that makes latents: its network, if that is no `unet`, and the decoder."""
+LATENT_PARTS = (TRANSFORMER, AUTOENCODER, "vqvae")
+"""Folders that only such pipelines have."""
 PLAIN, AVERAGED = "unet", "unet_ema"
 """Folders of a training checkpoint of diffusers: the weights trained and their averages."""
 NON_EMA, EMA = "non_ema", "ema"
@@ -27,6 +33,17 @@ def diffusers_unet(path: Path, *, ema: bool = True) -> Path | None:
         (path, path / AVERAGED, path / PLAIN) if ema else (path, path / PLAIN, path / AVERAGED)
     )
     return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+
+
+def latent_network(path: Path) -> Path | None:
+    """The folder of the network of a pipeline that makes latents; None if it is no such pipeline.
+
+    It is one if it has a part that decodes latents, or a transformer.
+    """
+    if not (path / INDEX).is_file() or not any((path / part).is_dir() for part in LATENT_PARTS):
+        return None
+    transformer = path / TRANSFORMER
+    return transformer if transformer.is_dir() else path / PLAIN
 
 
 def weight_variants(folder: Path) -> frozenset[str]:
@@ -85,16 +102,28 @@ def files_of(path: Path, *, ema: bool = True, variant: str | None = None) -> tup
     if (path / DESCRIPTION).is_file():
         members = (path / name for name in _member_files(path / DESCRIPTION))
         return (path / DESCRIPTION, *(file for file in members if file.is_file()))
-    unet = diffusers_unet(path, ema=ema)
-    if unet is None:
-        return (path,)
-    chosen = chosen_variant(unet, ema=ema, variant=variant)
+    network = latent_network(path)
+    if network is not None:
+        found = [path / INDEX, *_files_in(network, ema=ema, variant=variant)]
+        found += _files_in(path / AUTOENCODER, ema=ema, variant=variant)
+    else:
+        unet = diffusers_unet(path, ema=ema)
+        if unet is None:
+            return (path,)
+        found = _files_in(unet, ema=ema, variant=variant)
+    return tuple(file for file in (*found, diffusers_scheduler(path)) if file and file.is_file())
+
+
+def _files_in(folder: Path, *, ema: bool, variant: str | None) -> list[Path]:
+    """The config and the weights in a folder of diffusers, as far as they are there."""
+    if not folder.is_dir():
+        return []
+    chosen = chosen_variant(folder, ema=ema, variant=variant)
     try:
-        weights = () if chosen is None else weight_files(unet, chosen)
+        weights = () if chosen is None else weight_files(folder, chosen)
     except ValueError:  # reported by whoever reads them
         weights = ()
-    found = (unet / CONFIG, *weights, diffusers_scheduler(path))
-    return tuple(file for file in found if file is not None and file.is_file())
+    return [folder / CONFIG, *weights]
 
 
 def _member_files(description: Path) -> list[str]:
@@ -108,6 +137,7 @@ def _member_files(description: Path) -> list[str]:
 def require_path(path: Path) -> None:
     """Raises FileNotFoundError, naming the most similar one, if there is nothing to read."""
     known = (path / DESCRIPTION).is_file() or diffusers_unet(path) is not None
+    known = known or latent_network(path) is not None
     if not known and not path.is_file():
         raise FileNotFoundError(_where_it_might_be(path))
 

@@ -66,7 +66,7 @@ class DenoisingFlow(Flow):
         Raises:
             ValueError: labels are missing, not wanted or, on the CPU, outside the range.
         """
-        check_label(self.image, label)
+        check_label(self.image, label, self.null_class)
         return self._denoise(x, sigma, label)
 
     @abstractmethod
@@ -326,6 +326,12 @@ class DiffusionFlow(DenoisingFlow):
 
 def make_flow(network: nn.Module, image: ImageShape, how: Parameterisation) -> Flow:
     """The flow of a network."""
+    flow = _made(network, image, how)
+    flow.null_class = how.null_class
+    return flow
+
+
+def _made(network: nn.Module, image: ImageShape, how: Parameterisation) -> Flow:
     if how.prediction == "velocity":
         return NetworkFlow(network, image, how.t_start)
     low, high = how.levels()

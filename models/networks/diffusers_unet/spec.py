@@ -30,6 +30,9 @@ class DiffusersUNetSpec(NetworkSpec):
     timesteps: float = Field(default=1000.0, gt=0)
     """What 1 - t is multiplied by, in the convention `flow`."""
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     def check(self, image: ImageShape) -> None:
         if find_spec("diffusers") is None:
             raise ValueError(NEEDS_DIFFUSERS)

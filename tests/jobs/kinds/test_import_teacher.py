@@ -2,6 +2,7 @@ import sys
 from types import ModuleType
 from typing import Literal
 
+import builders
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -284,3 +285,30 @@ def test_the_content_makes_the_key(tmp_path):
     save_flow(NetworkFlow(network(), SHAPE, 0.5), TINY, path)
     assert spec(path).fingerprint() != before
     assert Parameterisation(**spec(path).preflight().flow.model_dump()).t_start == 0.5
+
+
+def test_a_pipeline_of_latents_comes_in_with_its_autoencoder(tmp_path, run_job, store):
+    diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+    from slimctl.models.checkpoints import load_teacher
+    from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
+
+    builders.save_dit(diffusers, tmp_path / "dit")
+    asked = spec(tmp_path / "dit")
+    assert asked.preflight().latents
+    teacher, flow = run_job(asked), load_teacher(tmp_path / "dit")
+    assert (teacher.null_class, teacher.image, teacher.label_counts) == (5, flow.image, (1,) * 5)
+    opened = open_flow(store, teacher, CPU)
+    x, t, label = torch.randn(2, 4, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([1, 5])
+    assert torch.equal(opened.velocity(x, t, label), flow.velocity(x, t, label))
+    kept = AutoencoderSpec.model_validate(teacher.autoencoder).build().eval()
+    kept.load_state_dict(load_file(store.file(teacher, teacher.autoencoder_file)))
+    assert torch.equal(kept.decode(x), flow.decode(x))
+
+
+def test_latents_enter_the_key_by_their_autoencoder(tmp_path):
+    diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+    builders.save_dit(diffusers, tmp_path / "dit")
+    before = spec(tmp_path / "dit").fingerprint()
+    file = tmp_path / "dit" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+    assert spec(tmp_path / "dit").fingerprint() != before

@@ -1,0 +1,151 @@
+"""Reads the folder of a pipeline of diffusers that makes latents: network, scheduler, autoencoder.
+
+    model_index.json    the class of the pipeline, and of each part
+    transformer|unet/   config.json and weights of the network
+    scheduler/          what it predicts, on which schedule
+    vae/                config.json and weights of the autoencoder
+
+Only safetensors are read, in float16 or float32, in one file or in shards with an index.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimctl.models.checkpoints.diffusers_folder import read_json, read_scheduler, read_weights
+from slimctl.models.checkpoints.paths import (
+    AUTOENCODER,
+    CONFIG,
+    INDEX,
+    chosen_variant,
+    diffusers_scheduler,
+    latent_network,
+    weight_files,
+    weight_variants,
+)
+from slimctl.models.checkpoints.teacher import (
+    AutoencoderFile,
+    OverrideError,
+    Overrides,
+    TeacherFile,
+    build_to_fill,
+)
+from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
+from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
+from slimctl.models.networks.published_weights import rename, same_names
+from slimctl.models.shapes import Tensor
+from slimctl.models.spec import ImageShape
+
+PIPELINES: Mapping[str, str] = {
+    "DiTPipeline": "DiTTransformer2DModel",
+}
+"""Class of a pipeline that is known here -> class of its network."""
+SAVE_AGAIN = "DiffusionPipeline.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+"""What to do with weights that are no safetensors."""
+
+
+def read_pipeline(path: Path, overrides: Overrides) -> TeacherFile:
+    """The network of a folder, with the autoencoder that its latents are of.
+
+    Raises:
+        ValueError: a file is missing or damaged, a class is not known, the package is not
+            installed, or tensors do not fit; all are listed.
+    """
+    index = read_json(path / INDEX)
+    model = _known_class(index)
+    folder = latent_network(path)
+    assert folder is not None, "whoever calls has found it"
+    if not overrides.ema:
+        raise OverrideError("ema", "holds one set of weights only")
+    config = read_json(folder / CONFIG)
+    _require_class(config, model, folder.name)
+    scheduler = diffusers_scheduler(path)
+    if scheduler is None:
+        raise ValueError("has no scheduler_config.json\n  fix: copy the whole folder")
+    read = read_scheduler(read_json(scheduler))
+    spec = DiffusersModelSpec.model_validate(
+        {
+            "model": model,
+            "config": dict(config),
+            "convention": read.convention,
+            "timesteps": read.timesteps,
+        }
+    )
+    spec = overrides.network_of(spec)
+    image = _image(spec, overrides)
+    autoencoder = _autoencoder(path, image, overrides)
+    state = {f"model.{name}": own for name, own in _weights(folder, overrides.variant).items()}
+    network = build_to_fill(spec, image)
+    weights = rename(state, same_names(network), network)
+    how = read.how.model_copy(update={"null_class": spec.null_class})
+    return TeacherFile(spec, image, overrides.starting(how), weights, autoencoder=autoencoder)
+
+
+def _known_class(index: Mapping[str, Any]) -> str:
+    """The class of the network of a pipeline."""
+    name = str(index.get("_class_name"))
+    if name not in PIPELINES:
+        raise ValueError(
+            f"is a {name}, which this program does not know"
+            f"\n  fix: give a folder of {', '.join(PIPELINES)}, or of a UNet2DModel"
+        )
+    return PIPELINES[name]
+
+
+def _require_class(config: Mapping[str, Any], wanted: str, folder: str) -> None:
+    found = config.get("_class_name", wanted)
+    if found != wanted:
+        raise ValueError(
+            f"holds a {found} in {folder}, where its pipeline has a {wanted}"
+            f"\n  fix: give a folder with a {wanted}"
+        )
+
+
+def _image(spec: DiffusersModelSpec, overrides: Overrides) -> ImageShape:
+    """The latents that a network works on."""
+    size = spec.config.get("sample_size")
+    size = overrides.size if size is None else size
+    if not isinstance(size, int) or size < 1:
+        raise ValueError("does not say the size of its latents\n  fix: give size")
+    image = ImageShape(channels=spec.channels, size=size, classes=spec.null_class or 0)
+    overrides.require_image(image)
+    return image
+
+
+def _autoencoder(path: Path, image: ImageShape, overrides: Overrides) -> AutoencoderFile:
+    """The autoencoder of a pipeline, which must make latents of the network's channels."""
+    folder = path / AUTOENCODER
+    if not (folder / CONFIG).is_file():
+        parts = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
+        raise ValueError(
+            f"makes latents, but has no {AUTOENCODER}/{CONFIG} to decode them by; it has {parts}"
+            "\n  fix: copy the whole folder, or give a pipeline with an AutoencoderKL"
+        )
+    config = read_json(folder / CONFIG)
+    _require_class(config, "AutoencoderKL", AUTOENCODER)
+    spec = AutoencoderSpec(config=dict(config))
+    if spec.latent_channels != image.channels:
+        raise ValueError(
+            f"has an autoencoder of {spec.latent_channels} latent channels, but its network takes "
+            f"{image.channels}\n  fix: give the autoencoder that the network was trained with"
+        )
+    variant = overrides.variant if overrides.variant in weight_variants(folder) else None
+    state = {f"model.{name}": own for name, own in _weights(folder, variant).items()}
+    with torch.device("meta"):
+        made = spec.build()
+    return AutoencoderFile(spec, rename(state, same_names(made), made))
+
+
+def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
+    """The tensors of a part, of safetensors only."""
+    chosen = chosen_variant(folder, ema=True, variant=variant)
+    files = () if chosen is None else weight_files(folder, chosen)
+    pickled = [file.name for file in files if file.suffix == ".bin" or ".bin." in file.name]
+    if pickled:
+        raise ValueError(
+            f"{folder.name}/{pickled[0]} is a pickle, which is not read; nothing was run"
+            f"\n  fix: write the folder again with safetensors: {SAVE_AGAIN}"
+        )
+    return read_weights(folder, chosen)
