@@ -7,6 +7,7 @@ difference of the scores. So flows of every kind (EDM's among them) can be compa
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -233,6 +234,108 @@ def matching_loss(
     Source: Yin et al. (DMD2), arXiv 2405.14867, section 3; the reference code of DMD.
     """
     return 0.5 * squared_distance(x, (x - gradient).detach())
+
+
+def score_identity_loss(
+    real: Velocity,
+    fake: Velocity,
+    x: Float[Tensor, "b c h w"],
+    x0: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+    *,
+    alpha: float,
+) -> Float[Tensor, " b"]:
+    """A loss whose gradient by generated images goes through both flows (`through_images`).
+
+    At xt = (1 - t) x0 + t x, with the images mu that the two flows expect there,
+
+        L = w <mu_real - mu_fake, (mu_real - x) - alpha (mu_real - mu_fake)>,
+
+    w = 1 / mean |x - mu_real| without a gradient, and the mean over a sample's pixels. It hovers
+    about 0 at alpha = 1, and is below 0 above: only a score tells how good a student is.
+
+    Args:
+        real: velocity of the teacher.
+        fake: velocity of a flow of what the generator makes now.
+        x: generated images, with a gradient.
+        x0: fresh noise.
+        t: flow times.
+        label: classes of a conditional flow.
+        alpha: weight of the squared difference.
+
+    Source: Zhou et al. (SiD), arXiv 2404.04057, and its code; theirs is the sum over pixels, times
+    100, which Adam does not see.
+    """
+    xt = interpolate(x0, x, t)
+    mu_real = expected_image(real, xt, t, label)
+    difference = mu_real - expected_image(fake, xt, t, label)
+    error = mu_real - x
+    weight = 1.0 / error.detach().abs().flatten(1).mean(dim=1).clamp_min(SMALLEST_SCALE)
+    return weight * (difference * (error - alpha * difference)).flatten(1).mean(dim=1)
+
+
+def velocity_identity_loss(
+    real: Velocity,
+    fake: Velocity,
+    x: Float[Tensor, "b c h w"],
+    x0: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
+    """|u_real - v|^2 - |u_fake - v|^2 with v = x - x0, the mean over pixels.
+
+    It is 2 / (1 - t)^2 of `score_identity_loss` at alpha = 1/2 without its w; arguments as there.
+
+    Source: RealUID, its objective without real data (alpha = beta = 1).
+    """
+    xt, v = interpolate(x0, x, t), path_velocity(x0, x)
+    mine = squared_distance(fake(xt, t, label).to(xt.dtype), v)
+    return squared_distance(real(xt, t, label).to(xt.dtype), v) - mine
+
+
+def through_images(
+    x: Float[Tensor, "b c h w"], loss_of: Callable[[Tensor], Tensor]
+) -> Float[Tensor, ""]:
+    """A loss of images, 0-dim, whose gradient goes to them and not to the networks that judge them.
+
+    The networks' weights may want gradients of other losses: they get none of this one.
+    """
+    point = x.detach().requires_grad_()
+    loss = loss_of(point)
+    (gradient,) = torch.autograd.grad(loss, point)
+    return loss.detach() + ((x - x.detach()) * gradient).sum()
+
+
+LARGEST_LOGIT = 10.0
+LOWEST_RATIO, HIGHEST_RATIO = 0.1, 20.0
+
+
+def divergence_weight(
+    logit: Float[Tensor, " b"], divergence: Literal["kl", "js", "hellinger"]
+) -> Float[Tensor, " b"]:
+    """What a sample's `matching_gradient` is multiplied by for a divergence; the reverse KL has 1.
+
+    r = exp(logit), held within 0.1..20, is p_real / p_student where the critic is right: kl has
+    r, js r / (1 + r) and hellinger sqrt(r).
+
+    Source: Xu et al. (f-distill), arXiv 2502.15681, table 1; the bounds are of FastGen's code.
+    """
+    bounded = logit.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    ratio = bounded.exp().clamp(LOWEST_RATIO, HIGHEST_RATIO)
+    if divergence == "kl":
+        return ratio
+    return ratio / (1.0 + ratio) if divergence == "js" else ratio.sqrt()
+
+
+def edm_weight(t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """t^2 + 4 (1 - t)^2: what a squared error of velocities weighs in EDM's training.
+
+    It is EDM's 1 / sigma^2 + 1 / sigma_data^2 on the squared error of images, with sigma_data 0.5.
+
+    Source: Karras et al., arXiv 2206.00364, table 1, in our time.
+    """
+    return t.square() + 4.0 * (1.0 - t).square()
 
 
 def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:

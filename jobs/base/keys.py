@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.registry import kind_of
-from slimctl.jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+from slimctl.jobs.base.spec import ADDED, BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
 
 KEY_LENGTH = 24
 
@@ -34,6 +34,8 @@ def content_of(spec: BaseModel, inputs: Mapping[str, str]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
         if any(mark in field.metadata for mark in (SPEED_ONLY, BY_CONTENT, GROWS)):
+            continue
+        if ADDED in field.metadata and getattr(spec, name) == field.default:
             continue
         content[name] = _plain(getattr(spec, name), inputs)
     return content

@@ -36,6 +36,7 @@ class Marker:
 SPEED_ONLY = Marker("changes how fast a result is made, not the result")
 BY_CONTENT = Marker("names files outside the store; they enter the key by content, not by path")
 GROWS = Marker("how many items of an endless series are wanted; kept out of the series' key")
+ADDED = Marker("came after results were made: at its default it leaves their keys as they were")
 
 Placement = Literal["shared", "own", "alone"]
 

@@ -1,6 +1,7 @@
 """Distils a one-step generator by matching distributions (multi-student distillation, 1 and 2)."""
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +10,7 @@ from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.base.spec import ADDED
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
@@ -17,17 +19,38 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.spec import PartTrainingSpec, check_images, training_work
-from slimctl.models.flows.spec import AdversarialSpec, L2Distance, TimeDensity, UniformTime
+from slimctl.jobs.training.spec import Decay, PartTrainingSpec, check_images, training_work
+from slimctl.models.flows.spec import (
+    AdversarialSpec,
+    DMD2Objective,
+    FDistillObjective,
+    L2Distance,
+    MatchingObjective,
+    SiDObjective,
+    TimeDensity,
+    UIDObjective,
+    UniformTime,
+)
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimctl.jobs.base.context import Handles
     from slimctl.jobs.training.evaluator import Scores
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "sid": {
+        "time": {"kind": "karras", "low": 0.0, "high": 0.8},
+        "fake_time": {"kind": "log_normal"},
+        "fake_weight": "edm",
+        "fake_updates": 1,
+        "adam_betas": (0.0, 0.999),
+    },
+    "uid": {"time": {"kind": "uniform"}, "adam_betas": (0.0, 0.999)},
+    "f_distill": {"time": {"kind": "karras"}, "fake_weight": "edm"},
+}
+"""What an objective's own paper or code sets, for the fields that are left out."""
 
 
 class MatchDistribution(PartTrainingSpec):
@@ -35,13 +58,15 @@ class MatchDistribution(PartTrainingSpec):
 
     The student moves along the difference of the teacher and a score network, which learns the
     flow of what the student makes. Either pairs steady it (DMD), or the score network takes several
-    steps for each of its own (DMD2); `adversarial` adds a critic to it (stage 2). The losses
-    say nothing about quality, so the best of the averaged weights is kept by a score on few
-    samples; the start is scored too.
+    steps for each of its own (DMD2); `adversarial` adds a critic to it (stage 2). `objective`
+    chooses another step than DMD2's: score identity distillation (`sid`, `uid`), whose gradient
+    goes through both flows, or DMD2's weighted by the critic (`f_distill`). The losses say nothing
+    about quality, so the best of the averaged weights is kept by a score on few samples; the start
+    is scored too.
 
     Source:
         Song et al., Multi-student distillation, arXiv 2410.23274, with time turned round (here
-        t = 0 is noise).
+        t = 0 is noise); the objectives name their own.
     """
 
     version: ClassVar[int] = 3
@@ -57,6 +82,9 @@ class MatchDistribution(PartTrainingSpec):
     """Real images for the score and for `adversarial`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
     """Flow that the score network (the papers' fake one) starts from; null = the teacher."""
+    objective: Annotated[MatchingObjective, ADDED] = DMD2Objective()
+    """What the student minimises: `dmd2`, `sid`, `uid` or `f_distill`. All but dmd2 bring settings
+    of their own for fields that are left out, which their pages name."""
     pairs: Ref[PairSet] | None = None
     """The teacher's pairs, of all labels, for the regression of DMD; null = DMD2."""
     pair_weight: float = Field(default=0.25, gt=0)
@@ -69,12 +97,23 @@ class MatchDistribution(PartTrainingSpec):
     """Steps of the score network before each of the student; null = 1 with pairs, 5 without."""
     fake_learning_rate: float | None = Field(default=None, gt=0, le=1)
     """Learning rate of the score network; null = learning_rate."""
+    fake_adam_betas: Annotated[tuple[Decay, Decay] | None, ADDED] = None
+    """Decay rates of the two moments of the score network's Adam; null = adam_betas."""
+    fake_adam_epsilon: Annotated[Annotated[float, Field(gt=0)] | None, ADDED] = None
+    """Epsilon of the score network's Adam; null = adam_epsilon."""
+    fake_time: Annotated[TimeDensity | None, ADDED] = None
+    """Density of the flow times that the score network trains on; null = that of `time` over its
+    whole range. EDM's and SiD's is `{kind: log_normal}`."""
+    fake_weight: Annotated[Literal["velocity", "edm"], ADDED] = "velocity"
+    """Weight of a time in the score network's loss: of velocities 1, or EDM's t^2 + 4 (1 - t)^2."""
     time: TimeDensity = UniformTime(low=0.02, high=0.98)
     """Density of the flow times at which the flows are compared: sigma 0.02..49, quartiles 0.35,
-    1.0 and 2.8; `{kind: karras}` is DMD2's, sigma 0.0032..72, quartiles 0.19, 2.5 and 16.6. The
-    score network trains on the whole range, [0, 1] or sigma 0.002..80."""
+    1.0 and 2.8; `{kind: karras}` is DMD2's, sigma 0.0032..72, quartiles 0.19, 2.5 and 16.6."""
     adversarial: AdversarialSpec | None = None
     """Weights of the adversarial term, `{}` for the paper's; null = without."""
+    adversarial_time: Annotated[TimeDensity | None, ADDED] = None
+    """Density of the flow times at which images are judged, with noise of their own, as DMD2's code
+    has it; null = the times and the noise of the comparison, and of the score network's loss."""
     features: Ref[FeatureNet] | None = None
     """Feature network of the score, a Fréchet distance; null = sliced Wasserstein of pixels."""
     score_every: int = Field(default=100, ge=1)
@@ -84,8 +123,27 @@ class MatchDistribution(PartTrainingSpec):
     flip: bool | None = None
     """Whether to mirror pairs and real images at random; null = where flips are valid."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_objective(cls, data: Any) -> Any:
+        """Fills what is left out with the settings of the objective's own paper or code."""
+        asked = data.get("objective") if isinstance(data, Mapping) else None
+        kind = asked.get("kind") if isinstance(asked, Mapping) else getattr(asked, "kind", None)
+        settings = SETTINGS.get(kind) if isinstance(kind, str) else None
+        return data if settings is None else {**settings, **data}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if isinstance(self.objective, FDistillObjective) and self.adversarial is None:
+            raise ValueError(
+                "objective f_distill weighs samples by a critic, and there is none; "
+                "add adversarial: {}, or use objective: {kind: dmd2}"
+            )
+        if self.adversarial is None and self.adversarial_time is not None:
+            raise ValueError(
+                "adversarial_time is the critic's, and there is none; add adversarial: {}, or "
+                "leave it out"
+            )
         if (self.start is None) == (self.network is None):
             raise ValueError("give either start (a model to begin from) or network, not both")
         if self.pairs is None and self.pair_batch is not None:
@@ -176,8 +234,11 @@ class MatchDistribution(PartTrainingSpec):
             return Work(made.parameters, made.macs, made.flop, left_out)
         teacher, fake = network_size(known[0], image).macs, network_size(known[1], image).macs
         judged = self.adversarial is not None  # real images beside the student's, and a gradient
-        each = FORWARD * (teacher + fake) + (THROUGH * fake if judged else 0)
-        each += self.updates() * (FORWARD * made.macs + TRAINING * fake * (2 if judged else 1))
+        batches = 1 + judged + (self.adversarial_time is not None)
+        through = isinstance(self.objective, (SiDObjective, UIDObjective))
+        each = (THROUGH if through else FORWARD) * (teacher + fake)
+        each += THROUGH * fake if judged else 0
+        each += self.updates() * (FORWARD * made.macs + TRAINING * fake * batches)
         flop = made.flop + each * self.steps * self.batch_size
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * self.steps * pairs
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))

@@ -4,6 +4,7 @@ One flow is the teacher, the other a score network of the student's training, wh
 flow of what the student makes at the moment.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,20 @@ from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
 from slimctl.models.engine import choose_engine
-from slimctl.models.flows.path import interpolate
+from slimctl.models.flows.path import expand_time, interpolate
+from slimctl.models.flows.spec import DMD2Objective, SiDObjective, UIDObjective
 from slimctl.models.flows.time_density import whole_range
 from slimctl.models.losses import (
     critic_loss,
     deception_loss,
+    divergence_weight,
+    edm_weight,
     matching_gradient,
     matching_loss,
+    score_identity_loss,
+    through_images,
     velocity_error,
+    velocity_identity_loss,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +72,9 @@ class DistributionMatching(Objective):
         self._critic = critic.to(share.device).requires_grad_()
         self._draws = Draws(seed, share, image)
         self._fake_draws = Draws(derive_seed(seed, "fake"), share, image)
+        self._fake_time = spec.fake_time or whole_range(spec.time)
+        self._judged_draws = Draws(derive_seed(seed, "judged"), share, image)
+        self._judged_fake_draws = Draws(derive_seed(seed, "judged fake"), share, image)
         if spec.pairs is not None:
             self._pairs = PairSource(store, self.handles[spec.pairs], share.device)
             size = spec.pair_batch or spec.batch_size
@@ -85,8 +95,11 @@ class DistributionMatching(Objective):
         self._evaluator.prepare(share.device, share.rank, share.world)
 
     def score_network(self) -> ScoreNetwork:
-        rate = self.spec.fake_learning_rate or self.spec.learning_rate
-        return ScoreNetwork(self._critic, self.spec.updates(), rate / self.spec.learning_rate)
+        spec = self.spec
+        rate = (spec.fake_learning_rate or spec.learning_rate) / spec.learning_rate
+        return ScoreNetwork(
+            self._critic, spec.updates(), rate, spec.fake_adam_betas, spec.fake_adam_epsilon
+        )
 
     def score_every(self) -> int:
         return self.spec.score_every
@@ -105,23 +118,23 @@ class DistributionMatching(Objective):
         number = step * self.spec.updates() + update
         draws = self._fake_draws.of(part)
         x, label = self._generate(network, draws, number)
-        x0 = draws.noise(number)
-        t = draws.times(number, whole_range(self.spec.time))
+        x0, t = draws.noise(number), draws.times(number, self._fake_time)
         points = interpolate(x0, x, t)
         if self.spec.adversarial is None:
             velocity, _ = score_network(points, t, label)
-            flow = draws.weighted(velocity_error(velocity.float(), x0, x).mean())
-            note(self._report, "fake_loss", flow, part)
-            return flow
-        real_points, real_t, real_label = self._real_of(number, part)
-        labels = None if label is None or real_label is None else torch.cat((label, real_label))
-        both = torch.cat((points, real_points)), torch.cat((t, real_t))
-        velocity, logit = score_network(*both, labels)
-        judged = draws.weighted(critic_loss(real=logit[len(x) :], fake=logit[: len(x)]))
-        note(self._report, "critic_loss", judged, part)
-        flow = draws.weighted(velocity_error(velocity[: len(x)].float(), x0, x).mean())
-        note(self._report, "fake_loss", flow, part)
-        return flow + self.spec.adversarial.critic_weight * judged
+            return self._flow_loss(velocity, x0, x, t, part)
+        batches, count = [(points, t, label)], len(x)
+        if self.spec.adversarial_time is not None:
+            judged = self._judged_fake_draws.of(part)
+            judged_t = judged.times(number, self.spec.adversarial_time)
+            batches.append((interpolate(judged.noise(number), x, judged_t), judged_t, label))
+        batches.append(self._real_of(number, part))
+        velocity, logit = score_network(*_together(batches))
+        made, real = logit[-2 * count : -count], logit[-count:]
+        judgement = draws.weighted(critic_loss(real=real, fake=made))
+        note(self._report, "critic_loss", judgement, part)
+        flow = self._flow_loss(velocity[:count], x0, x, t, part)
+        return flow + self.spec.adversarial.critic_weight * judgement
 
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
@@ -131,9 +144,7 @@ class DistributionMatching(Objective):
         made = x0 + network(x0, start, labels).float()
         x = made[: len(fresh)]
         noise, t = draws.noise(step), draws.times(step, self.spec.time)
-        real, fake = self._teacher.velocity, self._critic.velocity
-        gradient = matching_gradient(real, fake, x.detach(), noise, t, label)
-        total = draws.weighted(matching_loss(x, gradient).mean())
+        total = draws.weighted(self._matched(x, noise, t, label))
         note(self._report, "matching_loss", total, part)
         if x1 is not None:
             mean = self._distance(made[len(fresh) :], x1).mean()
@@ -141,6 +152,9 @@ class DistributionMatching(Objective):
             note(self._report, "pair_loss", pair, part)
             total = total + self.spec.pair_weight * pair
         if self.spec.adversarial is not None:
+            if self.spec.adversarial_time is not None:
+                judged = self._judged_draws.of(part)
+                noise, t = judged.noise(step), judged.times(step, self.spec.adversarial_time)
             deceived = draws.weighted(self._deception(x, noise, t, label))
             note(self._report, "deception_loss", deceived, part)
             total = total + self.spec.adversarial.generator_weight * deceived
@@ -148,6 +162,36 @@ class DistributionMatching(Objective):
 
     def report(self) -> dict[str, Tensor]:
         return self._report
+
+    def _matched(self, x: Tensor, noise: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """The mean loss of the student's images, by its objective."""
+        real, fake, objective = self._teacher.velocity, self._critic.velocity, self.spec.objective
+        if isinstance(objective, SiDObjective):
+            alpha = objective.alpha
+            return through_images(
+                x, lambda x: score_identity_loss(real, fake, x, noise, t, label, alpha=alpha).mean()
+            )
+        if isinstance(objective, UIDObjective):
+            return through_images(
+                x, lambda x: velocity_identity_loss(real, fake, x, noise, t, label).mean()
+            )
+        if isinstance(objective, DMD2Objective):
+            gradient = matching_gradient(real, fake, x.detach(), noise, t, label)
+            return matching_loss(x, gradient).mean()
+        with torch.no_grad():
+            known, logit = self._critic(interpolate(noise, x.detach(), t), t, label)
+        gradient = matching_gradient(real, lambda *_: known, x.detach(), noise, t, label)
+        weight = expand_time(divergence_weight(logit, objective.divergence))
+        return matching_loss(x, weight * gradient).mean()
+
+    def _flow_loss(self, velocity: Tensor, x0: Tensor, x: Tensor, t: Tensor, part: Part) -> Tensor:
+        """What the score network's velocity of the student's images costs."""
+        error = velocity_error(velocity.float(), x0, x)
+        if self.spec.fake_weight == "edm":
+            error = edm_weight(t) * error
+        loss = self._fake_draws.of(part).weighted(error.mean())
+        note(self._report, "fake_loss", loss, part)
+        return loss
 
     def _fresh(self, draws: Draws, number: int) -> tuple[Tensor, Tensor | None]:
         """Noise for the student, and labels that it serves."""
@@ -181,13 +225,20 @@ class DistributionMatching(Objective):
         """Real images of the student's part with noise, at their times, and their labels."""
         draws = self._real_draws.of(part)
         x1, label = self._real.of_step(draws, number, flip=self._flip)
-        t = draws.times(number, whole_range(self.spec.time))
+        t = draws.times(number, self.spec.adversarial_time or self._fake_time)
         return interpolate(draws.noise(number), x1, t), t, label
 
     def _deception(self, x: Tensor, noise: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """The loss of being taken for real, whose gradient goes to x and not to the critic."""
-        point = x.detach().requires_grad_()
-        _, logit = self._critic(interpolate(noise, point, t), t, label)
-        loss = deception_loss(logit)
-        (gradient,) = torch.autograd.grad(loss, point)
-        return loss.detach() + ((x - x.detach()) * gradient).sum()
+        return through_images(
+            x, lambda x: deception_loss(self._critic(interpolate(noise, x, t), t, label)[1])
+        )
+
+
+def _together(
+    batches: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Points, times and labels of several batches as one."""
+    points, times, labels = zip(*batches, strict=True)
+    known = [label for label in labels if label is not None]
+    return torch.cat(points), torch.cat(times), torch.cat(known) if known else None

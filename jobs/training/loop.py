@@ -36,10 +36,15 @@ from slimctl.models.engine import Engine, adam
 
 
 def make_adam(
-    spec: TrainingSpec, parameters: Iterable[nn.Parameter], device: torch.device
+    spec: TrainingSpec,
+    parameters: Iterable[nn.Parameter],
+    device: torch.device,
+    betas: tuple[float, float] | None = None,
+    epsilon: float | None = None,
 ) -> torch.optim.Adam:
-    """The optimizer of a spec; the loop sets its learning rate at every step."""
-    return adam(parameters, device, spec.learning_rate, spec.adam_betas, spec.adam_epsilon)
+    """The optimizer of a spec, or with settings of its own; the loop sets its learning rate."""
+    betas, epsilon = betas or spec.adam_betas, epsilon or spec.adam_epsilon
+    return adam(parameters, device, spec.learning_rate, betas, epsilon)
 
 
 def moments_of(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
@@ -84,7 +89,8 @@ class ScoreNetworkTrainer:
         self._micro_batches = micro_batches
         self._score_network = score_network
         self._network = score_network.network
-        self._optimizer = make_adam(spec, self._network.parameters(), device)
+        betas, epsilon = score_network.adam_betas, score_network.adam_epsilon
+        self._optimizer = make_adam(spec, self._network.parameters(), device, betas, epsilon)
         self._model = self._network
         if world > 1:
             devices = [device] if device.type == "cuda" else None

@@ -75,11 +75,15 @@ class ScoreNetwork:
         network: with its first weights, on the device, in the mode that it is to be trained in.
         updates: its optimizer steps before each one of the student's, >= 1.
         rate: its learning rate over the student's, which both follow through warm-up and decay.
+        adam_betas: decay rates of its Adam's moments; None = the student's.
+        adam_epsilon: of its Adam; None = the student's.
     """
 
     network: nn.Module
     updates: int
     rate: float
+    adam_betas: tuple[float, float] | None = None
+    adam_epsilon: float | None = None
 
 
 class Objective(ABC):

@@ -63,7 +63,24 @@ class KarrasTime(Spec):
     _ordered = model_validator(mode="after")(_low_below_high)
 
 
-TimeDensity = Annotated[UniformTime | UShapedTime | KarrasTime, Field(discriminator="kind")]
+class LogNormalTime(Spec):
+    """Training times whose noise level sigma = (1 - t) / t has ln sigma ~ N(mean, std^2).
+
+    It is also a normal logit of 1 - t.
+
+    Source: Karras et al., arXiv 2206.00364, table 1: mean -1.2, std 1.2.
+    """
+
+    kind: Literal["log_normal"] = "log_normal"
+    mean: float = Field(default=-1.2, ge=-10.0, le=10.0)
+    """Of ln sigma."""
+    std: float = Field(default=1.2, gt=0.0, le=10.0)
+    """Of ln sigma."""
+
+
+TimeDensity = Annotated[
+    UniformTime | UShapedTime | KarrasTime | LogNormalTime, Field(discriminator="kind")
+]
 """Density of the flow time t in training."""
 
 
@@ -167,3 +184,63 @@ class AdversarialSpec(Spec):
     """Weight of the head's loss beside the fake network's."""
     generator_weight: float = Field(default=3e-3, gt=0)
     """Weight of being taken for real beside the matching loss."""
+
+
+class DMD2Objective(Spec):
+    """Along the difference of the two flows' expected images, without a gradient through them.
+
+    Source: Yin et al., arXiv 2405.14867 (DMD2).
+    """
+
+    kind: Literal["dmd2"] = "dmd2"
+
+
+class SiDObjective(Spec):
+    """Score identity distillation: the gradient goes through the teacher and the score network.
+
+    Left out, `time` is Karras's below share 0.8, `fake_time` log-normal, `fake_weight` edm,
+    `fake_updates` 1 and `adam_betas` [0, 0.999].
+
+    Source: Zhou et al., arXiv 2404.04057 (SiD).
+    """
+
+    kind: Literal["sid"] = "sid"
+    alpha: float = Field(default=1.0, ge=0.0, le=2.0)
+    """Weight of the squared difference of the two flows, which has a bias of its own: 1.2 and 1 are
+    the papers' for images; 0.5 is the squared difference's true derivative, halved."""
+
+
+class UIDObjective(Spec):
+    """SiD at alpha 1/2 with velocities in place of images: |u_real - v|^2 - |u_fake - v|^2.
+
+    Left out, `time` is uniform on [0, 1] and `adam_betas` [0, 0.999].
+
+    Source: RealUID without real data (its alpha = beta = 1).
+    """
+
+    kind: Literal["uid"] = "uid"
+
+
+class FDistillObjective(Spec):
+    """DMD2's step, weighted by how real the critic finds a sample: needs `adversarial`.
+
+    With r = p_real / p_student at a noised sample, read off the critic, a sample weighs
+
+        kl  r      js  r / (1 + r)      hellinger  sqrt(r)
+
+    where DMD2, the reverse KL, weighs all alike. Each weight is the sample's own: the published
+    code also divides by means over the batch, which would depend on how a batch is split.
+    Left out, `time` is Karras's and `fake_weight` edm.
+
+    Source: Xu et al., arXiv 2502.15681 (f-distill), table 1.
+    """
+
+    kind: Literal["f_distill"] = "f_distill"
+    divergence: Literal["kl", "js", "hellinger"] = "js"
+    """Divergence of the student's distribution from the teacher's that is made small."""
+
+
+MatchingObjective = Annotated[
+    DMD2Objective | SiDObjective | UIDObjective | FDistillObjective, Field(discriminator="kind")
+]
+"""What a student of distribution matching minimises."""

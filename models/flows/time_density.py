@@ -5,16 +5,17 @@ So a training time is a function of one uniform number, whoever drew it.
 
 import math
 
-from slimctl.models.flows.spec import KarrasTime, UniformTime, UShapedTime
+import torch
+
+from slimctl.models.flows.spec import KarrasTime, LogNormalTime, UniformTime, UShapedTime
 from slimctl.models.shapes import Float, Tensor
 
 _SMALLEST, _LARGEST = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
 """Seventh roots of EDM's noise levels."""
+Density = UniformTime | UShapedTime | KarrasTime | LogNormalTime
 
 
-def quantile(
-    density: UniformTime | UShapedTime | KarrasTime, u: Float[Tensor, " b"]
-) -> Float[Tensor, " b"]:
+def quantile(density: Density, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Flow time below which a share `u` of the density lies; u and the result in [0, 1]."""
     if isinstance(density, UniformTime):
         return density.low + (density.high - density.low) * u
@@ -22,14 +23,15 @@ def quantile(
         share = density.high - (density.high - density.low) * u
         sigma: Tensor = (_SMALLEST + share * (_LARGEST - _SMALLEST)) ** 7
         return 1.0 / (1.0 + sigma)
+    if isinstance(density, LogNormalTime):
+        logit: Tensor = density.std * torch.special.ndtri(u) - density.mean
+        return logit.sigmoid()
     return _u_shaped_quantile(density.a, u)
 
 
-def whole_range(
-    density: UniformTime | UShapedTime | KarrasTime,
-) -> UniformTime | UShapedTime | KarrasTime:
+def whole_range(density: Density) -> Density:
     """The same density over all the times that it can have."""
-    if isinstance(density, UShapedTime):
+    if isinstance(density, (UShapedTime, LogNormalTime)):
         return density
     return density.model_copy(update={"low": 0.0, "high": 1.0})
 

@@ -96,6 +96,23 @@ def test_matching_distributions_costs_three_networks(pairs):
     assert (unknown.flop, len(unknown.assumed)) == (10 * 6 * student * trained, 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "student", "teacher", "fake"),
+    [
+        ({"objective": {"kind": "sid"}}, 4, 2, 5),
+        ({"objective": {"kind": "uid"}, "fake_updates": 3}, 6, 2, 11),
+        ({"objective": {"kind": "f_distill"}, "adversarial": {}, "fake_updates": 1}, 4, 1, 9),
+        ({"adversarial": {}, "adversarial_time": {"kind": "karras"}, "fake_updates": 1}, 4, 1, 12),
+    ],
+)
+def test_objectives_cost_their_passes(changes, student, teacher, fake):
+    """In forward passes a sample: a gradient in the inputs is one more, in the weights two."""
+    fields = {"teacher": "t", "start": "s", "data": "d", "steps": 1, "batch_size": 1}
+    inputs = {"teacher": flow(TEACHER), "start": flow(STUDENT)}
+    work = MatchDistribution.model_validate(fields | changes).work(inputs)
+    assert work.flop == 2 * (student * STUDENT.macs + (teacher + fake) * TEACHER.macs)
+
+
 def test_measuring_costs_the_samples_and_all_features():
     spec = Evaluate(model="m", data="d", features="f", samples=100, draws=3)
     real = Facts(IMAGE, 500)

@@ -2,21 +2,33 @@ import pickle
 
 import pytest
 import torch
+from gloo import on_gloo
+from pydantic import ValidationError
 from torch import nn
 
 from slimctl.jobs.base.artifacts import Partition
 from slimctl.jobs.base.context import Handles
-from slimctl.jobs.base.keys import derive_seed
+from slimctl.jobs.base.keys import content_of, derive_seed
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.objectives.match_distribution import DistributionMatching
 from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import WHOLE
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import WHOLE, Share
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
-from slimctl.models.flows.spec import AdversarialSpec, UniformTime
-from slimctl.models.losses import matching_gradient, matching_loss
+from slimctl.models.flows.spec import AdversarialSpec, KarrasTime, LogNormalTime, UniformTime
+from slimctl.models.losses import (
+    divergence_weight,
+    edm_weight,
+    matching_gradient,
+    matching_loss,
+    score_identity_loss,
+    velocity_identity_loss,
+)
+from slimctl.models.networks.registry import parse_network
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3
@@ -58,9 +70,10 @@ def make(store, teacher, data, share):
         spec = MatchDistribution(**fields | changes)
         return DistributionMatching(spec, Handles(store, "", inputs))
 
-    def prepared(**changes):
+    def prepared(bare=False, **changes):
         made = objective(**changes)
-        made.prepare(share())
+        if not bare:
+            made.prepare(share())
         return made
 
     return prepared
@@ -265,3 +278,169 @@ def test_micro_batches_add_up(make, pairs, assert_parts_add_up, adversarial):
     assert_parts_add_up(
         lambda part: objective.score_network_loss(critic, student, 1, 2, part), weights
     )
+
+
+# Other objectives than DMD2's
+
+SID = {"kind": "sid", "alpha": 1.2}
+OBJECTIVES = {
+    "dmd2": {"adversarial": {}, "adversarial_time": KarrasTime(), "fake_weight": "edm"},
+    "sid": {"objective": SID, "fake_adam_betas": (0.5, 0.9)},
+    "uid": {"objective": {"kind": "uid"}},
+    "f_distill": {"objective": {"kind": "f_distill"}, "adversarial": {}},
+}
+
+
+def test_objectives_bring_the_settings_of_their_papers(make):
+    spec = make(objective=SID, bare=True).spec
+    left = MatchDistribution.model_validate(
+        {"teacher": "t", "data": "d", "network": MLP, "steps": 1, "objective": SID}
+    )
+    assert left.time == KarrasTime(low=0, high=0.8)
+    assert (left.fake_time, left.fake_weight) == (LogNormalTime(), "edm")
+    assert (left.updates(), left.adam_betas) == (1, (0.0, 0.999))
+    assert (spec.time, spec.updates()) == (TIME, UPDATES)  # what is said counts
+    assert MatchDistribution.model_validate(left.model_dump()) == left
+
+
+def test_a_weight_by_the_critic_needs_one():
+    fields = {"teacher": "t", "data": "d", "network": MLP, "steps": 1}
+    with pytest.raises(ValidationError, match="f_distill weighs samples by a critic"):
+        MatchDistribution(**fields, objective={"kind": "f_distill"})
+    with pytest.raises(ValidationError, match="adversarial_time is the critic's"):
+        MatchDistribution(**fields, adversarial_time={"kind": "karras"})
+
+
+def test_what_came_later_leaves_keys_as_they_were():
+    spec = MatchDistribution(teacher="t", data="d", network=MLP, steps=1)
+    later = {"objective", "fake_adam_betas", "fake_adam_epsilon", "fake_time", "fake_weight"}
+    content = content_of(spec, {"t": "flow-1", "d": "data-1"})
+    assert not {*later, "adversarial_time"} & set(content)
+    changed = spec.model_copy(update={"fake_weight": "edm"})
+    assert content_of(changed, {"t": "flow-1", "d": "data-1"}).keys() - content == {"fake_weight"}
+
+
+def compared(objective, student, step):
+    """What the flows of an objective are compared at: images, noise, times and labels."""
+    x0, _, label = student.asked[0]
+    draws = objective._draws
+    time = draws.times(step, objective.spec.time)
+    return x0 + student.weight * x0, draws.noise(step), time, label
+
+
+@pytest.mark.parametrize("kind", ["sid", "uid"])
+def test_the_identity_losses_are_trained_as_they_are_written(moved, kind):
+    """The gradient through both networks, and none for the score network's weights."""
+    objective, student = moved(**OBJECTIVES[kind], time=TIME), Student()
+    loss = objective.loss(student, 1)
+    x, noise, t, label = compared(objective, student, 1)
+    critic, teacher = objective.score_network().network, objective._teacher
+    flows = teacher.velocity, critic.velocity
+    if kind == "sid":
+        expected = score_identity_loss(*flows, x, noise, t, label, alpha=1.2).mean()
+    else:
+        expected = velocity_identity_loss(*flows, x, noise, t, label).mean()
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected, student.weight)[0]
+    loss.backward()
+    torch.testing.assert_close(student.weight.grad, wanted, rtol=1e-4, atol=1e-8)
+    assert all(weight.grad is None for weight in critic.parameters())
+
+
+def test_samples_weigh_what_the_critic_says(moved):
+    objective, student = moved(**OBJECTIVES["f_distill"], time=TIME), Student()
+    loss = objective.loss(student, 1) - 3e-3 * objective.report()["deception_loss"]
+    x, noise, t, label = compared(objective, student, 1)
+    critic, teacher = objective.score_network().network, objective._teacher
+    time = t[:, None, None, None]
+    logit = critic((1 - time) * noise + time * x, t, label)[1].detach()
+    gradient = matching_gradient(teacher.velocity, critic.velocity, x, noise, t, label)
+    weight = divergence_weight(logit, "js")[:, None, None, None]
+    assert weight.std() > 0
+    torch.testing.assert_close(loss, matching_loss(x, weight * gradient).mean())
+
+
+def test_the_critic_has_times_and_noise_of_its_own(moved):
+    """Points of the flow, of generated images to judge and of real ones, in one batch."""
+    late = KarrasTime(low=0.0, high=0.1)
+    objective = moved(adversarial=AdversarialSpec(), adversarial_time=late)
+    critic, student, said = objective.score_network().network, Student(), []
+    critic.register_forward_hook(lambda module, inputs, output: said.append((*inputs, output)))
+    found = objective.score_network_loss(critic, student, 0, 0)
+    points, t, _, (velocity, logit) = said[0]
+    n = len(points) // 3
+    assert t[:n].min() < 0.5 < t[n:].min()
+    judged = nn.functional.softplus(logit[n : 2 * n]) + nn.functional.softplus(-logit[2 * n :])
+    draws = objective._fake_draws
+    x0, _, _ = student.asked[0]
+    x, noise = x0 + student.weight.detach() * x0, draws.noise(0)
+    flow = (velocity[:n] - (x - noise)).square().mean()
+    torch.testing.assert_close(found, flow + 1e-2 * judged.mean())
+    said.clear()
+    objective.loss(student, 0)
+    assert said[-1][1].min() > 0.5  # and so does the student's part
+
+
+def test_the_score_network_weighs_times_as_edm_does(make):
+    plain, weighted, student = make(), make(fake_weight="edm"), Student()
+    fake = plain.score_network().network
+    weighted.score_network_loss(fake, student, 0, 0)
+    x0, _, label = student.asked[0]
+    draws = plain._fake_draws
+    noise, t = draws.noise(0), draws.times(0, UniformTime())
+    x, time = x0 + student.weight.detach() * x0, t[:, None, None, None]
+    velocity = fake.velocity((1 - time) * noise + time * x, t, label)
+    each = (velocity - (x - noise)).square().mean((1, 2, 3))
+    expected = (edm_weight(t) * each).mean()
+    torch.testing.assert_close(weighted.report()["fake_loss"], expected)
+
+
+def train(objective, folder, image, rank=0, world=1, stop_at=None):
+    """All steps of an objective's spec; it is cut off before step `stop_at`."""
+    torch.manual_seed(0)
+    network = parse_network(MLP).build(image)
+    size = objective.spec.batch_size
+    share = Share(rank * size // world, size // world, size, CPU)
+    spec, steps = objective.spec, objective.loss
+
+    def loss(model, step, part):
+        if step == stop_at:
+            raise SystemExit
+        return steps(model, step, part)
+
+    objective.loss = loss
+    Trainer(spec, network, objective, share, folder, lambda step, metrics: None, rank, world).run()
+    return load_checkpoint(folder).tensors
+
+
+@pytest.fixture
+def trained(make, store, teacher, data):
+    def run(name, kind, **how):
+        changes = {"steps": 4, "batch_size": 8, "checkpoint_s": 1e-9, "fake_updates": 2}
+        fields = OBJECTIVES[kind] | changes | {"score_every": 2, "learning_rate": 1e-3}
+        return train(
+            make(bare=True, **fields), store.work(f"match_distribution-{name}"), teacher.image,
+            **how,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_every_objective_resumes_bit_for_bit_from_every_step(trained, kind):
+    whole = trained("whole", kind)
+    for step in range(1, 4):
+        with pytest.raises(SystemExit):
+            trained(f"parts{step}", kind, stop_at=step)
+        parts = trained(f"parts{step}", kind)
+        assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_workers_train_what_one_does(trained, tmp_path, kind):
+    alone = trained("alone", kind)
+    said = on_gloo(tmp_path, lambda rank: trained("both", kind, rank=rank, world=2))
+    assert said == ["", ""]
+    together = trained("both", kind)  # nothing is left to do: the checkpoint
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)

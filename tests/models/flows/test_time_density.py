@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from slimctl.models.flows.spec import KarrasTime, UniformTime, UShapedTime
+from slimctl.models.flows.spec import KarrasTime, LogNormalTime, UniformTime, UShapedTime
 from slimctl.models.flows.time_density import quantile
 
 
@@ -51,3 +51,14 @@ def test_uniform_numbers_become_the_density():
 def test_noise_levels_have_their_quartiles(density, sigmas):
     t = quantile(density, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert ((1 - t) / t).tolist() == pytest.approx(sigmas, rel=0.03)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (-0.6, 1.6)])
+def test_logarithms_of_noise_levels_are_normal(mean, std):
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    t = quantile(LogNormalTime(mean=mean, std=std), u)
+    assert (t.diff() > 0).all()
+    found = stats.kstest(((1 - t) / t).log().numpy(), stats.norm(mean, std).cdf)
+    assert found.statistic < 1e-3
+    ends = quantile(LogNormalTime(), torch.tensor([0.0, 1.0]))
+    assert ends.tolist() == [0.0, 1.0]
