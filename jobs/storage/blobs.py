@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -33,8 +34,8 @@ class Blobs(ABC):
         """The bytes of `name`. Raises FileNotFoundError if there is no such blob."""
 
     @abstractmethod
-    def write(self, name: str, data: bytes) -> None:
-        """Writes all of `data` under `name`, or nothing."""
+    def write(self, name: str, data: bytes | Iterable[memoryview]) -> None:
+        """Writes all of `data`, or all of its pieces in turn, under `name`, or nothing."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -115,13 +116,13 @@ class LocalBlobs(Blobs):
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.uri}/{name}") from error
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Iterable[memoryview]) -> None:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(_pieces(data))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -186,6 +187,10 @@ class LocalBlobs(Blobs):
         return LocalBlobs(self._path(prefix))
 
 
+def _pieces(data: bytes | Iterable[memoryview]) -> Iterable[bytes | memoryview]:
+    return (data,) if isinstance(data, bytes) else data
+
+
 def _temporary(path: Path) -> Path:
     """A name beside `path` that `Blobs.names` does not list."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -220,9 +225,10 @@ class RemoteBlobs(Blobs):
                 raise
             raise FileNotFoundError(f"{self.uri}/{name}") from error  # also if it went meanwhile
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Iterable[memoryview]) -> None:
         with self._fs.open_output_stream(self._path(name)) as file:
-            file.write(data)
+            for piece in _pieces(data):
+                file.write(piece)
 
     def size(self, name: str) -> int | None:
         info = self._fs.get_file_info([self._path(name)])[0]

@@ -1,5 +1,6 @@
 """Images, pairs and weights of the store as tensors."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -91,6 +92,39 @@ def load_part(
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors as safetensors."""
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
+
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""The names of number types in a safetensors file."""
+
+
+def safetensors_pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, piece by piece, without a copy of contiguous tensors.
+
+    Args:
+        tensors: on the CPU.
+
+    Source: the format at github.com/huggingface/safetensors: the length of the header, 8 bytes
+        little-endian; the header, JSON, with spaces up to a multiple of 8; the tensors, without
+        gaps.
+    """
+    header, end = {}, 0
+    # The widest numbers come first, so that each tensor begins at a multiple of its own width.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    for name, value in ordered:
+        start, end = end, end + value.nbytes
+        shape, kind = list(value.shape), DTYPES[value.dtype]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for _, value in ordered:
+        if value.numel():
+            yield value.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def load_weights(network: nn.Module, store: Store, handle: Flow | Generator | FeatureNet) -> None:

@@ -21,9 +21,9 @@ from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.training.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
     checkpoint_name,
     load_checkpoint,
-    save_checkpoint,
 )
 from slimctl.jobs.training.evaluator import ScoredAverage, Watch
 from slimctl.jobs.training.final_errors import note_final_errors
@@ -206,17 +206,16 @@ class Trainer:
             TrainingDiverged: the loss or the weights are NaN or infinite.
         """
         losses: list[Tensor] = []
-        started = saved_at = time.perf_counter()
-        for loss in self.steps():
-            losses.append(loss)
-            if self._is_due(self.spec.log_every):
-                self._log(losses)
-                losses = []
-            now = time.perf_counter()
-            if now - saved_at >= self.spec.checkpoint_s and self.step < self.spec.steps:
-                self._save(now - started, losses)
-                saved_at = now
-        self._save(time.perf_counter() - started, losses)
+        started = time.perf_counter()
+        with CheckpointWriter(self.folder, self.spec.checkpoint_s) as writer:
+            for loss in self.steps():
+                losses.append(loss)
+                if self._is_due(self.spec.log_every):
+                    self._log(losses)
+                    losses = []
+                if self.step < self.spec.steps and writer.is_due():
+                    self._save(writer, time.perf_counter() - started, losses)
+            self._save(writer, time.perf_counter() - started, losses)
         note_final_errors(self.objective.final_errors(self._averaged), self.folder)
 
     def _averaged(self) -> nn.Module:
@@ -350,11 +349,11 @@ class Trainer:
             "lower learning_rate, raise warmup or set gradient_clip, then submit again",
         )
 
-    def _save(self, seconds: float, unlogged: Sequence[Tensor]) -> None:
-        """Writes a checkpoint, but none of a training that diverged: the next log will say so."""
+    def _save(self, writer: CheckpointWriter, seconds: float, unlogged: Sequence[Tensor]) -> None:
+        """Begins a checkpoint, but none of a training that diverged: the next log will say so."""
         if self.rank == 0 and self._is_finite() and all(loss.isfinite() for loss in unlogged):
-            state = Checkpoint(self.step, self.seconds + seconds, self._state())
-            self.saved = save_checkpoint(self.folder, state)
+            writer.begin(Checkpoint(self.step, self.seconds + seconds, self._state()))
+            self.saved = checkpoint_name(self.step)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in self.network.state_dict().items()}

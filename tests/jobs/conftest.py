@@ -33,6 +33,7 @@ from slimctl.jobs.pairs.shards import (
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import save_weights
+from slimctl.jobs.training import checkpoint
 from slimctl.jobs.training.objective import Part, Share
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.networks.registry import parse_network
@@ -70,6 +71,17 @@ def commit(store: Store) -> Callable[..., Handle]:
         return put(store, artifact, handle, {f"{name}.safetensors": x for name, x in files.items()})
 
     return commit
+
+
+@pytest.fixture
+def written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written before the next step, so that every step can have one."""
+
+    class AtOnce:
+        def __init__(self, target: Callable[..., None], args: tuple[Any, ...], **_: Any) -> None:
+            self.start = lambda: target(*args)
+
+    monkeypatch.setattr(checkpoint, "Thread", AtOnce)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch.nn import functional
 from slimctl.jobs.base.errors import TrainingDiverged
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.kinds.train_flow import TrainFlow
-from slimctl.jobs.training import loop
+from slimctl.jobs.training import checkpoint, loop
 from slimctl.jobs.training.checkpoint import checkpoint_name, load_checkpoint
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.loop import Trainer, learning_rate
@@ -16,6 +16,7 @@ from slimctl.jobs.training.objective import WHOLE, Objective, Share
 from slimctl.models.ema import power_decay
 from slimctl.models.spec import ImageShape
 
+pytestmark = pytest.mark.usefixtures("written_at_once")
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=1, size=2)
 BATCH = 6
@@ -308,37 +309,35 @@ def test_progress_is_the_mean_loss_since_the_last_point(work):
     assert points[0][1]["learning_rate"] == learning_rate(one.spec, 4)
 
 
-def ticking(monkeypatch, seconds):
-    """Makes every look at the clock take so long; the loop looks once a step."""
-    now = [0.0]
-
-    def look():
-        now[0] += seconds
-        return now[0]
-
-    monkeypatch.setattr(loop.time, "perf_counter", look)
+def ticking(monkeypatch, one, seconds):
+    """Makes every step take so long."""
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: seconds * len(one.objective.asked))
 
 
 def test_checkpoints_do_not_wait_for_the_log(work, monkeypatch):
     saved = []
-    save = loop.save_checkpoint
+    save = checkpoint.save_checkpoint
     monkeypatch.setattr(
-        loop, "save_checkpoint", lambda f, state: saved.append(state.step) or save(f, state)
+        checkpoint, "save_checkpoint", lambda f, state: saved.append(state.step) or save(f, state)
     )
-    ticking(monkeypatch, 10)
-    trainer(work("slow"), settings(checkpoint_s=30, log_every=1000)).run()
+    one = trainer(work("slow"), settings(checkpoint_s=30, log_every=1000))
+    ticking(monkeypatch, one, 10)
+    one.run()
     assert saved == [3, 6, 9, 12]
 
 
 def test_training_time_adds_up_over_attempts(work, monkeypatch):
-    ticking(monkeypatch, 10)
     spec = settings(checkpoint_s=1)
     folder = work("timed")
+    one = trainer(folder, spec, Regression({CRASH: crash}))
+    ticking(monkeypatch, one, 10)
     with pytest.raises(SystemExit):
-        trainer(folder, spec, Regression({CRASH: crash})).run()
+        one.run()
     assert load_checkpoint(folder).seconds == 10 * CRASH
-    trainer(folder, spec).run()
-    assert load_checkpoint(folder).seconds == 10 * STEPS + 10
+    another = trainer(folder, spec)
+    ticking(monkeypatch, another, 10)
+    another.run()
+    assert load_checkpoint(folder).seconds == 10 * STEPS
 
 
 def test_only_the_first_worker_writes(work):

@@ -15,6 +15,7 @@ from slimctl.jobs.training.micro_batches import noted_micro_batch
 from slimctl.jobs.training.objective import WHOLE, Objective, ScoreNetwork, Share
 from slimctl.models.spec import ImageShape
 
+pytestmark = pytest.mark.usefixtures("written_at_once")
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=1, size=2)
 BATCH, STEPS, UPDATES = 8, 6, 2

@@ -28,6 +28,7 @@ from slimctl.models.metrics.cost import count_parameters
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape
 
+pytestmark = pytest.mark.usefixtures("written_at_once")
 NETWORK = {
     "kind": "song_unet",
     "channels": 4,

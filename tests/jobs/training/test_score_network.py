@@ -14,6 +14,7 @@ from slimctl.jobs.training.objective import WHOLE, Objective, ScoreNetwork, Shar
 from slimctl.models.ema import PowerEMA
 from slimctl.models.spec import ImageShape
 
+pytestmark = pytest.mark.usefixtures("written_at_once")
 CPU = torch.device("cpu")
 IMAGE = ImageShape(channels=1, size=2)
 BATCH, STEPS, CRASH = 4, 9, 5
