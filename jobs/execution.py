@@ -16,9 +16,9 @@ from typing import Any
 
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import JobContext, Reporter
-from slimctl.jobs.base.errors import SlimError, UserError, WorkLost
+from slimctl.jobs.base.errors import BadDevice, SlimError, UserError, WorkLost
 from slimctl.jobs.base.facts import FieldError
-from slimctl.jobs.base.failures import may_pass
+from slimctl.jobs.base.failures import may_pass, recognised
 from slimctl.jobs.base.keys import series_id
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.registry import parse_job
@@ -61,6 +61,8 @@ class JobOutcome:
     """Traceback of an error that is ours to repair."""
     retry: bool = False
     """Whether another attempt may succeed."""
+    device: tuple[str, str] = ("", "")
+    """Ray's ids of the node and the GPU that failed; "" if none did, or it is not known."""
     wall_s: float = 0.0
     device_s: float = 0.0
 
@@ -86,14 +88,20 @@ def failed(job: str, artifact: str, error: Exception) -> JobOutcome:
         error: what it raised, where it is caught.
     """
     name, where = type(error).__name__, f"job '{job}'"
-    if isinstance(error, SlimError):
-        lost = isinstance(error, WorkLost)
-        return JobOutcome(artifact, name, error.where, error.what, error.fix, retry=lost)
     if isinstance(error, FieldError):
         where = f"{where}, {error.field}"
         return JobOutcome(artifact, UserError.__name__, where, error.what, error.fix)
-    trace, retry = traceback.format_exc(), may_pass(error)
-    return JobOutcome(artifact, name, where, f"{name}: {error}", trace=trace, retry=retry)
+    trace = "" if isinstance(error, SlimError) else traceback.format_exc()
+    known = error if isinstance(error, SlimError) else recognised(error, where)
+    if known is None:
+        retry = may_pass(error)
+        return JobOutcome(artifact, name, where, f"{name}: {error}", trace=trace, retry=retry)
+    device = (known.node, known.device) if isinstance(known, BadDevice) else ("", "")
+    retry = isinstance(known, WorkLost)
+    kind = type(known).__name__
+    return JobOutcome(
+        artifact, kind, known.where, known.what, known.fix, trace, retry, device=device
+    )
 
 
 def _run(request: JobRequest, device: str, threads: int) -> float:

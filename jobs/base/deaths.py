@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from slimctl.jobs.base.errors import OutOfMemory, Preempted, SlimError, WorkLost
+
 MONITOR = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 """What Ray's memory monitor says of the node when it ends a worker."""
 MONITOR_WORDS = ("OOM kill reason", "running low on memory", "memory usage threshold")
@@ -31,12 +33,15 @@ class Death(NamedTuple):
 
     what: str
     fix: str = ""
+    failure: type[SlimError] = WorkLost
+    """The class of error that it is."""
 
 
 class DeathWatch:
-    """Tells deaths for want of memory from others, from when it was made on.
+    """Tells deaths for want of memory, and announced ones, from others, from when it was made on.
 
-    The kernel's own kills are seen on this machine alone.
+    The kernel's own kills are seen on this machine alone, and may have been of something else: a
+    death beside one names memory, but counts as a loss.
     """
 
     def __init__(self) -> None:
@@ -50,9 +55,12 @@ class DeathWatch:
         if monitored:
             used, of = monitored.groups()
             what = f"out of memory: {used} of {of} GB were in use on its node, so Ray ended it"
-            return Death(what, MORE_MEMORY)
+            return Death(what, MORE_MEMORY, OutOfMemory)
         if any(words in text for words in MONITOR_WORDS):
-            return Death(f"out of memory: {_reason(text)}", MORE_MEMORY)
+            what = f"out of memory: {_reason(text)}"
+            return Death(what, MORE_MEMORY, OutOfMemory)
+        if getattr(error, "preempted", False):
+            return Death("its node was taken away, as was announced", "", Preempted)
         if self._kills > before:
             size = memory_limit()
             limit = f"the {size / 2**30:.1f} GiB that there are" if size else "its limit"

@@ -6,8 +6,12 @@
     ├── JobFailed            a job of a run failed: exit 4
     │   ├── TrainingDiverged the loss became NaN or infinite
     │   └── OutOfMemory      a training does not fit into the device's memory, however it is cut
-    └── WorkLost             a worker or node died: always retried
+    └── WorkLost             a worker or node died: retried
+        ├── Preempted        its machine is taken away, as was announced: retried without end
+        ├── CollectiveHung   workers waited too long for each other: retried
+        └── BadDevice        a GPU fails: retried on the others
 
+How often each is retried: `failures.BUDGETS`.
 All constructor arguments stay in `args`, so that each survives the way through Ray.
 """
 
@@ -83,6 +87,34 @@ def what_and_fix(error: Exception | str) -> tuple[str, str]:
     """What an error of the models says, and its remedy, which stands on a line of its own."""
     what, _, fix = str(error).partition("\n  fix: ")
     return what, fix
+
+
+class Preempted(WorkLost):
+    """A machine is taken away, as was announced; there is a checkpoint of the moment."""
+
+
+class CollectiveHung(WorkLost):
+    """No worker of a training got any further, since one kept the others waiting."""
+
+
+class BadDevice(WorkLost):
+    """A GPU failed, or its driver: the work is handed out again, to others.
+
+    Args:
+        where: as for all errors.
+        what: its words, without the device: they are the same on another one if the work is wrong.
+        fix: as for all errors.
+        node: Ray's id of the node; "" if not known.
+        device: Ray's name of the GPU on that node; "" if not known.
+    """
+
+    def __init__(
+        self, where: str, what: str, fix: str = "", node: str = "", device: str = ""
+    ) -> None:
+        super().__init__(where, what, fix)
+        self.args = (where, what, fix, node, device)
+        self.node = node
+        self.device = device
 
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

@@ -225,8 +225,8 @@ def _elastic(spec: TrainingSpec, workers: int) -> int | tuple[int, int]:
 def _cause(task: TrainTask, error: Exception, deaths: DeathWatch) -> SlimError:
     """What ended Ray Train: what a worker said before it ended, else why one died."""
     said = getattr(error, "worker_failures", {}).values()
-    lost = WorkLost(f"job '{task.job}'", *deaths.explain(error, "Ray Train failed"))
-    return first_cause(said) or lost
+    what, fix, failure = deaths.explain(error, "Ray Train failed")
+    return first_cause(said) or failure(f"job '{task.job}'", what, fix)
 
 
 def _cluster_has_cuda(context: JobContext) -> bool:

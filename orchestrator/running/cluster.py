@@ -12,12 +12,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from slimctl.jobs.base.cluster import Cluster, NodeSize
+from slimctl.jobs.base.drain import draining
 from slimctl.jobs.base.errors import UserError
 from slimctl.orchestrator.running.launcher import NAMESPACE
 
@@ -201,16 +202,22 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
-def describe_cluster() -> Cluster:
-    """Devices of the cluster that this process is connected to."""
+def describe_cluster(left_out: Mapping[str, int] | None = None) -> Cluster:
+    """Devices of the cluster that this process is connected to, without nodes that are drained.
+
+    Args:
+        left_out: GPUs of a node that do not count, by Ray's id of the node.
+    """
     import ray
 
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return Cluster.of(map(_size, nodes), _startable(ray))
+    leaving, bad = draining(), left_out or {}
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    sizes = (_size(node["Resources"], bad.get(node["NodeID"], 0)) for node in nodes)
+    return Cluster.of(sizes, _startable(ray))
 
 
-def _size(resources: Any) -> NodeSize:
-    return NodeSize(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+def _size(resources: Any, bad: int = 0) -> NodeSize:
+    return NodeSize(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)) - bad)
 
 
 def _startable(ray: Any) -> Iterator[tuple[NodeSize, int]]:

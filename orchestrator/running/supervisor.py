@@ -12,6 +12,7 @@ from typing import Any
 
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.deaths import DeathWatch
+from slimctl.jobs.base.errors import WorkLost
 from slimctl.jobs.base.registry import parse_job
 from slimctl.jobs.execution import JobOutcome, JobRequest, failed
 from slimctl.jobs.search.spec import SearchSpec
@@ -21,6 +22,8 @@ from slimctl.orchestrator.running.cluster import describe_cluster
 from slimctl.orchestrator.running.demand import Demand, runs_on_cpus, waiting_for
 from slimctl.orchestrator.running.journal import Journal
 from slimctl.orchestrator.running.launcher import NAMESPACE, Launched, Launcher, RayReporter
+from slimctl.orchestrator.running.left_out import LeftOut
+from slimctl.orchestrator.running.losses import Losses
 from slimctl.orchestrator.running.scheduler import Node, Scheduler
 from slimctl.orchestrator.running.search import SearchRun
 from slimctl.orchestrator.runs.events import Event
@@ -32,8 +35,6 @@ CLUSTER_EVERY_S = 5.0
 LINGER_S = 20.0
 """How long a supervisor whose run is over waits for somebody to ask how it ended."""
 REACHED = frozenset({"done", "reused"})
-MAX_ATTEMPTS = 6
-MAX_BACKOFF_S = 30.0
 
 
 def supervisor_name(run: str) -> str:
@@ -80,8 +81,8 @@ class Supervisor:
         self._waiting: list[tuple[float, str]] = []
         self._attempts: dict[str, int] = {}
         self._deaths = DeathWatch()
-        self._losses: dict[str, tuple[int, int]] = {}
-        """How often in a row a job was lost, and how far it was then."""
+        self._losses = Losses()
+        self._left_out = LeftOut()
         self._progress_s: dict[str, float] = {}
         self._looked_s = time.monotonic()
         self._cancel = threading.Event()
@@ -181,6 +182,7 @@ class Supervisor:
             self._add("warning", message=f"supervisor: {type(error).__name__}: {error}")
             self._add("run_ended", state="failed")
         self._launcher.close()
+        self._left_out.close()
         self._journal.end()
         if self._request.detached:
             timer = threading.Timer(LINGER_S, self._leave)
@@ -212,6 +214,9 @@ class Supervisor:
         self._journal.start_tracking()
         if self._request.detached and (message := runs_on_cpus(plan, self._there)):
             self._add("warning", message=message)
+        for event in self._journal.events_since(0):
+            if event.name == "device_left_out":  # before a restart
+                self._left_out.hold(event.details["node"], event.details["device"])
         for job in plan.jobs:
             self._take_up(job)
 
@@ -342,32 +347,44 @@ class Supervisor:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=0.0, device_s=0.0)
         else:
-            self._retry(name, *self._deaths.explain(error))
+            what, fix, failure = self._deaths.explain(error)
+            artifact, retry = self._jobs[name].artifact, issubclass(failure, WorkLost)
+            where, kind = f"job '{name}'", failure.__name__
+            self._settle(name, JobOutcome(artifact, kind, where, what, fix, retry=retry))
 
     def _settle(self, name: str, outcome: JobOutcome) -> None:
         if outcome.failure is None:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=outcome.wall_s, device_s=outcome.device_s)
-        elif outcome.retry:
-            self._retry(name, outcome.what, outcome.fix)
-        else:
-            self._fail(name, outcome)
-
-    def _retry(self, name: str, what: str, fix: str = "") -> None:
-        """Puts a job back in line after a pause that doubles while it does not get any further."""
-        done = self._journal.job(name).done
-        losses, before = self._losses.get(name, (0, 0))
-        losses = losses + 1 if done <= before else 1
-        self._losses[name] = losses, done
-        if losses >= MAX_ATTEMPTS:
-            artifact = self._jobs[name].artifact
-            outcome = JobOutcome(artifact, "WorkLost", f"job '{name}'", what, fix)
+            return
+        if all(outcome.device):
+            self._leave_out(*outcome.device)
+        pause_s = self._losses.pause_s(name, outcome, self._journal.job(name).done)
+        if pause_s is None:
             self._fail(name, outcome)
             return
-        pause = min(MAX_BACKOFF_S, 2.0 ** (losses - 1))
         self._scheduler.pause(name)
-        self._add("retry", name, what=what, attempt=self._attempts[name], pause_s=pause)
-        self._waiting.append((time.monotonic() + pause, name))
+        self._add(
+            "retry",
+            name,
+            what=outcome.what,
+            failure=outcome.failure,
+            attempt=self._attempts[name],
+            pause_s=pause_s,
+        )
+        self._waiting.append((time.monotonic() + pause_s, name))
+
+    def _leave_out(self, node: str, device: str) -> None:
+        """Does without a GPU from now on."""
+        uuid = self._left_out.hold(node, device)
+        if uuid is None:
+            what = f"GPU {device} of node {node} failed, and could not be taken out of use"
+            self._add("warning", message=what)
+            return
+        self._add("device_left_out", node=node, device=device, uuid=uuid)
+        what = f"GPU {device} {uuid} of node {node} failed: the run does without it"
+        self._add("warning", message=what)
+        self._follow_cluster()
 
     def _fail(self, name: str, outcome: JobOutcome) -> None:
         self._add(
@@ -433,11 +450,10 @@ class Supervisor:
 
         Work that went with a node is not held against its job, whenever the loss is noticed.
         """
-        there, before = describe_cluster(), self._there
+        there, before = describe_cluster(self._left_out.per_node()), self._there
         if there != before and there.cpus + there.gpus > 0:
             if there.cpus < before.cpus or there.gpus < before.gpus:
-                losses = self._losses.items()
-                self._losses = {name: (max(0, often - 1), at) for name, (often, at) in losses}
+                self._losses.forgive()
             self._there = there
             self._cluster = cluster = there.expecting(self._request.plan.resources)
             self._needs = self._needs_on(cluster, self._jobs.values())

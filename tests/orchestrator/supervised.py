@@ -56,7 +56,9 @@ class World:
         monkeypatch.setitem(sys.modules, "ray", FakeRay(self.clock, self.make))
         monkeypatch.setattr(supervisor, "time", self.clock)
         monkeypatch.setattr(journal, "time", self.clock)
-        monkeypatch.setattr(supervisor, "describe_cluster", lambda: self.cluster)
+        self.left_out: list[tuple[str, str]] = []
+        monkeypatch.setattr(supervisor, "describe_cluster", lambda left_out: self.cluster)
+        monkeypatch.setattr(supervisor, "LeftOut", lambda: self)
         monkeypatch.setattr(supervisor, "Launcher", lambda run, cluster: self)
 
     def make(self, cls: type, *arguments: Any) -> Any:
@@ -101,7 +103,16 @@ class World:
         """Nothing is idle here."""
 
     def close(self, *, keep_own: bool = False) -> None:
-        self.closed, self.kept_own = True, keep_own
+        self.closed, self.kept_own = True, self.kept_own or keep_own
+
+    # What holds the GPUs that are left out
+
+    def hold(self, node: str, device: str) -> str | None:
+        self.left_out.append((node, device))
+        return f"GPU-{node}-{device}"
+
+    def per_node(self) -> dict[str, int]:
+        return {node: 1 for node, _ in self.left_out}
 
     def resize(self, cluster: Cluster) -> None:
         """Nothing is placed here."""

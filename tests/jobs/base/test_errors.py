@@ -8,8 +8,12 @@ import pytest
 
 import slimctl.jobs
 from slimctl.jobs.base.errors import (
+    BadDevice,
+    CollectiveHung,
     DamagedArtifact,
     JobFailed,
+    OutOfMemory,
+    Preempted,
     SlimError,
     TrainingDiverged,
     UserError,
@@ -24,7 +28,11 @@ EXIT_CODES = {
     DamagedArtifact: 3,
     JobFailed: 4,
     TrainingDiverged: 4,
+    OutOfMemory: 4,
     WorkLost: 4,
+    Preempted: 4,
+    CollectiveHung: 4,
+    BadDevice: 4,
 }
 
 

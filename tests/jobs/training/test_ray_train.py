@@ -237,7 +237,7 @@ def test_what_may_pass_is_lost_work(make_task, work_as, recorder, monkeypatch, e
     monkeypatch.setattr(ray_train, "train_worker", raising(error))
     failure = work_as(make_task())
     assert type(failure) is WorkLost
-    assert failure.what == f"{type(error).__name__}: {error}"
+    assert str(error) in failure.what
     assert recorder.said("log") == []
 
 

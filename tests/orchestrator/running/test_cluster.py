@@ -12,6 +12,7 @@ import pytest
 
 from slimctl.jobs.base.cluster import Cluster, NodeSize
 from slimctl.jobs.base.errors import UserError
+from slimctl.orchestrator.running import cluster as module
 from slimctl.orchestrator.running.cluster import (
     NVML,
     PACKAGE,
@@ -30,6 +31,7 @@ class Ray:
         self.open = False
         self.inits: list[dict[str, Any]] = []
         self.refusal: BaseException | None = None
+        self.leaving: dict[str, int] = {}
         self.devices = [(True, {"CPU": 4.0, "memory": 1.0})]
         self.config: SimpleNamespace | None = None
         state = SimpleNamespace(get_cluster_config=lambda: self.config)
@@ -51,13 +53,17 @@ class Ray:
         self.open = False
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": alive, "Resources": has} for alive, has in self.devices]
+        return [
+            {"Alive": alive, "Resources": has, "NodeID": f"n{at}"}
+            for at, (alive, has) in enumerate(self.devices)
+        ]
 
 
 @pytest.fixture
 def ray(monkeypatch) -> Ray:
     fake = Ray()
     monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr(module, "draining", lambda: fake.leaving)
     return fake
 
 
@@ -160,6 +166,13 @@ def test_what_an_autoscaler_can_start(ray):
     found = describe_cluster()
     assert found.startable == ((NodeSize(2), sys.maxsize), (NodeSize(8, 4), 3))
     assert (found.gpus, found.startable_gpus) == (0, 12)
+
+
+def test_nodes_that_leave_and_gpus_that_failed_do_not_count(ray):
+    ray.devices = [(True, {"CPU": 8.0, "GPU": 4.0})] * 3
+    ray.leaving = {"n1": 0}
+    found = describe_cluster({"n2": 1, "n9": 1})
+    assert [(node.cpus, node.gpus) for node in found.nodes] == [(8, 3), (8, 4)]
 
 
 def test_the_users_own_settings_of_ray_are_left_alone(ray, monkeypatch):

@@ -2,15 +2,20 @@
 
 import pytest
 from builders import dataset, put
+from fake_ray import RayActorError
 from supervised import BROKEN, FLAKY, LOST, RUN, WRONG, job, states
 
 from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.failures import BUDGETS
+from slimctl.jobs.execution import JobOutcome
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.storage.lease import Lease
 from slimctl.jobs.storage.store import Store
-from slimctl.orchestrator.running import journal, supervisor
-from slimctl.orchestrator.running.supervisor import MAX_ATTEMPTS, Supervisor
+from slimctl.orchestrator.running import journal, losses
+from slimctl.orchestrator.running.supervisor import Supervisor
 from slimctl.orchestrator.runs import events
+
+MAX_ATTEMPTS = BUDGETS["WorkLost"].failures
 
 
 @pytest.mark.parametrize("trouble", [FLAKY, LOST], ids=["asks for it", "died"])
@@ -32,7 +37,7 @@ def test_a_retry_says_why_in_one_line(world):
 
 
 def test_the_pause_has_an_end_and_so_have_the_attempts(world, monkeypatch):
-    monkeypatch.setattr(supervisor, "MAX_BACKOFF_S", 4.0)
+    monkeypatch.setattr(losses, "MAX_BACKOFF_S", 4.0)
     world.script["a"] = [LOST] * 99
     status = world.run(job("a"), job("b", "a"))
     assert states(status) == {"a": "failed", "b": "blocked"}
@@ -114,6 +119,50 @@ def test_a_mistake_is_never_tried_again(world, outcome):
         outcome.fix,
     )
     assert world.said("job_failed")[0].details["trace"] == outcome.trace
+
+
+def outcome(failure: str, what: str = "it stood still", **more: object) -> JobOutcome:
+    return JobOutcome("a", failure, "job 'a'", what, "look", retry=True, **more)
+
+
+def test_a_preemption_that_was_announced_counts_as_nothing(world):
+    world.script["a"] = [outcome("Preempted")] * 50
+    status = world.run(job("a"))
+    assert states(status) == {"a": "done"}
+    assert len(world.launched) == 51
+    assert {event.details["pause_s"] for event in world.said("retry")} == {0.0}
+
+
+@pytest.mark.parametrize("failure", ["CollectiveHung", "BadDevice"])
+def test_what_comes_again_in_the_same_words_is_not_started_twice_more(world, failure):
+    world.script["a"] = [outcome(failure, "at step 7")] * 9
+    status = world.run(job("a"))
+    assert (status.jobs["a"].failure, len(world.launched)) == (failure, 2)
+
+
+def test_a_hang_elsewhere_each_time_has_three_attempts(world):
+    world.script["a"] = [outcome("CollectiveHung", f"at step {n}") for n in range(9)]
+    world.run(job("a"))
+    assert len(world.launched) == BUDGETS["CollectiveHung"].failures == 3
+
+
+def test_a_lack_of_memory_is_never_tried_again(world):
+    monitor = RayActorError("Memory on the node was 7.61GB used / 8.00GB limit")
+    world.script["a"] = [monitor]
+    status = world.run(job("a"))
+    assert world.launched == ["a"]
+    assert (status.jobs["a"].failure, status.jobs["a"].state) == ("OutOfMemory", "failed")
+    assert "smaller batch_size" in status.jobs["a"].fix
+
+
+def test_a_gpu_that_fails_is_left_out_and_the_job_goes_on(world):
+    world.script["a"] = [outcome("BadDevice", device=("n1", "3"))]
+    status = world.run(job("a"))
+    assert states(status) == {"a": "done"}
+    assert world.left_out == [("n1", "3")]
+    left_out = world.said("device_left_out")[0].details
+    assert left_out == {"node": "n1", "device": "3", "uuid": "GPU-n1-3"}
+    assert "GPU-n1-3 of node n1 failed" in world.said("warning")[0].details["message"]
 
 
 def test_a_failure_blocks_what_needs_it_and_nothing_else(world):
