@@ -24,7 +24,7 @@ convolutions want channels_last; that, fused Adam and compilation are untested o
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ from torch import nn
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import SamplingPrecision, Spec
 
+_Input = TypeVar("_Input", Tensor, Tensor | None)
 Purpose = Literal["training", "sampling"]
 """What a network is computed for."""
 
@@ -63,10 +64,7 @@ class Engine(Spec):
 
         Compiled, every size of batch has a program of its own (`dynamic=False`).
         """
-        if self == Engine():
-            return network
-        compiled = torch.compile(network, dynamic=False) if self.compiled else network
-        return Runner(network, compiled, self)
+        return network if self == Engine() else Runner(network, self)
 
     @contextmanager
     def products(self) -> Iterator[None]:
@@ -88,23 +86,43 @@ class Runner(nn.Module):
     Not an autocast over a whole loss: distances, targets and their gradients stay float32.
     """
 
-    def __init__(self, network: nn.Module, call: Callable[..., Tensor], engine: Engine) -> None:
+    def __init__(self, network: nn.Module, engine: Engine) -> None:
         super().__init__()
         self.network = network
         self._engine = engine
-        self._call = (call,)  # in a tuple, so that a compiled twin is no second submodule
+        self._compiled: tuple[Callable[..., Tensor], ...] = ()  # no second submodule
+        self.set_compiled(engine.compiled)
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Compiles the network at the next call, or leaves it as it is from now on."""
+        if compiled != bool(self._compiled):
+            self._compiled = (torch.compile(self.network, dynamic=False),) if compiled else ()
 
     def forward(self, first: Tensor, *others: Tensor | None) -> Tensor:
         """Calls the network: `first` are images or points, the rest is passed on."""
-        if self._engine.memory_format == "channels_last" and first.dim() == 4:
-            first = first.contiguous(memory_format=torch.channels_last)
-        (call,) = self._call
+        if self._engine.memory_format == "channels_last":
+            first, others = _channels_last(first), tuple(map(_channels_last, others))
+        (call,) = self._compiled or (self.network,)
         low = self._engine.precision != "float32"
         dtype = torch.float16 if self._engine.precision == "float16" else torch.bfloat16
         products = self._engine.products() if self._engine.tf32 else nullcontext()
         with products, torch.autocast(first.device.type, dtype, enabled=low):
             output: Tensor = call(first, *others)
         return output.float() if low else output
+
+
+def _channels_last(value: _Input) -> _Input:
+    """Images in that format; anything else as it is."""
+    if value is None or value.dim() != 4:
+        return value
+    return value.contiguous(memory_format=torch.channels_last)
+
+
+def set_compiled(module: nn.Module, compiled: bool) -> None:
+    """Does so with every network behind an engine in a module."""
+    for part in module.modules():
+        if isinstance(part, Runner):
+            part.set_compiled(compiled)
 
 
 def without_engine(network: nn.Module) -> nn.Module:

@@ -45,7 +45,7 @@ def _steps(figures: Sequence[Figure], *ways: str) -> Iterator[Figure]:
 
 
 def _least_share(figures: Sequence[Figure]) -> Settled:
-    what, where = "least share of a GPU", "jobs/training/spec.py: workers: auto"
+    what, where = "least share of a GPU", "jobs/training/spec.py: SMALLEST_GPU_SHARE"
     best: dict[int, list[float]] = {}
     eager = list(_steps(figures, "contiguous", "channels_last"))
     for case in {line["case"] for line in eager}:

@@ -21,7 +21,7 @@ from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
-from slimctl.models.engine import choose_engine
+from slimctl.models.engine import choose_engine, set_compiled
 from slimctl.models.flows.path import expand_time, interpolate
 from slimctl.models.flows.spec import DMD2Objective, SiDObjective, UIDObjective
 from slimctl.models.flows.time_density import whole_range
@@ -159,6 +159,12 @@ class DistributionMatching(Objective):
             note(self._report, "deception_loss", deceived, part)
             total = total + self.spec.adversarial.generator_weight * deceived
         return total
+
+    def set_compiled(self, compiled: bool) -> None:
+        """All but a critic with a head: that looks into its network as it runs."""
+        super().set_compiled(compiled)
+        if self.spec.adversarial is not None:
+            set_compiled(self._critic, compiled=False)
 
     def report(self) -> dict[str, Tensor]:
         return self._report

@@ -25,6 +25,7 @@ from slimctl.jobs.training.checkpoint import (
     checkpoint_name,
     load_checkpoint,
 )
+from slimctl.jobs.training.engine import settle_engine
 from slimctl.jobs.training.evaluator import ScoredAverage, Watch
 from slimctl.jobs.training.final_errors import note_final_errors
 from slimctl.jobs.training.micro_batches import MicroBatches
@@ -32,7 +33,7 @@ from slimctl.jobs.training.objective import Objective, Part, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.ema import PowerEMA
-from slimctl.models.engine import Engine, adam
+from slimctl.models.engine import Engine, adam, set_compiled
 
 
 def make_adam(
@@ -161,6 +162,8 @@ class Trainer:
         engine: how the network is computed.
         watch: scores the student where the objective does not.
         say: takes lines for the job's log.
+        settle: whether the engine recorded in the folder counts, and whether to compile is settled
+            there; else `engine` is taken as it is.
     """
 
     spec: TrainingSpec
@@ -174,6 +177,7 @@ class Trainer:
     engine: Engine = field(default_factory=Engine)
     watch: Watch | None = None
     say: Callable[[str], None] = _silent
+    settle: bool = False
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -235,6 +239,7 @@ class Trainer:
         self.network.train()
         if self.world > 1 and self.step < self.spec.steps:
             self._rehearse(model)
+        self._compile(model)
         if self.step == 0:
             self._take_score()
         while self.step < self.spec.steps:
@@ -257,6 +262,31 @@ class Trainer:
         elif self.watch is not None:
             self.watch.evaluator.prepare(self.share.device, self.rank, self.world)
             self.scored = ScoredAverage(self.network, self.ema, self.watch.evaluator, keep=False)
+
+    def _compile(self, model: nn.Module) -> None:
+        """Compiles all networks at their first step where that is settled, or asked for."""
+        if self.settle and self.step < self.spec.steps:
+            device, left = self.share.device, self.spec.steps - self.step
+            self.engine = settle_engine(
+                self.folder, self.engine, device, self.rank, left, self._rehearsal
+            )
+        set_compiled(model, self.engine.compiled)
+        self.objective.set_compiled(self.engine.compiled)
+
+    def _rehearsal(self, compiled: bool) -> Callable[[], None]:
+        """A step's gradient of a copy of the network, waiting for the device."""
+        copied = copy.deepcopy(self.network)
+        runner = self.engine.model_copy(update={"compiled": compiled}).runner(copied)
+        optimizer = torch.optim.SGD(copied.parameters())  # takes no step
+
+        def rehearse() -> None:
+            self.objective.set_compiled(compiled)
+            with self.engine.products():
+                self._micro_batches.gradient(runner, optimizer, self._loss_of, self.step)
+            if self.share.device.type != "cpu":
+                torch.accelerator.synchronize()
+
+        return rehearse
 
     def _score_every(self) -> int:
         """Steps between two scores; 0 = none are taken."""
@@ -312,6 +342,7 @@ class Trainer:
 
     def _distribute(self) -> nn.Module:
         runner = self.engine.runner(self.network)
+        set_compiled(runner, compiled=False)  # `_compile` does, after all that is tried out
         if self.world == 1:
             return runner
         devices = [self.share.device] if self.share.device.type == "cuda" else None

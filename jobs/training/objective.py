@@ -12,6 +12,7 @@ from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.registry import kind_of, load_entry
 from slimctl.jobs.base.spec import JobSpec
+from slimctl.models.engine import set_compiled
 from slimctl.models.spec import installed
 
 ENTRY_POINTS = "slimctl.objectives"
@@ -107,6 +108,12 @@ class Objective(ABC):
             step: optimizer step, from 0.
             part: of the share; the sum over all parts is the mean over the share.
         """
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Compiles the networks that it holds as attributes, as the student is, or leaves them."""
+        for held in vars(self).values():
+            if isinstance(held, nn.Module):
+                set_compiled(held, compiled)
 
     def report(self) -> dict[str, Tensor]:
         """Terms of the last step's loss, for the curves."""

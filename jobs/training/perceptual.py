@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError, what_and_fix
@@ -17,6 +17,7 @@ from slimctl.jobs.training.distances import (
     LPIPSDistance,
     LPIPSHuberDistance,
 )
+from slimctl.models.engine import choose_engine
 from slimctl.models.losses import Distance, distance, pseudo_huber
 from slimctl.models.perceptual.lpips import LPIPS, fill_lpips
 from slimctl.models.perceptual.weight_file import read_weight_file
@@ -56,17 +57,24 @@ def open_distance(
     network = _open_lpips(spec.size, store.work(artifact_id), device)
     if isinstance(spec, LPIPSDistance):
         return network
-    c, weight = spec.c, spec.huber_weight
+    return _WithHuber(network, spec.c, spec.huber_weight)
 
-    def both(x: Tensor, y: Tensor) -> Tensor:
+
+class _WithHuber(nn.Module):
+    """LPIPS and, with a weight, pseudo-Huber over the root of the number of pixel values."""
+
+    def __init__(self, network: nn.Module, c: float | None, weight: float) -> None:
+        super().__init__()
+        self._network, self._c, self._weight = network, c, weight
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
         root: float = x.shape[1:].numel() ** 0.5
-        perceptual: Tensor = network(x, y)
-        return perceptual + weight / root * pseudo_huber(x, y, c)
-
-    return both
+        perceptual: Tensor = self._network(x, y)
+        return perceptual + self._weight / root * pseudo_huber(x, y, self._c)
 
 
-def _open_lpips(size: int | None, work: Blobs, device: torch.device) -> LPIPS:
+def _open_lpips(size: int | None, work: Blobs, device: torch.device) -> nn.Module:
     network = LPIPS(size)
     network.load_state_dict(load(work.read(FILE)))
-    return network.to(device).eval().requires_grad_(requires_grad=False)
+    engine = choose_engine(device, "sampling")
+    return engine.runner(engine.place(network.eval().requires_grad_(requires_grad=False), device))

@@ -27,7 +27,7 @@ from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
-from slimctl.jobs.training.engine import recorded_engine, settle_engine
+from slimctl.jobs.training.engine import recorded_engine
 from slimctl.jobs.training.evaluator import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.final_errors import noted_final_errors
 from slimctl.jobs.training.loop import Trainer
@@ -36,6 +36,7 @@ from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark
 from slimctl.jobs.training.score_curve import noted_scores
 from slimctl.jobs.training.spec import ModelT, TrainingSpec
+from slimctl.models.engine import Engine, choose_engine
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
@@ -160,7 +161,7 @@ def _what_trained(
     return {
         **({"scores": scores} if scores else {}),
         "device": "cuda" if use_cuda else "cpu",
-        **recorded_engine(context.work).model_dump(),
+        **recorded_engine(context.work).model_dump(exclude_none=True),
         **noted_micro_batch(context.work),
         **noted_final_errors(context.work),
         "workers": _elastic(spec, workers),
@@ -263,7 +264,6 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
     share = Share(rank * count, count, task.spec.batch_size, device)
     network = initial_network(task)
     folder = task.store.work(task.artifact_id)
-    engine = settle_engine(folder, task.spec, network.to(device), task.network, task.image, share)
     trainer = Trainer(
         task.spec,
         network,
@@ -273,11 +273,13 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         _Throttled(task) if rank == 0 else _silent,
         rank,
         world,
-        engine,
+        choose_engine(device, "training", task.spec.precision),
         task.watch,
         lambda line: task.reporter.send(task.job, "log", message=line),
+        settle=True,
     )
-    trainer.run()
+    with Engine().products():  # of whatever is no network, such as scores
+        trainer.run()
 
 
 def initial_network(task: TrainTask) -> nn.Module:
