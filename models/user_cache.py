@@ -1,8 +1,13 @@
 """Where this user's small caches are: they only save time, and their place may not exist."""
 
+import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -17,3 +22,33 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "slimctl"
     except RuntimeError:  # neither HOME nor an entry in the list of users
         return Path(tempfile.gettempdir()) / f"slimctl-{os.getuid()}"
+
+
+def kept(name: str, identity: str, make: Callable[[], int]) -> int:
+    """A number that a file of the cache has under an identity, else made and added to the file.
+
+    Args:
+        name: of the file.
+        identity: all that the number depends on.
+        make: makes it.
+    """
+    path = cache_folder() / name
+    key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    known = _read(path).get(key)
+    if isinstance(known, int):
+        return known
+    found = make()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({**_read(path), key: found}))
+        temporary.replace(path)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

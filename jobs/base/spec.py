@@ -16,6 +16,7 @@ from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs, Work
 from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.fingerprint import content_of_files
+from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.base.refs import Ref, ref_types, takes_many
 from slimctl.models.spec import Spec
 
@@ -126,6 +127,18 @@ class JobSpec(Spec):
     def wants_gpu(self) -> bool:
         """Whether `run` works on `context.device`: the job then holds a GPU where there is one."""
         return False
+
+    def memory(
+        self, inputs: "Mapping[str, Facts]", cluster: Cluster, limit: int | None
+    ) -> Memory | None:
+        """What the job takes of each device; None where that is little, or not known.
+
+        Args:
+            inputs: facts of each input, by field name.
+            cluster: that it would run on.
+            limit: bytes of a device; None = not known.
+        """
+        return None
 
     def needs(self, cluster: Cluster) -> Needs:
         """Devices that must be free before the job starts: a CPU, or a GPU and CPUs beside it."""

@@ -7,6 +7,7 @@ from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.training.memory import Load, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
@@ -63,6 +64,14 @@ class AnnealReflow(ScoredTrainingSpec):
         )
         source = ("pairs", self.pairs.job)
         return check_each(made, lambda: self.check_source(inputs, source, self.network, self.flip))
+
+    def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
+        image, count = inputs["pairs"].image, inputs["pairs"].count
+        if image is None:
+            return None
+        copies = int(self.data is not None)
+        data = pair_bytes(image, count)
+        return Load(self.network, image, self.batch_size, data=data, copies=copies)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         return training_work(self.network, inputs["pairs"].image, self.steps * self.batch_size)

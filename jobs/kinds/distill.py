@@ -19,6 +19,7 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
+from slimctl.jobs.training.memory import Frozen, Load, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import L2Distance
@@ -156,6 +157,22 @@ class Distill(ScoredTrainingSpec):
 
     def _student(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
         return inputs["start"].network if "start" in inputs else self.network
+
+    def load(self, inputs: Mapping[str, Facts]) -> Load | None:
+        image, network = inputs["pairs"].image, self._student(inputs)
+        if image is None or network is None:
+            return None
+        fresh = (self.two_step_batch or self.batch_size) if self.two_step_weight > 0 else 0
+        guide = inputs["guide"].network if fresh and "guide" in inputs else None
+        return Load(
+            network,
+            image,
+            fresh + (self.batch_size if self.pair_weight > 0 else 0),
+            (Frozen(guide, fresh, beside=True),) if guide else (),
+            distance=self.distance,
+            data=pair_bytes(image, inputs["pairs"].count),
+            copies=int(self.data is not None),
+        )
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         image = inputs["pairs"].image

@@ -16,10 +16,11 @@ from slimctl.jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
-from slimctl.jobs.base.cluster import FORWARD, Work
+from slimctl.jobs.base.cluster import FORWARD, Cluster, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
+from slimctl.jobs.base.memory import Memory, sampling_memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
@@ -118,6 +119,12 @@ class Evaluate(SeededJobSpec):
             more = f"make samples {_enough(width)} or more, better thousands{fix}"
             found.append(SpecWarning("samples", what, more))
         return found
+
+    def memory(
+        self, inputs: Mapping[str, Facts], cluster: Cluster, limit: int | None
+    ) -> Memory | None:
+        model = inputs["model"]
+        return sampling_memory(model.network, model.image, min(self.batch_size, self.samples))
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         model, features = inputs["model"], inputs["features"]

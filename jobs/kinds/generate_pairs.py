@@ -8,6 +8,7 @@ from slimctl.jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPol
 from slimctl.jobs.base.cluster import FORWARD, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.memory import Memory, sampling_memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
 from slimctl.jobs.base.spec import GROWS, SPEED_ONLY, Placement, SeededJobSpec
@@ -174,6 +175,12 @@ class GeneratePairs(SeededJobSpec):
                 f"{flow.image}",
                 f"train a policy on '{self.flow.job}'",
             )
+
+    def memory(
+        self, inputs: "Mapping[str, Facts]", cluster: Cluster, limit: int | None
+    ) -> Memory | None:
+        known, low = inputs["flow"], self.precision != "float32"
+        return sampling_memory(known.network, known.image, self._batch(), bfloat16=low)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         known = inputs["flow"]

@@ -19,6 +19,7 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
+from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import Decay, PartTrainingSpec, check_images, training_work
 from slimctl.models.flows.spec import (
     AdversarialSpec,
@@ -221,6 +222,27 @@ class MatchDistribution(PartTrainingSpec):
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
         return inputs["start"].network if self.start else self.network
+
+    def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
+        image, network = inputs["teacher"].image, self._student(inputs)
+        teacher = inputs["teacher"].network
+        fake = inputs["fake"].network if self.fake else teacher
+        if image is None or network is None or teacher is None or fake is None:
+            return None
+        judged = self.adversarial is not None
+        pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
+        data = pair_bytes(image, inputs["pairs"].count) if self.pairs else 0
+        return Load(
+            network,
+            image,
+            self.batch_size + pairs,
+            (Frozen(teacher, self.batch_size, beside=True),),
+            fake,
+            self.batch_size * (2 if judged else 1),
+            self.distance,
+            data + (image_bytes(image, inputs["data"].count) if judged else 0),
+            copies=2,
+        )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image = inputs["teacher"].image

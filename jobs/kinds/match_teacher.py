@@ -7,6 +7,7 @@ from slimctl.jobs.base.cluster import FORWARD, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.training.memory import Frozen, Load, image_bytes
 from slimctl.jobs.training.spec import PartTrainingSpec, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import TimeDensity, UniformTime
@@ -57,6 +58,14 @@ class MatchTeacher(PartTrainingSpec):
         )
         source = ("teacher", self.teacher.job)
         return check_each(made, lambda: self.check_source(inputs, source, self.network, self.flip))
+
+    def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
+        image, teacher = inputs["teacher"].image, inputs["teacher"].network
+        if image is None:
+            return None
+        frozen = (Frozen(teacher, self.batch_size, beside=False),) if teacher else ()
+        data = image_bytes(image, inputs["data"].count)
+        return Load(self.network, image, self.batch_size, frozen, data=data)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image, samples = inputs["teacher"].image, self.steps * self.batch_size

@@ -7,6 +7,7 @@ from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each, check_flip, check_labels, model_image
 from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.training.memory import Load, image_bytes
 from slimctl.jobs.training.spec import TrainingSpec, check_network, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import TimeDensity, UniformTime
@@ -60,6 +61,13 @@ class TrainFlow(TrainingSpec):
             lambda: check_labels(known, self.conditional, self.data.job),
             lambda: check_network(self.network, image),
         )
+
+    def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
+        known = inputs["data"]
+        image = known.image and model_image(known.image, self.conditional)
+        if image is None:
+            return None
+        return Load(self.network, image, self.batch_size, data=image_bytes(image, known.count))
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         known = inputs["data"].image

@@ -13,7 +13,8 @@ from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
 from slimctl.jobs.base.fingerprint import PublishedFile, require_checksum, require_file
 from slimctl.jobs.base.spec import BY_CONTENT
 from slimctl.models.flows.spec import HuberDistance, L2Distance
-from slimctl.models.perceptual.cost import vgg_macs
+from slimctl.models.networks.memory import lpips_bytes
+from slimctl.models.perceptual.cost import VGG_WEIGHT_BYTES, vgg_macs
 from slimctl.models.spec import ImageShape, Spec
 
 VGG = PublishedFile(
@@ -122,6 +123,18 @@ def distance_macs(distance: ImageDistance, image: ImageShape) -> int:
     if not isinstance(distance, _Perceptual):
         return 0
     return vgg_macs(image.size if distance.size is None else distance.size)
+
+
+def distance_bytes(distance: ImageDistance | None, image: ImageShape, batch: int) -> int:
+    """Bytes that a distance's network keeps for the gradient in a batch; 0 if it has none."""
+    if not isinstance(distance, _Perceptual):
+        return 0
+    return lpips_bytes(image, batch, distance.size)
+
+
+def distance_weight_bytes(distance: ImageDistance | None) -> int:
+    """Bytes of a distance's weights."""
+    return VGG_WEIGHT_BYTES if isinstance(distance, _Perceptual) else 0
 
 
 def check_content(distance: ImageDistance) -> None:

@@ -15,8 +15,10 @@ from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, Pa
 from slimctl.jobs.base.cluster import TRAINING, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.jobs.training.memory import Load, training_memory
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
@@ -179,6 +181,16 @@ class TrainingSpec(SeededJobSpec):
         if made is Flow:
             fields["source"] = "network"
         return made.model_validate(fields)
+
+    def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
+        """What the kind has on a device; None where networks or images are not known."""
+        return None
+
+    def memory(
+        self, inputs: "Mapping[str, Facts]", cluster: Cluster, limit: int | None
+    ) -> Memory | None:
+        load = self.load(inputs)
+        return None if load is None else training_memory(self, load, cluster, limit)
 
     def watch(self, handles: "Handles", student: Flow | Generator) -> "Watch | None":
         """What scores the student while it trains; None if nothing does."""

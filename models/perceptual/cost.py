@@ -16,3 +16,7 @@ def vgg_macs(size: int) -> int:
             total += 9 * inputs * width * (size >> level) ** 2
             inputs = width
     return total
+
+
+VGG_WEIGHT_BYTES = 4 * 14_714_688
+"""Of VGG-16's convolutions, in float32."""

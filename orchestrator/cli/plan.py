@@ -30,21 +30,23 @@ def plan(
     from slimctl.orchestrator.cli.tables import print_plan
     from slimctl.orchestrator.planning.estimate import plan_json
     from slimctl.orchestrator.planning.fit import misfit_problems, misfits
+    from slimctl.orchestrator.planning.memory import device_limit
     from slimctl.orchestrator.planning.plan import plan as plan_pipeline
-    from slimctl.orchestrator.running.cluster import devices_here
+    from slimctl.orchestrator.running.cluster import devices_here, gpu_bytes_here
 
     here = devices_here()
     with mistakes_as_json(as_json):
         pipeline = load(file, overrides, storage, draft=not as_json, expect_gpus=expect_gpus)
         expected = here.expecting(pipeline.resources)
         tflops = tflops or (DEFAULT_TFLOPS if expected.gpus else None)
-        found = plan_pipeline(pipeline, tflops=tflops)
+        limit = device_limit(pipeline.resources, gpu_bytes_here())
+        found = plan_pipeline(pipeline, tflops=tflops, cluster=expected, device_bytes=limit)
     warnings = [*found.warnings, *misfit_problems(pipeline, misfits(found.plan, expected))]
     if as_json:
-        data = plan_json(found.plan, found.cost) | {"warnings": warnings}
+        data = plan_json(found.plan, found.cost, found.memory) | {"warnings": warnings}
         echo(json.dumps(data, indent=1, default=asdict))
     else:
-        print_plan(found.plan, found.cost, expected)
+        print_plan(found, expected)
         if expected.gpus > here.gpus:
             echo(f"planned for {expected.gpus} GPUs, of which {here.gpus} are here")
     warn(warnings)

@@ -4,16 +4,18 @@ Jobs of large groups share a row: a table of hundreds of iterations tells nobody
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from slimctl.jobs.base.artifacts import QualityReport, StepReport
 from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.memory import Memory, in_gib
 from slimctl.models.metrics import short_count
 from slimctl.orchestrator.cli.output import echo
 from slimctl.orchestrator.pipeline.groups import origin_of
 from slimctl.orchestrator.planning.estimate import Estimate
-from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.planning.memory import MemoryPlan
+from slimctl.orchestrator.planning.plan import Forecast
 from slimctl.orchestrator.results.render import (
     STEP_COLUMNS,
     floor_text,
@@ -63,9 +65,10 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
         echo(line)
 
 
-def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
+def print_plan(forecast: Forecast, here: Cluster) -> None:
     """The table of a plan: what is done for each job, what it costs, and what that rests on."""
-    jobs = {job.name: job for job in plan.jobs}
+    found = forecast.cost
+    jobs = {job.name: job for job in forecast.jobs}
     known = COST if found.tflops else COST[:-1]
     rows = []
     for row in collapsed(jobs):
@@ -73,12 +76,43 @@ def print_plan(plan: RunPlan, found: Estimate, here: Cluster) -> None:
         action, reason = counted(job.action for job in mine), counted(job.reason for job in mine)
         artifact = "" if row.together else mine[0].artifact
         cost = _cost(found, row.jobs)
-        rows.append((row.name, mine[0].kind, action, reason, *cost[: len(known)], artifact))
-    head = ("job", "kind", "action", "why", *known, "artifact")
+        memory = _memory_cell(forecast.memory, row.jobs)
+        rows.append((row.name, mine[0].kind, action, reason, *cost[: len(known)], memory, artifact))
+    head = ("job", "kind", "action", "why", *known, "memory", "artifact")
     print_table(head, rows)
     echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
+    for line in _memory_lines(forecast.memory, collapsed(jobs), here):
+        echo(line)
     for line, names in found.assumed().items():
         echo(f"assumed: {line} ({', '.join(row.name for row in collapsed(names))})")
+
+
+def _memory_cell(found: MemoryPlan, jobs: Sequence[str]) -> str:
+    """Memory of the largest of some jobs on each of its devices."""
+    sizes = [found.jobs[job].total for job in jobs if job in found.jobs]
+    return in_gib(max(sizes)) if sizes else "-"
+
+
+def _memory_lines(found: MemoryPlan, rows: Iterable["Row"], here: Cluster) -> Iterator[str]:
+    """Of what the memory of a device consists; jobs with the same figures share a line."""
+    shared: dict[str, list[str]] = {}
+    for row in rows:
+        known = [found.jobs[job] for job in row.jobs if job in found.jobs]
+        if known:
+            largest = max(known, key=lambda memory: memory.total)
+            shared.setdefault(_memory_parts(largest), []).append(row.name)
+    if shared:
+        device = "GPU" if here.gpus else "CPU worker"
+        limit = f" of {in_gib(found.limit)}" if found.limit else ""
+        yield f"memory of each {device}{limit}, without workspace of kernels and the driver:"
+    for line, names in shared.items():
+        yield f"  {', '.join(names)}: {line}"
+
+
+def _memory_parts(memory: Memory) -> str:
+    parts = [f"{name} {in_gib(size)}" for name, size in memory.parts.items() if size]
+    cut = f" of {memory.share:,}" if memory.samples < memory.share else ""
+    return f"{', '.join(parts)} ({memory.samples:,}{cut} samples at once)"
 
 
 def _hours(found: Estimate, here: Cluster) -> str:

@@ -16,6 +16,7 @@ from slimctl.jobs.search.propose import candidates
 from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.pipeline.pipeline import Pipeline
 from slimctl.orchestrator.planning.graph import Graph
+from slimctl.orchestrator.planning.memory import MemoryPlan
 
 if TYPE_CHECKING:
     from slimctl.orchestrator.planning.plan import RunPlan
@@ -161,8 +162,8 @@ def _work_of(
     )
 
 
-def plan_json(plan: "RunPlan", found: Estimate) -> dict[str, Any]:
-    """The plan as plain data, with each job's cost and the totals."""
+def plan_json(plan: "RunPlan", found: Estimate, memory: MemoryPlan | None = None) -> dict[str, Any]:
+    """The plan as plain data, with each job's cost and memory, and the totals."""
     data = plan.model_dump(mode="json")
     for job in data["jobs"]:
         work = found.work.get(job["name"])
@@ -171,6 +172,7 @@ def plan_json(plan: "RunPlan", found: Estimate) -> dict[str, Any]:
             "macs": work and work.macs,
             "pflop": found.pflop(job["name"]),
             "gpu_hours": found.gpu_hours(job["name"]),
+            "memory": memory.as_json(job["name"]) if memory else None,
         }
     data["estimate"] = {
         "tflops": found.tflops,

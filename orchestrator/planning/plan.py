@@ -1,7 +1,7 @@
 """What a submission would do, as data: per job reuse, resume or run, and why. Pure reading."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import SweepReport
-from slimctl.jobs.base.cluster import Resources
+from slimctl.jobs.base.cluster import Cluster, Resources
 from slimctl.jobs.base.errors import DamagedArtifact
 from slimctl.jobs.base.keys import split_id
 from slimctl.jobs.base.registry import kind_of
@@ -24,6 +24,7 @@ from slimctl.orchestrator.pipeline.pipeline import Pipeline, resolve
 from slimctl.orchestrator.pipeline.references import named_outside
 from slimctl.orchestrator.planning.estimate import Estimate, estimate, is_open
 from slimctl.orchestrator.planning.graph import Graph, identities, preflight
+from slimctl.orchestrator.planning.memory import MemoryPlan, memory_plan
 
 SQLITE = "sqlite:///"
 Action = Literal["reuse", "resume", "run", "blocked"]
@@ -103,7 +104,10 @@ class Forecast:
     warnings: Sequence[Problem]
     """What would say little although nothing is wrong, such as a FID of few samples."""
     missing: Sequence[Mistake]
-    """Files that a draft names and that are not there; their jobs could not be looked at."""
+    """Files that a draft names and that are not there, whose jobs could not be looked at, and jobs
+    that no device holds."""
+    memory: MemoryPlan = field(default_factory=MemoryPlan)
+    """What each job takes of each device."""
 
     @property
     def jobs(self) -> Sequence[PlannedJob]:
@@ -125,12 +129,20 @@ def check(pipeline: Pipeline) -> list[Problem]:
     return warnings(resolved, graph, preflight(resolved, graph))
 
 
-def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
+def plan(
+    pipeline: Pipeline,
+    *,
+    tflops: float | None = None,
+    cluster: Cluster | None = None,
+    device_bytes: int | None = None,
+) -> Forecast:
     """What `submit` would do with each job, and what it would cost; starts nothing.
 
     Args:
         pipeline: what to run; its storage decides what is there already.
         tflops: rate of one GPU in 1e12 operations per second, for its hours; None = not known.
+        cluster: devices that it would run on, for the memory of each; None = one CPU.
+        device_bytes: memory of the smallest of its GPUs; None = not known.
 
     Raises:
         PipelineProblems: all mistakes at once.
@@ -146,7 +158,9 @@ def plan(pipeline: Pipeline, *, tflops: float | None = None) -> Forecast:
         unread = [resolved.made.owner(name) for name, known in facts.items() if is_open(known)]
         facts = preflight(resolved, graph, unread) if unread else facts
     cost = estimate(resolved, graph, facts, made, tflops)
-    return Forecast(made, cost, warnings(resolved, graph, facts), missing)
+    memory = memory_plan(resolved, graph, facts, cluster or Cluster(cpus=1), device_bytes)
+    said = [*warnings(resolved, graph, facts), *memory.warnings(resolved)]
+    return Forecast(made, cost, said, [*missing, *memory.mistakes(resolved)], memory)
 
 
 def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:

@@ -12,10 +12,10 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from slimctl.jobs.base.cluster import Cluster, NodeSize
 from slimctl.jobs.base.drain import draining
@@ -28,6 +28,7 @@ KNOCK_S = 5.0
 RAY_LISTENER = "ray_listen_error_messages"
 """Name of the thread that prints what Ray's daemons report."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+Answer = TypeVar("Answer")
 NVML = "libnvidia-ml.so.1"
 """NVIDIA's own library, which every driver brings; Ray counts GPUs by it, too."""
 
@@ -235,18 +236,54 @@ def devices_here() -> Cluster:
     return Cluster(cpus=cpus, gpus=_visible(_gpus()))
 
 
+def gpu_bytes_here() -> int | None:
+    """Memory of the smallest NVIDIA GPU of this machine; None without one."""
+    return min(_ask_driver(_sizes, list[int]()), default=None)
+
+
 def _gpus() -> int:
     """Number of NVIDIA GPUs; 0 without a driver."""
+    return _ask_driver(_count, 0)
+
+
+def _ask_driver(question: Callable[[Any], Answer], otherwise: Answer) -> Answer:
+    """The answer of NVIDIA's library; `otherwise` without a driver, or one that has none."""
     try:
         library = ctypes.CDLL(NVML)
-        count = ctypes.c_uint()
         if library.nvmlInit_v2() != 0:
-            return 0
-        found = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+            return otherwise
+        answer = question(library)
         library.nvmlShutdown()
-    except (OSError, AttributeError):  # no driver, or one without these functions
-        return 0
+    except (OSError, AttributeError):
+        return otherwise
+    return answer
+
+
+def _count(library: Any) -> int:
+    count = ctypes.c_uint()
+    found = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
     return count.value if found else 0
+
+
+class _Memory(ctypes.Structure):
+    """NVML's nvmlMemory_t, bytes."""
+
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+def _sizes(library: Any) -> list[int]:
+    """Bytes of each GPU that answers."""
+    sizes = []
+    for number in range(_count(library)):
+        handle, memory = ctypes.c_void_p(), _Memory()
+        known = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(handle))
+        if known == 0 and library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
+            sizes.append(int(memory.total))
+    return sizes
 
 
 def _visible(gpus: int) -> int:

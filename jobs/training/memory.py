@@ -1,0 +1,185 @@
+"""What a training takes of each device: a function of its spec and of what is known of its inputs.
+
+Counted are the weights, and three times as much for gradient and moments, the average, the score
+network with the same of its own, frozen networks, the data that stays on the device, and what a
+step keeps on its way, traced at the micro-batch. Micro-batches are halved until the estimate fits,
+as the training does where the memory does not suffice.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.memory import Memory
+from slimctl.jobs.training.distances import ImageDistance, distance_bytes, distance_weight_bytes
+from slimctl.models.networks.memory import FLOAT, Evaluation, evaluation_bytes, weight_bytes
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
+
+if TYPE_CHECKING:
+    from slimctl.jobs.training.spec import TrainingSpec
+
+PIXEL = 2
+"""Bytes of a number of a pair's image."""
+NOISE_BYTES = 2**30
+"""Noise of pairs up to this size is kept on the device."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network that answers without a gradient."""
+
+    network: NetworkSpec
+    batch: int
+    """Samples of all workers that it answers for at once."""
+    beside: bool
+    """Whether what the student keeps for its gradient is there meanwhile."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a kind of training has on a device.
+
+    Args:
+        network: of the student.
+        image: what it makes.
+        batch: samples of all workers that the student is evaluated on at once.
+        frozen: networks that only answer.
+        score_network: trained beside the student.
+        score_batch: samples of all workers that this is evaluated on at once.
+        distance: between images, of all samples in `batch`.
+        data: bytes of data that stay on the device.
+        copies: further copies of the student's weights, to score them.
+    """
+
+    network: NetworkSpec
+    image: ImageShape
+    batch: int
+    frozen: tuple[Frozen, ...] = ()
+    score_network: NetworkSpec | None = None
+    score_batch: int = 0
+    distance: ImageDistance | None = None
+    data: int = 0
+    copies: int = 0
+
+
+def training_memory(
+    spec: "TrainingSpec", load: Load, cluster: Cluster, limit: int | None
+) -> Memory:
+    """Memory of a device of a training, at the largest micro-batch that fits.
+
+    Args:
+        spec: of the training.
+        load: what its kind has on a device.
+        cluster: decides the number of workers, and whether they are GPUs.
+        limit: bytes of a device; None = not known, so that nothing is cut.
+    """
+    device = _Device(spec, load, spec.layout(cluster)[0], on_gpu=cluster.gpus > 0)
+    most = device.share
+    asked = most if spec.micro_batch == "auto" else min(most, spec.micro_batch)
+    found = device.at(asked)
+    if found.fits(limit) or limit is None:
+        return found
+    for samples in _halvings(asked, found, limit):
+        found = device.at(samples)
+        if found.fits(limit):
+            break
+    return found
+
+
+def _halvings(samples: int, found: Memory, limit: int) -> list[int]:
+    """Smaller micro-batches to look at, largest first: none that plainly do not fit."""
+    each = (found.total - found.lasting) / samples
+    smaller = [max(1, samples >> times) for times in range(1, samples.bit_length())]
+    hopeful = [n for n in smaller if found.lasting + 0.7 * each * n <= limit]
+    return hopeful or smaller[-1:]
+
+
+@dataclass(frozen=True)
+class _Device:
+    """One device of a training."""
+
+    spec: "TrainingSpec"
+    load: Load
+    workers: int
+    on_gpu: bool
+
+    @property
+    def share(self) -> int:
+        """Samples of batch_size."""
+        return self.spec.batch_size // self.workers
+
+    def at(self, samples: int) -> Memory:
+        """Its memory at a micro-batch of so many samples."""
+        parts = self._lasting()
+        lasting = sum(parts.values())
+        fullest = self._fullest(-(-self.share // samples))
+        parts["activations"] = max(0, fullest - parts["gradients"])
+        return Memory(parts, samples, self.share, lasting)
+
+    @property
+    def _own(self) -> int:
+        """Bytes of the student's weights."""
+        return weight_bytes(self.load.network, self.load.image)
+
+    @property
+    def _score(self) -> int:
+        """Bytes of the score network's weights."""
+        network = self.load.score_network
+        return 0 if network is None else weight_bytes(network, self.load.image)
+
+    def _lasting(self) -> dict[str, int]:
+        """What is there throughout, with all gradients."""
+        load = self.load
+        frozen = dict.fromkeys(each.network for each in load.frozen)
+        trained = self._own + self._score
+        return {
+            "weights": self._own,
+            "gradients": trained,
+            "moments": 2 * self._own,
+            "average": (1 + load.copies) * self._own,
+            "exchange": trained if self.workers > 1 else 0,  # the buckets of DDP
+            "score network": 3 * self._score,
+            "frozen networks": sum(weight_bytes(each, load.image) for each in frozen)
+            + distance_weight_bytes(load.distance),
+            "data": load.data,
+        }
+
+    def _fullest(self, pieces: int) -> int:
+        """Bytes of activations and gradients at the fullest moment of a step."""
+        load = self.load
+        student = self._evaluation(load.network, load.batch, pieces, gradient=True)
+        student += distance_bytes(load.distance, load.image, self._rows(load.batch, pieces))
+        answers = [
+            (each.beside, self._evaluation(each.network, each.batch, pieces, gradient=False))
+            for each in load.frozen
+        ]
+        beside = max((size for is_beside, size in answers if is_beside), default=0)
+        moments = [student + beside, *(size for is_beside, size in answers if not is_beside)]
+        if load.score_network is not None:
+            other = self._evaluation(load.score_network, load.score_batch, pieces, gradient=True)
+            moments = [self._score + max(moments), self._own + other]
+        return max(moments)
+
+    def _rows(self, batch: int, pieces: int) -> int:
+        return max(1, math.ceil(batch / self.workers / pieces))
+
+    def _evaluation(self, network: NetworkSpec, batch: int, pieces: int, *, gradient: bool) -> int:
+        low = self.on_gpu and self.spec.precision in ("auto", "bfloat16")
+        how = Evaluation(
+            batch=self._rows(batch, pieces), gradient=gradient, bfloat16=low and gradient
+        )
+        return evaluation_bytes(network, self.load.image, how)
+
+
+def image_bytes(image: ImageShape, count: int | None) -> int:
+    """Bytes of a data set's images, which all stay on the device; 0 where it is not known."""
+    return (count or 0) * image.channels * image.size**2
+
+
+def pair_bytes(image: ImageShape, count: int | None) -> int:
+    """Bytes of pairs on the device where they fit: images in 16 bits, noise that is kept."""
+    numbers = image_bytes(image, count)
+    noise = FLOAT * numbers
+    return PIXEL * numbers + (noise if noise <= NOISE_BYTES else 0)

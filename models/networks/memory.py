@@ -1,0 +1,84 @@
+"""What a network takes of a device's memory, found without a device.
+
+Weights, gradients and moments are counted; what an evaluation keeps on its way is traced: the
+network runs on the meta device, where tensors have shapes and no numbers, and the bytes alive at
+once are added up. bfloat16 is what autocast makes of it on a GPU: products in bfloat16, norms in
+float32. Attention is a fused kernel, which keeps no matrix of pixels times pixels. Not in it: the
+workspace of convolutions, what an allocator cannot use, and what the driver takes.
+
+A trace takes about a second, so it is kept in the user's cache folder for as long as the code of
+the networks and torch are the same.
+"""
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import Field
+
+from slimctl.models.networks.size import network_size
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape, Spec
+from slimctl.models.user_cache import kept
+
+FLOAT = 4
+"""Bytes of a number."""
+FILE = "network_memory.json"
+
+
+class Evaluation(Spec):
+    """One way to run a network on a batch."""
+
+    batch: int = Field(ge=1)
+    """Images at once."""
+    gradient: bool
+    """Whether the gradient in its weights follows, as in training."""
+    bfloat16: bool = False
+    """Whether products are in bfloat16."""
+
+
+@cache
+def weight_bytes(network: NetworkSpec, image: ImageShape) -> int:
+    """Bytes of a network's parameters in float32."""
+    return FLOAT * network_size(network, image).parameters
+
+
+@cache
+def evaluation_bytes(network: NetworkSpec, image: ImageShape, evaluation: Evaluation) -> int:
+    """Most bytes alive at once in an evaluation, beside weights and images.
+
+    With a gradient that of the weights counts as it comes to be.
+
+    Raises:
+        ValueError: the network cannot be built for images of that shape.
+    """
+
+    def trace() -> int:
+        from slimctl.models.memory_trace import trace_network  # noqa: PLC0415
+
+        batch, gradient, bfloat16 = evaluation.batch, evaluation.gradient, evaluation.bfloat16
+        return trace_network(network, image, batch, gradient=gradient, bfloat16=bfloat16)
+
+    asked = [each.model_dump_json() for each in (network, image, evaluation)]
+    return kept(FILE, "".join([*asked, code_of(Path(__file__).parent)]), trace)
+
+
+@cache
+def lpips_bytes(image: ImageShape, batch: int, size: int | None) -> int:
+    """Most bytes alive at once in an LPIPS distance and its gradient, beside weights and images."""
+
+    def trace() -> int:
+        from slimctl.models.memory_trace import trace_lpips  # noqa: PLC0415
+
+        return trace_lpips(image, batch, size)
+
+    code = code_of(Path(__file__).parents[1] / "perceptual")
+    return kept(FILE, f"lpips {image} {batch} {size} {code}", trace)
+
+
+@cache
+def code_of(folder: Path) -> str:
+    """What a trace depends on besides its arguments: the code in a folder, and torch."""
+    content = b"".join(file.read_bytes() for file in sorted(folder.rglob("*.py")))
+    return f"{hashlib.sha256(content).hexdigest()} torch {version('torch')}"
