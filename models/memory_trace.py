@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -33,12 +33,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
-        self._now = 0
+        self.now = 0
         self._alive: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
     def __torch_dispatch__(
         self,
@@ -51,7 +47,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for each in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(each, torch.Tensor):
                 self._count(each.untyped_storage())
-        self.most = max(self.most, self._now)
+        self.most = max(self.most, self.now)
         return made
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -59,10 +55,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number, size = id(storage), storage.nbytes()
         if number in self._alive:
             return
-        self._now += size
+        self.now += size
 
         def gone(_: object) -> None:
-            self._now -= size
+            self.now -= size
             del self._alive[number]
 
         self._alive[number] = weakref.ref(storage, gone)
@@ -119,7 +115,8 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        batch, heads, rows, _ = query.shape
+        output = query.new_empty((batch, rows, heads, value.shape[-1])).transpose(1, 2)
         ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]).float())
         return output
 
@@ -130,26 +127,32 @@ class _Fused(torch.autograd.Function):
 
 def trace_network(
     network: NetworkSpec, image: ImageShape, batch: int, *, gradient: bool, bfloat16: bool
-) -> int:
-    """Most bytes alive at once in an evaluation; see `networks.memory.evaluation_bytes`."""
+) -> tuple[int, int]:
+    """Most bytes alive at once in an evaluation, and those that are kept for its gradient.
+
+    See `networks.memory.evaluation_bytes`.
+    """
     module = build_on_meta(network, image).train(gradient)
     xt = torch.empty(batch, image.channels, image.size, image.size, device="meta")
     label = torch.empty(batch, dtype=torch.int64, device="meta") if image.classes else None
     t = torch.empty(batch, device="meta")
-    with torch.set_grad_enabled(gradient), LiveBytes() as live:
+    live = LiveBytes()
+    with torch.set_grad_enabled(gradient), live:
         with FusedAttention(), Autocast(on=bfloat16):
             output = module(xt, t, label).float()
+        keeps = live.now
         if gradient:
             (output - xt).square().mean().backward()
-    return live.most
+    return live.most, keeps
 
 
-def trace_lpips(image: ImageShape, batch: int, size: int | None) -> int:
+def trace_lpips(image: ImageShape, batch: int, size: int | None) -> tuple[int]:
     """Most bytes alive at once in an LPIPS distance and its gradient in the first image."""
     with torch.device("meta"):
         network = LPIPS(size).requires_grad_(requires_grad=False)
         images = torch.empty(2, batch, image.channels, image.size, image.size)
     made = images[0].requires_grad_()
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         network(made, images[1]).mean().backward()
-    return live.most
+    return (live.most,)

@@ -24,19 +24,19 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"slimctl-{os.getuid()}"
 
 
-def kept(name: str, identity: str, make: Callable[[], int]) -> int:
-    """A number that a file of the cache has under an identity, else made and added to the file.
+def kept(name: str, identity: str, make: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    """Numbers that a file of the cache has under an identity, else made and added to the file.
 
     Args:
         name: of the file.
-        identity: all that the number depends on.
-        make: makes it.
+        identity: all that the numbers depend on.
+        make: makes them.
     """
     path = cache_folder() / name
     key = hashlib.sha256(identity.encode()).hexdigest()[:24]
     known = _read(path).get(key)
-    if isinstance(known, int):
-        return known
+    if isinstance(known, list) and all(isinstance(number, int) for number in known):
+        return tuple(known)
     found = make()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,8 @@ class Resources(Spec):
     """GPUs in all, with those that are there; 0 = those that are there."""
     gpus_per_node: int | None = Field(default=None, ge=1, strict=True)
     """Of the nodes that are to come; null = as many as the largest node has, else all on one."""
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    """Memory of the smallest GPU, GiB, that jobs must fit; null = that of GPUs of this machine."""
 
 
 @dataclass(frozen=True)

@@ -53,5 +53,5 @@ def sampling_memory(
         return None
     how = Evaluation(batch=batch, gradient=False, bfloat16=bfloat16)
     weights = weight_bytes(network, image)
-    parts = {"weights": weights, "activations": evaluation_bytes(network, image, how)}
+    parts = {"weights": weights, "activations": evaluation_bytes(network, image, how)[0]}
     return Memory(parts, batch, batch, weights)

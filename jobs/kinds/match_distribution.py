@@ -230,6 +230,8 @@ class MatchDistribution(PartTrainingSpec):
         if image is None or network is None or teacher is None or fake is None:
             return None
         judged = self.adversarial is not None
+        batches = 1 + judged + (self.adversarial_time is not None)
+        both = isinstance(self.objective, (SiDObjective, UIDObjective))
         pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
         data = pair_bytes(image, inputs["pairs"].count) if self.pairs else 0
         return Load(
@@ -238,7 +240,9 @@ class MatchDistribution(PartTrainingSpec):
             self.batch_size + pairs,
             (Frozen(teacher, self.batch_size, beside=True),),
             fake,
-            self.batch_size * (2 if judged else 1),
+            self.batch_size * batches,
+            (teacher, fake) if both else (fake,) if judged else (),
+            self.batch_size,
             self.distance,
             data + (image_bytes(image, inputs["data"].count) if judged else 0),
             copies=2,

@@ -48,6 +48,8 @@ class Load:
         frozen: networks that only answer.
         score_network: trained beside the student.
         score_batch: samples of all workers that this is evaluated on at once.
+        through: networks whose answers together pass a gradient on to the student's images.
+        through_batch: samples of all workers that they answer for.
         distance: between images, of all samples in `batch`.
         data: bytes of data that stay on the device.
         copies: further copies of the student's weights, to score them.
@@ -59,6 +61,8 @@ class Load:
     frozen: tuple[Frozen, ...] = ()
     score_network: NetworkSpec | None = None
     score_batch: int = 0
+    through: tuple[NetworkSpec, ...] = ()
+    through_batch: int = 0
     distance: ImageDistance | None = None
     data: int = 0
     copies: int = 0
@@ -149,23 +153,28 @@ class _Device:
     def _fullest(self, pieces: int) -> int:
         """Bytes of activations and gradients at the fullest moment of a step."""
         load = self.load
-        student = self._evaluation(load.network, load.batch, pieces, gradient=True)
-        student += distance_bytes(load.distance, load.image, self._rows(load.batch, pieces))
-        answers = [
-            (each.beside, self._evaluation(each.network, each.batch, pieces, gradient=False))
-            for each in load.frozen
+        student, keeps = self._evaluation(load.network, load.batch, pieces, gradient=True)
+        distance = distance_bytes(load.distance, load.image, self._rows(load.batch, pieces))
+        moments = [student, keeps + distance]
+        for each in load.frozen:
+            answer, _ = self._evaluation(each.network, each.batch, pieces, gradient=False)
+            moments.append(answer + (keeps + distance if each.beside else 0))
+        passing = [
+            self._evaluation(each, load.through_batch, pieces, gradient=True)[1]
+            for each in load.through
         ]
-        beside = max((size for is_beside, size in answers if is_beside), default=0)
-        moments = [student + beside, *(size for is_beside, size in answers if not is_beside)]
-        if load.score_network is not None:
-            other = self._evaluation(load.score_network, load.score_batch, pieces, gradient=True)
-            moments = [self._score + max(moments), self._own + other]
-        return max(moments)
+        moments.append(keeps + sum(passing))
+        if load.score_network is None:
+            return max(moments)
+        trained, _ = self._evaluation(load.score_network, load.score_batch, pieces, gradient=True)
+        return max(self._score + max(moments), self._own + trained)
 
     def _rows(self, batch: int, pieces: int) -> int:
         return max(1, math.ceil(batch / self.workers / pieces))
 
-    def _evaluation(self, network: NetworkSpec, batch: int, pieces: int, *, gradient: bool) -> int:
+    def _evaluation(
+        self, network: NetworkSpec, batch: int, pieces: int, *, gradient: bool
+    ) -> tuple[int, int]:
         low = self.on_gpu and self.spec.precision in ("auto", "bfloat16")
         how = Evaluation(
             batch=self._rows(batch, pieces), gradient=gradient, bfloat16=low and gradient

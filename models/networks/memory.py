@@ -45,36 +45,40 @@ def weight_bytes(network: NetworkSpec, image: ImageShape) -> int:
 
 
 @cache
-def evaluation_bytes(network: NetworkSpec, image: ImageShape, evaluation: Evaluation) -> int:
-    """Most bytes alive at once in an evaluation, beside weights and images.
+def evaluation_bytes(
+    network: NetworkSpec, image: ImageShape, evaluation: Evaluation
+) -> tuple[int, int]:
+    """Bytes of an evaluation beside weights and images: at once at most, and kept for a gradient.
 
-    With a gradient that of the weights counts as it comes to be.
+    The most counts the gradient of the weights as it comes to be.
 
     Raises:
         ValueError: the network cannot be built for images of that shape.
     """
 
-    def trace() -> int:
+    def trace() -> tuple[int, ...]:
         from slimctl.models.memory_trace import trace_network  # noqa: PLC0415
 
         batch, gradient, bfloat16 = evaluation.batch, evaluation.gradient, evaluation.bfloat16
         return trace_network(network, image, batch, gradient=gradient, bfloat16=bfloat16)
 
     asked = [each.model_dump_json() for each in (network, image, evaluation)]
-    return kept(FILE, "".join([*asked, code_of(Path(__file__).parent)]), trace)
+    most, keeps = kept(FILE, "".join([*asked, code_of(Path(__file__).parent)]), trace)
+    return most, keeps
 
 
 @cache
 def lpips_bytes(image: ImageShape, batch: int, size: int | None) -> int:
     """Most bytes alive at once in an LPIPS distance and its gradient, beside weights and images."""
 
-    def trace() -> int:
+    def trace() -> tuple[int, ...]:
         from slimctl.models.memory_trace import trace_lpips  # noqa: PLC0415
 
         return trace_lpips(image, batch, size)
 
     code = code_of(Path(__file__).parents[1] / "perceptual")
-    return kept(FILE, f"lpips {image} {batch} {size} {code}", trace)
+    (most,) = kept(FILE, f"lpips {image} {batch} {size} {code}", trace)
+    return most
 
 
 @cache

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.cluster import Cluster, Resources
 from slimctl.jobs.base.facts import Facts
-from slimctl.jobs.base.memory import Memory, in_gib
+from slimctl.jobs.base.memory import GIB, Memory, in_gib
 from slimctl.jobs.search.spec import SearchSpec
 from slimctl.orchestrator.pipeline.diagnostics import Mistake, Problem, field_path
 from slimctl.orchestrator.pipeline.pipeline import Pipeline
@@ -74,6 +74,13 @@ class MemoryPlan:
 
     def _fix(self, job: str) -> str:
         return ", ".join([*self.jobs[job].remedies, FIX])
+
+
+def device_limit(resources: Resources | None, here: int | None) -> int | None:
+    """Bytes of the smallest GPU: as the pipeline says, else of this machine; None = not known."""
+    if resources is not None and resources.gpu_memory_gib is not None:
+        return int(resources.gpu_memory_gib * GIB)
+    return here
 
 
 def memory_plan(

@@ -2,19 +2,21 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, SlimError, UserError
+from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.pipeline.diagnostics import Problem, warnings
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, resolve, to_yaml
 from slimctl.orchestrator.planning.estimate import with_work
 from slimctl.orchestrator.planning.graph import Graph, preflight
+from slimctl.orchestrator.planning.memory import MemoryPlan, device_limit, memory_plan
 from slimctl.orchestrator.planning.plan import RunPlan, as_event, make_plan
-from slimctl.orchestrator.running.cluster import connect
+from slimctl.orchestrator.running.cluster import connect, devices_here, gpu_bytes_here
 from slimctl.orchestrator.running.launcher import NAMESPACE
 from slimctl.orchestrator.running.preconditions import (
     check_devices,
@@ -104,15 +106,29 @@ def submit(
     check_ready(store, address, on_wait)
     due = [job.name for job in made.jobs if job.action != "reuse"]
     facts = preflight(resolved, graph, due)
+    memory = _memory(resolved, graph, facts, address)
+    resolved.tell(memory.mistakes(resolved))
     run = new_run_id(made.name)
     save_pipeline(store.blobs, run, to_yaml(resolved))
     if on_plan:
         on_plan(made, run)
     if on_warnings:
-        on_warnings(warnings(resolved, graph, facts, frozenset(due)))
+        said = warnings(resolved, graph, facts, frozenset(due))
+        on_warnings([*said, *memory.warnings(resolved)])
     made = with_work(made, resolved, graph, facts)
     ended = start(run, made, address=address, detach=detach, listener=listener, on_wait=on_wait)
     return replace(ended, pipeline=pipeline)
+
+
+def _memory(
+    pipeline: Pipeline, graph: Graph, facts: Mapping[str, Facts], address: str | None
+) -> MemoryPlan:
+    """What jobs take of each device; nothing where no memory of a GPU is known."""
+    limit = device_limit(pipeline.resources, gpu_bytes_here() if address is None else None)
+    if limit is None:
+        return MemoryPlan()
+    cluster = devices_here().expecting(pipeline.resources)
+    return memory_plan(pipeline, graph, facts, cluster, limit)
 
 
 def say_nothing(text: str) -> None:

@@ -20,6 +20,7 @@ from slimctl.orchestrator.running.cluster import (
     connect,
     describe_cluster,
     devices_here,
+    gpu_bytes_here,
 )
 from slimctl.orchestrator.running.launcher import NAMESPACE
 
@@ -317,3 +318,21 @@ def test_the_count_is_passed_by_reference():
     count = ctypes.c_uint()
     assert library(7).nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
     assert count.value == 7
+
+
+@pytest.mark.parametrize(("sizes", "smallest"), [((80, 40), 40), ((), None), (None, None)])
+def test_the_smallest_gpu_says_how_much_fits(machine, sizes, smallest):
+    found = None if sizes is None else library(len(sizes))
+
+    def handle(number, by_reference):
+        by_reference._obj.value = number.value + 1
+        return 0
+
+    def memory(of, by_reference):
+        by_reference._obj.total = sizes[of.value - 1]
+        return 0
+
+    if found is not None:
+        found.nvmlDeviceGetHandleByIndex_v2, found.nvmlDeviceGetMemoryInfo = handle, memory
+    machine(found)
+    assert gpu_bytes_here() == smallest
