@@ -4,9 +4,26 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 BUCKET = "bucket"
+
+
+@contextmanager
+def counted_requests() -> Iterator[list[tuple[str, str]]]:
+    """Method and path of every request that reaches a server of this process meanwhile."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
+    asked: list[tuple[str, str]] = []
+    answer = DomainDispatcherApplication.__call__
+
+    def counting(app: Any, environ: dict[str, Any], start: Any) -> Any:
+        asked.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        return answer(app, environ, start)
+
+    with patch.object(DomainDispatcherApplication, "__call__", counting):
+        yield asked
 
 
 @contextmanager

@@ -189,8 +189,8 @@ def read_labels(store: Store, pairs: PairSet) -> Tensor | None:
 def _read(store: Store, pairs: PairSet, name: str) -> Tensor:
     """One kind of tensor of all shards, without reading the others or holding two copies."""
     made: Tensor | None = None
-    for number, shard in enumerate(pairs.shards):
-        with safe_open(store.shard(shard), "pt") as file:
+    for number, path in enumerate(store.shards(pairs.shards)):
+        with safe_open(path, "pt") as file:
             part = file.get_tensor(name)
         if made is None:
             made = torch.empty((pairs.count, *part.shape[1:]), dtype=part.dtype)
@@ -219,7 +219,7 @@ class ShardRows:
         numbers = pairs.image.channels * pairs.image.size**2
         self._row_bytes = self._dtype.itemsize * numbers
         self._shard_size = pairs.shard_size
-        self._paths = [store.shard(shard) for shard in pairs.shards]
+        self._paths = store.shards(pairs.shards)
         self._starts = [_start_of(tensor, path, self._shape) for path in self._paths]
 
     def read(self, index: Tensor) -> Tensor:

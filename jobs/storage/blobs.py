@@ -5,17 +5,20 @@ A local write goes to a temporary name and is renamed; an object store's put is 
 
 import contextlib
 import copy
+import hashlib
 import os
 import shutil
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
+from slimctl.jobs.storage.copies import WrongContent, own_folder, verified_copy
 
 MAX_NAME = 1000
 """Characters of a name: S3 takes 1024 bytes."""
@@ -71,6 +74,17 @@ class Blobs(ABC):
             FileNotFoundError: there is no such blob.
         """
 
+    @abstractmethod
+    def verified(self, name: str, size: int, sha256: str) -> Path:
+        """A local path with the bytes of `name`, compared with their checksum.
+
+        Once by each process, or, of copies, by one process of the node for all.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+            WrongContent: its bytes are others.
+        """
+
     def exists(self, name: str) -> bool:
         """Whether there is such a blob."""
         return self.size(name) is not None
@@ -106,6 +120,7 @@ class LocalBlobs(Blobs):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
         self.uri = str(self.root)
+        self._verified: set[tuple[str, str]] = set()
 
     def _path(self, name: str) -> Path:
         return self.root / check_name(name)
@@ -181,6 +196,17 @@ class LocalBlobs(Blobs):
         path = self._path(name)
         if not path.is_file():
             raise FileNotFoundError(str(path))
+        return path
+
+    def verified(self, name: str, size: int, sha256: str) -> Path:
+        path = self.local(name)
+        if (found := path.stat().st_size) != size:
+            raise WrongContent(found)
+        if (name, sha256) not in self._verified:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise WrongContent(found)
+            self._verified.add((name, sha256))
         return path
 
     def below(self, prefix: str) -> "LocalBlobs":
@@ -261,8 +287,17 @@ class RemoteBlobs(Blobs):
         self.write(name, path.read_bytes())
         path.unlink()
 
+    def verified(self, name: str, size: int, sha256: str) -> Path:
+        copy = self._copy(name)
+        write = partial(LocalBlobs(copy.parent).write, copy.name)
+        return verified_copy(copy, size, sha256, partial(self.read, name), write)
+
+    def _copy(self, name: str) -> Path:
+        """Where the copy of a blob is on this node."""
+        return own_folder(self._cache) / self._path(name).lstrip("/")
+
     def local(self, name: str, *, fresh: bool = False) -> Path:
-        target = self._cache / self._path(name).lstrip("/")
+        target = self._copy(name)
         size = self.size(name)
         if size is None:
             raise FileNotFoundError(f"{self.uri}/{name}")

@@ -9,7 +9,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,10 +20,15 @@ from slimctl.jobs.base.artifacts import HANDLES, Handle, ShardFile
 from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.base.registry import handle_type, is_built_in, package_of
 from slimctl.jobs.storage.blobs import Blobs, LocalBlobs, open_blobs
+from slimctl.jobs.storage.copies import WrongContent
 from slimctl.models.spec import Spec
 
 MANIFEST = "artifact.json"
+AT_ONCE = 16
+"""Requests to the storage at a time: an object store takes tens of milliseconds to answer each."""
 HandleT = TypeVar("HandleT", bound=Handle)
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 State = Literal["absent", "damaged", "done"]
 
 
@@ -75,13 +81,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _at_once(function: Callable[[ItemT], ResultT], items: Collection[ItemT]) -> list[ResultT]:
+    """The results of a function that waits for the storage, in order; the first error ends it."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(AT_ONCE, len(items)), thread_name_prefix="storage") as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _unlike(name: str, found: int | None, size: int, owner: str) -> DamagedArtifact:
+    """The error of a blob that is not there, or has another size."""
+    what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+    return DamagedArtifact(owner, f"{name} {what}", "submit again: it will be made again")
+
+
 class Store:
     """Artifacts of one storage: a path or any URI that pyarrow.fs opens."""
 
     def __init__(self, uri: str) -> None:
         self.blobs: Blobs = open_blobs(uri)
         self.uri = self.blobs.uri
-        self._verified: set[tuple[str, str]] = set()
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.uri,)
@@ -103,8 +127,8 @@ class Store:
         """Whether an artifact is there with all its files at their recorded sizes."""
         try:
             manifest = self.manifest(artifact_id)
-            for name, record in self.blobs_of(artifact_id, manifest).items() if manifest else ():
-                self._check_size(name, record.size, artifact_id)
+            blobs = self.blobs_of(artifact_id, manifest) if manifest else {}
+            _at_once(lambda one: self._check_size(one[0], one[1].size, artifact_id), blobs.items())
         except DamagedArtifact:
             return "damaged"
         return "absent" if manifest is None else "done"
@@ -152,10 +176,7 @@ class Store:
     def _check_size(self, name: str, size: int, artifact_id: str) -> None:
         found = self.blobs.size(name)
         if found != size:
-            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise DamagedArtifact(
-                artifact_id, f"{name} {what}", "submit again: it will be made again"
-            )
+            raise _unlike(name, found, size, artifact_id)
 
     def load(self, artifact_id: str, expected: type[HandleT]) -> HandleT:
         """The handle of a finished artifact.
@@ -212,8 +233,16 @@ class Store:
         record = manifest.files[name]
         return self.verified(f"artifacts/{handle.id}/{name}", record.size, record.sha256, handle.id)
 
+    def shards(self, shards: Sequence[ShardFile]) -> list[Path]:
+        """Local paths to shards whose checksums were compared; several are fetched at once.
+
+        Raises:
+            DamagedArtifact: the bytes are not what their pair set says.
+        """
+        return _at_once(self.shard, shards)
+
     def shard(self, shard: ShardFile) -> Path:
-        """A local path to a shard, checksum verified once per process.
+        """A local path to a shard whose checksum was compared.
 
         Raises:
             DamagedArtifact: the bytes are not what its pair set says.
@@ -226,20 +255,20 @@ class Store:
         Raises:
             DamagedArtifact: they are not; damaged bytes are removed.
         """
-        self._check_size(name, size, owner)
-        path = self.blobs.local(name)
-        if (name, sha256) not in self._verified:
-            if sha256_of(path) != sha256:
-                path = self.blobs.local(name, fresh=True)  # the copy may be of something older
-            if sha256_of(path) != sha256:
-                self.blobs.delete(name)  # so that the next plan sees that it is not there
-                raise DamagedArtifact(
-                    owner,
-                    f"{name} was not what it was when it was made, so it was removed",
-                    "submit again: only what is damaged is made again",
-                )
-            self._verified.add((name, sha256))
-        return path
+        try:
+            return self.blobs.verified(name, size, sha256)
+        except FileNotFoundError:
+            found = None
+        except WrongContent as error:
+            found = error.size
+        if found != size:
+            raise _unlike(name, found, size, owner)
+        self.blobs.delete(name)  # so that the next plan sees that it is not there
+        raise DamagedArtifact(
+            owner,
+            f"{name} was not what it was when it was made, so it was removed",
+            "submit again: only what is damaged is made again",
+        )
 
     def stage(self) -> Path:
         """A fresh local folder for the files of a result, on the storage's disk if it is local."""
