@@ -50,6 +50,8 @@ class Scheduler:
         self._settled: set[str] = set()
         """Finished, failed or blocked."""
         self._finished: set[str] = set()
+        self._passed: dict[str, int] = {}
+        """How often a job of the same devices was started while this one was the most urgent."""
         self.add(nodes)
 
     def add(self, nodes: Sequence[Node]) -> None:
@@ -83,16 +85,37 @@ class Scheduler:
         heapq.heappush(queue, (*self._rank[name], name))
 
     def next_startable(self) -> str | None:
-        """The most urgent ready job that fits beside the running ones. A job alone always fits."""
+        """The most urgent ready job that fits beside the running ones. A job alone always fits.
+
+        What the most urgent one of all needs is kept for it once others have passed it as often as
+        it needs devices: small jobs that follow each other would never leave it enough at once.
+        """
+        heads = self._heads()
+        if not heads:
+            return None
         cpus = self._there.cpus - sum(self._nodes[name].needs.cpus for name in self._running)
         gpus = self._there.gpus - self._gpus_taken()
+        first = heads[0]
+        if self._fits(first, cpus, gpus):
+            return first
+        needs = self._nodes[first].needs
+        if self._passed.get(first, 0) >= (needs.gpus or needs.cpus):
+            cpus = min(cpus, max(0, cpus - needs.cpus))
+            gpus = min(gpus, max(0, gpus - needs.gpus))
+        return next((name for name in heads[1:] if self._fits(name, cpus, gpus)), None)
+
+    def _heads(self) -> list[str]:
+        """The first job of each line that waits for nothing but devices, the most urgent first."""
         heads = []
         for needs, queue in self._queues.items():
             while queue and queue[0][-1] not in self._ready:  # it left the line in another way
                 heapq.heappop(queue)
-            fits = not self._running or (needs.cpus <= cpus and needs.gpus <= gpus)
-            heads += queue[:1] if fits and not self._is_to_come(needs) else []
-        return min(heads)[-1] if heads else None
+            heads += [] if self._is_to_come(needs) else queue[:1]
+        return [head[-1] for head in sorted(heads)]
+
+    def _fits(self, name: str, cpus: float, gpus: float) -> bool:
+        needs = self._nodes[name].needs
+        return not self._running or (needs.cpus <= cpus and needs.gpus <= gpus)
 
     def _gpus_taken(self) -> float:
         return sum(self._nodes[name].needs.gpus for name in self._running)
@@ -131,6 +154,10 @@ class Scheduler:
 
     def start(self, name: str) -> None:
         """Gives a ready job its devices."""
+        first = next(iter(self._heads()), name)
+        takes, needs = self._nodes[name].needs, self._nodes[first].needs
+        if first != name and (takes.gpus if needs.gpus else takes.cpus):
+            self._passed[first] = self._passed.get(first, 0) + 1
         self._ready.remove(name)
         self._running.add(name)
 

@@ -97,6 +97,24 @@ def test_a_small_job_passes_a_big_one_that_does_not_fit():
     assert start_all(plan) == ["b"]
 
 
+def test_a_big_job_is_not_passed_for_ever():
+    """A training of 8 GPUs beside a sweep whose trials follow each other on all of them."""
+    whole = Node("train", [], Needs(0, 8), flop=9.0)
+    trials = [Node(f"trial{at}", [], GPU) for at in range(60)]
+    plan = Scheduler(trials[:16], Cluster(cpus=99, gpus=16))
+    running = start_all(plan)
+    plan.add([whole, *trials[16:], Node("load", [], ONE)])
+    passed = 0
+    while "train" not in running:
+        plan.finish(running.pop(0))
+        started = start_all(plan)
+        passed += sum(name.startswith("trial") for name in started)
+        running += started
+    assert passed == 8
+    assert "load" in running, "what takes none of its devices goes on"
+    assert len(running) == 1 + 8 + 1
+
+
 def test_gpus_and_cpus_are_counted_apart():
     plan = scheduler(dict.fromkeys("abcd", ""), cpus=1, gpus=2, a=GPU, b=GPU, c=GPU)
     assert start_all(plan) == ["a", "b", "d"]
