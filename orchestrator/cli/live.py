@@ -141,7 +141,8 @@ class LiveView(View):
 
         now = time.time()
         width, height = self._console.size
-        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, height - 3)
+        room = height - 2 - bool(self.status.waiting)
+        rows, rest = _fitting(collapsed(self.status.jobs), self.status.jobs, room)
         table = Table(box=None, padding=(0, 1), show_header=False)
         for row in rows:
             jobs = [self.status.jobs[name] for name in row.jobs]
