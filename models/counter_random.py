@@ -75,6 +75,8 @@ class Stream(IntEnum):
     """Intermediate time s of the guided term."""
     SUBSET = 11
     """Choice of a subset, or a bootstrap draw, in a measurement."""
+    LABEL_DROPOUT = 12
+    """Whether a training sample's label is dropped."""
 
 
 def philox(key: tuple[int, int], counter: Words) -> Words:

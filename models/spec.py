@@ -6,6 +6,7 @@ so that the command line can read a pipeline in a fraction of a second. What ins
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,16 @@ SamplingPrecision = Literal[Precision, "float16"]
 with."""
 WHOLE_NUMBERS = 2**63
 """Whole numbers stay below: torch, numpy and every file format here keep 64 bits with a sign."""
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a field means for the key of a result; put it into `Annotated[...]`."""
+
+    meaning: str
+
+
+ADDED = Marker("came after results were made: at its default it leaves their keys as they were")
 
 
 class Spec(BaseModel):

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.registry import kind_of
-from slimctl.jobs.base.spec import ADDED, BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+from slimctl.jobs.base.spec import BY_CONTENT, GROWS, SPEED_ONLY, JobSpec
+from slimctl.models.spec import ADDED
 
 KEY_LENGTH = 24
 

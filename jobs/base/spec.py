@@ -5,7 +5,6 @@ never a wrong result.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
@@ -18,7 +17,7 @@ from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.base.refs import Ref, ref_types, takes_many
-from slimctl.models.spec import Spec
+from slimctl.models.spec import Marker, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,17 +26,9 @@ if TYPE_CHECKING:
     from slimctl.jobs.storage.store import Store
 
 
-@dataclass(frozen=True)
-class Marker:
-    """What a field means for the key of a result; put it into `Annotated[...]`."""
-
-    meaning: str
-
-
 SPEED_ONLY = Marker("changes how fast a result is made, not the result")
 BY_CONTENT = Marker("names files outside the store; they enter the key by content, not by path")
 GROWS = Marker("how many items of an endless series are wanted; kept out of the series' key")
-ADDED = Marker("came after results were made: at its default it leaves their keys as they were")
 
 Placement = Literal["shared", "own", "alone"]
 

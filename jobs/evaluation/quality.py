@@ -20,8 +20,9 @@ from slimctl.jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import fitted_solver
 from slimctl.jobs.base.turns import in_turns, measure_alone
@@ -67,6 +68,7 @@ class EvaluationSettings(Protocol):
     def neighbours(self) -> int: ...
     @property
     def manifold_samples(self) -> int: ...
+    def guided(self, handles: Handles) -> Guidance | None: ...
 
 
 @dataclass
@@ -107,7 +109,8 @@ def measure(
     store, seed, device = context.store, spec.seed or 0, torch.device(context.device)
     reference = _outside_reference(spec, features)
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
-    sampler = open_sampler(store, model, solver, device)
+    guidance = spec.guided(context.handles)
+    sampler = open_sampler(store, model, solver, device, guidance)
     extract = open_features(store, features, device, context.threads)
     real = measure_real(
         store, data, features, extract, spec.samples, spec.manifold_samples, reference
@@ -136,7 +139,7 @@ def measure(
     return QualityReport(
         model=model.id,
         model_type=_type_of(model),
-        solver=describe_solver(solver),
+        solver=describe_solver(solver) + (f", {guidance}" if guidance else ""),
         **take(evidence),
         protocol=_protocol(spec, data, features),
         fid_real_draws=len(real.floor),

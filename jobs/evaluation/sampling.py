@@ -10,7 +10,8 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.storage.flows import open_fleet, open_flow, open_network
+from slimctl.jobs.base.guidance import Guidance
+from slimctl.jobs.storage.flows import open_fleet, open_guided, open_network
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
@@ -38,13 +39,19 @@ def check_steps(model: Flow | Generator | Fleet, nfe: int | None) -> None:
 
 
 def open_sampler(
-    store: Store, model: Flow | Generator | Fleet, solver: SolverSpec | None, device: torch.device
+    store: Store,
+    model: Flow | Generator | Fleet,
+    solver: SolverSpec | None,
+    device: torch.device,
+    guidance: Guidance | None = None,
 ) -> Sampler:
-    """Opens a model of the store for sampling.
+    """Opens a model of the store for sampling; a flow may be guided.
 
     Raises:
-        UserError: a flow without a solver, or a generator with one.
+        UserError: a flow without a solver, a generator with one, or a model that cannot be guided.
     """
+    if guidance is not None and not isinstance(model, Flow):
+        raise UserError(model.id, "is no flow and cannot be guided", "leave guidance out")
     if takes_solver(model) and solver is None:
         raise UserError(model.id, "is a flow and needs a solver", "give a number of steps")
     if not takes_solver(model) and solver is not None:
@@ -54,7 +61,7 @@ def open_sampler(
     elif isinstance(model, Generator):
         flow = NetworkFlow(open_network(store, model, device), model.image, model.t_start)
     else:
-        flow = open_flow(store, model, device)
+        flow = open_guided(store, model, guidance, device)
     return Sampler(flow, solver, model.label_counts, device)
 
 

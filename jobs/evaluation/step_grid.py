@@ -7,7 +7,7 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Flow, StepGrid
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.solvers.base import solve
@@ -32,7 +32,7 @@ def fit_step_grid(context: JobContext, spec: "FitStepGrid", handle: Flow) -> Ste
     """
     torch.set_num_threads(context.threads)
     device = torch.device(context.device)
-    flow = open_flow(context.store, handle, device)
+    flow = open_guided(context.store, handle, spec.guided(context.handles), device)
 
     def start(first: int, count: int) -> tuple[Tensor, Tensor | None]:
         index = torch.arange(first, first + count, device=device)
@@ -64,7 +64,7 @@ def fit_step_grid(context: JobContext, spec: "FitStepGrid", handle: Flow) -> Ste
         image=handle.image,
         solver=solver,
         flow=handle.id,
-        nfe=len(solver.times),
+        nfe=flow.evaluations * len(solver.times),
         error_median=median,
         error_p90=p90,
         error_p99=p99,

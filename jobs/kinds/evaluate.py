@@ -20,6 +20,7 @@ from slimctl.jobs.base.cluster import FORWARD, Cluster, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.memory import Memory, sampling_memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
@@ -40,7 +41,7 @@ dimensions) 100 images are 7 % of the variance away from all 1797, 60 are 12 % a
 EXAMPLE = "solver: {kind: euler, steps: 50}"
 
 
-class Evaluate(SeededJobSpec):
+class Evaluate(GuidedJobSpec, SeededJobSpec):
     """Quality of a model's samples, and cost of its network.
 
     FID, KID, precision, recall, straightness, distance to the data; parameters, multiply-adds,
@@ -96,6 +97,7 @@ class Evaluate(SeededJobSpec):
             Facts(),
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
+            lambda: self.check_guidance(inputs, "model", self.model.job),
             lambda: self._check_images("model", model, data),
             lambda: self._check_images("features", features, data),
             lambda: self._check_intake(features, data.image),
@@ -135,7 +137,7 @@ class Evaluate(SeededJobSpec):
         if nfe is None:
             return None
         samples = self.samples * self.draws
-        flop = FORWARD * size.macs * nfe * samples
+        flop = FORWARD * size.macs * nfe * self.costs * samples
         notes = [assumed] if assumed else []
         if features.feature_macs is None:
             notes.append(f"the features of '{self.features.job}' are not counted")

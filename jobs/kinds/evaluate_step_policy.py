@@ -6,9 +6,9 @@ from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow, StepGrid, StepPolicy, StepReport, StepRow
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.spec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slimctl.models.steps.environment import Floats
 
 
-class EvaluateStepPolicy(JobSpec):
+class EvaluateStepPolicy(GuidedJobSpec):
     """Cost, error and return of a policy, of every fixed step and of adaptive solvers.
 
     Three bodies: test systems 0, 1, ..., every value of the action grid, the default 0.03, and the
@@ -64,8 +64,9 @@ class EvaluateStepPolicy(JobSpec):
                 context.warn(f"grid '{name}' was fitted to another flow, {grid.flow}")
         tolerance = self.tolerance or problem.reward.tolerance
         rows, returns = measure_flow(
-            context, policy, problem, flow, self.episodes, grids, tolerance
-        )
+            context, policy, problem, flow, self.guided(context.handles), self.episodes, grids,
+            tolerance,
+        )  # fmt: skip
         draw_pareto(rows, "RMS distance to the exact end", context.folder / "pareto.png")
         return self._report(policy, rows, returns, (), tolerance, ("pareto.png",))
 
@@ -125,6 +126,14 @@ class EvaluateStepPolicy(JobSpec):
         )
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
+        job = self.flow.job if self.flow else ""
+        return check_each(
+            Facts(),
+            lambda: self._check_policy(inputs),
+            lambda: self.check_guidance(inputs, "flow", job),
+        )
+
+    def _check_policy(self, inputs: "Mapping[str, Facts]") -> None:
         policy = inputs["policy"]
         if policy.problem == "flow" and self.flow is None:
             raise FieldError(
@@ -150,7 +159,6 @@ class EvaluateStepPolicy(JobSpec):
                 f"not {inputs['flow'].image}",
                 "measure it on the flow that it was trained on",
             )
-        return Facts()
 
     def _check_three_body(self) -> None:
         if self.grids:

@@ -7,12 +7,13 @@ from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow, StepGrid
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.facts import Facts, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SeededJobSpec
 
 
-class FitStepGrid(SeededJobSpec):
+class FitStepGrid(GuidedJobSpec, SeededJobSpec):
     """Times and weights that serve all samples of a flow, for `generate_pairs` and `evaluate`.
 
     Source:
@@ -45,4 +46,6 @@ class FitStepGrid(SeededJobSpec):
         return fit_step_grid(context, self, flow)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
-        return Facts(image=inputs["flow"].image, nfe=float(self.evaluations))
+        nfe = float(self.costs * self.evaluations)
+        made = Facts(image=inputs["flow"].image, nfe=nfe)
+        return check_each(made, lambda: self.check_guidance(inputs, "flow", self.flow.job))

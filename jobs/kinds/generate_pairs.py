@@ -6,8 +6,9 @@ from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Flow, Handle, PairSet, StepGrid, StepPolicy
 from slimctl.jobs.base.cluster import FORWARD, Cluster, Needs, Range, Work, range_mistake
-from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.guidance import Guidance, GuidedJobSpec
 from slimctl.jobs.base.memory import Memory, sampling_memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from slimctl.jobs.storage.store import Store
 
 
-class GeneratePairs(SeededJobSpec):
+class GeneratePairs(GuidedJobSpec, SeededJobSpec):
     """Noise from the seed, and where the flow takes it.
 
     The first n pairs of a seed are the same whatever `count` is: raising it makes the difference.
@@ -60,7 +61,8 @@ class GeneratePairs(SeededJobSpec):
         solver = context.input(self.solver) if isinstance(self.solver, Ref) else self.solver
         if isinstance(solver, StepPolicy) and solver.flow != flow.id:
             context.warn(f"policy {solver.id} was trained on another flow, {solver.flow}")
-        recipe = self._recipe(context.artifact_id, flow, _method(solver))
+        guidance = self.guided(context.handles)
+        recipe = self._recipe(context.artifact_id, flow, _method(solver), guidance)
         most = self.actors.max if isinstance(self.actors, Range) else 0
         actors = most or self.needs(context.cluster).parts
         whole = -(-self.count // self.shard_size) * self.shard_size
@@ -82,7 +84,11 @@ class GeneratePairs(SeededJobSpec):
         )
 
     def _recipe(
-        self, artifact_id: str, flow: Flow, solver: SolverSpec | StepPolicy
+        self,
+        artifact_id: str,
+        flow: Flow,
+        solver: SolverSpec | StepPolicy,
+        guidance: Guidance | None,
     ) -> "PairRecipe":
         from slimctl.jobs.pairs.shards import PairRecipe
 
@@ -94,6 +100,7 @@ class GeneratePairs(SeededJobSpec):
             shard_size=self.shard_size,
             batch_size=self._batch(),
             precision=self.precision,
+            guidance=guidance,
         )
 
     def recheck(
@@ -107,7 +114,8 @@ class GeneratePairs(SeededJobSpec):
         solver = inputs[self.solver.job] if isinstance(self.solver, Ref) else self.solver
         if isinstance(solver, Handle) and not isinstance(solver, (StepGrid, StepPolicy)):
             return [f"{solver.id} is nothing that solves a flow"]
-        recipe = self._recipe(handle.id, flow, _method(solver))
+        guidance = self.guided(Handles(store, handle.id, inputs))
+        recipe = self._recipe(handle.id, flow, _method(solver), guidance)
         return recheck_pairs(store, handle, recipe, count)
 
     def needs(self, cluster: Cluster) -> Needs:
@@ -135,6 +143,7 @@ class GeneratePairs(SeededJobSpec):
             self._check_norm,
             lambda: check_solver(self.solver, known.flow, self.flow.job),
             lambda: self._check_policy(inputs.get("solver"), known),
+            lambda: self.check_guidance(inputs, "flow", self.flow.job),
         )
 
     def _check_batch(self) -> None:
@@ -191,7 +200,7 @@ class GeneratePairs(SeededJobSpec):
         if nfe is None:
             return None
         made = -(-self.count // self.shard_size) * self.shard_size
-        flop = FORWARD * size.macs * nfe * made
+        flop = FORWARD * size.macs * nfe * self.costs * made
         said = [assumed] if assumed else []
         if made >= 2 * self.count:
             said.append(f"{made:,} pairs for {self.count:,}: shards are made whole (shard_size)")

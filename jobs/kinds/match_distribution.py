@@ -9,8 +9,8 @@ from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, Pa
 from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.spec import ADDED
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
@@ -35,6 +35,7 @@ from slimctl.models.flows.spec import (
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ADDED
 
 if TYPE_CHECKING:
     from slimctl.jobs.base.context import Handles
@@ -54,7 +55,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """What an objective's own paper or code sets, for the fields that are left out."""
 
 
-class MatchDistribution(PartTrainingSpec):
+class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     """A one-step generator whose samples follow the teacher's distribution.
 
     The student moves along the difference of the teacher and a score network, which learns the
@@ -206,6 +207,7 @@ class MatchDistribution(PartTrainingSpec):
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),
+            lambda: self.check_guidance(inputs, "teacher", self.teacher.job),
             lambda: require_weights(self.distance, made),
         )
 
@@ -262,7 +264,7 @@ class MatchDistribution(PartTrainingSpec):
         judged = self.adversarial is not None  # real images beside the student's, and a gradient
         batches = 1 + judged + (self.adversarial_time is not None)
         through = isinstance(self.objective, (SiDObjective, UIDObjective))
-        each = (THROUGH if through else FORWARD) * (teacher + fake)
+        each = (THROUGH if through else FORWARD) * (self.costs * teacher + fake)
         each += THROUGH * fake if judged else 0
         each += self.updates() * (FORWARD * made.macs + TRAINING * fake * batches)
         flop = made.flop + each * self.steps * self.batch_size

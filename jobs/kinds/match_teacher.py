@@ -6,6 +6,7 @@ from slimctl.jobs.base.artifacts import Dataset, Flow
 from slimctl.jobs.base.cluster import FORWARD, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes
 from slimctl.jobs.training.spec import PartTrainingSpec, training_work
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class MatchTeacher(PartTrainingSpec):
+class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
     """A flow of any size that imitates a teacher on real images with noise.
 
     A student of distribution matching that is as large as the teacher starts from the teacher
@@ -57,7 +58,11 @@ class MatchTeacher(PartTrainingSpec):
             network=self.network,
         )
         source = ("teacher", self.teacher.job)
-        return check_each(made, lambda: self.check_source(inputs, source, self.network, self.flip))
+        return check_each(
+            made,
+            lambda: self.check_source(inputs, source, self.network, self.flip),
+            lambda: self.check_guidance(inputs, *source),
+        )
 
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
         image, teacher = inputs["teacher"].image, inputs["teacher"].network
@@ -75,5 +80,5 @@ class MatchTeacher(PartTrainingSpec):
             return None
         if teacher is None:
             return Work(made.parameters, made.macs, made.flop, ("the teacher is not counted",))
-        flop = made.flop + FORWARD * network_size(teacher, image).macs * samples
+        flop = made.flop + FORWARD * network_size(teacher, image).macs * self.costs * samples
         return Work(made.parameters, made.macs, flop)

@@ -8,7 +8,8 @@ from pydantic import Field
 from slimctl.jobs.base.artifacts import Flow, StepPolicy
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.models.steps.spec import DoubleDqnSpec, FlowProblem, Problem, ThreeBodyProblem
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from slimctl.models.spec import ImageShape
 
 
-class TrainStepPolicy(SeededJobSpec):
+class TrainStepPolicy(GuidedJobSpec, SeededJobSpec):
     """Double deep Q-learning of step sizes, several training seeds side by side.
 
     The best policy of the best seed on episodes that training never sees is the one that is used.
@@ -46,8 +47,9 @@ class TrainStepPolicy(SeededJobSpec):
 
         flow = None if self.flow is None else context.input(self.flow)
         task = train.PolicyTask(
-            context.job, context.artifact_id, self, flow, context.store, context.reporter
-        )
+            context.job, context.artifact_id, self, flow, self.guided(context.handles),
+            context.store, context.reporter,
+        )  # fmt: skip
         needs = self.needs(context.cluster)
         trained = train.train_policies(context, task, needs)
         weights = {f"{one.number}.{name}": w for one in trained for name, w in one.weights.items()}
@@ -91,4 +93,8 @@ class TrainStepPolicy(SeededJobSpec):
                 "remove flow, or set problem: {kind: flow}",
             )
         image: ImageShape | None = inputs["flow"].image if "flow" in inputs else None
-        return Facts(image=image, problem=self.problem.kind)
+        made = Facts(image=image, problem=self.problem.kind)
+        return check_each(made, lambda: self.check_guidance(inputs, "flow", self._flow_job()))
+
+    def _flow_job(self) -> str:
+        return self.flow.job if self.flow else ""

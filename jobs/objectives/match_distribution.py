@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_flow, open_guided
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.evaluator import Evaluator
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, ScoreNetwork, Share, note
@@ -65,7 +65,8 @@ class DistributionMatching(Objective):
         self._t_start, self._counts = self._student.t_start, self._student.label_counts
         self._flip = teacher.flip_valid if spec.flip is None else spec.flip
         precision = choose_engine(share.device, "training", spec.precision).precision
-        self._teacher = open_flow(store, teacher, share.device, precision)
+        guidance = spec.guided(self.handles)
+        self._teacher = open_guided(store, teacher, guidance, share.device, precision)
         torch.manual_seed(derive_seed(seed, "head"))
         fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
         critic = Critic(fake, has_head=spec.adversarial is not None)

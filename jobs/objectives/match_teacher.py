@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import ImageSource
@@ -33,7 +33,8 @@ class TeacherMatching(Objective):
         labels = self.spec.labels(self.handles, classes)
         data = self.handles[self.spec.data]
         self._data = ImageSource(store, data, share.device, labels, conditional=classes > 0)
-        self._teacher = open_flow(store, teacher, share.device)
+        guidance = self.spec.guided(self.handles)
+        self._teacher = open_guided(store, teacher, guidance, share.device)
         self._flip = teacher.flip_valid if self.spec.flip is None else self.spec.flip
         self._draws = Draws(self.spec.seed or 0, share, teacher.image)
 

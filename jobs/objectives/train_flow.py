@@ -9,6 +9,7 @@ from slimctl.jobs.base.context import Handles
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import ImageSource
+from slimctl.models.counter_random import Stream
 from slimctl.models.losses import flow_matching_loss
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ class FlowMatching(Objective):
         store, data = self.handles.store, self.handles[self.spec.data]
         conditional = self.spec.conditional
         self._data = ImageSource(store, data, share.device, None, conditional=conditional)
+        self._null_class = data.image.classes
         self._flip = data.flip_valid if self.spec.flip is None else self.spec.flip
         self._draws = Draws(self.spec.seed or 0, share, data.image)
 
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
         x1, label = self._data.of_step(draws, step, flip=self._flip)
+        if label is not None and self.spec.label_dropout:
+            dropped = draws.uniform(step, Stream.LABEL_DROPOUT) < self.spec.label_dropout
+            label = label.where(~dropped, self._null_class)
         x0, t = draws.noise(step), draws.times(step, self.spec.time)
         return draws.weighted(flow_matching_loss(network, x0, x1, t, label).mean())

@@ -19,7 +19,7 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow
 
@@ -54,8 +54,9 @@ class PairActor:
 
     def _flow(self) -> Flow:
         if self._opened is None:
-            self._opened = open_flow(
-                self._store, self._recipe.flow, self._device, self._recipe.precision
+            recipe = self._recipe
+            self._opened = open_guided(
+                self._store, recipe.flow, recipe.guidance, self._device, recipe.precision
             )
         return self._opened
 

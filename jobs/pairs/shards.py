@@ -26,8 +26,9 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Flow, PairSet, ShardFile, StepPolicy
 from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.base.turns import computing
-from slimctl.jobs.storage.flows import flow_problem, open_flow, open_policy
+from slimctl.jobs.storage.flows import flow_problem, open_guided, open_policy
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
 from slimctl.models import counter_random
@@ -53,6 +54,8 @@ class PairRecipe:
     batch_size: int
     """Pairs solved at once; divides shard_size."""
     precision: SamplingPrecision = "float32"
+    guidance: Guidance | None = None
+    """What the flow is guided by."""
 
 
 def pair_noise(seed: int, index: Tensor, image: ImageShape) -> Tensor:
@@ -274,7 +277,7 @@ def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) 
     """Solves a few random pairs again; returns what differs, one sentence each."""
     chosen = sorted(random.SystemRandom().sample(range(pairs.count), min(count, pairs.count)))
     index = torch.tensor(chosen)
-    flow = open_flow(store, recipe.flow, torch.device("cpu"))
+    flow = open_guided(store, recipe.flow, recipe.guidance, torch.device("cpu"))
     run = open_solve(store, recipe, flow)
     solution = run(
         pair_noise(recipe.seed, index, flow.image),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from slimctl.jobs.base.artifacts import Flow
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.base.guidance import Guidance
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.steps.double_dqn import Evaluator
@@ -47,13 +48,14 @@ def lessons(
     count: int,
     number: int,
     seed: int,
+    guidance: Guidance | None = None,
 ) -> Lessons:
     """Training episodes and what evaluates a training seed."""
     if isinstance(problem, ThreeBodyProblem):
         training = ThreeBodyEnvironment.training(problem, count, seed)
         return Lessons(training, _evaluator(lambda: three_body_validation(problem)))
     assert flow is not None
-    runnable = open_flow(store, flow, device_here())
+    runnable = open_guided(store, flow, guidance, device_here())
     first = FIRST_TRAINING_SEED + number * problem.pool
     noises = flow_noises(problem, flow, runnable, first, problem.pool, STRETCHES)
     held_out = flow_noises(problem, flow, runnable, VALIDATION_SEEDS[0], FLOW_VALIDATION)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from slimctl.jobs.base.artifacts import ADAPTIVE, FITTED, Flow, StepGrid, StepPolicy, StepRow
 from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.steps.episodes import device_here, flow_noises
-from slimctl.jobs.storage.flows import open_flow, open_policy
+from slimctl.jobs.storage.flows import open_guided, open_policy
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.shapes import Tensor
 from slimctl.models.solvers.base import solve
@@ -233,6 +234,7 @@ def measure_flow(
     policy: StepPolicy,
     problem: FlowProblem,
     flow: Flow,
+    guidance: Guidance | None,
     episodes: int,
     grids: Mapping[str, StepGrid],
     bad_error: float,
@@ -243,7 +245,7 @@ def measure_flow(
         A row for each policy, step size of the grid, even grid, fitted grid and tolerance of rk45
         and rk23; and the returns of each row, by noise.
     """
-    runnable = open_flow(context.store, flow, device_here())
+    runnable = open_guided(context.store, flow, guidance, device_here())
     noises = flow_noises(problem, flow, runnable, FIRST_TEST_NOISE, episodes)
     assert noises.nfe is not None
     context.log(f"the exact ends took {noises.nfe:.0f} evaluations a sample")

@@ -19,6 +19,7 @@ from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.pairs.pool import Life, Pool
@@ -70,6 +71,7 @@ class PolicyTask:
     artifact_id: str
     spec: "TrainStepPolicy"
     flow: Flow | None
+    guidance: Guidance | None
     store: Store
     reporter: Reporter
 
@@ -139,7 +141,8 @@ def train_seed(task: PolicyTask, number: int) -> TrainedPolicy:
     if isinstance(spec.problem, FlowProblem):
         text = f"training seed {number} solves {spec.problem.pool} noises exactly, then learns"
         task.reporter.send(task.job, "log", message=text)
-    given = lessons(task.store, spec.problem, task.flow, spec.learner.environments, number, seed)
+    environments = spec.learner.environments
+    given = lessons(task.store, spec.problem, task.flow, environments, number, seed, task.guidance)
     learner = DoubleDqn(spec.learner, given.environment, seed, given.evaluator)
     folder = task.store.work(task.artifact_id).below(f"seed-{number}")
     restored = load_state(folder)

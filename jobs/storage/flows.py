@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, StepPolicy
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, what_and_fix
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
 from slimctl.models.engine import choose_engine
@@ -82,6 +83,29 @@ def open_flow(
         open_network(store, handle, device)
     )
     return make_flow(network, handle.image, handle).to(device)
+
+
+def open_guided(
+    store: Store,
+    handle: Flow,
+    guidance: Guidance | None,
+    device: torch.device,
+    precision: SamplingPrecision = "float32",
+) -> RunnableFlow:
+    """The flow of a handle, driven by what a job asks for; the rest as of `open_flow`.
+
+    Raises:
+        UserError: it cannot be guided so; and as `open_flow`.
+    """
+    flow = open_flow(store, handle, device, precision)
+    if guidance is None:
+        return flow
+    given = guidance.weaker
+    weaker = None if given is None else open_flow(store, given, device, precision)
+    try:
+        return flow.guided(guidance.spec.scale, interval=guidance.spec.interval, weaker=weaker)
+    except ValueError as error:
+        raise UserError(handle.id, *what_and_fix(error)) from error
 
 
 def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:

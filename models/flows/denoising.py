@@ -46,6 +46,10 @@ class DenoisingFlow(Flow):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.sigma_min, self.sigma_max
+
     def enter(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """sigma_max x0 at our scale: there the image's share is what is left out."""
         return (1.0 - self.t_start) * x0

@@ -4,9 +4,11 @@
 velocity is translated in a `Flow` of its own, so solvers and losses know velocities only.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from slimctl.models.shapes import Float, Int, Tensor
@@ -31,6 +33,8 @@ class Flow(nn.Module, ABC):
 
     null_class: int | None = None
     autoencoder: "Autoencoder | None"
+    evaluations: int = 1
+    """Evaluations of a network that a velocity costs."""
 
     def __init__(self, image: ImageShape, t_start: float = 0.0) -> None:
         """Raises ValueError if t_start is outside [0, 1)."""
@@ -60,6 +64,39 @@ class Flow(nn.Module, ABC):
         check_label(self.image, label, self.null_class)
         return self._velocity(xt, t, label)
 
+    def guided(
+        self,
+        scale: float,
+        negative: Int[Tensor, " b"] | None = None,
+        *,
+        interval: tuple[float, float] | None = None,
+        weaker: "Flow | None" = None,
+    ) -> "GuidedFlow":
+        """This flow, driven towards its label and away from what it does without.
+
+        Args:
+            scale: w >= 0; 1 = as it is, above 1 = further.
+            negative: must be None: no class is the opposite of another.
+            interval: flow times (first, last) between which it is driven; None = all.
+            weaker: what it is driven away from: a flow of the same images, smaller or trained for
+                a shorter time; None = itself without a label.
+
+        Raises:
+            ValueError: the flow knows no null class and there is no weaker one, the two are of
+                other images, or an argument is out of its range.
+        """
+        if negative is not None:
+            raise ValueError(
+                "a class has no opposite, so there is nothing that negative could say"
+                "\n  fix: leave negative out"
+            )
+        return GuidedFlow(self, scale, interval, weaker)
+
+    @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        """Smallest and largest noise level of a flow that denoises; None of any other."""
+        return None
+
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k y x"]:
         """Pixels in [-1, 1], not clipped, of what the flow ends at.
 
@@ -86,6 +123,86 @@ class NetworkFlow(Flow):
     def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         velocity: Tensor = self.network(xt, t, label)
         return velocity
+
+
+class GuidedFlow(Flow):
+    """Guidance: v = v' + w (v(xt, t, label) - v'), where v' knows less. Final.
+
+    v' is the velocity for the null class (classifier-free guidance), or that of a weaker flow for
+    the same label (autoguidance). All predictions of a network (noise, image, v, velocity) are at a
+    point and time the same function of the velocity, of degree one, so that guidance of any of them
+    is guidance of the velocity. Both velocities are evaluated at every time, inside the interval or
+    not, except that w = 1 is the flow itself.
+
+    Source: Ho and Salimans, arXiv 2207.12598, equation 6, with w = 1 + its w; Karras et al., arXiv
+    2406.02507 (autoguidance); Kynkäänniemi et al., arXiv 2404.07724 (the interval).
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        scale: float,
+        interval: tuple[float, float] | None = None,
+        weaker: Flow | None = None,
+    ) -> None:
+        """Takes what `Flow.guided` takes, and raises as it does."""
+        _check_guidance(flow, scale, interval, weaker)
+        super().__init__(flow.image, flow.t_start)
+        self.flow = flow
+        self.weaker = weaker
+        self.scale = scale
+        self.interval = interval
+        self.null_class = flow.null_class
+        self.autoencoder = flow.autoencoder
+        other = flow if weaker is None else weaker
+        self.evaluations = flow.evaluations + (other.evaluations if scale != 1.0 else 0)
+
+    @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        return self.flow.sigma_range
+
+    def enter(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The flow's own point."""
+        return self.flow.enter(x0)
+
+    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        velocity = self.flow.velocity(xt, t, label)
+        if self.scale == 1.0:
+            return velocity
+        less = self._less(xt, t, label)
+        driven = less + self.scale * (velocity - less)
+        if self.interval is None:
+            return driven
+        first, last = self.interval
+        inside = (t >= first) & (t <= last)
+        return torch.where(inside[:, None, None, None], driven, velocity)
+
+    def _less(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """What the velocity is driven away from."""
+        if self.weaker is not None:
+            return self.weaker.velocity(xt, t, label)
+        assert label is not None  # checked: a flow with a null class has classes
+        assert self.null_class is not None
+        return self.flow.velocity(xt, t, torch.full_like(label, self.null_class))
+
+
+def _check_guidance(
+    flow: Flow, scale: float, interval: tuple[float, float] | None, weaker: Flow | None
+) -> None:
+    if not 0.0 <= scale < math.inf:
+        raise ValueError(f"scale is {scale}: give a number of at least 0, where 1 is no guidance")
+    if interval is not None and not 0.0 <= interval[0] < interval[1] <= 1.0:
+        raise ValueError(f"interval is {interval}: give flow times 0 <= first < last <= 1")
+    if weaker is None and flow.null_class is None:
+        raise ValueError(
+            "this flow has no null class, so it cannot be guided"
+            "\n  fix: train it with label_dropout, or give a weaker flow of the same images"
+        )
+    if weaker is not None and weaker.image != flow.image:
+        raise ValueError(
+            f"the weaker flow is of {weaker.image}, this one of {flow.image}"
+            "\n  fix: give a weaker flow of the same images and classes"
+        )
 
 
 def check_label(

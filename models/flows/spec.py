@@ -174,6 +174,26 @@ class HuberDistance(Spec):
     0.00054 sqrt(number of pixel values)."""
 
 
+class GuidanceSpec(Spec):
+    """How far a flow is driven towards its label: v = v' + scale (v - v').
+
+    Source: Ho and Salimans, arXiv 2207.12598 (classifier-free guidance); Karras et al., arXiv
+    2406.02507 (autoguidance); Kynkäänniemi et al., arXiv 2404.07724 (the interval).
+    """
+
+    scale: float = Field(ge=0.0, le=1000.0)
+    """1 = not at all, above 1 = further than the flow itself goes."""
+    interval: tuple[float, float] | None = None
+    """Flow times (first, last) between which it is driven, 0 = noise, 1 = image; null = all."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "GuidanceSpec":
+        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
+            low, high = self.interval
+            raise ValueError(f"interval is {low:g} to {high:g}: 0 <= first < last <= 1 is needed")
+        return self
+
+
 class AdversarialSpec(Spec):
     """Judging images by a head on the fake network's bottleneck, beside distribution matching.
 

@@ -34,6 +34,11 @@ class NetworkSpec(Spec):
         """Raises ValueError, saying which field to change, if `build` cannot serve that shape."""
 
 
+def label_rows(image: ImageShape, *, null_class: bool) -> int:
+    """Labels that a network tells apart: the classes, and one that stands for none of them."""
+    return image.classes + (1 if null_class and image.classes else 0)
+
+
 def level_heights(size: int, levels: int) -> tuple[int, ...]:
     """Heights in pixels from the first (full-size) level to the last.
 

@@ -4,9 +4,10 @@ A solver takes a flow and labels, not a bare function, because a solver with a s
 evaluates shrinking parts of the batch and the labels have to follow.
 """
 
+from dataclasses import replace
+
 import torch
 
-from slimctl.models.flows.denoising import DenoisingFlow
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
@@ -46,6 +47,20 @@ def solve(
         ValueError: times out of order, labels that do not fit, or states asked of rk45.
         FloatingPointError: samples are not finite, or rk45 ran out of evaluations.
     """
+    solution = _solve(spec, flow, x0, label, t_start, t_end, keep_states)
+    return replace(solution, nfe=flow.evaluations * solution.nfe)
+
+
+def _solve(
+    spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec | GridSpec,
+    flow: Flow,
+    x0: Tensor,
+    label: Tensor | None,
+    t_start: float | None,
+    t_end: float,
+    keep_states: bool,
+) -> Solution:
+    """`solve`, counting velocities."""
     if isinstance(spec, EDMHeunSpec):
         if keep_states or t_start is not None or t_end != 1.0:
             raise ValueError("edm_heun goes from sigma_max to the image and keeps no states")
@@ -73,10 +88,11 @@ def solve(
 
 
 def _edm_heun(spec: EDMHeunSpec, flow: Flow, x0: Tensor, label: Tensor | None) -> Solution:
-    if not isinstance(flow, DenoisingFlow):
-        raise ValueError(f"edm_heun needs a denoiser, not a {type(flow).__name__}: use heun")  # noqa: TRY004
-    low = max(flow.sigma_min, SIGMA_MIN) if spec.sigma_min is None else spec.sigma_min
-    high = min(flow.sigma_max, SIGMA_MAX) if spec.sigma_max is None else spec.sigma_max
+    if flow.sigma_range is None:
+        raise ValueError(f"edm_heun needs a denoiser, not a {type(flow).__name__}: use heun")
+    lowest, highest = flow.sigma_range
+    low = max(lowest, SIGMA_MIN) if spec.sigma_min is None else spec.sigma_min
+    high = min(highest, SIGMA_MAX) if spec.sigma_max is None else spec.sigma_max
     return edm_heun(flow, x0, label, spec.steps, low, spec.rho, high)
 
 

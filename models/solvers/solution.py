@@ -12,7 +12,7 @@ class Solution:
     x1: Float[Tensor, "b c h w"]
     """Points at t_end, not clipped."""
     nfe: Int[Tensor, " b"]
-    """Velocity evaluations of each sample."""
+    """Evaluations of each sample: of velocities, or of networks where `solve` counts them."""
     times: tuple[float, ...] = ()
     """Times of `states`."""
     states: tuple[Float[Tensor, "b c h w"], ...] = ()

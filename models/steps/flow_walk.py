@@ -148,4 +148,4 @@ def solve_with_policy(
         seen = walk.observe(problem)
         walk.advance(step_sizes(actions, choose(seen), walk))
     check_finite(walk.point.x, 1.0)
-    return Solution(walk.point.x, walk.nfe)
+    return Solution(walk.point.x, flow.evaluations * walk.nfe)

@@ -30,7 +30,7 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import save_weights
 from slimctl.jobs.training import checkpoint
@@ -169,7 +169,7 @@ def generate_here(store: Store, recipe: PairRecipe, count: int) -> list[Any]:
     for shard in range(-(-count // recipe.shard_size)):
         found = find_shard(store, recipe, shard)
         if found is None:
-            flow = open_flow(store, recipe.flow, CPU)
+            flow = open_guided(store, recipe.flow, recipe.guidance, CPU)
             run = open_solve(store, recipe, flow)
             solved = solve_shard(flow, recipe, shard, CPU, run)
             found = write_shard(store, shard_name(recipe, shard), solved)

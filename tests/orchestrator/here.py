@@ -12,7 +12,7 @@ from slimctl.jobs.base.context import SilentReporter
 from slimctl.jobs.execution import JobRequest, execute
 from slimctl.jobs.pairs import generate as generate_module
 from slimctl.jobs.pairs.shards import find_shard, open_solve, shard_name, solve_shard, write_shard
-from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training import ray_train
 from slimctl.orchestrator.pipeline.pipeline import parse_pipeline, resolve, to_yaml
@@ -53,7 +53,7 @@ def no_ray():
             found = find_shard(context.store, recipe, shard)
             if found is None:
                 cpu = torch.device("cpu")
-                flow = open_flow(context.store, recipe.flow, cpu)
+                flow = open_guided(context.store, recipe.flow, recipe.guidance, cpu)
                 run = open_solve(context.store, recipe, flow)
                 solved = solve_shard(flow, recipe, shard, cpu, run)
                 found = write_shard(context.store, shard_name(recipe, shard), solved)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from slimctl.models.networks.adm.spec import ADMSpec
 from slimctl.models.networks.layers import Enlarge, Halve, group_norm, label_mistake
-from slimctl.models.networks.spec import level_heights
+from slimctl.models.networks.spec import label_rows, level_heights
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
 
@@ -206,7 +206,7 @@ class ADM(nn.Module):
         attends = [height in spec.attention_resolutions for height in heights]
         widths = [spec.channels * multiplier for multiplier in spec.channel_multipliers]
 
-        self.embedding = Embedding(spec, image.classes)
+        self.embedding = Embedding(spec, label_rows(image, null_class=spec.null_class))
         self.stem = nn.Conv2d(image.channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         channels, skips = widths[0], [widths[0]]

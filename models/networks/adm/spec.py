@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from slimctl.models.networks.spec import NetworkSpec, level_heights
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
     from slimctl.models.networks.adm.network import ADM
@@ -44,6 +44,8 @@ class ADMSpec(NetworkSpec):
     """What t is multiplied by: 999 for flow time, 1 where callers pass EDM's ln(sigma) / 4."""
     augment: int = Field(default=0, ge=0, le=1024)
     """Width of the labels of EDM's augmentation, which are fed zeros; 0 has no layer for them."""
+    null_class: Annotated[bool, ADDED] = False
+    """Whether one class more, the last, stands for none: what `label_dropout` trains."""
 
     def check(self, image: ImageShape) -> None:
         level_heights(image.size, len(self.channel_multipliers))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from slimctl.models.networks.layers import label_mistake
 from slimctl.models.networks.mlp.spec import MLPSpec
+from slimctl.models.networks.spec import label_rows
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
 
@@ -30,11 +31,11 @@ class MLP(nn.Module):
     def __init__(self, spec: MLPSpec, image: ImageShape) -> None:
         super().__init__()
         values = image.channels * image.size**2
-        self.classes = image.classes
+        self.classes = label_rows(image, null_class=spec.null_class)
         self.frequencies = spec.frequencies
         self.image_in = nn.Linear(values, spec.width)
         self.time_in = nn.Linear(1 + 2 * spec.frequencies, spec.width, bias=False)
-        self.label_in = nn.Embedding(image.classes, spec.width) if image.classes else None
+        self.label_in = nn.Embedding(self.classes, spec.width) if self.classes else None
         self.layers = nn.ModuleList(Layer(spec.width) for _ in range(spec.layers))
         self.head = nn.Linear(spec.width, values)
 

@@ -1,11 +1,11 @@
 """What can be chosen in an MLP."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from slimctl.models.networks.spec import NetworkSpec
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
     from slimctl.models.networks.mlp.network import MLP
@@ -29,6 +29,8 @@ class MLPSpec(NetworkSpec):
     """Residual layers between the first and the last."""
     frequencies: int = Field(default=4, ge=1, le=64)
     """Sines and cosines of time: pi t, 2 pi t, 3 pi t and so on."""
+    null_class: Annotated[bool, ADDED] = False
+    """Whether one class more, the last, stands for none: what `label_dropout` trains."""
 
     def check(self, image: ImageShape) -> None:
         values = image.channels * image.size**2

@@ -21,7 +21,7 @@ from slimctl.models.networks.layers import (
     label_mistake,
 )
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
-from slimctl.models.networks.spec import level_heights
+from slimctl.models.networks.spec import label_rows, level_heights
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
 
@@ -325,7 +325,7 @@ class SongUNet(nn.Module):
         widths = [spec.channels * multiplier for multiplier in spec.channel_multipliers]
         bottom = len(widths) - 1
 
-        self.embedding = Embedding(spec, image.classes)
+        self.embedding = Embedding(spec, label_rows(image, null_class=spec.null_class))
         self.stem = conv(image.channels, spec.channels, 3)
         self.down = nn.ModuleList()
         channels, skips = spec.channels, [spec.channels]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from slimctl.models.networks.spec import NetworkSpec, level_heights
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
     from slimctl.models.networks.song_unet.network import SongUNet
@@ -55,6 +55,8 @@ class SongUNetSpec(NetworkSpec):
     """Filter of halving and doubling in each direction: [1, 1] or [1, 3, 3, 1]."""
     encoder: Literal["standard", "residual"] = "standard"
     """`residual` adds to each level the image, halved and convolved once per level."""
+    null_class: Annotated[bool, ADDED] = False
+    """Whether one class more, the last, stands for none: what `label_dropout` trains."""
 
     def check(self, image: ImageShape) -> None:
         level_heights(image.size, len(self.channel_multipliers))
