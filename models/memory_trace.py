@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimctl.models.metrics.cost import build_on_meta
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.perceptual.lpips import LPIPS
+from slimctl.models.recompute import recompute_blocks
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
 
@@ -126,24 +127,43 @@ class _Fused(torch.autograd.Function):
 
 
 def trace_network(
-    network: NetworkSpec, image: ImageShape, batch: int, *, gradient: bool, bfloat16: bool
+    network: NetworkSpec,
+    image: ImageShape,
+    batch: int,
+    *,
+    gradient: bool,
+    bfloat16: bool,
+    recompute: bool = False,
 ) -> tuple[int, int]:
     """Most bytes alive at once in an evaluation, and those that are kept for its gradient.
 
     See `networks.memory.evaluation_bytes`.
     """
     module = build_on_meta(network, image).train(gradient)
+    if recompute:
+        for block in getattr(module, "recomputable", ()):
+            block.forward = _inside(Autocast(on=bfloat16), block.forward)
+        recompute_blocks(module)
     xt = torch.empty(batch, image.channels, image.size, image.size, device="meta")
     label = torch.empty(batch, dtype=torch.int64, device="meta") if image.classes else None
     t = torch.empty(batch, device="meta")
-    live = LiveBytes()
-    with torch.set_grad_enabled(gradient), live:
-        with FusedAttention(), Autocast(on=bfloat16):
-            output = module(xt, t, label).float()
+    live, cast = LiveBytes(), Autocast(on=bfloat16)
+    with torch.set_grad_enabled(gradient), live, FusedAttention(), cast:
+        output = module(xt, t, label).float()
         keeps = live.now
         if gradient:
             (output - xt).square().mean().backward()
     return live.most, keeps
+
+
+def _inside(cast: Autocast, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A block that is as on a GPU on the way back too, where no mode of the caller holds."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with FusedAttention(), cast:
+            return forward(*args, **kwargs)
+
+    return call
 
 
 def trace_lpips(image: ImageShape, batch: int, size: int | None) -> tuple[int]:

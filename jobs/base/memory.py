@@ -19,6 +19,7 @@ class Memory:
         samples: computed at once on the device, of the batch that can be cut.
         share: of that batch on the device; more than `samples` where it is cut to fit.
         lasting: bytes that are there whatever the samples are.
+        recomputes: whether blocks are computed again on the way back.
         remedies: what would make a job fit that does not.
     """
 
@@ -26,6 +27,7 @@ class Memory:
     samples: int
     share: int
     lasting: int
+    recomputes: bool = False
     remedies: tuple[str, ...] = ()
 
     @property

@@ -34,6 +34,7 @@ from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.models.ema import PowerEMA
 from slimctl.models.engine import Engine, adam, set_compiled
+from slimctl.models.recompute import recompute_blocks
 
 
 def make_adam(
@@ -164,6 +165,7 @@ class Trainer:
         say: takes lines for the job's log.
         settle: whether the engine recorded in the folder counts, and whether to compile is settled
             there; else `engine` is taken as it is.
+        recompute: whether blocks are computed again on the way back.
     """
 
     spec: TrainingSpec
@@ -178,6 +180,7 @@ class Trainer:
     watch: Watch | None = None
     say: Callable[[str], None] = _silent
     settle: bool = False
+    recompute: bool = False
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -190,6 +193,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.network = self.engine.place(self.network, self.share.device)
+        if self.recompute:
+            recompute_blocks(self.network)
         self.optimizer = make_adam(self.spec, self.network.parameters(), self.share.device)
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
         self._micro_batches = MicroBatches(
@@ -254,6 +259,8 @@ class Trainer:
         score_network = self.objective.score_network()
         if score_network is not None:
             device = self.share.device
+            if self.recompute:
+                recompute_blocks(score_network.network)
             self.score_network = ScoreNetworkTrainer(
                 self.spec, score_network, device, self.world, self._micro_batches
             )

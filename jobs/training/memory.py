@@ -7,7 +7,7 @@ as the training does where the memory does not suffice.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slimctl.jobs.base.cluster import Cluster
@@ -20,6 +20,8 @@ from slimctl.models.spec import ImageShape
 if TYPE_CHECKING:
     from slimctl.jobs.training.spec import TrainingSpec
 
+ENOUGH = 64
+"""Samples at once from which a GPU is worth it; not measured, as `SMALLEST_GPU_SHARE` is not."""
 PIXEL = 2
 """Bytes of a number of a pair's image."""
 NOISE_BYTES = 2**30
@@ -79,13 +81,32 @@ def training_memory(
         cluster: decides the number of workers, and whether they are GPUs.
         limit: bytes of a device; None = not known, so that nothing is cut.
     """
-    device = _Device(spec, load, spec.layout(cluster)[0], on_gpu=cluster.gpus > 0)
-    most = device.share
-    asked = most if spec.micro_batch == "auto" else min(most, spec.micro_batch)
-    found = device.at(asked)
-    if found.fits(limit) or limit is None:
+    workers, on_gpu = spec.layout(cluster)[0], cluster.gpus > 0
+    device = _Device(spec, load, workers, on_gpu, spec.checkpoint_activations is True)
+    found = _fitting(device, limit)
+    if device.recomputes or limit is None or _is_enough(found, limit):
         return found
-    for samples in _halvings(asked, found, limit):
+    other = _fitting(replace(device, recomputes=True), limit)
+    better = other.samples > found.samples or (other.fits(limit) and not found.fits(limit))
+    if not better:
+        return found
+    if spec.checkpoint_activations == "auto":
+        return other
+    return replace(found, remedies=("checkpoint_activations: true",))
+
+
+def _is_enough(found: Memory, limit: int) -> bool:
+    """Whether as many samples fit as a GPU needs to be worth it."""
+    return found.fits(limit) and found.samples >= min(ENOUGH, found.share)
+
+
+def _fitting(device: "_Device", limit: int | None) -> Memory:
+    """The memory at the largest micro-batch that fits, else at the smallest there is."""
+    most, asked = device.share, device.spec.micro_batch
+    found = device.at(most if asked == "auto" else min(most, asked))
+    if limit is None or found.fits(limit):
+        return found
+    for samples in _halvings(found.samples, found, limit):
         found = device.at(samples)
         if found.fits(limit):
             break
@@ -108,6 +129,8 @@ class _Device:
     load: Load
     workers: int
     on_gpu: bool
+    recomputes: bool
+    """Whether blocks are computed again on the way back."""
 
     @property
     def share(self) -> int:
@@ -120,7 +143,7 @@ class _Device:
         lasting = sum(parts.values())
         fullest = self._fullest(-(-self.share // samples))
         parts["activations"] = max(0, fullest - parts["gradients"])
-        return Memory(parts, samples, self.share, lasting)
+        return Memory(parts, samples, self.share, lasting, self.recomputes)
 
     @property
     def _own(self) -> int:
@@ -177,7 +200,10 @@ class _Device:
     ) -> tuple[int, int]:
         low = self.on_gpu and self.spec.precision in ("auto", "bfloat16")
         how = Evaluation(
-            batch=self._rows(batch, pieces), gradient=gradient, bfloat16=low and gradient
+            batch=self._rows(batch, pieces),
+            gradient=gradient,
+            bfloat16=low and gradient,
+            recompute=self.recomputes and gradient,
         )
         return evaluation_bytes(network, self.load.image, how)
 

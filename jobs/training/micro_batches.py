@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimctl.jobs.base.errors import OutOfMemory, WorkLost
+from slimctl.jobs.base.failures import MEMORY
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.training.objective import Part, Share
 from slimctl.models.spec import Spec
 
 RECORD = "micro_batch.json"
-SIGNS = ("out of memory", "can't allocate", "ALLOC_FAILED")
-"""What torch, its CPU allocator and NVIDIA's libraries say of memory that does not suffice."""
 LossOf = Callable[[nn.Module, Part], Tensor]
 """What a part adds to the mean loss over the share, given the module to call."""
 
@@ -48,7 +47,7 @@ class MicroBatchRecord(Spec):
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that a device's memory does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, torch.OutOfMemoryError) or bool(MEMORY.search(str(error)))
 
 
 def noted_micro_batch(folder: Blobs) -> Mapping[str, object]:
@@ -198,7 +197,7 @@ class MicroBatches:
                 f"the memory of the device does not suffice for a micro-batch of "
                 f"{-(-self._share.count // self.parts)} of {self._share.count} samples, the "
                 f"smallest there is, at step {step}",
-                "use a device with more memory, a smaller network, or smaller images",
+                "set checkpoint_activations: true, or use a larger device or a smaller network",
             )
         gc.collect()
         if self._share.device.type == "cuda":

@@ -24,6 +24,7 @@ from slimctl.jobs.base.deaths import DeathWatch
 from slimctl.jobs.base.errors import JobFailed, SlimError, WorkLost
 from slimctl.jobs.base.failures import first_cause, named
 from slimctl.jobs.base.keys import derive_seed
+from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_weights, save_weights
 from slimctl.jobs.training.checkpoint import load_checkpoint
@@ -62,6 +63,8 @@ class TrainTask:
     reporter: Reporter
     threads: int
     watch: Watch | None = None
+    recompute: bool = False
+    """Whether blocks are computed again on the way back."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,9 @@ def train_on_ray(
         WorkLost: a worker died, or Ray Train; the next attempt continues from the last checkpoint.
     """
     workers, threads = spec.layout(context.cluster)
+    here = spec.in_process(context.cluster)
+    limit = _gpu_bytes() if here else _gpu_bytes_of_cluster(context)
+    use_cuda = limit is not None
     task = TrainTask(
         context.job,
         context.artifact_id,
@@ -109,17 +115,16 @@ def train_on_ray(
         context.reporter,
         threads,
         watch,
+        _recomputes(context, spec, limit),
     )
-    if spec.in_process(context.cluster):
-        use_cuda = torch.cuda.is_available()
+    if here:
         _train_here(task)
     else:
-        use_cuda = _cluster_has_cuda(context)
         _fit(task, spec.needs(context.cluster), use_cuda)
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
-    context.engine |= _what_trained(context, spec, workers, threads, use_cuda)
+    context.engine |= _what_trained(context, task, workers, threads, use_cuda)
     context.device_s = checkpoint.seconds * (workers if use_cuda else workers * threads)
     tensors = checkpoint.tensors
     last = {n.removeprefix("ema."): value for n, value in tensors.items() if n.startswith("ema.")}
@@ -154,7 +159,7 @@ def train_model(
 
 
 def _what_trained(
-    context: JobContext, spec: TrainingSpec, workers: int, threads: int, use_cuda: bool
+    context: JobContext, task: TrainTask, workers: int, threads: int, use_cuda: bool
 ) -> dict[str, Any]:
     """The device, the engine and the workers, and the scores taken, for the manifest."""
     scores = {str(step): value for step, value in noted_scores(context.work).items()}
@@ -164,7 +169,8 @@ def _what_trained(
         **recorded_engine(context.work).model_dump(exclude_none=True),
         **noted_micro_batch(context.work),
         **noted_final_errors(context.work),
-        "workers": _elastic(spec, workers),
+        **({"checkpoint_activations": True} if task.recompute else {}),
+        "workers": _elastic(task.spec, workers),
         "threads": threads,
         "torch": torch.__version__,
     }
@@ -230,14 +236,30 @@ def _cause(task: TrainTask, error: Exception, deaths: DeathWatch) -> SlimError:
     return first_cause(said) or failure(f"job '{task.job}'", what, fix)
 
 
-def _cluster_has_cuda(context: JobContext) -> bool:
-    """Whether declared GPUs are real: a cluster may declare devices that are not there."""
+def _gpu_bytes() -> int | None:
+    """Memory of the GPU that this process has; None without one."""
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+
+
+def _gpu_bytes_of_cluster(context: JobContext) -> int | None:
+    """Memory of a GPU; None where declared ones are not real: a cluster may declare any."""
     if context.cluster.gpus == 0:
-        return False
+        return None
     import ray  # noqa: PLC0415
 
-    probe = ray.remote(torch.cuda.is_available).options(num_gpus=1, num_cpus=0)
-    return bool(ray.get(probe.remote()))
+    probe = ray.remote(_gpu_bytes).options(num_gpus=1, num_cpus=0)
+    size: int | None = ray.get(probe.remote())
+    return size
+
+
+def _recomputes(context: JobContext, spec: TrainingSpec, limit: int | None) -> bool:
+    """Whether blocks are computed again on the way back: as asked, or where memory is short."""
+    if spec.checkpoint_activations != "auto" or limit is None:
+        return spec.checkpoint_activations is True
+    named = {name: value for name, value in spec if isinstance(value, Ref)}
+    facts = {name: context.input(ref).facts() for name, ref in named.items()}
+    memory = spec.memory(facts, context.cluster, limit)
+    return memory is not None and memory.recomputes
 
 
 def _work(config: Mapping[str, Any]) -> None:
@@ -277,6 +299,7 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         task.watch,
         lambda line: task.reporter.send(task.job, "log", message=line),
         settle=True,
+        recompute=task.recompute,
     )
     with Engine().products():  # of whatever is no network, such as scores
         trainer.run()

@@ -96,6 +96,10 @@ class TrainingSpec(SeededJobSpec):
     """Most samples of batch_size that a worker computes at once; gradients of several micro-batches
     add up to that of the batch, whose other sizes are cut alike. auto = its whole share. Halved
     where the memory does not suffice, and noted in the artifact."""
+    checkpoint_activations: Annotated[Literal["auto"] | bool, SPEED_ONLY] = "auto"
+    """Whether blocks keep their inputs only and are computed again for the gradient, in the score
+    network too: about a third more time, and a fraction of the memory. auto = where by the plan's
+    estimate fewer than 64 samples would otherwise fit a GPU at once."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
     """Steps between two points of the loss curve."""
 

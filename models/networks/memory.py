@@ -36,6 +36,8 @@ class Evaluation(Spec):
     """Whether the gradient in its weights follows, as in training."""
     bfloat16: bool = False
     """Whether products are in bfloat16."""
+    recompute: bool = False
+    """Whether blocks are computed again on the way back."""
 
 
 @cache
@@ -59,8 +61,8 @@ def evaluation_bytes(
     def trace() -> tuple[int, ...]:
         from slimctl.models.memory_trace import trace_network  # noqa: PLC0415
 
-        batch, gradient, bfloat16 = evaluation.batch, evaluation.gradient, evaluation.bfloat16
-        return trace_network(network, image, batch, gradient=gradient, bfloat16=bfloat16)
+        how = evaluation.model_dump()
+        return trace_network(network, image, how.pop("batch"), **how)
 
     asked = [each.model_dump_json() for each in (network, image, evaluation)]
     most, keeps = kept(FILE, "".join([*asked, code_of(Path(__file__).parent)]), trace)

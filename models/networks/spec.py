@@ -15,7 +15,8 @@ class NetworkSpec(Spec):
     A subclass declares `kind: Literal["its_name"]`. The module that `build` returns is called as
     `network(xt, t, label)` with xt (B, C, H, W) float, t (B,) float in [0, 1] and label (B,) int64
     or None for an unconditional network, and returns a tensor of xt's shape; xt are pixels about
-    [-1, 1]. A network with a `bottleneck`, the layer whose output sums up the image, can judge.
+    [-1, 1]. A network with a `bottleneck`, the layer whose output sums up the image, can judge; one
+    that lists its blocks as `recomputable` can compute them again on the way back.
     """
 
     kind: str

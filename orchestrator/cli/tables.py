@@ -112,7 +112,8 @@ def _memory_lines(found: MemoryPlan, rows: Iterable["Row"], here: Cluster) -> It
 def _memory_parts(memory: Memory) -> str:
     parts = [f"{name} {in_gib(size)}" for name, size in memory.parts.items() if size]
     cut = f" of {memory.share:,}" if memory.samples < memory.share else ""
-    return f"{', '.join(parts)} ({memory.samples:,}{cut} samples at once)"
+    again = ", blocks computed again" if memory.recomputes else ""
+    return f"{', '.join(parts)} ({memory.samples:,}{cut} samples at once{again})"
 
 
 def _hours(found: Estimate, here: Cluster) -> str:

@@ -52,6 +52,7 @@ class MemoryPlan:
             "bytes": memory.total,
             "parts": dict(memory.parts),
             "at_once": memory.samples,
+            "checkpoint_activations": memory.recomputes,
             "fits": None if self.limit is None else memory.fits(self.limit),
         }
 

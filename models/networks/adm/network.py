@@ -232,6 +232,11 @@ class ADM(nn.Module):
         """The layer whose output sums up the image: the last one before the way up."""
         return self.middle_out
 
+    @property
+    def recomputable(self) -> list[nn.Module]:
+        """The blocks whose activations can be computed again on the way back."""
+        return [part for part in self.modules() if isinstance(part, ResidualBlock)]
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

@@ -27,6 +27,13 @@ class DiffusersUNet(nn.Module):
         """The layer whose output sums up the image: the last one before the way up."""
         return self.unet.get_submodule("mid_block")
 
+    @property
+    def recomputable(self) -> list[nn.Module]:
+        """The blocks whose activations can be computed again on the way back."""
+        parts = self.unet.named_modules()
+        lists = [part for name, part in parts if name.endswith((".resnets", ".attentions"))]
+        return [block for blocks in lists for block in blocks.children()]
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

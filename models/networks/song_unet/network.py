@@ -355,6 +355,11 @@ class SongUNet(nn.Module):
         """The layer whose output sums up the image: the last one before the way up."""
         return self.middle_out
 
+    @property
+    def recomputable(self) -> list[nn.Module]:
+        """The blocks whose activations can be computed again on the way back."""
+        return [part for part in self.modules() if isinstance(part, (ResidualBlock, Attention))]
+
     def forward(
         self,
         xt: Float[Tensor, "b c h w"],

@@ -100,25 +100,28 @@ def facts(network):
 
 
 @pytest.mark.parametrize(
-    ("kind", "network", "batch"),
+    ("kind", "network", "batch", "again"),
     [
-        ("flow", STUDENT, 2),
-        ("flow", STUDENT, 24),
-        ("flow", ADM, 8),
-        ("distill", STUDENT, 8),
-        ("lpips", STUDENT, 4),
-        ("match", STUDENT, 8),
-        ("match", ADM, 2),
+        ("flow", STUDENT, 2, False),
+        ("flow", STUDENT, 24, False),
+        ("flow", ADM, 8, False),
+        ("distill", STUDENT, 8, False),
+        ("lpips", STUDENT, 4, False),
+        ("match", STUDENT, 8, False),
+        ("match", ADM, 2, False),
+        ("flow", ADM, 24, True),
     ],
 )
-def test_a_training_takes_what_fake_tensors_take(store, monkeypatch, kind, network, batch):
+def test_a_training_takes_what_fake_tensors_take(store, monkeypatch, kind, network, batch, again):
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
-    spec = spec_of(kind, network, batch)
+    update = {"checkpoint_activations": again}
+    spec = spec_of(kind, network, batch).model_copy(update=update)
 
     def prepare():
         made = Trainer(
             spec, parse_network(network).build(IMAGE).train(), Step(kind, batch),
             Share(0, batch, batch, CPU), store.work("x"), lambda *_: None,
+            recompute=again,
         )  # fmt: skip
         made._prepare()
 
@@ -138,7 +141,7 @@ def test_a_training_takes_what_fake_tensors_take(store, monkeypatch, kind, netwo
 
 
 def test_micro_batches_are_halved_until_the_estimate_fits():
-    spec = spec_of("flow", STUDENT, 64).model_copy(update={"precision": "auto"})
+    spec = spec_of("flow", STUDENT, 64).model_copy(update={"checkpoint_activations": False})
     known = facts(STUDENT)
     whole = spec.memory(known, ONE, None)
     some = spec.memory(known, ONE, whole.total // 3)
@@ -173,3 +176,19 @@ def test_images_pairs_and_samplers_are_counted():
     assert made == quality.memory({"model": data}, ONE, None)
     assert set(made.parts) == {"weights", "activations"}
     assert pairs.memory({"flow": Facts()}, ONE, None) is None
+
+
+def test_blocks_are_computed_again_where_few_samples_would_fit():
+    spec, known = spec_of("flow", STUDENT, 256), facts(STUDENT)
+    whole = spec.memory(known, ONE, None)
+    assert not whole.recomputes
+    assert not spec.memory(known, ONE, whole.total).recomputes
+    limit = whole.lasting + (whole.total - whole.lasting) // 5  # 51 samples
+    again = spec.memory(known, ONE, limit)
+    assert (again.recomputes, again.samples) == (True, 64)
+    never = spec.model_copy(update={"checkpoint_activations": False}).memory(known, ONE, limit)
+    assert (never.recomputes, never.samples) == (False, 32)
+    assert never.remedies == ("checkpoint_activations: true",)
+    always = spec.model_copy(update={"checkpoint_activations": True}).memory(known, ONE, None)
+    assert always.recomputes
+    assert always.total < 0.7 * whole.total
