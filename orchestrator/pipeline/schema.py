@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from slimctl.jobs.base.cluster import Resources
 from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
 from slimctl.jobs.base.registry import kind_names, load_kind
 from slimctl.jobs.base.spec import JobSpec, many_ref_fields, ref_fields
@@ -36,7 +37,7 @@ def pipeline_schema() -> dict[str, Any]:
     templates = {f"{name}{TEMPLATE}": _template(each) for name, each in definitions.items()}
     in_groups = {name: f"{reference}{TEMPLATE}" for name, reference in references.items()}
     schema = _frame()
-    schema["$defs"] = {**definitions, **templates, "Group": _group(in_groups)}
+    schema["$defs"] |= {**definitions, **templates, "Group": _group(in_groups)}
     schema["properties"]["jobs"] |= {
         "minProperties": 1,
         "propertyNames": {"pattern": NAME_PATTERN},
@@ -89,12 +90,13 @@ def _template(schema: Any) -> Any:
 def _frame() -> dict[str, Any]:
     """The schema without its jobs."""
     frame = Pipeline.model_json_schema(ref_template=DEFINITIONS)
-    frame.pop("$defs", None)
+    own = frame.pop("$defs")
     description = frame["properties"]["jobs"].get("description", "")
     frame["properties"]["jobs"] = {"type": "object", "description": description}
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         **frame,
+        "$defs": {Resources.__name__: own[Resources.__name__]},
         "title": "slimctl pipeline",
         "description": "Named jobs that take each other's results.",
         "patternProperties": {f"^{ASIDE}": {"description": "A place for anchors; ignored."}},
