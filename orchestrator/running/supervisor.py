@@ -183,6 +183,8 @@ class Supervisor:
             self._add("run_ended", state="failed")
         self._launcher.close()
         self._left_out.close()
+        if self._demand:
+            self._demand.ask([])
         self._journal.end()
         if self._request.detached:
             timer = threading.Timer(LINGER_S, self._leave)

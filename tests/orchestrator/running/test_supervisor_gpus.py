@@ -61,3 +61,12 @@ def test_jobs_wait_for_the_gpus_that_are_expected(world):
     assert world.asked[-2:] == [[1.0] * 4, []]
     said = [event.details["message"] for event in world.said("waiting")]
     assert said == ["waiting for 4 GPUs: the cluster has 0", ""]
+
+
+def test_a_run_that_is_cancelled_asks_for_nothing_more(world):
+    driven = world.begin(training().model_copy(update={"inputs": {}}), gpus=4)
+    wait_until(lambda: driven.status().waiting != "")
+    driven.cancel()
+    driven._thread.join(20)
+    assert driven.status().state == "cancelled"
+    assert world.asked == [[1.0] * 4, []]
