@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, stream, step, index): no state, no global generator.
 
-Philox4x32-10, a counter-based generator, written in int64 tensor arithmetic. One block is four
-32-bit words from a counter of four and a key of two:
+One block of Philox4x32-10, a counter-based generator, is four 32-bit words from a counter of four
+and a key of two:
 
     key      low and high half of the seed
     word 0   block within the sample: numbers 4 k .. 4 k + 3 of a sample are block k
@@ -24,16 +24,13 @@ from functools import lru_cache
 
 import torch
 
+from slimctl.models.philox import MASK, Words, philox, words
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.transfer import to_device
 
 GENERATOR_VERSION = 1
 """Changes whenever the same arguments would give other numbers."""
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
 _CPU_PIECE = 32_768
 """Blocks worked on at once on a CPU: bounds the memory, and saves 20-40 % of the time of a large
 batch by staying in the cache."""
@@ -42,9 +39,6 @@ _ORDER_ROUNDS = 12
 """Half rounds of the Feistel network; `shuffled_index` says for how many elements they suffice."""
 _HASH_FACTORS = (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85, 0x27BB2EE687B0B0FD)
 """Odd multipliers for 64-bit hashing."""
-
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Four int64 tensors of one shape with values in [0, 2^32)."""
 
 
 @unique
@@ -77,29 +71,6 @@ class Stream(IntEnum):
     """Choice of a subset, or a bootstrap draw, in a measurement."""
     LABEL_DROPOUT = 12
     """Whether a training sample's label is dropped."""
-
-
-def philox(key: tuple[int, int], counter: Words) -> Words:
-    """Philox4x32-10: 128 random bits for each counter.
-
-    Args:
-        key: two integers in [0, 2^32).
-        counter: words of any shape; they are not changed.
-
-    Returns:
-        Words of that shape.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        # The 64-bit products wrap into the sign, but their bits are right: masking after the shift
-        # gives the high half, and c1 and c3 are only ever xored before the next mask.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
-        c2 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
-        c1, c3 = p1, p0
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
-    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
 def normal(
@@ -282,8 +253,8 @@ def _numbers(
     pieces = zip(torch.split(index, max(1, rows)), torch.split(steps, max(1, rows)), strict=True)
     parts = []
     for piece_index, piece_steps in pieces:
-        words = philox(key, _counter(piece_index, piece_steps, stream, blocks))
-        parts.append(torch.stack(tuple(transform(words)), dim=-1))
+        drawn = words(key, piece_index, piece_steps, stream, blocks)
+        parts.append(torch.stack(tuple(transform(drawn)), dim=-1))
     numbers = torch.cat(parts) if len(parts) > 1 else parts[0]
     return numbers.flatten(1)[:, :count].reshape(len(index), *shape).contiguous()
 
@@ -291,7 +262,7 @@ def _numbers(
 def _key(seed: int) -> tuple[int, int]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}: it must be at least 0 and below 2^64")
-    return seed & _MASK, seed >> 32
+    return seed & MASK, seed >> 32
 
 
 def _steps(step: int | Tensor, index: Tensor) -> Tensor:
@@ -300,19 +271,6 @@ def _steps(step: int | Tensor, index: Tensor) -> Tensor:
     if not 0 <= step < 2**32:
         raise ValueError(f"step is {step}: it must be at least 0 and below 2^32")
     return torch.full_like(index, step)
-
-
-def _counter(index: Tensor, step: Tensor, stream: int, blocks: int) -> Words:
-    """Counters (b, blocks) of the samples `index`; see the head of this file."""
-    size = (len(index), blocks)
-    block = torch.arange(blocks, device=index.device)
-    high = ((index >> 32) << 16) + stream
-    return (
-        block.expand(size),
-        (index & _MASK).unsqueeze(1).expand(size),
-        step.unsqueeze(1).expand(size),
-        high.unsqueeze(1).expand(size),
-    )
 
 
 def _box_muller(words: Words) -> Sequence[Tensor]:

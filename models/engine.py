@@ -19,7 +19,8 @@ Measured on an EPYC with avx512_bf16, one thread, 0.4 to 16 multiply-adds (10^9)
 takes 0.57 to 0.82 of the time of a float32 training step at every size tried, from 16 channels at
 8 x 8 up. In channels_last GroupNorm's CPU kernels cost more than the convolutions save (1.05 to
 1.75 times the contiguous step), and compiling takes minutes, so a CPU has neither. A GPU's
-convolutions want channels_last; that, fused Adam and compilation are untested on CUDA.
+convolutions want channels_last; that, fused Adam and compilation are untested on CUDA. cuDNN's
+own choice by timing (`cudnn.benchmark`) stays off, or a resumed training would not be bit-equal.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -21,7 +21,7 @@ import contextlib
 import ctypes
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,6 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 _SLOTS = 64
@@ -117,6 +116,8 @@ class Step:
     """Where the host waited for the device."""
     copies: Counter = field(default_factory=Counter)
     """Bytes copied `to` and `from` the device, and those `pageable` of the first."""
+    sent: int = 0
+    """Copies to the device."""
 
     def totals(self) -> dict[str, int]:
         """Numbers for a table."""
@@ -175,7 +176,10 @@ class Device(TorchDispatchMode):
 
     def run(self, func, args, kwargs):
         """One operation, on whichever device its tensors are or `device` names."""
-        inputs = [each for each in tree_flatten((args, kwargs))[0] if _is_tensor(each)]
+        if torch.is_inference_mode_enabled() and _is_made_of_others(func.name()):
+            with self:
+                return func.decompose(*args, **kwargs)
+        inputs = _tensors((args, tuple(kwargs.values())))
         here = [each for each in inputs if isinstance(each, OnCuda)]
         name = func._schema.name.partition("::")[2]
         asked = kwargs.get("device")
@@ -186,10 +190,13 @@ class Device(TorchDispatchMode):
             _check_devices(func, inputs)
         if target is not None:
             kwargs = kwargs | {"device": CPU}
-        made = _carry_out(func, name, _held(args), _held(kwargs))
+        held = {key: _mapped(value, _held) for key, value in kwargs.items()}
+        made = _carry_out(func, name, _mapped(args, _held), held)
         known = {id(each.held): each for each in here}
         to_host = target == "cpu" or (name == "copy_" and not isinstance(args[0], OnCuda))
-        out = args[0] if name == "copy_" else _wrapped(made, known, to_host)
+        out = args[0] if name == "copy_" else made
+        if name != "copy_" and not to_host:  # what was changed in place is the tensor that it was
+            out = _mapped(made, lambda each: known[id(each)] if id(each) in known else OnCuda(each))
         self._note(func, name, args, kwargs, inputs, out)
         return out
 
@@ -204,9 +211,9 @@ class Device(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _note(self, func, name, args, kwargs, inputs, out) -> None:
-        outputs = [each for each in tree_flatten(out)[0] if _is_tensor(each)]
         if name in _VIEWS or func.is_view or func.namespace == "prim":
             return
+        outputs = _tensors(out)
         if name in _WAITING or _has_mask(name, args):
             self.waited(name)
         if name in _ACROSS and len({each.device.type for each in inputs + outputs}) > 1:
@@ -222,6 +229,7 @@ class Device(TorchDispatchMode):
         size = out.numel() * out.element_size()
         arrives = isinstance(out, OnCuda)
         self.step.copies["to" if arrives else "from"] += size
+        self.step.sent += arrives
         if arrives and source.untyped_storage().data_ptr() not in self._pinned:
             self.step.copies["pageable"] += size
         if not at_once:
@@ -231,23 +239,30 @@ class Device(TorchDispatchMode):
 _DEVICE: list[Device] = []
 
 
-def _is_tensor(each: object) -> bool:
-    return isinstance(each, torch.Tensor)
+def _is_made_of_others(name: str) -> bool:
+    """Whether an operation calls others; in inference mode such ones come as they were called."""
+    key = "CompositeImplicitAutograd"
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
-def _held(tree: Any) -> Any:
-    return tree_map(lambda each: each.held if isinstance(each, OnCuda) else each, tree)
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    """Those in (lists of) arguments, in order."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    return [each for part in tree for each in _tensors(part)] if type(tree) in _NESTED else []
 
 
-def _wrapped(made: Any, known: dict[int, OnCuda], to_host: bool) -> Any:
-    """Results as tensors of the device; what was changed in place as the tensor that it was."""
+def _mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return change(tree)
+    return type(tree)(_mapped(part, change) for part in tree) if type(tree) in _NESTED else tree
 
-    def wrap(each: Any) -> Any:
-        if to_host or not _is_tensor(each):
-            return each
-        return known[id(each)] if id(each) in known else OnCuda(each)
 
-    return tree_map(wrap, made)
+def _held(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.held if isinstance(tensor, OnCuda) else tensor
+
+
+_NESTED = (tuple, list)
 
 
 def _check_devices(func: Any, inputs: list[torch.Tensor]) -> None:
@@ -264,7 +279,7 @@ def _has_mask(name: str, args: tuple[Any, ...]) -> bool:
     """Whether an operation picks by a mask, for which it has to count first."""
     if name not in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return False
-    return any(_is_tensor(each) and each.dtype == torch.bool for each in args[1])
+    return any(each is not None and each.dtype == torch.bool for each in args[1])
 
 
 def _carry_out(func: Any, name: str, args: Any, kwargs: Any) -> Any:

@@ -31,7 +31,7 @@ class Features:
     extract: Extract
     device: torch.device
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of uint8 images (N, C, H, W): float32 (N, D) on the CPU.
 

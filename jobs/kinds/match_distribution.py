@@ -71,7 +71,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         t = 0 is noise); the objectives name their own.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     teacher: Ref[Flow]
     """The flow whose distribution is wanted."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.store import Store
 
 PIECE = 4096
@@ -24,7 +26,7 @@ def load_dataset_tensors(store: Store, dataset: Dataset) -> tuple[Tensor, Tensor
         DamagedArtifact: the file is not what its manifest says.
     """
     tensors = load_file(store.file(dataset, dataset.file))
-    return tensors["images"].permute(0, 3, 1, 2).contiguous(), tensors.get("labels")
+    return channels_first(tensors["images"]), tensors.get("labels")
 
 
 def load_labels(store: Store, dataset: Dataset) -> Tensor | None:
@@ -46,7 +48,7 @@ def image_batches(store: Store, dataset: Dataset, size: int) -> Iterator[Tensor]
     with safe_open(store.file(dataset, dataset.file), framework="pt") as file:
         images = file.get_slice("images")
         for first in range(0, dataset.count, size):
-            yield images[first : first + size].permute(0, 3, 1, 2).contiguous()
+            yield channels_first(images[first : first + size])
 
 
 def load_images(store: Store, dataset: Dataset, index: Tensor | None = None) -> Tensor:
@@ -78,15 +80,65 @@ def load_part(
     """
     images, label = load_dataset_tensors(store, data)
     if labels is not None and label is not None:
-        rows = torch.isin(label, torch.tensor(labels)).nonzero().squeeze(1)
+        rows = _of_labels(label, labels)
         images, label = images[rows], label[rows]
     if len(images) == 0 or (labels is not None and label is None):
-        raise UserError(
-            data.id,
-            f"has no image of the labels {', '.join(map(str, labels or ()))}",
-            "use a labelled data set with images of every part, or another partition",
-        )
+        raise _no_image(data, labels)
     return images, label if conditional else None
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """The images of some labels, in their file."""
+
+    rows: FileRows
+    """Of all images: uint8 (H, W, C)."""
+    label: Tensor | None
+    """Labels of all images, int64 (N,)."""
+    index: Tensor | None
+    """Numbers of the images of these labels; None = all."""
+    count: int
+    """Their number."""
+
+    def images(self, number: Tensor) -> Tensor:
+        """The images of these labels by number, 0..count-1 on the CPU: uint8 (B, C, H, W)."""
+        return channels_first(self.rows.read(number if self.index is None else self.index[number]))
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """Images (B, H, W, C), as files hold them, as networks take them: (B, C, H, W)."""
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+def part_rows(store: Store, data: Dataset, labels: tuple[int, ...] | None) -> PartRows:
+    """What `load_part` loads, to be read row by row.
+
+    Raises:
+        UserError: there is no image of these labels.
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    label = load_labels(store, data)
+    index = None
+    if labels is not None:
+        index = torch.empty(0) if label is None else _of_labels(label, labels)
+    count = data.count if index is None else len(index)
+    if count == 0:
+        raise _no_image(data, labels)
+    shape = (data.image.size, data.image.size, data.image.channels)
+    rows = FileRows([store.file(data, data.file)], data.count, "images", torch.uint8, shape)
+    return PartRows(rows, label, index, count)
+
+
+def _of_labels(label: Tensor, labels: tuple[int, ...]) -> Tensor:
+    return torch.isin(label, torch.tensor(labels)).nonzero().squeeze(1)
+
+
+def _no_image(data: Dataset, labels: tuple[int, ...] | None) -> UserError:
+    return UserError(
+        data.id,
+        f"has no image of the labels {', '.join(map(str, labels or ()))}",
+        "use a labelled data set with images of every part, or another partition",
+    )
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -19,7 +19,7 @@ from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.evaluation.features import Features, open_features
 from slimctl.jobs.storage.cache import cached
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_part
+from slimctl.jobs.storage.tensors import PartRows, part_rows
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA
@@ -33,6 +33,8 @@ from slimctl.models.pixels import to_float, to_uint8
 from slimctl.models.spec import ImageShape
 
 BATCH = 250
+READ = 4000
+"""Real images in memory at once."""
 FORMAT = 1
 """Of what is kept of the real images: raised when the same key would hold something else."""
 REAL = 2000
@@ -86,7 +88,7 @@ class Evaluator:
         if rank > 0:
             return
         if self._extract is None:
-            self._points = to_float(self._some(self._images(), self.samples)).flatten(1)
+            self._points = to_float(self._some(self._part(), self.samples)).flatten(1)
             return
         assert self.features is not None
         drawn = self.seed if self.measure == "kernel" else None
@@ -100,19 +102,21 @@ class Evaluator:
 
     def _measure_real(self, extract: Features) -> dict[str, Tensor]:
         """What a distance of features asks of the real images: made once for all attempts."""
-        images = self._images()
+        part = self._part()
         if self.measure == "kernel":
-            return {"points": extract(self._some(images, REAL))}
-        real = Factored.of(gaussian_of(extract(images)))
+            return {"points": extract(self._some(part, REAL))}
+        pieces = torch.split(torch.arange(part.count), READ)
+        features = torch.cat([extract(part.images(piece)) for piece in pieces])
+        real = Factored.of(gaussian_of(features))
         return {"mean": real.mean, "root": real.root, "spread": real.spread}
 
-    def _images(self) -> Tensor:
-        return load_part(self.store, self.data, self.labels, conditional=False)[0]
+    def _part(self) -> PartRows:
+        return part_rows(self.store, self.data, self.labels)
 
-    def _some(self, images: Tensor, most: int) -> Tensor:
+    def _some(self, part: PartRows, most: int) -> Tensor:
         """So many images at random, or all where there are fewer."""
-        index = torch.arange(min(most, len(images)))
-        return images[counter_random.shuffled_index(self.seed, 0, index, len(images))]
+        index = torch.arange(min(most, part.count))
+        return part.images(counter_random.shuffled_index(self.seed, 0, index, part.count))
 
     def __call__(self, network: nn.Module) -> float | None:
         """The distance of a network in evaluation mode; None on all workers but the first.
@@ -139,7 +143,7 @@ class Evaluator:
         index = torch.arange(self.samples, device=self._device)
         return [*torch.split(index, BATCH)[rank :: self._world]] or [index[:0]]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _draw(self, flow: NetworkFlow) -> Tensor:
         """This worker's samples, float32 (n, C, H, W) on the CPU."""
         seed = derive_seed(self.seed, "judge")

@@ -96,7 +96,9 @@ class ScoreNetworkTrainer:
         self._model = self._network
         if world > 1:
             devices = [device] if device.type == "cuda" else None
-            self._model = nn.parallel.DistributedDataParallel(self._network, device_ids=devices)
+            self._model = nn.parallel.DistributedDataParallel(
+                self._network, device_ids=devices, gradient_as_bucket_view=True
+            )
 
     def advance(self, objective: Objective, network: nn.Module, step: int, rate: float) -> None:
         """Its updates before a step of the student, at a share of the student's learning rate."""
@@ -311,7 +313,7 @@ class Trainer:
     def _rehearse(self, model: nn.Module) -> None:
         """Finds micro-batches that fit on all workers before they wait for each other."""
         if self.score_network is not None:
-            self.score_network.rehearse(self.objective, self.network, self.step)
+            self.score_network.rehearse(self.objective, self._runner, self.step)
         self._micro_batches.rehearse(model, self.optimizer, self._loss_of, self.step)
 
     def _loss_of(self, model: nn.Module, part: Part) -> Tensor:
@@ -322,7 +324,7 @@ class Trainer:
         self._seed_dropout()
         rate = learning_rate(self.spec, self.step)
         if self.score_network is not None:
-            self.score_network.advance(self.objective, self.network, self.step, rate)
+            self.score_network.advance(self.objective, self._runner, self.step, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._micro_batches.gradient(model, self.optimizer, self._loss_of, self.step)
@@ -350,10 +352,13 @@ class Trainer:
     def _distribute(self) -> nn.Module:
         runner = self.engine.runner(self.network)
         set_compiled(runner, compiled=False)  # `_compile` does, after all that is tried out
+        self._runner = runner
         if self.world == 1:
             return runner
         devices = [self.share.device] if self.share.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(runner, device_ids=devices)
+        return nn.parallel.DistributedDataParallel(
+            runner, device_ids=devices, gradient_as_bucket_view=True
+        )
 
     def _log(self, losses: list[Tensor]) -> None:
         stacked = torch.stack(losses)

@@ -1,13 +1,10 @@
 """Pairs and images of the store as the batches of a step, on the training device.
 
-What is stored of pairs is kept on the device where it fits there; a larger set stays on disk and
-the next step's part of it is read while this one computes. x0 is regenerated from (seed, index).
+What is stored is kept on the device where it fits there; a larger set stays on disk and the next
+step's part of it is read while this one computes. x0 of pairs is regenerated from (seed, index).
 Where all of it fits in memory beside x1 it is made once, since drawing it again every step would
 only cost time. Of pairs made elsewhere it is stored.
 """
-
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,16 +12,18 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Dataset, PairSet
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.pairs.shards import (
-    ShardRows,
     pair_labels,
     pair_noise,
     read_labels,
     read_noise,
     read_pairs,
+    shard_rows,
 )
+from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_part
+from slimctl.jobs.storage.tensors import channels_first, load_part, part_rows
 from slimctl.jobs.training.draws import Draws, mirror
+from slimctl.jobs.training.stream import INDEX, RowStream
 from slimctl.models.counter_random import GENERATOR_VERSION
 from slimctl.models.pixels import to_float
 
@@ -32,12 +31,10 @@ CACHE_BYTES = 2**30
 """Noise up to this size is kept in memory."""
 CHUNK = 4096
 CPU_BYTES = 2**30
-"""Pairs up to this size are kept in memory on a CPU."""
-CUDA_SHARE = 0.25
-"""Share of a GPU's free memory up to which pairs are kept there; untested on CUDA."""
-_Stored = Literal["x0", "x1"]
-_Rows = dict[_Stored, Tensor]
-_READER = ThreadPoolExecutor(1, thread_name_prefix="pairs")
+"""Pairs or images up to this size are kept in memory on a CPU."""
+CUDA_SHARE = 0.5
+"""Share of a GPU's free memory up to which they are kept there."""
+CPU = torch.device("cpu")
 
 
 class PairSource:
@@ -65,48 +62,50 @@ class PairSource:
         labels: tuple[int, ...] | None = None,
     ) -> None:
         self._pairs = pairs
-        self._device = device
-        self._stored: dict[_Stored, Tensor | ShardRows] = {}
-        """What is not drawn again, in memory or on disk."""
+        self._stream: RowStream | None = None
+        self._kept: dict[str, Tensor] = {}
+        """What is stored, and labels, by column, where they are on the device."""
         self._drawn: Tensor | None = None
-        self._ahead: tuple[Tensor, Future[_Rows]] | None = None
-        kept = fits(pairs, device)
-        self._stored["x1"] = (
-            read_pairs(store, pairs).to(device) if kept else ShardRows(store, pairs)
-        )
-        if pairs.noise == "stored":
-            noise = read_noise(store, pairs).to(device) if kept else ShardRows(store, pairs, "x0")
-            self._stored["x0"] = noise
-            label = read_labels(store, pairs)
-            self._label = None if label is None else label.to(device)
+        resident = fits(pair_bytes(pairs), device)
+        self._home = device if resident else CPU
+        """Where the pairs are chosen."""
+        drawn = pairs.noise != "stored"
+        if drawn:
+            _check_generator(pairs)
+        label = self._labels(store, drawn=drawn)
+        if resident:
+            self._kept["x1"] = read_pairs(store, pairs).to(device)
+            if not drawn:
+                self._kept["x0"] = read_noise(store, pairs).to(device)
+            if label is not None:
+                self._kept["label"] = label
         else:
-            self._regenerate(pairs, device)
-        self._kept = None if labels is None else self._of_labels(labels)
-        self.count = pairs.count if self._kept is None else len(self._kept)
+            columns: dict[str, FileRows | Tensor] = {"x1": shard_rows(store, pairs)}
+            if not drawn:
+                columns["x0"] = shard_rows(store, pairs, "x0")
+            if label is not None:
+                columns["label"] = label
+            self._stream = RowStream(columns, device)
+        if drawn and 4 * numbers(pairs) <= CACHE_BYTES:
+            self._drawn = _all_noise(pairs, device)
+        self._chosen = None if labels is None else self._of_labels(label, labels)
+        self.count = pairs.count if self._chosen is None else len(self._chosen)
 
-    def _regenerate(self, pairs: PairSet, device: torch.device) -> None:
-        """Labels, and noise where it fits into memory."""
-        if pairs.generator_version != GENERATOR_VERSION:
-            raise UserError(
-                pairs.id,
-                f"version {pairs.generator_version} of the random numbers made its noise, which "
-                f"this program, with version {GENERATOR_VERSION}, cannot draw again",
-                "generate the pairs again, or train with the program that made them",
-            )
-        index = torch.arange(pairs.count, device=device)
-        self._label = pair_labels(pairs.seed, index, pairs.label_counts)
-        if 4 * numbers(pairs) <= CACHE_BYTES:
-            chunks = [
-                pair_noise(pairs.seed, part, pairs.image) for part in torch.split(index, CHUNK)
-            ]
-            self._drawn = torch.cat(chunks)
+    def _labels(self, store: Store, *, drawn: bool) -> Tensor | None:
+        """Labels of all pairs, where the pairs are chosen."""
+        pairs = self._pairs
+        if drawn:
+            index = torch.arange(pairs.count, device=self._home)
+            return pair_labels(pairs.seed, index, pairs.label_counts)
+        label = read_labels(store, pairs)
+        return None if label is None else label.to(self._home)
 
-    def _of_labels(self, labels: tuple[int, ...]) -> Tensor:
+    def _of_labels(self, label: Tensor | None, labels: tuple[int, ...]) -> Tensor:
         """Numbers of the pairs that have one of the labels."""
         kept = torch.empty(0)
-        if self._label is not None:
-            wanted = torch.tensor(labels, device=self._label.device)
-            kept = torch.isin(self._label, wanted).nonzero().squeeze(1)
+        if label is not None:
+            wanted = torch.tensor(labels, device=label.device)
+            kept = torch.isin(label, wanted).nonzero().squeeze(1)
         if len(kept) == 0:
             raise UserError(
                 self._pairs.id,
@@ -122,10 +121,13 @@ class PairSource:
             Noise x0 float32 and images x1 float32 (B, C, H, W), and labels int64 (B,) or None.
         """
         index = self._number(index)
-        rows = self._rows(index)
-        label = None if self._label is None else self._label[index]
+        if self._stream is None:
+            rows = {name: kept[index] for name, kept in self._kept.items()}
+        else:
+            rows = self._stream.take(index)
+            index = rows[INDEX]
         x0 = rows["x0"] if "x0" in rows else self._noise(index)
-        return x0, rows["x1"].float(), label
+        return x0, rows["x1"].float(), rows.get("label")
 
     def of_step(
         self, draws: Draws, step: int, *, flip: bool
@@ -134,9 +136,10 @@ class PairSource:
 
         What is taken from the disk next is read meanwhile.
         """
-        x0, x1, label = self.batch(draws.samples(step, self.count))
-        following, its_step = draws.following(step)
-        self.read_ahead(following.samples(its_step, self.count))
+        x0, x1, label = self.batch(draws.samples(step, self.count, self._home))
+        if self._stream is not None:
+            following, its_step = draws.following(step)
+            self.read_ahead(following.samples(its_step, self.count, self._home))
         if flip:
             flips = draws.flips(step)
             x0, x1 = mirror(x0, flips), mirror(x1, flips)
@@ -148,34 +151,30 @@ class PairSource:
         return self._drawn[index]
 
     def _number(self, index: Tensor) -> Tensor:
-        return index if self._kept is None else self._kept[index]
+        index = index.to(self._home)
+        return index if self._chosen is None else self._chosen[index]
 
     def read_ahead(self, index: Tensor) -> None:
         """Begins to read the pairs that the next `batch` will ask for, if they are on disk."""
-        on_disk = self._on_disk()
-        if on_disk:
-            wanted = self._number(index).cpu()
-            self._ahead = wanted, _READER.submit(_read, on_disk, wanted)
-
-    def _on_disk(self) -> dict[_Stored, ShardRows]:
-        return {name: rows for name, rows in self._stored.items() if isinstance(rows, ShardRows)}
-
-    def _rows(self, index: Tensor) -> _Rows:
-        """The stored tensors of the pairs `index` of the set, on the device."""
-        found = {n: rows[index] for n, rows in self._stored.items() if isinstance(rows, Tensor)}
-        on_disk = self._on_disk()
-        if on_disk:
-            wanted, ahead = index.cpu(), self._ahead
-            if ahead is not None and torch.equal(ahead[0], wanted):
-                rows = ahead[1].result()
-            else:
-                rows = _read(on_disk, wanted)
-            found |= {n: part.to(self._device, non_blocking=True) for n, part in rows.items()}
-        return found
+        if self._stream is not None:
+            self._stream.read_ahead(self._number(index))
 
 
-def _read(on_disk: dict[_Stored, ShardRows], index: Tensor) -> _Rows:
-    return {name: rows.read(index) for name, rows in on_disk.items()}
+def _check_generator(pairs: PairSet) -> None:
+    """Raises UserError where this program cannot draw a set's noise."""
+    if pairs.generator_version != GENERATOR_VERSION:
+        raise UserError(
+            pairs.id,
+            f"version {pairs.generator_version} of the random numbers made its noise, which "
+            f"this program, with version {GENERATOR_VERSION}, cannot draw again",
+            "generate the pairs again, or train with the program that made them",
+        )
+
+
+def _all_noise(pairs: PairSet, device: torch.device) -> Tensor:
+    """x0 of every pair, in pieces that need little more memory."""
+    index = torch.arange(pairs.count, device=device)
+    return torch.cat([pair_noise(pairs.seed, p, pairs.image) for p in torch.split(index, CHUNK)])
 
 
 def numbers(pairs: PairSet) -> int:
@@ -183,16 +182,31 @@ def numbers(pairs: PairSet) -> int:
     return pairs.count * pairs.image.channels * pairs.image.size**2
 
 
-def fits(pairs: PairSet, device: torch.device) -> bool:
-    """Whether what is stored of a set is kept in the device's memory."""
+def pair_bytes(pairs: PairSet) -> int:
+    """Bytes of what is stored of a set."""
+    return (6 if pairs.noise == "stored" else 2) * numbers(pairs)
+
+
+def image_bytes(data: Dataset) -> int:
+    """Bytes of a data set's images."""
+    return data.count * data.image.channels * data.image.size**2
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes of data are kept in the device's memory."""
     limit = float(CPU_BYTES)
     if device.type == "cuda":
         limit = CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
-    return (6 if pairs.noise == "stored" else 2) * numbers(pairs) <= limit
+    return size <= limit
 
 
 class ImageSource:
-    """The real images of a data set, and their labels where the model wants some."""
+    """The real images of a data set, and their labels where the model wants some.
+
+    Raises:
+        UserError: there is no image of these labels.
+        DamagedArtifact: the file is not what its manifest says.
+    """
 
     def __init__(
         self,
@@ -203,14 +217,38 @@ class ImageSource:
         *,
         conditional: bool,
     ) -> None:
-        images, label = load_part(store, data, labels, conditional=conditional)
-        self._images = images.to(device)
-        self._label = None if label is None else label.to(device)
+        resident = fits(image_bytes(data), device)
+        self._home = device if resident else CPU
+        self._stream: RowStream | None = None
+        self._chosen: Tensor | None = None
+        if resident:
+            images, label = load_part(store, data, labels, conditional=conditional)
+            self._images = images.to(device)
+            self._label = None if label is None else label.to(device)
+            self.count = len(images)
+            return
+        part = part_rows(store, data, labels)
+        columns: dict[str, FileRows | Tensor] = {"images": part.rows}
+        if conditional and part.label is not None:
+            columns["label"] = part.label
+        self._stream, self._chosen, self.count = RowStream(columns, device), part.index, part.count
 
     def of_step(self, draws: Draws, step: int, *, flip: bool) -> tuple[Tensor, Tensor | None]:
-        """Images float32 (B, C, H, W), some mirrored if `flip`, and their labels int64 (B,)."""
-        index = draws.samples(step, len(self._images))
-        x1 = to_float(self._images[index])
-        if flip:
-            x1 = mirror(x1, draws.flips(step))
-        return x1, None if self._label is None else self._label[index]
+        """Images float32 (B, C, H, W), some mirrored if `flip`, and their labels int64 (B,).
+
+        What is taken from the disk next is read meanwhile.
+        """
+        index = draws.samples(step, self.count, self._home)
+        if self._stream is None:
+            images, label = self._images[index], None if self._label is None else self._label[index]
+        else:
+            rows = self._stream.take(self._number(index))
+            images, label = channels_first(rows["images"]), rows.get("label")
+            following, its_step = draws.following(step)
+            ahead = following.samples(its_step, self.count, self._home)
+            self._stream.read_ahead(self._number(ahead))
+        x1 = to_float(images)
+        return mirror(x1, draws.flips(step)) if flip else x1, label
+
+    def _number(self, index: Tensor) -> Tensor:
+        return index if self._chosen is None else self._chosen[index]

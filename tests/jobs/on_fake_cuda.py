@@ -32,10 +32,11 @@ from slimctl.jobs.training.evaluator import Evaluator
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import Share
 from slimctl.jobs.training.perceptual import prepare_distance
-from slimctl.models import counter_random
+from slimctl.models import counter_random, philox
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import CosineVPSchedule
+from slimctl.models.networks import fused_norm
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.solvers import fit_grid
@@ -54,6 +55,13 @@ STEPS = BLOCK_STEPS + 1
 
 if reason := persuade():
     pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _fused(monkeypatch):
+    """As on a GPU with Triton; here the kernels' formulas take their place."""
+    monkeypatch.setattr(fused_norm, "works", lambda device: True)
+    monkeypatch.setattr(philox, "works", lambda device: True)
 
 
 @pytest.fixture
@@ -156,6 +164,16 @@ def test_a_step_of_training_with_lpips(device, store, inputs, lpips_files, make_
     prepare_distance(make_context("training-1"), spec.distance)
     objective = Distillation(spec, Handles(store, "training-1", inputs))
     note("distill, lpips", trained(device, store, objective))
+
+
+@pytest.mark.parametrize("name", ["anneal_reflow", "train_flow"])
+def test_a_step_of_training_from_disk(store, inputs, name):
+    """One copy from pinned memory, which nobody waits for."""
+    with fake_cuda(free=1000) as device:
+        cls, spec, fields = OBJECTIVES[name]
+        counted = trained(device, store, cls(spec(**fields), Handles(store, "training-1", inputs)))
+    assert counted.sent == 1
+    note(f"{name}, from disk", counted)
 
 
 SOLVERS = {

@@ -41,6 +41,7 @@ def counts(tmp_path_factory):
     return counted
 
 
+@pytest.mark.timeout(900)  # a minute of computing, on a machine that may do much else
 def test_a_step_costs_what_the_table_says(counts):
     table = json.loads(TABLE.read_text())
     assert counts.keys() == table.keys(), CHANGE

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.fused_norm import norm, norm_silu
 from slimctl.models.networks.layers import Enlarge, Halve, group_norm, label_mistake
 from slimctl.models.networks.spec import label_rows, level_heights
 from slimctl.models.shapes import Float, Int, Tensor
@@ -86,7 +87,7 @@ class Attention(nn.Module):
         self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)
+        pixels = norm(self.norm, x).flatten(2).transpose(1, 2)
         stacked = self.qkv(pixels).unflatten(2, (3, self.heads, -1))
         query, key, value = stacked.permute(2, 0, 3, 1, 4)
         h = functional.scaled_dot_product_attention(query, key, value)
@@ -128,12 +129,12 @@ class ResidualBlock(nn.Module):
         width: int = 0,
     ) -> Float[Tensor, "b c2 h2 w2"]:
         """`height` and `width` are the output's, needed only by a block that enlarges."""
-        h: Tensor = functional.silu(self.norm_in(x))
+        h: Tensor = norm_silu(self.norm_in, x)
         if self.resample is not None:
             h, x = self.resample(h, height, width), self.resample(x, height, width)
         h = self.conv_in(h)
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = functional.silu(torch.addcmul(shift, self.norm_out(h), scale + 1))
+        h = functional.silu(torch.addcmul(shift, norm(self.norm_out, h), scale + 1))
         h = self.conv_out(functional.dropout(h, self.dropout, self.training))
         h = h + (x if self.skip is None else self.skip(x))
         if self.attention is not None:
@@ -251,7 +252,7 @@ class ADM(nn.Module):
         x = self.middle_out(self.middle_in(skips[-1], embedding), embedding)
         for up in self.up:
             x = up(x, embedding, skips)
-        velocity: Tensor = self.head(functional.silu(self.head_norm(x)))
+        velocity: Tensor = self.head(norm_silu(self.head_norm, x))
         return velocity
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from slimctl.models.networks.fused_norm import norm, norm_silu
 from slimctl.models.networks.layers import (
     Resampling,
     enlarge,
@@ -188,14 +189,14 @@ class ResidualBlock(nn.Module):
         width: int = 0,
     ) -> Float[Tensor, "b c2 h2 w2"]:
         """`height` and `width` are the output's, needed only by a block that goes up."""
-        h = functional.silu(self.norm_in(x))
+        h = norm_silu(self.norm_in, x)
         if self.resample == "down":
             h, x = halve(h, self.resampling), halve(x, self.resampling)
         elif self.resample == "up":
             h = enlarge(h, height, width, self.resampling)
             x = enlarge(x, height, width, self.resampling)
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
-        h = functional.dropout(functional.silu(self.norm_out(h)), self.dropout, self.training)
+        h = functional.dropout(norm_silu(self.norm_out, h), self.dropout, self.training)
         h = self.conv_out(h)
         return merge(x if self.skip is None else self.skip(x), h)
 
@@ -228,7 +229,7 @@ class Attention(nn.Module):
         self.out = Projection(channels, NEARLY_ZERO)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)
+        pixels = norm(self.norm, x).flatten(2).transpose(1, 2)
         query, key, value = self.qkv(pixels).unsqueeze(1).chunk(3, dim=-1)
         h = functional.scaled_dot_product_attention(query, key, value).squeeze(1)
         return merge(x, self.out(h).transpose(1, 2).reshape(x.shape))
@@ -379,7 +380,7 @@ class SongUNet(nn.Module):
         x = self.middle_out(x, embedding)
         for up in self.up:
             x = up(x, embedding, skips)
-        velocity: Tensor = self.head(functional.silu(self.head_norm(x)))
+        velocity: Tensor = self.head(norm_silu(self.head_norm, x))
         return velocity
 
 

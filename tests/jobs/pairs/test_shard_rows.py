@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slimctl.jobs.base.errors import DamagedArtifact
-from slimctl.jobs.pairs.shards import ShardRows, read_pairs
+from slimctl.jobs.pairs.shards import read_pairs, shard_rows
 from slimctl.jobs.training import sources
 from slimctl.jobs.training.sources import PairSource
 
@@ -17,17 +17,17 @@ def pairs(make_dataset, make_analytic, make_pairs):
 @pytest.mark.parametrize("index", [[0], [10, 0, 5, 5, 3], list(range(11))])
 def test_rows_are_those_of_the_whole_set(store, pairs, index):
     index = torch.tensor(index, dtype=torch.int64)
-    assert torch.equal(ShardRows(store, pairs).read(index), read_pairs(store, pairs)[index])
+    assert torch.equal(shard_rows(store, pairs).read(index), read_pairs(store, pairs)[index])
 
 
 def test_a_shard_of_other_images_is_refused(store, pairs):
     image = pairs.image.model_copy(update={"size": 5})
     with pytest.raises(DamagedArtifact, match="other images"):
-        ShardRows(store, pairs.model_copy(update={"image": image}))
+        shard_rows(store, pairs.model_copy(update={"image": image}))
 
 
 def test_a_shard_that_shrank_is_refused(store, pairs):
-    rows = ShardRows(store, pairs)
+    rows = shard_rows(store, pairs)
     path = store.shard(pairs.shards[0])
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DamagedArtifact, match="ends before"):
@@ -51,4 +51,4 @@ def test_a_set_on_disk_gives_the_same_batches(store, pairs, monkeypatch, ahead):
 def test_large_sets_stay_on_disk(pairs, count, kept):
     image = pairs.image.model_copy(update={"channels": 3, "size": 32})
     large = pairs.model_copy(update={"count": count, "image": image})
-    assert sources.fits(large, CPU) is kept
+    assert sources.fits(sources.pair_bytes(large), CPU) is kept

@@ -12,6 +12,7 @@ from slimctl.jobs.training.evaluator import ScoredAverage, best_weights, read_sc
 from slimctl.jobs.training.loop import Trainer, learning_rate
 from slimctl.jobs.training.objective import WHOLE, Objective, ScoreNetwork, Share
 from slimctl.models.ema import PowerEMA
+from slimctl.models.engine import Engine, Runner
 from slimctl.models.spec import ImageShape
 
 pytestmark = pytest.mark.usefixtures("written_at_once")
@@ -84,6 +85,23 @@ def test_the_score_network_goes_first_as_often_as_it_asks(work):
     objective = Pursuit()
     trainer(work("a"), objective).run()
     assert objective.asked == [(step, update) for step in range(STEPS) for update in range(UPDATES)]
+
+
+def test_it_sees_the_student_as_the_student_is_computed(work):
+    """In bfloat16 where the student is: what it learns is the flow of that student."""
+    objective, seen = Pursuit(), []
+    loss = objective.score_network_loss
+
+    def look(score_network, network, *rest):
+        seen.append(network)
+        return loss(score_network, network, *rest)
+
+    objective.score_network_loss = look
+    made = trainer(work("a"), objective)
+    made.engine = Engine(precision="bfloat16")
+    made.run()
+    assert all(isinstance(network, Runner) and network.network is made.network for network in seen)
+    assert len(seen) == STEPS * UPDATES
 
 
 def test_its_steps_are_those_of_adam_at_its_own_rate(work):

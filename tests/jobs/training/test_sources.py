@@ -5,7 +5,8 @@ from slimctl.jobs.base.errors import DamagedArtifact, UserError
 from slimctl.jobs.pairs.shards import pair_labels, pair_noise, read_pairs
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.training import sources
-from slimctl.jobs.training.sources import PairSource
+from slimctl.jobs.training.draws import Draws
+from slimctl.jobs.training.sources import ImageSource, PairSource
 
 CPU = torch.device("cpu")
 
@@ -55,3 +56,25 @@ def test_a_damaged_shard_is_not_trained_on(store, pairs):
     path.write_bytes(content)
     with pytest.raises(DamagedArtifact, match="shard-000001"):
         PairSource(Store(store.uri), pairs, CPU)
+
+
+@pytest.mark.parametrize("labels", [None, (0, 2)])
+def test_images_on_disk_give_the_same_batches(store, make_dataset, share, monkeypatch, labels):
+    data, batches = make_dataset(count=9, classes=3), []
+    for limit in (sources.CPU_BYTES, 10):
+        monkeypatch.setattr(sources, "CPU_BYTES", limit)
+        source, draws = (
+            ImageSource(store, data, CPU, labels, conditional=True),
+            Draws(1, share(), data.image),
+        )
+        batches.append([source.of_step(draws, step, flip=True) for step in (0, 1, 2, 7)])
+    for kept, read in zip(*batches, strict=True):
+        assert all(torch.equal(*both) for both in zip(kept, read, strict=True))
+        assert read[0].is_contiguous()
+
+
+def test_a_gpu_keeps_what_takes_half_of_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
+    cuda = torch.device("cuda")
+    assert sources.fits(500, cuda)
+    assert not sources.fits(501, cuda)
