@@ -8,7 +8,8 @@ tried again.
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from slimctl.jobs.base.errors import (
@@ -128,6 +129,18 @@ def named(error: Exception, where: str) -> SlimError:
         return known
     text = f"{type(error).__name__}: {error}"
     return WorkLost(where, text) if may_pass(error) else JobFailed(where, text)
+
+
+@contextmanager
+def classified(where: str) -> Iterator[None]:
+    """Raises what torch or CUDA raise as the error of its class, with the device that failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        known = recognised(error, where)
+        if known is None:
+            raise
+        raise known from error
 
 
 def first_cause(failures: Iterable[Exception]) -> SlimError | None:

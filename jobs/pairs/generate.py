@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.failures import classified
 from slimctl.jobs.pairs.pool import IN_FLIGHT, Life, Pool
 from slimctl.jobs.pairs.shards import (
     PairRecipe,
@@ -61,11 +62,15 @@ class PairActor:
         return self._opened
 
     def make(self, shard: int) -> ShardRecord:
-        """Makes one shard and writes it; a shard that is there already is left alone."""
+        """Makes one shard and writes it; a shard that is there already is left alone.
+
+        Raises:
+            OutOfMemory, BadDevice: its GPU has too little memory, or failed.
+        """
         found = find_shard(self._store, self._recipe, shard)
         if found is not None:
             return found
-        with self._solving:
+        with self._solving, classified(""):
             torch.set_num_threads(self._threads)
             flow = self._flow()
             run = open_solve(self._store, self._recipe, flow)

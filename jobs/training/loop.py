@@ -11,11 +11,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from slimctl.jobs.base.errors import TrainingDiverged
+from slimctl.jobs.base.errors import Preempted, TrainingDiverged
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
@@ -32,6 +33,7 @@ from slimctl.jobs.training.micro_batches import MicroBatches
 from slimctl.jobs.training.objective import Objective, Part, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
+from slimctl.jobs.training.together import together
 from slimctl.models.ema import PowerEMA
 from slimctl.models.engine import Engine, adam, set_compiled
 from slimctl.models.recompute import recompute_blocks
@@ -149,6 +151,10 @@ def _silent(line: str) -> None:
     """Says nothing."""
 
 
+def _on(step: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass
 class Trainer:
     """One worker's part of a training.
@@ -168,6 +174,8 @@ class Trainer:
         settle: whether the engine recorded in the folder counts, and whether to compile is settled
             there; else `engine` is taken as it is.
         recompute: whether blocks are computed again on the way back.
+        alive: called with the number of steps after each one.
+        leaving: why this worker has to leave now; "" if it has not.
     """
 
     spec: TrainingSpec
@@ -183,6 +191,8 @@ class Trainer:
     say: Callable[[str], None] = _silent
     settle: bool = False
     recompute: bool = False
+    alive: Callable[[int], None] = _on
+    leaving: Callable[[], str] = str
     step: int = 0
     seconds: float = 0.0
     """Training time of earlier attempts, s."""
@@ -215,17 +225,23 @@ class Trainer:
 
         Raises:
             TrainingDiverged: the loss or the weights are NaN or infinite.
+            Preempted: this worker has to leave; there is a checkpoint of its last step.
         """
         losses: list[Tensor] = []
         started = time.perf_counter()
         with CheckpointWriter(self.folder, self.spec.checkpoint_s) as writer:
             for loss in self.steps():
+                self.alive(self.step)
                 losses.append(loss)
                 if self._is_due(self.spec.log_every):
                     self._log(losses)
                     losses = []
-                if self.step < self.spec.steps and writer.is_due():
+                leaves = self.leaving() if self.step < self.spec.steps else ""
+                if leaves or (self.step < self.spec.steps and writer.is_due()):
                     self._save(writer, time.perf_counter() - started, losses)
+                if leaves:
+                    writer.wait()
+                    raise Preempted("", f"{leaves}: a checkpoint of step {self.step} was written")
             self._save(writer, time.perf_counter() - started, losses)
         note_final_errors(self.objective.final_errors(self._averaged), self.folder)
 
@@ -257,7 +273,7 @@ class Trainer:
             yield loss
 
     def _prepare(self) -> None:
-        self.objective.prepare(self.share)
+        together(partial(self.objective.prepare, self.share))
         score_network = self.objective.score_network()
         if score_network is not None:
             device = self.share.device

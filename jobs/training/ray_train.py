@@ -6,12 +6,14 @@ Ray Train starts nothing again: an error of any worker ends the attempt on all o
 raised here is its cause, of the class that says whether there is another attempt.
 """
 
+import contextlib
 import os
 import time
 import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +23,19 @@ from slimctl.jobs.base.artifacts import Flow, Generator
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
-from slimctl.jobs.base.errors import JobFailed, SlimError, WorkLost
-from slimctl.jobs.base.failures import first_cause, named
+from slimctl.jobs.base.errors import BadDevice, CollectiveHung, JobFailed, SlimError, WorkLost
+from slimctl.jobs.base.failures import first_cause, named, recognised
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_weights, save_weights
+from slimctl.jobs.training import hang_watch
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine
 from slimctl.jobs.training.evaluator import Scores, Watch, best_weights, read_scores
 from slimctl.jobs.training.final_errors import noted_final_errors
+from slimctl.jobs.training.hang_watch import HangWatch
+from slimctl.jobs.training.leaving import Leaving, listening
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.micro_batches import noted_micro_batch
 from slimctl.jobs.training.objective import Objective, Share
@@ -97,6 +102,7 @@ def train_on_ray(
         UserError: the weights to start from do not fit.
         DamagedArtifact: an input is not what its manifest says.
         JobFailed: it failed in another way that would come again.
+        Preempted: a process or node of it is taken away; there is a checkpoint of the moment.
         WorkLost: a worker died, or Ray Train; the next attempt continues from the last checkpoint.
     """
     workers, threads = spec.layout(context.cluster)
@@ -117,10 +123,11 @@ def train_on_ray(
         watch,
         _recomputes(context, spec, limit),
     )
-    if here:
-        _train_here(task)
-    else:
-        _fit(task, spec.needs(context.cluster), use_cuda)
+    with listening():
+        if here:
+            _train_here(task)
+        else:
+            _fit(task, spec.needs(context.cluster), use_cuda)
     checkpoint = load_checkpoint(context.work)
     if checkpoint is None or checkpoint.step < spec.steps:
         raise WorkLost(context.job, "the training ended without its final checkpoint")
@@ -189,9 +196,12 @@ def _fit(task: TrainTask, needs: Needs, use_cuda: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", str(SETTLE_S))
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
-    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+    from ray.train.torch import TorchTrainer  # noqa: PLC0415
+
+    from slimctl.jobs.training.torch_workers import ListeningConfig  # noqa: PLC0415
 
     free_placement(task.artifact_id)
+    hang_watch.forget(task.store.work(task.artifact_id))
     held = {"CPU": needs.part.cpus, "GPU": needs.part.gpus}
     resources = {name: size for name, size in held.items() if size}
     resources["memory"] = placement_mark(task.artifact_id)
@@ -199,7 +209,7 @@ def _fit(task: TrainTask, needs: Needs, use_cuda: bool) -> None:
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if use_cuda else "gloo"),
+        torch_config=ListeningConfig(backend="nccl" if use_cuda else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=_elastic(task.spec, needs.parts),
             use_gpu=needs.gpus > 0,
@@ -213,7 +223,8 @@ def _fit(task: TrainTask, needs: Needs, use_cuda: bool) -> None:
     )
     deaths = DeathWatch()
     try:
-        trainer.fit()
+        with Leaving(folder, None).watching():
+            trainer.fit()
     except Exception as error:
         raise _cause(task, error, deaths) from error
     finally:
@@ -232,8 +243,14 @@ def _elastic(spec: TrainingSpec, workers: int) -> int | tuple[int, int]:
 def _cause(task: TrainTask, error: Exception, deaths: DeathWatch) -> SlimError:
     """What ended Ray Train: what a worker said before it ended, else why one died."""
     said = getattr(error, "worker_failures", {}).values()
+    where, cause = f"job '{task.job}'", first_cause(said)
+    if cause is None or type(cause) is WorkLost:  # it may be of another's end
+        hung = hang_watch.hung_at(task.store.work(task.artifact_id))
+        if hung:
+            fix = f"look at the stacks in its log; a longer hang_s than {task.spec.hang_s:g}"
+            return CollectiveHung(where, hung, fix)
     what, fix, failure = deaths.explain(error, "Ray Train failed")
-    return first_cause(said) or failure(f"job '{task.job}'", what, fix)
+    return cause or failure(where, what, fix)
 
 
 def _gpu_bytes() -> int | None:
@@ -286,6 +303,8 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
     share = Share(rank * count, count, task.spec.batch_size, device)
     network = initial_network(task)
     folder = task.store.work(task.artifact_id)
+    say = partial(_say, task)
+    leaving, watch = Leaving(folder, rank), HangWatch(task.spec.hang_s, folder, say, rank, world)
     trainer = Trainer(
         task.spec,
         network,
@@ -297,12 +316,26 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         world,
         choose_engine(device, "training", task.spec.precision),
         task.watch,
-        lambda line: task.reporter.send(task.job, "log", message=line),
+        say,
         settle=True,
         recompute=task.recompute,
+        alive=watch.alive,
+        leaving=leaving.why,
     )
-    with Engine().products():  # of whatever is no network, such as scores
-        trainer.run()
+    try:
+        with contextlib.ExitStack() as around:
+            around.enter_context(leaving.watching())
+            if world > 1:
+                around.enter_context(watch.watching())
+            around.enter_context(Engine().products())  # of whatever is no network, such as scores
+            trainer.run()
+    except RuntimeError as error:
+        known = recognised(error, "")
+        if not isinstance(known, BadDevice):
+            raise
+        # Where it was belongs to its words: what comes again at the same step is the work's fault.
+        what = f"{known.what}, after step {trainer.step}"
+        raise BadDevice(known.where, what, *known.args[2:]) from error
 
 
 def initial_network(task: TrainTask) -> nn.Module:
@@ -312,6 +345,10 @@ def initial_network(task: TrainTask) -> nn.Module:
     if task.initial is not None:
         load_weights(network, task.store, task.initial)
     return network
+
+
+def _say(task: TrainTask, line: str) -> None:
+    task.reporter.send(task.job, "log", message=line)
 
 
 def _silent(step: int, metrics: Mapping[str, float]) -> None:

@@ -100,6 +100,9 @@ class TrainingSpec(SeededJobSpec):
     """Whether blocks keep their inputs only and are computed again for the gradient, in the score
     network too: about a third more time, and a fraction of the memory. auto = where by the plan's
     estimate fewer than 64 samples would otherwise fit a GPU at once."""
+    hang_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 600.0
+    """Longest time between two steps of several workers, s, scores included; after it they log
+    their stacks and the training goes on from its last checkpoint."""
     log_every: Annotated[int, Field(ge=1), SPEED_ONLY] = 50
     """Steps between two points of the loss curve."""
 

@@ -21,12 +21,20 @@ from slimctl import Pipeline, submit
 from slimctl.jobs.base.artifacts import Dataset
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.context import Handles, JobContext
-from slimctl.jobs.base.errors import DamagedArtifact, JobFailed, TrainingDiverged
+from slimctl.jobs.base.errors import (
+    BadDevice,
+    CollectiveHung,
+    DamagedArtifact,
+    JobFailed,
+    Preempted,
+    TrainingDiverged,
+)
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.objectives.train_flow import FlowMatching
 from slimctl.jobs.pairs import pool
 from slimctl.jobs.pairs.pool import Life, Pool
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.ray_train import train_on_ray
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
@@ -146,6 +154,47 @@ def test_a_final_error_of_one_worker_ends_all_at_once(local_ray, tmp_path):
     note("a final error of one of two workers", seconds=seconds)
     assert error.value.exit_code == 3
     assert len(list(tmp_path.glob("start-*"))) == 2, "once on each worker"
+
+
+@dataclass
+class Troubled(Objective):
+    """A training whose second worker hangs, is asked to leave or breaks its GPU, at one step."""
+
+    trouble: str
+    step: int = 3
+
+    def prepare(self, share: Share) -> None:
+        self._second = share.first > 0
+
+    def loss(self, network: torch.nn.Module, step: int, *_: object) -> torch.Tensor:
+        if self._second and step == self.step:
+            if self.trouble == "hangs":
+                time.sleep(600)
+            if self.trouble == "SIGTERM":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.trouble == "breaks":
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        time.sleep(0.2)  # a notice takes a second to reach the first worker
+        return network(torch.ones(1, 1, 8, 8), torch.ones(1), None).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cls", "what"),
+    [
+        ("hangs", CollectiveHung, r"no worker got beyond step 3: worker 1 stood in loss \(test_on"),
+        ("SIGTERM", Preempted, r"worker 1: SIGTERM came: a checkpoint of step \d+ was written"),
+        ("breaks", BadDevice, r"uncorrectable ECC error encountered, after step 3"),
+    ],
+)
+def test_trouble_of_one_of_two_workers_is_named(local_ray, tmp_path, trouble, cls, what):
+    store = Store(str(tmp_path / "store"))
+    spec = TrainFlow(data="data", network=NETWORK, steps=60, batch_size=8, workers=2, hang_s=4.0)
+    where = context(store, tmp_path, f"flow-{trouble}")
+    with pytest.raises(cls, match=what):
+        train_on_ray(where, spec, NETWORK, IMAGE, Troubled(trouble))
+    checkpoint = load_checkpoint(where.work)
+    assert (checkpoint is not None) == (trouble == "SIGTERM")
+    assert checkpoint is None or checkpoint.step < 60
 
 
 @ray.remote

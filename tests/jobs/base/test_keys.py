@@ -195,7 +195,16 @@ def test_speed_only_fields_of_the_kinds():
         for name, field in load_kind(kind).model_fields.items()
         if SPEED_ONLY in field.metadata
     }
-    training = {"workers", "threads", "shared", "checkpoint_s", "log_every", "micro_batch"}
+    training = {
+        "workers",
+        "threads",
+        "shared",
+        "checkpoint_s",
+        "log_every",
+        "micro_batch",
+        "hang_s",
+        "checkpoint_activations",
+    }
     kinds = ("train_flow", "anneal_reflow", "distill", "match_teacher", "match_distribution")
     trained = {(kind, name) for kind in kinds for name in training}
     scores = ("data", "features", "score_every", "score_samples")
