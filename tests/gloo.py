@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # once, and not in each fork at its first step
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def on_gloo(folder: Path, work: Callable[[int], None], world: int = 2) -> list[str]:

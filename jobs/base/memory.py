@@ -48,12 +48,22 @@ def in_gib(size: float) -> str:
 
 
 def sampling_memory(
-    network: NetworkSpec | None, image: ImageShape | None, batch: int, *, bfloat16: bool = False
+    network: NetworkSpec | None,
+    image: ImageShape | None,
+    batch: int,
+    *,
+    weaker: NetworkSpec | None = None,
+    bfloat16: bool = False,
 ) -> Memory | None:
-    """Memory of a device that samples a network; None where it or its images are not known."""
+    """Memory of a device that samples a network; None where it or its images are not known.
+
+    A weaker network, by which it is guided, is evaluated after it.
+    """
     if network is None or image is None:
         return None
     how = Evaluation(batch=batch, gradient=False, bfloat16=bfloat16)
-    weights = weight_bytes(network, image)
-    parts = {"weights": weights, "activations": evaluation_bytes(network, image, how)[0]}
+    networks = [network] if weaker is None else [network, weaker]
+    weights = sum(weight_bytes(each, image) for each in networks)
+    fullest = max(evaluation_bytes(each, image, how)[0] for each in networks)
+    parts = {"weights": weights, "activations": fullest}
     return Memory(parts, batch, batch, weights)

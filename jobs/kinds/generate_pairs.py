@@ -189,7 +189,9 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
         self, inputs: "Mapping[str, Facts]", cluster: Cluster, limit: int | None
     ) -> Memory | None:
         known, low = inputs["flow"], self.precision != "float32"
-        return sampling_memory(known.network, known.image, self._batch(), bfloat16=low)
+        weaker = inputs.get("weaker", Facts()).network
+        network, batch = known.network, self._batch()
+        return sampling_memory(network, known.image, batch, weaker=weaker, bfloat16=low)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         known = inputs["flow"]

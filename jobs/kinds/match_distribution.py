@@ -231,6 +231,8 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         fake = inputs["fake"].network if self.fake else teacher
         if image is None or network is None or teacher is None or fake is None:
             return None
+        weaker = inputs.get("weaker", Facts()).network
+        answering = [teacher] if weaker is None else [teacher, weaker]
         judged = self.adversarial is not None
         batches = 1 + judged + (self.adversarial_time is not None)
         both = isinstance(self.objective, (SiDObjective, UIDObjective))
@@ -240,7 +242,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             network,
             image,
             self.batch_size + pairs,
-            (Frozen(teacher, self.batch_size, beside=True),),
+            tuple(Frozen(each, self.batch_size, beside=True) for each in answering),
             fake,
             self.batch_size * batches,
             (teacher, fake) if both else (fake,) if judged else (),

@@ -124,10 +124,11 @@ def test_a_training_takes_what_fake_tensors_take(store, monkeypatch, kind, netwo
             recompute=again,
         )  # fmt: skip
         made._prepare()
+        model = made._distribute()
 
         def steps():
-            made._advance(made.network)
-            return made._advance(made.network)
+            made._advance(model)
+            return made._advance(model)
 
         return steps
 
@@ -176,6 +177,9 @@ def test_images_pairs_and_samplers_are_counted():
     assert made == quality.memory({"model": data}, ONE, None)
     assert set(made.parts) == {"weights", "activations"}
     assert pairs.memory({"flow": Facts()}, ONE, None) is None
+    guided = pairs.memory({"flow": data, "weaker": data}, ONE, None)
+    assert guided.parts["weights"] == 2 * made.parts["weights"]
+    assert guided.parts["activations"] == made.parts["activations"]
 
 
 def test_blocks_are_computed_again_where_few_samples_would_fit():
@@ -185,7 +189,7 @@ def test_blocks_are_computed_again_where_few_samples_would_fit():
     assert not spec.memory(known, ONE, whole.total).recomputes
     limit = whole.lasting + (whole.total - whole.lasting) // 5  # 51 samples
     again = spec.memory(known, ONE, limit)
-    assert (again.recomputes, again.samples) == (True, 64)
+    assert (again.recomputes, again.samples) == (True, 128)
     never = spec.model_copy(update={"checkpoint_activations": False}).memory(known, ONE, limit)
     assert (never.recomputes, never.samples) == (False, 32)
     assert never.remedies == ("checkpoint_activations: true",)

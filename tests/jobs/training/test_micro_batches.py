@@ -215,3 +215,30 @@ def test_a_worker_that_runs_out_later_makes_all_start_again_with_less(work, tmp_
     plain = on_gloo(tmp_path, lambda rank: run(work("plain"), Memory(), spec, rank, 2))
     assert plain == ["", ""]
     assert_close(load_checkpoint(work("full")), load_checkpoint(work("plain")))
+
+
+class Blocks(nn.Sequential):
+    """Three blocks, all of which can be computed again."""
+
+    @property
+    def recomputable(self):
+        return list(self)
+
+
+def test_blocks_are_computed_again_in_micro_batches_of_two_workers(work, tmp_path):
+    def run_blocks(name, recompute):
+        def on_rank(rank):
+            torch.manual_seed(0)
+            layers = [nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Dropout(0.2)) for _ in "abc"]
+            share = Share(rank * BATCH // 2, BATCH // 2, BATCH, CPU)
+            Trainer(
+                settings(micro_batch=1), Blocks(*layers), Memory(companion=1), share, work(name),
+                lambda *_: None, rank, 2, recompute=recompute,
+            ).run()  # fmt: skip
+
+        assert on_gloo(tmp_path, on_rank) == ["", ""]
+        return load_checkpoint(work(name)).tensors
+
+    kept, again = run_blocks("kept", recompute=False), run_blocks("again", recompute=True)
+    assert set(kept) == set(again)
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
