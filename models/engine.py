@@ -25,7 +25,7 @@ own choice by timing (`cudnn.benchmark`) stays off, or a resumed training would 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -99,7 +99,7 @@ class Runner(nn.Module):
         if compiled != bool(self._compiled):
             self._compiled = (torch.compile(self.network, dynamic=False),) if compiled else ()
 
-    def forward(self, first: Tensor, *others: Tensor | None) -> Tensor:
+    def forward(self, first: Tensor, *others: Any) -> Tensor:
         """Calls the network: `first` are images or points, the rest is passed on."""
         if self._engine.memory_format == "channels_last":
             first, others = _channels_last(first), tuple(map(_channels_last, others))

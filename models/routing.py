@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
 from slimctl.models.partition import check_subsets
 from slimctl.models.shapes import Float, Int, Tensor
@@ -57,8 +58,8 @@ class RoutedFlow(Flow):
             return [(needed[0], slice(None))]
         return [(each, (member == each).nonzero().squeeze(1)) for each in needed]
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        assert label is not None  # checked: a fleet has classes
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
+        assert isinstance(label, Tensor)  # checked: a fleet has classes
         velocity = torch.empty_like(xt)
         for number, rows in self.route(label):
             member = self._flows[number]

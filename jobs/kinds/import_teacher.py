@@ -118,6 +118,9 @@ class ImportTeacher(JobSpec):
             read = read_teacher(Path(self.path), overrides)
         except (ValueError, FileNotFoundError) as error:
             raise _field_error(error) from error
+        if read.text is not None:
+            what = f"{self.path}: is conditional on texts, which jobs do not take yet"
+            raise FieldError("path", what, "use it in Python: slimctl.load_teacher")
         if read.undecided:
             what = f"{self.path}: {read.undecided}, but others fit as well"
             raise FieldError("path", what, f"give {read.decide}")

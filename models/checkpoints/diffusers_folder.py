@@ -159,7 +159,7 @@ class Scheduled(NamedTuple):
     """What the config of a scheduler says of the network."""
 
     how: Parameterisation
-    convention: Literal["flow", "timestep"]
+    convention: Literal["flow", "timestep", "instaflow"]
     timesteps: float
 
 

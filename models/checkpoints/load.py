@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slimctl.models.checkpoints.diffusers_folder import read_diffusers
 from slimctl.models.checkpoints.edm_snapshot import read_edm_snapshot
@@ -34,6 +34,8 @@ def load_teacher(
     t_start: float | None = None,
     prediction: Prediction | None = None,
     schedule: Schedule | None = None,
+    convention: Literal["instaflow"] | None = None,
+    embedded_guidance: float | None = None,
     **network: Any,
 ) -> Flow:
     """Reads a flow from a checkpoint; nothing in the file is executed.
@@ -41,7 +43,7 @@ def load_teacher(
     Args:
         path: a checkpoint of SlimFlow or RectifiedFlow (`.pth`), a snapshot of EDM (`.pkl`), a
             file of `save_flow` (`.safetensors`), a folder that `slimctl export` wrote, a folder of
-            diffusers (a `UNet2DModel`, or a pipeline of a transformer and its autoencoder), a
+            diffusers (a `UNet2DModel`, or a pipeline of latents with its autoencoder), a
             checkpoint of SiT, or the state dictionary of a network that the other arguments
             describe.
         ema: read the averaged weights, where the file has others too.
@@ -56,6 +58,9 @@ def load_teacher(
             and 1/81 for EDM.
         prediction: what the network predicts, where the file does not say; None = a velocity.
         schedule: noise that it was trained with, where the file does not say.
+        convention: `instaflow` for a pipeline whose network is told 1000 (1 - t) and answers
+            image - noise, which nothing in its folder says.
+        embedded_guidance: guidance that a network takes as an input, such as FLUX dev's.
         network: fields of the network's spec to use instead of what its tensors say, such as
             attention_resolutions or dropout; with `kind`, the whole spec.
 
@@ -70,16 +75,10 @@ def load_teacher(
             its tensors do not fit. Every tensor that differs is listed, and nothing is loaded.
     """
     overrides = Overrides(
-        ema=ema,
-        variant=variant,
-        size=size,
-        image_channels=image_channels,
-        classes=classes,
-        t_start=t_start,
-        prediction=prediction,
-        schedule=schedule,
-        network=network,
-    )
+        ema=ema, variant=variant, size=size, image_channels=image_channels, classes=classes,
+        t_start=t_start, prediction=prediction, schedule=schedule, convention=convention,
+        embedded_guidance=embedded_guidance, network=network,
+    )  # fmt: skip
     return read_teacher(Path(path), overrides).flow()
 
 
@@ -111,11 +110,19 @@ def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:
     reader, what = (read_model, "model") if ours else (_file_reader(path), "file")
 
     def read(path: Path, overrides: Overrides) -> TeacherFile:
+        _refuse_conventions(overrides)
         if overrides.variant is not None:
             raise OverrideError("variant", f"is one {what}, without variants")
         return reader(path, overrides)
 
     return read
+
+
+def _refuse_conventions(overrides: Overrides) -> None:
+    """Raises OverrideError for what is of pipelines only."""
+    for name in ("convention", "embedded_guidance"):
+        if getattr(overrides, name) is not None:
+            raise OverrideError(name, "is no pipeline of diffusers that makes latents")
 
 
 def _file_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:

@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 
-from slimctl.models.checkpoints.diffusers_folder import read_json, read_scheduler, read_weights
+from slimctl.models.checkpoints.diffusers_folder import (
+    Scheduled,
+    read_json,
+    read_scheduler,
+    read_weights,
+)
 from slimctl.models.checkpoints.paths import (
     AUTOENCODER,
     CONFIG,
@@ -32,14 +37,21 @@ from slimctl.models.checkpoints.teacher import (
     TeacherFile,
     build_to_fill,
 )
+from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.published_weights import rename, same_names
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
+from slimctl.models.text import TextEncoders
 
 PIPELINES: Mapping[str, str] = {
     "DiTPipeline": "DiTTransformer2DModel",
+    "StableDiffusionPipeline": "UNet2DConditionModel",
+    "StableDiffusionXLPipeline": "UNet2DConditionModel",
+    "StableDiffusion3Pipeline": "SD3Transformer2DModel",
+    "PixArtAlphaPipeline": "PixArtTransformer2DModel",
+    "FluxPipeline": "FluxTransformer2DModel",
 }
 """Class of a pipeline that is known here -> class of its network."""
 SAVE_AGAIN = "DiffusionPipeline.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
@@ -65,22 +77,32 @@ def read_pipeline(path: Path, overrides: Overrides) -> TeacherFile:
     if scheduler is None:
         raise ValueError("has no scheduler_config.json\n  fix: copy the whole folder")
     read = read_scheduler(read_json(scheduler))
+    if overrides.convention is not None:
+        read = Scheduled(Parameterisation(), overrides.convention, 1000.0)
     spec = DiffusersModelSpec.model_validate(
         {
             "model": model,
             "config": dict(config),
             "convention": read.convention,
-            "timesteps": read.timesteps,
+            "timesteps": 1.0 if model == "FluxTransformer2DModel" else read.timesteps,
+            "embedded_guidance": overrides.embedded_guidance,
         }
     )
     spec = overrides.network_of(spec)
-    image = _image(spec, overrides)
-    autoencoder = _autoencoder(path, image, overrides)
+    autoencoder = _autoencoder(path, spec, overrides)
+    image = _image(spec, autoencoder.spec, overrides)
     state = {f"model.{name}": own for name, own in _weights(folder, overrides.variant).items()}
     network = build_to_fill(spec, image)
     weights = rename(state, same_names(network), network)
     how = read.how.model_copy(update={"null_class": spec.null_class})
-    return TeacherFile(spec, image, overrides.starting(how), weights, autoencoder=autoencoder)
+    text = None
+    if spec.takes_text:
+        width = int(spec.config.get("joint_attention_dim") or 0)
+        pixels = image.size * autoencoder.spec.factor
+        text = TextEncoders(path, str(index["_class_name"]), pixels, width)
+    return TeacherFile(
+        spec, image, overrides.starting(how), weights, autoencoder=autoencoder, text=text
+    )
 
 
 def _known_class(index: Mapping[str, Any]) -> str:
@@ -103,9 +125,13 @@ def _require_class(config: Mapping[str, Any], wanted: str, folder: str) -> None:
         )
 
 
-def _image(spec: DiffusersModelSpec, overrides: Overrides) -> ImageShape:
+def _image(
+    spec: DiffusersModelSpec, autoencoder: AutoencoderSpec, overrides: Overrides
+) -> ImageShape:
     """The latents that a network works on."""
     size = spec.config.get("sample_size")
+    if spec.packed and isinstance(autoencoder.config.get("sample_size"), int):
+        size = autoencoder.config["sample_size"] // autoencoder.factor
     size = overrides.size if size is None else size
     if not isinstance(size, int) or size < 1:
         raise ValueError("does not say the size of its latents\n  fix: give size")
@@ -114,7 +140,7 @@ def _image(spec: DiffusersModelSpec, overrides: Overrides) -> ImageShape:
     return image
 
 
-def _autoencoder(path: Path, image: ImageShape, overrides: Overrides) -> AutoencoderFile:
+def _autoencoder(path: Path, network: DiffusersModelSpec, overrides: Overrides) -> AutoencoderFile:
     """The autoencoder of a pipeline, which must make latents of the network's channels."""
     folder = path / AUTOENCODER
     if not (folder / CONFIG).is_file():
@@ -126,10 +152,10 @@ def _autoencoder(path: Path, image: ImageShape, overrides: Overrides) -> Autoenc
     config = read_json(folder / CONFIG)
     _require_class(config, "AutoencoderKL", AUTOENCODER)
     spec = AutoencoderSpec(config=dict(config))
-    if spec.latent_channels != image.channels:
+    if spec.latent_channels != network.channels:
         raise ValueError(
             f"has an autoencoder of {spec.latent_channels} latent channels, but its network takes "
-            f"{image.channels}\n  fix: give the autoencoder that the network was trained with"
+            f"{network.channels}\n  fix: give the autoencoder that the network was trained with"
         )
     variant = overrides.variant if overrides.variant in weight_variants(folder) else None
     state = {f"model.{name}": own for name, own in _weights(folder, variant).items()}

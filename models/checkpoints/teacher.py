@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
+from slimctl.models.text import TextEncoders
 
 if TYPE_CHECKING:
     from slimctl.models.networks.autoencoder.network import Autoencoder
@@ -63,6 +64,8 @@ class Overrides:
     t_start: float | None = None
     prediction: Prediction | None = None
     schedule: Schedule | None = None
+    convention: Literal["instaflow"] | None = None
+    embedded_guidance: float | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec; all of them, if `kind` or `preset` is one of them."""
 
@@ -211,6 +214,7 @@ class TeacherFile:
         label_counts: label marginal that the file states, as counts; () = none.
         one_step: whether the network was made to take one step from noise to image.
         autoencoder: what its images are latents of; None = they are pixels.
+        text: what encodes its prompts; None = it takes none.
     """
 
     network: NetworkSpec
@@ -223,6 +227,7 @@ class TeacherFile:
     label_counts: tuple[int, ...] = ()
     one_step: bool = False
     autoencoder: AutoencoderFile | None = None
+    text: TextEncoders | None = None
 
     def require_finite(self) -> None:
         """Raises ValueError, naming every tensor that holds NaN or infinity."""
@@ -239,6 +244,7 @@ class TeacherFile:
         """The flow, on the CPU, frozen, in evaluation mode; it takes over the weights."""
         network = _filled(build_to_fill(self.network, self.image), self.weights)
         flow = make_flow(network, self.image, self.how)
+        flow.text = self.text
         if self.autoencoder is not None:
             flow.autoencoder = self.autoencoder.build()
         return flow.eval().requires_grad_(requires_grad=False)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from slimctl.models.conditions import Condition, Embedded
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.path import expand_time
 from slimctl.models.shapes import Float, Int, Tensor
@@ -87,7 +88,8 @@ class AnalyticFlow(Flow):
         halves = [part.double().square().sum(1) / 2.0 for part in torch.split(self.points, chunk)]
         self.register_buffer("half_squares", torch.cat(halves))
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
+        assert not isinstance(label, Embedded)  # checked
         mean = torch.empty_like(xt, dtype=torch.float64)
         for rows, first, last in self._groups(xt, label):
             mean[rows] = self._posterior_mean(xt[rows], t[rows], first, last)

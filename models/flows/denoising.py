@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from slimctl.models.flows.flow import Flow, NetworkFlow, check_label
+from slimctl.models.conditions import Condition
+from slimctl.models.flows.flow import Flow, NetworkFlow
 from slimctl.models.flows.parameterisation import Parameterisation, Schedule
 from slimctl.models.flows.path import expand_time
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.spec import ImageShape
 
 
@@ -58,7 +59,7 @@ class DenoisingFlow(Flow):
         self,
         x: Float[Tensor, "b c h w"],
         sigma: Float[Tensor, " b"],
-        label: Int[Tensor, " b"] | None = None,
+        label: Condition = None,
     ) -> Float[Tensor, "b c h w"]:
         """The denoiser D(x; sigma): the expected image behind x = image + sigma noise.
 
@@ -70,18 +71,18 @@ class DenoisingFlow(Flow):
         Raises:
             ValueError: labels are missing, not wanted or, on the CPU, outside the range.
         """
-        check_label(self.image, label, self.null_class)
+        self._check(x, label)
         return self._denoise(x, sigma, label)
 
     @abstractmethod
-    def _denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         """The denoiser with checked labels; shapes as in `denoise`."""
 
     def _level(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The noise level of a time, within the network's."""
         return ((1.0 - t) / t).clamp(self.sigma_min, self.sigma_max)
 
-    def _call(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+    def _call(self, x: Tensor, time: Tensor, label: Condition) -> Tensor:
         """The network's answer, computed in its own precision, whatever x's is."""
         weight = next(self.network.parameters(), x)
         answer: Tensor = self.network(x.to(weight.dtype), time.to(x.dtype), label)
@@ -225,14 +226,14 @@ class EDMFlow(DenoisingFlow):
             raise ValueError(f"sigma_data is {sigma_data}: it must be above 0")
         self.sigma_data = sigma_data
 
-    def _denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         level = expand_time(sigma)
         total = level.square() + self.sigma_data**2
         skip = self.sigma_data**2 / total
         scale = level * self.sigma_data * total.rsqrt()
         return skip * x + scale * self._answer(x, sigma, label)
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         sigma = self._level(t)
         level = expand_time(sigma)
         total = level.square() + self.sigma_data**2
@@ -240,7 +241,7 @@ class EDMFlow(DenoisingFlow):
         pull = (self.sigma_data**2 - level) / total
         return (1.0 + level) * (pull * xt + self.sigma_data * total.rsqrt() * f)
 
-    def _answer(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _answer(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         """F(c_in x, c_noise, label)."""
         scaled = expand_time(sigma.square() + self.sigma_data**2).rsqrt() * x
         return self._call(scaled, sigma.log() / 4.0, label)
@@ -296,16 +297,16 @@ class DiffusionFlow(DenoisingFlow):
         self.prediction = prediction
         self.levels = levels
 
-    def _denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         answer = self._answer(x, sigma, label)
         return self._image_of(sigma.double()).of(x, answer).to(x.dtype)
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         sigma = self._level(t.double())
         answer = self._answer(expand_time(1.0 + sigma) * xt, sigma, label)
         return self._velocity_of(sigma).of(xt, answer).to(xt.dtype)
 
-    def _answer(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _answer(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         level = sigma.double()
         scaled = expand_time(self.levels.scale(level)) * x
         return self._call(scaled.float(), self.levels.time(level), label)

@@ -6,16 +6,21 @@ velocity is translated in a `Flow` of its own, so solvers and losses know veloci
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from slimctl.models.conditions import Condition, Embedded
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slimctl.models.networks.autoencoder.network import Autoencoder
+    from slimctl.models.text import TextEncoders
 
 
 class Flow(nn.Module, ABC):
@@ -29,10 +34,12 @@ class Flow(nn.Module, ABC):
         null_class: label that stands for no class, beside those of `image`; None = there is none.
         autoencoder: what decodes the images, where they are latents; None where they are pixels,
             or where nobody has asked for it.
+        text: what encodes prompts, of a flow that is conditional on texts; None of any other.
     """
 
     null_class: int | None = None
     autoencoder: "Autoencoder | None"
+    text: "TextEncoders | None" = None
     evaluations: int = 1
     """Evaluations of a network that a velocity costs."""
 
@@ -49,25 +56,56 @@ class Flow(nn.Module, ABC):
         self,
         xt: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
-        label: Int[Tensor, " b"] | None = None,
+        label: Condition = None,
     ) -> Float[Tensor, "b c h w"]:
         """Velocity dx/dt at the points xt.
 
         Args:
             xt: points; at t = 1 pixels in [-1, 1], or latents.
             t: flow times in [0, 1].
-            label: classes 0..classes-1, or the null class; None for an unconditional flow.
+            label: classes 0..classes-1, or the null class; embedded texts (`encode`); None for an
+                unconditional flow.
 
         Raises:
-            ValueError: labels are missing, not wanted or, on the CPU, outside the range.
+            ValueError: labels or texts are missing, not wanted or, on the CPU, outside the range.
         """
-        check_label(self.image, label, self.null_class)
+        self._check(xt, label)
         return self._velocity(xt, t, label)
+
+    def _check(self, xt: Tensor, label: Condition) -> None:
+        if self.text is not None and not isinstance(label, Embedded):
+            raise ValueError(
+                "this flow is conditional on texts\n  fix: pass flow.encode(prompts) to it"
+            )
+        if not isinstance(label, Embedded):
+            check_label(self.image, label, self.null_class)
+        elif self.text is None:
+            raise ValueError("this flow takes no texts\n  fix: pass labels, or nothing")
+        elif len(label) != len(xt):
+            raise ValueError(f"there are {len(label)} texts for {len(xt)} samples")
+
+    def encode(
+        self, prompts: "str | Sequence[str]", sizes: "Sequence[float | int] | None" = None
+    ) -> Embedded:
+        """Prompts as conditions of this flow, one a row.
+
+        Args:
+            prompts: at least one; those that are too long are cut, with a warning.
+            sizes: what the network is told of sizes, px: of Stable Diffusion XL the original
+                height and width, top and left of the crop, height and width wanted; None = those
+                of images that fill their frame.
+
+        Raises:
+            ValueError: the flow takes no texts, or they cannot be encoded.
+        """
+        if self.text is None:
+            raise ValueError("this flow takes no texts, so there is nothing to encode them by")
+        return self.text.encode(prompts, sizes)
 
     def guided(
         self,
         scale: float,
-        negative: Int[Tensor, " b"] | None = None,
+        negative: "str | Sequence[str] | Embedded | Tensor | None" = None,
         *,
         interval: tuple[float, float] | None = None,
         weaker: "Flow | None" = None,
@@ -76,7 +114,9 @@ class Flow(nn.Module, ABC):
 
         Args:
             scale: w >= 0; 1 = as it is, above 1 = further.
-            negative: must be None: no class is the opposite of another.
+            negative: prompts, one for all samples or one for each, that a flow of texts is driven
+                away from; None = the text that stands for none. Of classes it must be None: no
+                class is the opposite of another.
             interval: flow times (first, last) between which it is driven; None = all.
             weaker: what it is driven away from: a flow of the same images, smaller or trained for
                 a shorter time; None = itself without a label.
@@ -85,12 +125,16 @@ class Flow(nn.Module, ABC):
             ValueError: the flow knows no null class and there is no weaker one, the two are of
                 other images, or an argument is out of its range.
         """
-        if negative is not None:
+        if self.text is None and negative is not None:
             raise ValueError(
                 "a class has no opposite, so there is nothing that negative could say"
                 "\n  fix: leave negative out"
             )
-        return GuidedFlow(self, scale, interval, weaker)
+        if negative is None or isinstance(negative, (Embedded, Tensor)):
+            away = negative if isinstance(negative, Embedded) else None
+        else:
+            away = self.encode(negative)
+        return GuidedFlow(self, scale, interval, weaker, away)
 
     @property
     def sigma_range(self) -> tuple[float, float] | None:
@@ -109,7 +153,7 @@ class Flow(nn.Module, ABC):
         return x0
 
     @abstractmethod
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         """Velocity with checked labels; shapes as in `velocity`."""
 
 
@@ -120,7 +164,7 @@ class NetworkFlow(Flow):
         super().__init__(image, t_start)
         self.network = network
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         velocity: Tensor = self.network(xt, t, label)
         return velocity
 
@@ -144,6 +188,7 @@ class GuidedFlow(Flow):
         scale: float,
         interval: tuple[float, float] | None = None,
         weaker: Flow | None = None,
+        negative: Embedded | None = None,
     ) -> None:
         """Takes what `Flow.guided` takes, and raises as it does."""
         _check_guidance(flow, scale, interval, weaker)
@@ -152,6 +197,8 @@ class GuidedFlow(Flow):
         self.weaker = weaker
         self.scale = scale
         self.interval = interval
+        self.negative = negative
+        self.text = flow.text
         self.null_class = flow.null_class
         self.autoencoder = flow.autoencoder
         other = flow if weaker is None else weaker
@@ -165,7 +212,7 @@ class GuidedFlow(Flow):
         """The flow's own point."""
         return self.flow.enter(x0)
 
-    def _velocity(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         velocity = self.flow.velocity(xt, t, label)
         if self.scale == 1.0:
             return velocity
@@ -177,13 +224,22 @@ class GuidedFlow(Flow):
         inside = (t >= first) & (t <= last)
         return torch.where(inside[:, None, None, None], driven, velocity)
 
-    def _less(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _less(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         """What the velocity is driven away from."""
         if self.weaker is not None:
             return self.weaker.velocity(xt, t, label)
+        if isinstance(label, Embedded):
+            return self.flow.velocity(xt, t, self._less_text(label))
         assert label is not None  # checked: a flow with a null class has classes
         assert self.null_class is not None
         return self.flow.velocity(xt, t, torch.full_like(label, self.null_class))
+
+    def _less_text(self, label: Embedded) -> Embedded:
+        """The texts that it is driven away from, for images of the sizes that are wanted."""
+        assert self.text is not None  # checked
+        less = self.text.null() if self.negative is None else self.negative
+        less = less.repeat(len(label)) if len(less) == 1 else less
+        return replace(less.to(label.sequence.device), extra=label.extra)
 
 
 def _check_guidance(
@@ -193,7 +249,7 @@ def _check_guidance(
         raise ValueError(f"scale is {scale}: give a number of at least 0, where 1 is no guidance")
     if interval is not None and not 0.0 <= interval[0] < interval[1] <= 1.0:
         raise ValueError(f"interval is {interval}: give flow times 0 <= first < last <= 1")
-    if weaker is None and flow.null_class is None:
+    if weaker is None and flow.null_class is None and flow.text is None:
         raise ValueError(
             "this flow has no null class, so it cannot be guided"
             "\n  fix: train it with label_dropout, or give a weaker flow of the same images"

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.edm_heun import SIGMA_MAX, SIGMA_MIN, edm_heun
 from slimctl.models.solvers.euler import euler
 from slimctl.models.solvers.grid import grid
@@ -26,7 +27,7 @@ def solve(
     spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec | GridSpec,
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None = None,
+    label: Condition = None,
     t_start: float | None = None,
     t_end: float = 1.0,
     keep_states: bool = False,
@@ -55,7 +56,7 @@ def _solve(
     spec: EulerSpec | HeunSpec | RK45Spec | EDMHeunSpec | GridSpec,
     flow: Flow,
     x0: Tensor,
-    label: Tensor | None,
+    label: Condition,
     t_start: float | None,
     t_end: float,
     keep_states: bool,
@@ -87,7 +88,7 @@ def _solve(
     return euler(flow, x0, label, times, keep_states)
 
 
-def _edm_heun(spec: EDMHeunSpec, flow: Flow, x0: Tensor, label: Tensor | None) -> Solution:
+def _edm_heun(spec: EDMHeunSpec, flow: Flow, x0: Tensor, label: Condition) -> Solution:
     if flow.sigma_range is None:
         raise ValueError(f"edm_heun needs a denoiser, not a {type(flow).__name__}: use heun")
     lowest, highest = flow.sigma_range

@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.solution import Solution, check_finite
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -42,7 +43,7 @@ def edm_sigmas(
 def edm_heun(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None = None,
+    label: Condition = None,
     steps: int = 18,
     sigma_min: float = SIGMA_MIN,
     rho: float = 7.0,
@@ -84,7 +85,7 @@ def edm_heun(
     return Solution(x.to(x0.dtype), nfe)
 
 
-def _slope(flow: Flow, x: Tensor, sigma: float, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _slope(flow: Flow, x: Tensor, sigma: float, label: Condition, dtype: torch.dtype) -> Tensor:
     """(x - D(x; sigma)) / sigma = xt - t v(xt, t), as x = (1 + sigma) xt and t (1 + sigma) = 1.
 
     x is kept in float64: levels from 80 to 0.002 are too far apart for sums in float32.

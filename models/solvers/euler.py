@@ -5,15 +5,16 @@ from itertools import pairwise
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.solution import Solution, check_finite
 
 
 def euler(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None,
+    label: Condition,
     times: Sequence[float],
     keep_states: bool = False,
 ) -> Solution:

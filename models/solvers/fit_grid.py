@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.grid import combine
 from slimctl.models.solvers.runge_kutta import trajectory
 from slimctl.models.solvers.spec import GridSpec
@@ -41,7 +42,7 @@ class Trajectories:
     """Times, float64, from t_start to 1."""
     points: Float[Tensor, "k b c h w"]
     velocities: Float[Tensor, "k b c h w"]
-    label: Int[Tensor, " b"] | None
+    label: Condition
 
     def at(self, t: float) -> Float[Tensor, "b c h w"]:
         """Points at time t, by the cubic through the two nearest nodes and their velocities."""
@@ -62,7 +63,7 @@ class Trajectories:
 def follow(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None,
+    label: Condition,
     tolerance: float,
 ) -> Trajectories:
     """Follows the flow from where the noise enters it to 1; raises as `rk45`."""

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.solution import Solution, check_finite
 
 
 def grid(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None,
+    label: Condition,
     times: Sequence[float],
     weights: Sequence[Sequence[float]],
     keep_states: bool = False,

@@ -13,9 +13,10 @@ from itertools import pairwise
 
 import torch
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.path import expand_time
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.solvers.solution import Solution
 
 _SAFETY, _LARGEST_GROWTH, _LARGEST_SHRINK = 0.9, 10.0, 0.2
@@ -102,7 +103,7 @@ class FlowPoint:
     t: Tensor
     velocity: Tensor
     """v(x, t)."""
-    label: Tensor | None
+    label: Condition
 
     def keep(self, chosen: Tensor) -> "FlowPoint":
         """The samples of a mask or of numbers."""
@@ -110,7 +111,7 @@ class FlowPoint:
         return FlowPoint(self.x[chosen], self.t[chosen], self.velocity[chosen], label)
 
 
-def begin(flow: Flow, x0: Tensor, label: Tensor | None, t_start: float) -> FlowPoint:
+def begin(flow: Flow, x0: Tensor, label: Condition, t_start: float) -> FlowPoint:
     """The first point of each sample; one evaluation."""
     t = torch.full((len(x0),), t_start, dtype=torch.float64, device=x0.device)
     return FlowPoint(x0, t, flow.velocity(x0, t.to(x0.dtype), label), label)
@@ -131,7 +132,7 @@ def take_step(
 def rk45(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None,
+    label: Condition,
     t_start: float,
     t_end: float,
     tolerance: float,
@@ -156,7 +157,7 @@ def rk45(
 def rk23(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None = None,
+    label: Condition = None,
     tolerance: float = 1e-3,
     max_evaluations: int = 1000,
     t_start: float | None = None,
@@ -176,7 +177,7 @@ def rk23(
 def trajectory(
     flow: Flow,
     x0: Float[Tensor, "b c h w"],
-    label: Int[Tensor, " b"] | None,
+    label: Condition,
     times: Sequence[float],
     tolerance: float,
     max_evaluations: int = 5000,
@@ -226,7 +227,7 @@ class _Control:
     max_evaluations: int
     norm: _Norm
 
-    def solve(self, x0: Tensor, label: Tensor | None, t_start: float) -> Solution:
+    def solve(self, x0: Tensor, label: Condition, t_start: float) -> Solution:
         x1, nfe = torch.empty_like(x0), torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
         point = begin(self.flow, x0, label, t_start)
         h = self._first_step(point, self.t_end - t_start)

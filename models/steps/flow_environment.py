@@ -244,4 +244,5 @@ def _held(walk: FlowWalk) -> dict[str, Tensor]:
         "x": walk.point.x, "t": walk.point.t, "velocity": walk.point.velocity, "nfe": walk.nfe,
         "last_h": walk.last_h, "error": walk.error, "drift": walk.drift, "bend": walk.bend,
     }  # fmt: skip
-    return named if walk.point.label is None else named | {"label": walk.point.label}
+    label = walk.point.label
+    return named | {"label": label} if isinstance(label, Tensor) else named

@@ -1,13 +1,15 @@
 """The package's networks behind the signature that all networks here have."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffusers
 import torch
 from torch import nn
 
+from slimctl.models.conditions import Condition
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.spec import ImageShape
 
 
@@ -17,25 +19,92 @@ class DiffusersModel(nn.Module):
     def __init__(self, spec: DiffusersModelSpec, image: ImageShape) -> None:
         super().__init__()
         config = {name: value for name, value in spec.config.items() if not name.startswith("_")}
+        if not spec.packed:
+            config["sample_size"] = image.size
         cls: Any = getattr(diffusers, spec.model)
-        made = cls.from_config(config | {"sample_size": image.size})
+        made = cls.from_config(config)
         self.model: nn.Module = made
+        self._call = CALLS[spec.model]
         self._channels = image.channels
-        self._is_flow = spec.convention == "flow"
+        self._convention = spec.convention
         self._timesteps = spec.timesteps
+        self._guidance = spec.embedded_guidance
         _settle(made, spec.frequency_shift)
 
     def forward(
-        self,
-        xt: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
-        label: Int[Tensor, " b"] | None = None,
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], label: Condition = None
     ) -> Float[Tensor, "b c h w"]:
-        """Evaluates the network at xt and t; a velocity in the convention `flow`."""
-        time = self._timesteps * (1.0 - t) if self._is_flow else t
-        answer: Tensor = self.model(xt, time, class_labels=label, return_dict=False)[0]
+        """Evaluates the network at xt and t; a velocity but in the convention `timestep`."""
+        told = t if self._convention == "timestep" else self._timesteps * (1.0 - t)
+        answer = self._call(self.model, xt, told, label, self._guidance)
         answer = torch.narrow(answer, 1, 0, self._channels)
-        return -answer if self._is_flow else answer
+        return -answer if self._convention == "flow" else answer
+
+
+Call = Callable[[Any, Tensor, Tensor, Any, float | None], Tensor]
+"""(network, points, what it is told of the time, condition, embedded guidance) -> its answer."""
+
+
+def _dit(model: Any, x: Tensor, time: Tensor, label: Any, _: float | None) -> Tensor:
+    answer: Tensor = model(x, time, class_labels=label, return_dict=False)[0]
+    return answer
+
+
+def _unet(model: Any, x: Tensor, time: Tensor, text: Any, _: float | None) -> Tensor:
+    added = None
+    if model.config.addition_embed_type is not None:
+        added = {"text_embeds": text.pooled, "time_ids": text.extra}
+    answer: Tensor = model(x, time, text.sequence, added_cond_kwargs=added, return_dict=False)[0]
+    return answer
+
+
+def _sd3(model: Any, x: Tensor, time: Tensor, text: Any, _: float | None) -> Tensor:
+    answer: Tensor = model(x, text.sequence, text.pooled, time, return_dict=False)[0]
+    return answer
+
+
+def _pixart(model: Any, x: Tensor, time: Tensor, text: Any, _: float | None) -> Tensor:
+    sizes = {"resolution": text.extra[:, :2], "aspect_ratio": text.extra[:, 2:]}
+    answer: Tensor = model(
+        x,
+        encoder_hidden_states=text.sequence,
+        timestep=time,
+        added_cond_kwargs=sizes,
+        encoder_attention_mask=text.mask,
+        return_dict=False,
+    )[0]
+    return answer
+
+
+def _flux(model: Any, x: Tensor, time: Tensor, text: Any, guidance: float | None) -> Tensor:
+    """2 x 2 latents are one token, whose place the network is told as (0, row, column)."""
+    b, c, h, w = x.shape
+    tokens = x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    rows, columns = (torch.arange(n // 2, device=x.device, dtype=x.dtype) for n in (h, w))
+    places = torch.cartesian_prod(torch.zeros_like(rows[:1]), rows, columns)
+    answer = model(
+        hidden_states=tokens.reshape(b, (h // 2) * (w // 2), c * 4),
+        encoder_hidden_states=text.sequence,
+        pooled_projections=text.pooled,
+        timestep=time,
+        img_ids=places,
+        txt_ids=places.new_zeros(text.sequence.shape[1], 3),
+        guidance=None if guidance is None else torch.full_like(time, guidance),
+        return_dict=False,
+    )[0]
+    grid = answer.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    whole: Tensor = grid.reshape(b, c, h, w)
+    return whole
+
+
+CALLS: Mapping[str, Call] = {
+    "DiTTransformer2DModel": _dit,
+    "UNet2DConditionModel": _unet,
+    "SD3Transformer2DModel": _sd3,
+    "PixArtTransformer2DModel": _pixart,
+    "FluxTransformer2DModel": _flux,
+}
+"""How each class is called."""
 
 
 def _settle(model: nn.Module, frequency_shift: float | None) -> None:

@@ -12,14 +12,21 @@ from slimctl.models.spec import ImageShape
 if TYPE_CHECKING:
     from slimctl.models.networks.diffusers_model.network import DiffusersModel
 
-ModelClass = Literal["DiTTransformer2DModel"]
+ModelClass = Literal[
+    "DiTTransformer2DModel",
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "PixArtTransformer2DModel",
+    "FluxTransformer2DModel",
+]
 """Networks of the package that are known here."""
 
 
 class DiffusersModelSpec(NetworkSpec):
-    """A network of diffusers that is conditional on classes; needs the extra `diffusers`.
+    """A network of diffusers that works on latents; needs the extra `diffusers`.
 
-    One class more than the images have, the number `num_embeds_ada_norm`, stands for none.
+    `DiTTransformer2DModel` takes classes: one more than the images have, number
+    `num_embeds_ada_norm`, stands for none. The others take embedded texts.
     """
 
     kind: Literal["diffusers_model"] = "diffusers_model"
@@ -28,11 +35,14 @@ class DiffusersModelSpec(NetworkSpec):
     """Its class in the package."""
     config: dict[str, Any]
     """Its config.json; keys that begin with `_` are left out."""
-    convention: Literal["flow", "timestep"] = "timestep"
+    convention: Literal["flow", "timestep", "instaflow"] = "timestep"
     """`flow`: given timesteps (1 - t), it answers noise - image, as diffusers' flow-matching
-    schedulers have it, and the sign is turned; `timestep`: called and answering as it is."""
+    schedulers have it, and the sign is turned; `instaflow`: the same with image - noise;
+    `timestep`: called and answering as it is."""
     timesteps: float = Field(default=1000.0, gt=0)
-    """What 1 - t is multiplied by, in the convention `flow`."""
+    """What 1 - t is multiplied by, in the conventions `flow` and `instaflow`."""
+    embedded_guidance: float | None = None
+    """Guidance that a distilled network is given as an input; null = it takes none."""
     frequency_shift: float | None = None
     """What is taken off the number of frequencies in the embedding of the time: the package's
     transformers have 1, SiT has 0; null = the package's."""
@@ -44,11 +54,23 @@ class DiffusersModelSpec(NetworkSpec):
     def channels(self) -> int:
         """Channels of what it works on."""
         channels: int = self.config.get("in_channels", 4)
-        return channels
+        return channels // 4 if self.packed else channels
+
+    @property
+    def packed(self) -> bool:
+        """Whether 2 x 2 latents are one input of the network."""
+        return self.model == "FluxTransformer2DModel"
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is conditional on embedded texts, not on classes."""
+        return self.model != "DiTTransformer2DModel"
 
     @property
     def null_class(self) -> int | None:
         """The class that stands for none; None = there is none."""
+        if self.takes_text:
+            return None
         number: int | None = self.config.get("num_embeds_ada_norm", 1000)
         return number
 
@@ -60,7 +82,18 @@ class DiffusersModelSpec(NetworkSpec):
                 f"the config's in_channels is {self.channels}, but the images have {image.channels}"
                 f"\n  fix: set in_channels to {image.channels}"
             )
-        patch = self.config.get("patch_size", 2)
+        if unknown := self._unknown():
+            raise ValueError(
+                f"the config has {unknown}, which this program does not know"
+                "\n  fix: give a network without it"
+            )
+        if bool(self.config.get("guidance_embeds")) != (self.embedded_guidance is not None):
+            takes = "takes" if self.config.get("guidance_embeds") else "does not take"
+            fix = "give" if self.config.get("guidance_embeds") else "leave out"
+            raise ValueError(
+                f"the network {takes} guidance as an input\n  fix: {fix} embedded_guidance"
+            )
+        patch = 2 if self.packed else self._patch()
         if image.size % patch:
             raise ValueError(
                 f"{image.size} px cannot be cut into patches of {patch}"
@@ -72,6 +105,24 @@ class DiffusersModelSpec(NetworkSpec):
                 f"the config's num_embeds_ada_norm is {classes}, but there are {image.classes} "
                 f"classes\n  fix: set num_embeds_ada_norm to {image.classes}"
             )
+
+    def _patch(self) -> int:
+        """What the size of the latents must be a multiple of."""
+        if self.model == "UNet2DConditionModel":
+            return int(2 ** (len(self.config.get("block_out_channels", (0,) * 4)) - 1))
+        patch: int = self.config.get("patch_size", 2)
+        return patch
+
+    def _unknown(self) -> str | None:
+        """What of the config is not known here."""
+        known = {
+            "addition_embed_type": (None, "text_time"),
+            "class_embed_type": (None,),
+            "encoder_hid_dim_type": (None,),
+            "time_cond_proj_dim": (None,),
+        }
+        wrong = [name for name, values in known.items() if self.config.get(name) not in values]
+        return f"{wrong[0]} {self.config[wrong[0]]}" if wrong else None
 
     def build(self, image: ImageShape) -> "DiffusersModel":
         from slimctl.models.networks.diffusers_model.network import DiffusersModel

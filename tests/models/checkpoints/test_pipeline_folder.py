@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from slimctl.models.checkpoints import load_teacher
+from slimctl.models.conditions import Embedded
 from slimctl.models.spec import ImageShape
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
@@ -177,3 +178,74 @@ def test_the_reference_pipeline_gives_the_reference_numbers(test_data):
             assert float(off) < 1e-4 * float(after.abs().max())
         images = flow.decode(wanted[f"{name}.after"][-1])
         assert torch.allclose(images, wanted[f"{name}.image"], rtol=0, atol=1e-4)
+
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (4, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 6,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder as Stable Diffusion's without its encoders, and its network."""
+    unet = builders.drawn(diffusers.UNet2DConditionModel(**UNET))
+    parts = {
+        "unet": unet,
+        "vae": builders.drawn(diffusers.AutoencoderKL(**builders.VAE)),
+        "scheduler": diffusers.DDIMScheduler(beta_schedule="scaled_linear"),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "Other"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    return tmp_path, unet
+
+
+def embedded(count):
+    return Embedded(torch.randn(count, 3, 6))
+
+
+@torch.no_grad()
+def test_a_network_of_texts_is_called_with_them_and_driven_away_from_others(texts):
+    folder, unet = texts
+    torch.manual_seed(3)
+    flow, text, away = load_teacher(folder), embedded(2), embedded(1)
+    x, step = torch.randn(2, 4, 8, 8), 600
+    alpha = diffusers.DDIMScheduler(beta_schedule="scaled_linear").alphas_cumprod[step]
+    sigma = float(((1 - alpha) / alpha).sqrt())
+    t, xt = torch.full((2,), 1 / (1 + sigma)), ours(x, sigma)
+    time = torch.full((2,), float(step))
+    null = unet(x, time, away.sequence.expand(2, 3, 6)).sample
+    answer = null + 3.0 * (unet(x, time, text.sequence).sample - null)
+    wanted = (1 + sigma) * (xt - answer)
+    made = flow.guided(3.0, away).velocity(xt, t, text)
+    assert torch.allclose(made, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+@torch.no_grad()
+def test_instaflow_is_told_the_other_time_and_answers_the_velocity(texts):
+    folder, unet = texts
+    flow, text = load_teacher(folder, convention="instaflow"), embedded(2)
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.0, 0.7])
+    wanted = unet(x, 1000 * (1 - t), text.sequence).sample
+    assert torch.allclose(flow.velocity(x, t, text), wanted, atol=1e-5)
+
+
+def test_arguments_of_other_folders_and_encoders_that_are_not_known_are_refused(texts):
+    folder, _ = texts
+    with pytest.raises(ValueError, match=r"does not take guidance.*\n.*leave out embedded_guid"):
+        load_teacher(folder, embedded_guidance=3.5)
+    with pytest.raises(ValueError, match=r"has no tokenizer|transformers"):
+        load_teacher(folder).encode("a cat")
+    edit(folder / "unet" / "config.json", class_embed_type="timestep")
+    with pytest.raises(ValueError, match="class_embed_type timestep, which"):
+        load_teacher(folder)
