@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu_session.session import Session
 from benchmarks.gpu_session.shelf import SHARD, fill_shelf
+from benchmarks.gpu_session.sizes import DRY
 from benchmarks.measure import this_machine
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.training import sources
@@ -156,7 +157,7 @@ def _copy(state: dict[str, Tensor], hosts: dict[str, Tensor]) -> Callable[[], No
 def _two_processes(session: Session) -> dict[str, Any]:
     """Two gloo workers on this device: the same weights as one, and the time of a step."""
     limit = max(1.0, session.left_s())
-    size = "dry" if not session.on_gpu else "real"
+    size = "dry" if session.sizes is DRY else "real"
     command = [sys.executable, "-m", "benchmarks.gpu_session.two_workers", size]
     finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=limit)
     if finished.returncode != 0:

@@ -34,8 +34,11 @@ class Without:
         return None if absent else PathFinder.find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-sys.argv = ["gpu_session", *sys.argv[1:]]
-runpy.run_module("benchmarks.gpu_session", run_name="__main__")
+sys.argv = sys.argv[1:]
+if sys.argv[0].endswith(".py"):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[0], run_name="__main__")
 """
 FIGURES = {
     1: [
@@ -54,29 +57,49 @@ FIGURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", [1, 2])
-def test_a_dry_run_needs_four_packages(part, tmp_path):
-    arguments = ["--dry-run", "--part", str(part), "--out", str(tmp_path)]
+def dry_run(program, part, folder):
+    """The figures and the summary of a part, where the packages of ABSENT are not."""
+    arguments = ["--dry-run", "--part", str(part), "--out", str(folder)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     finished = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *arguments],
+        [sys.executable, "-c", WITHOUT, program, *arguments],
         check=False, capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "TORCH_COMPILE_DISABLE": "1"},  # inductor has a test of its own
+        env={**os.environ, "PYTHONPATH": paths, "TORCH_COMPILE_DISABLE": "1"},
     )  # fmt: skip
+    if "no fake GPU" in finished.stderr:
+        pytest.skip(finished.stderr)
     assert finished.returncode == 0, finished.stderr
-    figures = [json.loads(line) for line in (tmp_path / f"part-{part}.jsonl").open()]
+    figures = [json.loads(line) for line in (folder / f"part-{part}.jsonl").open()]
     assert [line for line in figures if "failed" in line] == []
     found = {line["figure"]: line for line in figures}
     assert set(FIGURES[part]) <= set(found)
+    assert "| phase | figure | values |" in (folder / f"part-{part}.md").read_text()
+    return found, json.loads((folder / f"part-{part}.json").read_text())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_dry_run_on_a_fake_gpu_needs_four_packages(part, tmp_path):
+    """No figure fails, and no step of an objective waits for the device."""
+    found, head = dry_run("tests/benchmarks/session_on_fake_cuda.py", part, tmp_path)
+    assert (head["card"], head["torch"]) == ("fake", torch.__version__)
+    assert {one["what"] for one in head["settles"]} == {one.what for one in settle([])}
     if part == 1:
         assert found["resumed halfway, eager"]["bit_equal"]
         assert found["random numbers, CPU and device"]["whole_numbers_equal"]
+        assert all(line["checked"] for name, line in found.items() if name.startswith("no waiting"))
+        assert found["step tiny batch 2 contiguous"]["launches"] > 100
         assert "left_out" in found["official step"]
     else:
         assert found["two processes"]["largest_difference_of_weights"] < 1e-5
-    head = json.loads((tmp_path / f"part-{part}.json").read_text())
-    assert head["torch"] == torch.__version__
+        assert found["end points rk45 float16"]["rms_from_ieee"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_dry_run_on_a_cpu_settles_nothing(part, tmp_path):
+    _, head = dry_run("benchmarks.gpu_session", part, tmp_path)
     assert "settles nothing" in head["settles"]
-    assert "| phase | figure | values |" in (tmp_path / f"part-{part}.md").read_text()
 
 
 def test_a_session_without_a_gpu_is_refused(monkeypatch, capsys):
