@@ -6,7 +6,8 @@ clock, so whoever uses it keeps it with the work (a resumed training must not ch
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 WARM_UP = 3
@@ -48,6 +49,50 @@ def compile_times(
         return CompileTimes(eager_s)
     first_s = _seconds(compiled)
     return CompileTimes(eager_s, _steady_s(compiled), first_s)
+
+
+class CompilesLater:
+    """Compiles a sampler once what is left of its batches would take minutes as it is.
+
+    The batches themselves are timed: of each kind the second, since the first warms up or compiles.
+    For batches of one size and a fixed number of evaluations. A sampler that compiling makes slower
+    goes back.
+
+    Args:
+        batches: to be made in all, as far as is known.
+        set_compiled: whether the networks are compiled from the next batch on.
+    """
+
+    def __init__(self, batches: int, set_compiled: Callable[[bool], None]) -> None:
+        self.compiled = False
+        """Whether the next batch is."""
+        self._left = batches
+        self._set_compiled = set_compiled
+        self._made = 0
+        self._eager_s: float | None = None
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Around the making of a batch, to the end of waiting for it."""
+        started = time.perf_counter()
+        yield
+        self._took(time.perf_counter() - started)
+
+    def _took(self, seconds: float) -> None:
+        self._left -= 1
+        self._made += 1
+        if self._made != 2:
+            return
+        if self._eager_s is None:
+            self._eager_s = seconds
+            if seconds * self._left >= WORTH_S:
+                self._switch(compiled=True)
+        elif self.compiled and seconds > self._eager_s:
+            self._switch(compiled=False)
+
+    def _switch(self, *, compiled: bool) -> None:
+        self.compiled, self._made = compiled, 0
+        self._set_compiled(compiled)
 
 
 def _steady_s(work: Callable[[], None]) -> float:

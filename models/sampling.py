@@ -1,12 +1,14 @@
 """Samples of a model as functions of (seed, number): flows by a solver, generators in one step."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from slimctl.models import counter_random
+from slimctl.models.compilation import CompilesLater
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
 from slimctl.models.losses import one_step_velocity
@@ -35,12 +37,14 @@ class Sampler:
         solver: how a flow is followed; None = in one step (a generator).
         label_counts: label marginal; () if unconditional.
         device: where it computes.
+        later: compiles the flow's networks where that pays; None = they stay as they are.
     """
 
     flow: Flow
     solver: SolverSpec | None
     label_counts: tuple[int, ...]
     device: torch.device
+    later: CompilesLater | None = None
 
     @property
     def image(self) -> ImageShape:
@@ -76,7 +80,8 @@ class Sampler:
             labels = self.labels(seed, index)
             if labels is not None and label is not None:
                 labels = torch.full_like(labels, label)
-            images, nfe = self.generate(self.noise(seed, index), labels)
+            with self.later.batch() if self.later else nullcontext():
+                images, nfe = self.generate(self.noise(seed, index), labels)
             yield Samples(images, labels, nfe)
 
     def classes(self) -> list[int]:

@@ -31,7 +31,7 @@ from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
 from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sample_grid
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import FEWEST, by_labels
-from slimctl.models.engine import without_engine
+from slimctl.models.engine import choose_engine, without_engine
 from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
 from slimctl.models.metrics.evidence import Evidence
@@ -41,6 +41,7 @@ from slimctl.models.pixels import to_float, to_uint8
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import SamplingPrecision
 
 GRID_SAMPLES = 100
 NEAREST_SAMPLES = 1000
@@ -64,6 +65,8 @@ class EvaluationSettings(Protocol):
     def reference(self) -> str | None: ...
     @property
     def batch_size(self) -> int: ...
+    @property
+    def precision(self) -> SamplingPrecision: ...
     @property
     def neighbours(self) -> int: ...
     @property
@@ -110,7 +113,7 @@ def measure(
     reference = _outside_reference(spec, features)
     solver = None if spec.solver is None else fitted_solver(context, spec.solver)
     guidance = spec.guided(context.handles)
-    sampler = open_sampler(store, model, solver, device, guidance)
+    sampler = _sampler_of(context, spec, model, solver, guidance)
     extract = open_features(store, features, device, context.threads)
     real = measure_real(
         store, data, features, extract, spec.samples, spec.manifold_samples, reference
@@ -167,6 +170,20 @@ def _say_what_is_left_out(
                 f"own: fewer than {FEWEST} samples or real images of them are kept; raise samples "
                 "and manifold_samples"
             )
+
+
+def _sampler_of(
+    context: JobContext,
+    spec: EvaluationSettings,
+    model: Flow | Generator | Fleet,
+    solver: SolverSpec | None,
+    guidance: Guidance | None,
+) -> Sampler:
+    """Opens the model; what its products are like is noted."""
+    device = torch.device(context.device)
+    batches = spec.draws * -(-spec.samples // spec.batch_size)
+    context.engine |= choose_engine(device, "sampling", spec.precision).model_dump()
+    return open_sampler(context.store, model, solver, device, guidance, spec.precision, batches)
 
 
 def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:
@@ -252,6 +269,7 @@ def _draw(
             done += len(images)
             context.progress(done, total)
         drawn.statistics.append(running.result())
+    context.engine["compiled"] = sampler.later is not None and sampler.later.compiled
     return drawn
 
 

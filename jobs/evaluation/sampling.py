@@ -11,13 +11,14 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.guidance import Guidance
-from slimctl.jobs.storage.flows import open_fleet, open_guided, open_network
+from slimctl.jobs.storage.flows import later, open_fleet, open_guided, open_running
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.pixels import to_uint8
 from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import GridSpec, RK45Spec, SolverSpec
+from slimctl.models.spec import SamplingPrecision
 
 FLOW_STEPS = 50
 """Euler steps of a flow where nobody says a number."""
@@ -44,8 +45,13 @@ def open_sampler(
     solver: SolverSpec | None,
     device: torch.device,
     guidance: Guidance | None = None,
+    precision: SamplingPrecision = "float32",
+    batches: int = 0,
 ) -> Sampler:
     """Opens a model of the store for sampling; a flow may be guided.
+
+    `precision` is of the networks' products; of so many batches, fixed steps are compiled on a GPU
+    where that pays.
 
     Raises:
         UserError: a flow without a solver, a generator with one, or a model that cannot be guided.
@@ -57,12 +63,14 @@ def open_sampler(
     if not takes_solver(model) and solver is not None:
         raise UserError(model.id, "makes images in one step and takes no solver")
     if isinstance(model, Fleet):
-        flow: RunnableFlow = open_fleet(store, model, device)
+        flow: RunnableFlow = open_fleet(store, model, device, precision)
     elif isinstance(model, Generator):
-        flow = NetworkFlow(open_network(store, model, device), model.image, model.t_start)
+        network = open_running(store, model, device, precision)
+        flow = NetworkFlow(network, model.image, model.t_start)
     else:
-        flow = open_guided(store, model, guidance, device)
-    return Sampler(flow, solver, model.label_counts, device)
+        flow = open_guided(store, model, guidance, device, precision)
+    compiles = later(flow, solver, device, batches)
+    return Sampler(flow, solver, model.label_counts, device, compiles)
 
 
 def describe_solver(solver: SolverSpec | None) -> str:

@@ -28,6 +28,7 @@ from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
 from slimctl.models.metrics import added
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
+from slimctl.models.spec import ADDED, SamplingPrecision
 
 if TYPE_CHECKING:
     from slimctl.models.spec import ImageShape
@@ -71,6 +72,9 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     feature network; null = the images of `data`."""
     batch_size: int = Field(default=500, ge=1)
     """Samples made at once."""
+    precision: Annotated[SamplingPrecision, ADDED] = "float32"
+    """Of the products of the model's network while it samples; float16 rounds as finely as a GPU's
+    float32 (TF32) does, bfloat16 eight times as coarsely."""
     neighbours: int = Field(default=5, ge=1)
     """Nearest neighbours that span the manifold of precision and recall; 5 as arXiv 2002.09797
     recommends for thousands of images (arXiv 1904.06991 takes 3 for 50 000)."""

@@ -44,7 +44,8 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
     """How the flow equation is solved; or the job that fitted a solver to this flow, or trained a
     policy to choose its steps."""
     precision: SamplingPrecision = "float32"
-    """Of the network's products; bfloat16 is faster and moves a pair by about 8-bit rounding."""
+    """Of the network's products; float16 rounds as finely as a GPU's float32 (TF32) does; bfloat16
+    moves a pair by about 8-bit rounding."""
     shard_size: int = Field(default=1000, ge=1)
     """Pairs per file, the unit of work of an actor."""
     batch_size: int | None = Field(default=None, ge=1)

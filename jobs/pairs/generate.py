@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from slimctl.jobs.base.artifacts import StepPolicy
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.failures import classified
 from slimctl.jobs.pairs.pool import IN_FLIGHT, Life, Pool
@@ -20,8 +21,9 @@ from slimctl.jobs.pairs.shards import (
     solve_shard,
     write_shard,
 )
-from slimctl.jobs.storage.flows import open_guided
+from slimctl.jobs.storage.flows import later, open_guided
 from slimctl.jobs.storage.store import Store
+from slimctl.models.compilation import CompilesLater
 from slimctl.models.flows.flow import Flow
 
 
@@ -32,13 +34,16 @@ class PairActor:
     shard is not begun before the first is written.
     """
 
-    def __init__(self, store: Store, recipe: PairRecipe, threads: int) -> None:
+    def __init__(self, store: Store, recipe: PairRecipe, threads: int, shards: int = 1) -> None:
+        """Expects to make so many shards."""
         torch.set_num_threads(threads)
         self._store = store
         self._recipe = recipe
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._place = describe_device(self._device)
         self._opened: Flow | None = None
+        self._later: CompilesLater | None = None
+        self._batches = shards * recipe.shard_size // recipe.batch_size
         self._threads = threads
         self._solving = Lock()
 
@@ -59,6 +64,8 @@ class PairActor:
             self._opened = open_guided(
                 self._store, recipe.flow, recipe.guidance, self._device, recipe.precision
             )
+            if not isinstance(solver := self._recipe.solver, StepPolicy):
+                self._later = later(self._opened, solver, self._device, self._batches)
         return self._opened
 
     def make(self, shard: int) -> ShardRecord:
@@ -74,7 +81,7 @@ class PairActor:
             torch.set_num_threads(self._threads)
             flow = self._flow()
             run = open_solve(self._store, self._recipe, flow)
-            solved = solve_shard(flow, self._recipe, shard, self._device, run)
+            solved = solve_shard(flow, self._recipe, shard, self._device, run, self._later)
         name = shard_name(self._recipe, shard)
         return write_shard(self._store, name, replace(solved, device=self._place))
 
@@ -103,7 +110,7 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
         context.log(f"{total - len(missing)} of {total} shards are there already")
     if missing:
         size = min(actors, len(missing))
-        handles = _start_actors(context, recipe, size)
+        handles = _start_actors(context, recipe, size, -(-len(missing) // size))
         progress = _Progress(context, records, recipe.shard_size, count)
         try:
             Pool[int](handles, context.job, partial(describe_shard, recipe)).run(missing, progress)
@@ -118,6 +125,8 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
     done = [record for record in records.values() if record is not None]
     context.device_s = sum(record.seconds for record in done)
     context.engine["devices"] = sorted({record.device for record in done})
+    context.engine["tf32"] = any(record.tf32 for record in done)
+    context.engine["compiled_shards"] = sum(record.compiled for record in done)
     return done
 
 
@@ -127,7 +136,8 @@ def describe_shard(recipe: PairRecipe, shard: int) -> str:
     return f"shard {shard} (pairs {first} to {first + recipe.shard_size - 1})"
 
 
-def _start_actors(context: JobContext, recipe: PairRecipe, size: int) -> list[Any]:
+def _start_actors(context: JobContext, recipe: PairRecipe, size: int, shards: int) -> list[Any]:
+    """So many actors, of which each is to make so many shards."""
     import ray  # noqa: PLC0415
 
     on_gpus = context.cluster.gpus > 0
@@ -135,7 +145,7 @@ def _start_actors(context: JobContext, recipe: PairRecipe, size: int) -> list[An
     threads = min(4, os.cpu_count() or 1) if on_gpus else 1
     options |= {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": IN_FLIGHT}
     cls = ray.remote(PairActor).options(**options)
-    return [cls.remote(context.store, recipe, threads) for _ in range(size)]
+    return [cls.remote(context.store, recipe, threads, shards) for _ in range(size)]
 
 
 class _Progress:

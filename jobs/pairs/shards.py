@@ -8,6 +8,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
@@ -25,7 +26,9 @@ from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
 from slimctl.models import counter_random
+from slimctl.models.compilation import CompilesLater
 from slimctl.models.counter_random import Stream
+from slimctl.models.engine import choose_engine
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.solution import Solution
@@ -77,6 +80,10 @@ class ShardRecord(Spec):
     seconds: float
     """Time that its device took."""
     device: str
+    tf32: bool = False
+    """Whether float32 products were TF32's."""
+    compiled: bool = False
+    """Whether the network was compiled, at least in the end."""
 
 
 def shard_name(recipe: PairRecipe, shard: int) -> str:
@@ -106,6 +113,8 @@ class Solved:
     nfe_sum: float
     seconds: float
     device: str
+    tf32: bool = False
+    compiled: bool = False
 
 
 def open_solve(store: Store, recipe: PairRecipe, flow: RunnableFlow) -> Solve:
@@ -123,9 +132,14 @@ def open_solve(store: Store, recipe: PairRecipe, flow: RunnableFlow) -> Solve:
 
 @torch.inference_mode()
 def solve_shard(
-    flow: RunnableFlow, recipe: PairRecipe, shard: int, device: torch.device, run: Solve
+    flow: RunnableFlow,
+    recipe: PairRecipe,
+    shard: int,
+    device: torch.device,
+    run: Solve,
+    later: CompilesLater | None = None,
 ) -> Solved:
-    """Solves the pairs of one shard; `run` is what `open_solve` gave."""
+    """Solves the pairs of one shard; `run` is what `open_solve` gave, `later` may compile."""
     started = time.perf_counter()
     first = shard * recipe.shard_size
     images, nfe = [], 0.0
@@ -133,12 +147,14 @@ def solve_shard(
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
         label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
-        with computing():
+        with computing(), later.batch() if later else nullcontext():
             solution = run(x0, label)
             images.append(solution.x1.to(torch.float16).cpu())
         nfe += float(solution.nfe.sum())
     seconds = time.perf_counter() - started
-    return Solved(torch.cat(images), nfe, seconds, str(device))
+    tf32 = choose_engine(device, "sampling", recipe.precision).tf32
+    compiled = later is not None and later.compiled
+    return Solved(torch.cat(images), nfe, seconds, str(device), tf32, compiled)
 
 
 def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
@@ -149,8 +165,9 @@ def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
         path=f"{name}.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     record = ShardRecord(
-        file=file, nfe_sum=solved.nfe_sum, seconds=solved.seconds, device=solved.device
-    )
+        file=file, nfe_sum=solved.nfe_sum, seconds=solved.seconds, device=solved.device,
+        tf32=solved.tf32, compiled=solved.compiled,
+    )  # fmt: skip
     store.blobs.write(f"{name}.json", seal(record.model_dump()))
     return record
 

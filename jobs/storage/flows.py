@@ -12,7 +12,8 @@ from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
-from slimctl.models.engine import choose_engine
+from slimctl.models.compilation import CompilesLater
+from slimctl.models.engine import choose_engine, set_compiled
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow as RunnableFlow
@@ -21,6 +22,7 @@ from slimctl.models.networks.registry import ENTRY_POINTS, network_families, par
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
+from slimctl.models.solvers.spec import SolverSpec, has_fixed_steps
 from slimctl.models.spec import SamplingPrecision
 from slimctl.models.steps.flow_walk import observation_size
 from slimctl.models.steps.q_network import GreedyPolicy
@@ -58,6 +60,26 @@ def open_network(store: Store, handle: Flow | Generator, device: torch.device) -
     return choose_engine(device, "sampling").place(network, device)
 
 
+def open_running(
+    store: Store,
+    handle: Flow | Generator,
+    device: torch.device,
+    precision: SamplingPrecision = "float32",
+) -> nn.Module:
+    """The same, computed in the way of a precision on this device; raises as `open_network`."""
+    network = open_network(store, handle, device)
+    return choose_engine(device, "sampling", precision).runner(network)
+
+
+def later(
+    flow: RunnableFlow, solver: SolverSpec | None, device: torch.device, batches: int
+) -> CompilesLater | None:
+    """What compiles a flow in the course of so many batches; None where it cannot pay."""
+    if device.type != "cuda" or solver is None or not has_fixed_steps(solver):
+        return None
+    return CompilesLater(batches, partial(set_compiled, flow))
+
+
 def open_flow(
     store: Store, handle: Flow, device: torch.device, precision: SamplingPrecision = "float32"
 ) -> RunnableFlow:
@@ -79,9 +101,7 @@ def open_flow(
             t_start=handle.t_start,
         )
         return flow.to(device)
-    network = choose_engine(device, "sampling", precision).runner(
-        open_network(store, handle, device)
-    )
+    network = open_running(store, handle, device, precision)
     return make_flow(network, handle.image, handle).to(device)
 
 
@@ -108,7 +128,9 @@ def open_guided(
         raise UserError(handle.id, *what_and_fix(error)) from error
 
 
-def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:
+def open_fleet(
+    store: Store, handle: Fleet, device: torch.device, precision: SamplingPrecision = "float32"
+) -> RoutedFlow:
     """The students of a fleet behind their router, frozen, on a device.
 
     Raises:
@@ -118,9 +140,9 @@ def open_fleet(store: Store, handle: Fleet, device: torch.device) -> RoutedFlow:
     members: list[RunnableFlow] = []
     for each in handle.members:
         if isinstance(each, Flow):
-            members.append(open_flow(store, each, device))
+            members.append(open_flow(store, each, device, precision))
         else:
-            network = open_network(store, each, device)
+            network = open_running(store, each, device, precision)
             members.append(NetworkFlow(network, each.image, each.t_start))
     return RoutedFlow(members, handle.subsets)
 

@@ -96,6 +96,11 @@ SolverSpec = Annotated[
 """How a flow is integrated."""
 
 
+def has_fixed_steps(solver: SolverSpec) -> bool:
+    """Whether every batch takes the same evaluations, of all its samples."""
+    return solver.kind != "rk45"
+
+
 RK45_NFE, RK45_TOLERANCE, RK45_ORDER = 127.0, 1e-5, 5
 """Published for the 1-rectified flow of CIFAR-10 (Liu et al., arXiv 2209.03003, table 1)."""
 

@@ -1,7 +1,7 @@
 import pytest
 
 from slimctl.models import compilation
-from slimctl.models.compilation import CompileTimes, compile_times
+from slimctl.models.compilation import CompilesLater, CompileTimes, compile_times
 
 
 @pytest.mark.parametrize(("steps", "pays"), [(10, False), (100, False), (101, True), (1000, True)])
@@ -31,3 +31,33 @@ def test_it_is_tried_where_the_work_takes_three_minutes(calls, steps, tried):
     assert found == (CompileTimes(1.0, 1.0, 1.0) if tried else CompileTimes(1.0))
     each = compilation.WARM_UP + compilation.TIMED
     assert calls == ["eager"] * each + ["fast"] * (1 + each if tried else 0)
+
+
+class Batches:
+    """Batches of a sampler whose times are known, eager and compiled, and which each was."""
+
+    def __init__(self, monkeypatch, count, eager_s, compiled_s):
+        self.now, self.ways, self.compiled = 0.0, [], False
+        self.times = {False: eager_s, True: compiled_s}
+        monkeypatch.setattr(compilation.time, "perf_counter", lambda: self.now)
+        later = CompilesLater(count, self.switch)
+        for _ in range(count):
+            with later.batch():
+                self.now += self.times[self.compiled]
+                self.ways.append(self.compiled)
+        assert later.compiled == self.compiled
+
+    def switch(self, compiled):
+        self.compiled = compiled
+
+
+@pytest.mark.parametrize(("count", "tried"), [(91, False), (92, True)])
+def test_a_sampler_is_compiled_where_what_is_left_takes_three_minutes(monkeypatch, count, tried):
+    """Of two seconds each, judged after the second."""
+    ways = Batches(monkeypatch, count, 2.0, 1.0).ways
+    assert ways == [False, False] + [tried] * (count - 2)
+
+
+def test_a_sampler_that_compiling_makes_slower_goes_back_for_good(monkeypatch):
+    ways = Batches(monkeypatch, 500, 2.0, 2.5).ways
+    assert ways == [False, False, True, True] + [False] * 496

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from slimctl.jobs.base.artifacts import Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, Intake
-from slimctl.jobs.base.keys import job_key
+from slimctl.jobs.base.keys import content_of, job_key
 from slimctl.jobs.evaluation import quality
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.import_features import ImportFeatures
@@ -39,6 +39,18 @@ def test_a_model_is_measured(run_job, store, inputs, make_model, cls):
     assert (report.model, report.model_type) == (model.id, cls.__name__)
     assert report.samples == 20
     assert store.file(report, report.sheet).read_bytes()[1:4] == b"PNG"
+
+
+def test_a_precision_is_recorded_and_enters_the_key_where_it_is_not_the_usual_one(
+    run_job, store, inputs, make_model
+):
+    model = make_model(Flow)
+    report = run_job(spec(precision="float16"), model=model, **inputs)
+    engine = store.manifest(report.id).engine
+    assert (engine["precision"], engine["tf32"], engine["compiled"]) == ("float16", False, False)
+    ids = {"m": "m", "d": "d", "f": "f"}
+    assert "precision" not in content_of(spec(), ids)
+    assert content_of(spec(precision="float16"), ids)["precision"] == "float16"
 
 
 @pytest.mark.parametrize(

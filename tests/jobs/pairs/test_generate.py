@@ -56,10 +56,10 @@ def test_a_shard_is_solved_while_another_is_written(store, recipe, actor, monkey
     """The first write ends only when the second shard is solved, and no two are solved at once."""
     solved, solving = Event(), []
 
-    def solve(flow, recipe, shard, device, run):
+    def solve(flow, recipe, shard, device, run, later):
         solving.append(shard)
         assert len(solving) == 1
-        made = solve_shard(flow, recipe, shard, device, run)
+        made = solve_shard(flow, recipe, shard, device, run, later)
         solving.remove(shard)
         if shard == 1:
             solved.set()
@@ -98,7 +98,9 @@ def no_ray(monkeypatch, actor):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(kill=lambda _: None))
     monkeypatch.setattr(generate_module, "Pool", {int: Pool})
     monkeypatch.setattr(
-        generate_module, "_start_actors", lambda _c, _r, size: sizes.append(size) or [actor] * size
+        generate_module,
+        "_start_actors",
+        lambda _c, _r, size, _shards: sizes.append(size) or [actor] * size,
     )
     return sizes
 
