@@ -109,7 +109,7 @@ def one_step_velocity(
     our time, ours start at 0.
     """
     start = torch.full((len(x0),), flow.t_start, dtype=x0.dtype, device=x0.device)
-    return flow.velocity(flow.enter(x0), start, label)
+    return flow.mean_velocity(flow.enter(x0), start, torch.ones_like(start), label)
 
 
 def one_step_loss(

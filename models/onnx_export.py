@@ -2,6 +2,7 @@
 
     one-step network   noise float32 (B, C, H, W) [, label int64 (B,)] -> images, the same shape
     flow               xt float32 (B, C, H, W), t float32 (B,) [, label] -> velocity
+    flow of two times  xt, t, end float32 (B,) [, label] -> mean velocity of the step from t to end
 
 B is free. Pixels are in [-1, 1], not clipped.
 """
@@ -53,7 +54,8 @@ class _OneStep(nn.Module):
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         t = noise.new_full((noise.shape[0],), self.flow.t_start)
-        return noise + self.flow._velocity(noise, t, label)  # noqa: SLF001  (labels are inputs)
+        end = torch.ones_like(t)
+        return noise + self.flow._mean_velocity(noise, t, end, label)  # noqa: SLF001
 
 
 class _Velocity(nn.Module):
@@ -62,7 +64,22 @@ class _Velocity(nn.Module):
         self.flow = flow
 
     def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.flow._velocity(xt, t, label)  # noqa: SLF001
+        return self.flow._velocity(xt, t, label)  # noqa: SLF001  (labels are inputs)
+
+
+class _MeanVelocity(nn.Module):
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, xt: Tensor, t: Tensor, end: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.flow._mean_velocity(xt, t, end, label)  # noqa: SLF001
+
+
+def _module(flow: Flow, *, one_step: bool) -> nn.Module:
+    if one_step:
+        return _OneStep(flow).eval()
+    return (_MeanVelocity(flow) if flow.takes_end else _Velocity(flow)).eval()
 
 
 def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
@@ -78,7 +95,7 @@ def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
         OnnxExportError: it cannot be written, or the two differ by more than 1e-4, a velocity by
             more than 1e-4 of the batch's largest; the file is removed.
     """
-    module = (_OneStep(flow) if one_step else _Velocity(flow)).eval()
+    module = _module(flow, one_step=one_step)
     example = _inputs(flow, 2, one_step=one_step)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
@@ -126,7 +143,7 @@ def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
         )
     except Exception as error:  # its errors have no base class of their own
         raise OnnxExportError(f"onnxruntime cannot run it: {_last_line(error)}") from error
-    module = (_OneStep(flow) if one_step else _Velocity(flow)).eval()
+    module = _module(flow, one_step=one_step)
     largest = relative = 0.0
     for size in BATCHES:
         inputs = _inputs(flow, size, one_step=one_step)
@@ -170,6 +187,8 @@ def _inputs(flow: Flow, count: int, *, one_step: bool) -> dict[str, Tensor]:
     shape = (image.channels, image.size, image.size)
     noise = counter_random.normal(0, Stream.SAMPLE_NOISE, index, shape)
     inputs = {"noise": noise} if one_step else {"xt": noise, "t": (index + 1) / (count + 1)}
+    if flow.takes_end and not one_step:
+        inputs["end"] = (1.0 + inputs["t"]) / 2.0
     if image.classes:
         inputs["label"] = index % image.classes
     return inputs

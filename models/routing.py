@@ -59,9 +59,13 @@ class RoutedFlow(Flow):
         return [(each, (member == each).nonzero().squeeze(1)) for each in needed]
 
     def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
+        return self._mean_velocity(xt, t, t, label)
+
+    def _mean_velocity(self, xt: Tensor, t: Tensor, end: Tensor, label: Condition) -> Tensor:
         assert isinstance(label, Tensor)  # checked: a fleet has classes
         velocity = torch.empty_like(xt)
         for number, rows in self.route(label):
             member = self._flows[number]
-            velocity[rows] = member.velocity(xt[rows], t[rows], label[rows]).to(xt.dtype)
+            part = member.mean_velocity(xt[rows], t[rows], end[rows], label[rows])
+            velocity[rows] = part.to(xt.dtype)
         return velocity

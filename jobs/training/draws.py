@@ -6,6 +6,7 @@ would go into starting operations, and moving the data order would wait for the 
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,11 @@ class Draws:
             kept = block, numbers.view(BLOCK_STEPS, self.share.count)
             self._blocks[name] = kept
         return kept[1][row, self.part.rows(self.share.count)]
+
+
+def same_masks(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves the random numbers of dropout as they were: the next pass has the masks of this."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def mirror(images: Tensor, flips: Tensor) -> Tensor:

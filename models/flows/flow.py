@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from slimctl.models.conditions import Condition, Embedded
+from slimctl.models.engine import without_engine
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
 
@@ -32,12 +33,14 @@ class Flow(nn.Module, ABC):
         image: shape of the images and number of classes.
         t_start: flow time at which sampling starts, in [0, 1).
         null_class: label that stands for no class, beside those of `image`; None = there is none.
+        takes_end: whether it knows the mean velocity of a step, and not only the velocity at t.
         autoencoder: what decodes the images, where they are latents; None where they are pixels,
             or where nobody has asked for it.
         text: what encodes prompts, of a flow that is conditional on texts; None of any other.
     """
 
     null_class: int | None = None
+    takes_end: bool = False
     autoencoder: "Autoencoder | None"
     text: "TextEncoders | None" = None
     evaluations: int = 1
@@ -141,6 +144,23 @@ class Flow(nn.Module, ABC):
         """Smallest and largest noise level of a flow that denoises; None of any other."""
         return None
 
+    def mean_velocity(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        end: Float[Tensor, " b"],
+        label: Condition = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Velocity with which Euler's method takes the step from t to `end`.
+
+        It is the step's mean velocity where a network knows that, else the velocity at t.
+
+        Raises:
+            ValueError: as `velocity`.
+        """
+        self._check(xt, label)
+        return self._mean_velocity(xt, t, end, label)
+
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k y x"]:
         """Pixels in [-1, 1], not clipped, of what the flow ends at.
 
@@ -156,16 +176,29 @@ class Flow(nn.Module, ABC):
     def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         """Velocity with checked labels; shapes as in `velocity`."""
 
+    def _mean_velocity(self, xt: Tensor, t: Tensor, end: Tensor, label: Condition) -> Tensor:
+        """Mean velocity with checked labels; shapes as in `mean_velocity`."""
+        del end  # known to networks of two times only
+        return self._velocity(xt, t, label)
+
 
 class NetworkFlow(Flow):
-    """A flow whose velocity is the output of a network called as `network(xt, t, label)`."""
+    """A flow whose velocity is the output of a network called as `network(xt, t, label)`.
+
+    A network of two times gives mean velocities, and the velocity as that of no step at all.
+    """
 
     def __init__(self, network: nn.Module, image: ImageShape, t_start: float = 0.0) -> None:
         super().__init__(image, t_start)
         self.network = network
+        self.takes_end = getattr(without_engine(network), "takes_end", False)
 
     def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
-        velocity: Tensor = self.network(xt, t, label)
+        return self._mean_velocity(xt, t, t, label)
+
+    def _mean_velocity(self, xt: Tensor, t: Tensor, end: Tensor, label: Condition) -> Tensor:
+        times = (end,) if self.takes_end else ()
+        velocity: Tensor = self.network(xt, t, label, *times)
         return velocity
 
 

@@ -21,6 +21,7 @@ from slimctl.models.networks.mlp.spec import MLPSpec
 from slimctl.models.networks.presets import PRESETS
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.networks.two_times.spec import TwoTimesSpec
 from slimctl.models.spec import EntryPoint, installed, origin
 
 Item = TypeVar("Item")
@@ -42,6 +43,7 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
         "mlp": MLPSpec,
         "diffusers_unet": DiffusersUNetSpec,
         "diffusers_model": DiffusersModelSpec,
+        "two_times": TwoTimesSpec,
     }
     for entry in installed(ENTRY_POINTS).values():
         if entry.name in families:

@@ -1,7 +1,7 @@
 """What every network family offers to the rest of the program, without importing torch."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from slimctl.models.spec import ImageShape, Spec
 
@@ -18,6 +18,10 @@ class NetworkSpec(Spec):
     [-1, 1]. A network with a `bottleneck`, the layer whose output sums up the image, can judge; one
     that lists its blocks as `recomputable` can compute them again on the way back.
     """
+
+    takes_second_time: ClassVar[bool] = False
+    """Whether its network has a `time_layer`, the linear layer whose output is the embedded time,
+    and so can be made one of two times."""
 
     kind: str
     """Family of the network."""

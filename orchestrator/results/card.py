@@ -13,6 +13,7 @@ from slimctl.jobs.export.ship import Shipment
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.metrics import Metric
+from slimctl.models.networks.two_times.spec import TwoTimesSpec
 from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.results.lineage import Lineage
 from slimctl.orchestrator.results.render import ABSENT, as_markdown, shown
@@ -107,6 +108,9 @@ def _start_lines(shipment: Shipment) -> list[str]:
     factor = 1.0 - start if how.denoises else 1.0
     solver = describe_solver(known.solver)
     line = f"Start at t = {start:.6g} with xt = {factor:.6g} times noise of unit variance"
+    if isinstance(known.members[0].network, TwoTimesSpec):
+        step = "add (end - t) times the mean velocity of each step up to t = 1, of one or of more"
+        return [f"{line}, and {step}; the folder names {solver}."]
     return [f"{line}, and follow the velocity to t = 1; the folder names {solver}."]
 
 

@@ -229,6 +229,11 @@ class ADM(nn.Module):
         self.head = zero(nn.Conv2d(channels, image.channels, 3, padding=1))
 
     @property
+    def time_layer(self) -> nn.Module:
+        """The layer whose output is the embedded time."""
+        return self.embedding.time_out
+
+    @property
     def bottleneck(self) -> nn.Module:
         """The layer whose output sums up the image: the last one before the way up."""
         return self.middle_out

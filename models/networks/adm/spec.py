@@ -1,6 +1,6 @@
 """What can be chosen in an ADM network; the defaults are those of SlimFlow's ImageNet students."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ class ADMSpec(NetworkSpec):
     Source: Dhariwal and Nichol, Diffusion models beat GANs on image synthesis (arXiv 2105.05233),
     as EDM (arXiv 2206.00364) rewrote it and SlimFlow (arXiv 2407.12718) uses it.
     """
+
+    takes_second_time: ClassVar[bool] = True
 
     kind: Literal["adm"] = "adm"
     """Family of the network."""

@@ -40,6 +40,11 @@ class MLP(nn.Module):
         self.head = nn.Linear(spec.width, values)
 
     @property
+    def time_layer(self) -> nn.Module:
+        """The layer whose output is the embedded time."""
+        return self.time_in
+
+    @property
     def bottleneck(self) -> nn.Module:
         """The layer whose output sums up the input: the last hidden one."""
         return self.layers[-1]

@@ -1,6 +1,6 @@
 """What can be chosen in an MLP."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ class MLPSpec(NetworkSpec):
     Made for points in the plane (images of one pixel and two channels), where a convolution has
     nothing to look at: with width 20 and two layers it has 1.3 k parameters.
     """
+
+    takes_second_time: ClassVar[bool] = True
 
     kind: Literal["mlp"] = "mlp"
     """Family of the network."""

@@ -352,6 +352,11 @@ class SongUNet(nn.Module):
         self.head = conv(channels, image.channels, 3, scale=NEARLY_ZERO)
 
     @property
+    def time_layer(self) -> nn.Module:
+        """The layer whose output is the embedded time."""
+        return self.embedding.time_out
+
+    @property
     def bottleneck(self) -> nn.Module:
         """The layer whose output sums up the image: the last one before the way up."""
         return self.middle_out

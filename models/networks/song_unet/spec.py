@@ -1,6 +1,6 @@
 """What can be chosen in an NCSN++ or DDPM++; the defaults are those of SlimFlow's networks."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class SongUNetSpec(NetworkSpec):
     appendix H, in the configurations of SlimFlow (arXiv 2407.12718) and of EDM (arXiv 2206.00364,
     appendix F).
     """
+
+    takes_second_time: ClassVar[bool] = True
 
     kind: Literal["song_unet"] = "song_unet"
     """Family of the network."""

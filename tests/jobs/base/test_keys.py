@@ -205,7 +205,15 @@ def test_speed_only_fields_of_the_kinds():
         "hang_s",
         "checkpoint_activations",
     }
-    kinds = ("train_flow", "anneal_reflow", "distill", "match_teacher", "match_distribution")
+    kinds = (
+        "train_flow",
+        "anneal_reflow",
+        "distill",
+        "match_teacher",
+        "match_distribution",
+        "mean_flow",
+        "consistency",
+    )
     trained = {(kind, name) for kind in kinds for name in training}
     scores = ("data", "features", "score_every", "score_samples")
     watched = {(kind, name) for kind in ("anneal_reflow", "distill") for name in scores}
