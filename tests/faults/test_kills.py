@@ -50,6 +50,7 @@ jobs:
     checkpoint_s: 1
 """
 ON_RAY_TRAIN = ("--set", "jobs.student.shared=false")
+GRACE_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,29 @@ def test_a_part_of_a_training_dies(submitted, expected, title):
     back = max((a - b for a, b in itertools.pairwise(done)), default=0)
     note(f"{title} steps lost", steps=back)
     assert back < 600, "it went on from a checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("submitted", "title"),
+    [((), "ray::JobActor.run"), (ON_RAY_TRAIN, "ray::RayTrainWorker")],
+    indirect=["submitted"],
+)
+def test_a_training_that_is_asked_to_leave_loses_no_step(submitted, expected, title):
+    """SIGTERM, and 20 s of grace before the end."""
+    until(has_progress(submitted, "student", 100))
+    asked = time.time()
+    pid = processes(title)[0]
+    os.kill(pid, signal.SIGTERM)
+    (retry,) = until(lambda: said(submitted, "retry", "student"), GRACE_S)
+    note(f"{title}, asked to leave", seconds=retry.time - asked)
+    time.sleep(max(0.0, asked + GRACE_S - time.time()))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    finish(submitted, expected)
+    assert len(said(submitted, "retry", "student")) == 1
+    assert (retry.details["failure"], retry.details["pause_s"]) == ("Preempted", 0)
+    done = [event.details["done"] for event in said(submitted, "progress", "student")]
+    assert done == sorted(done), "the training never went back"
 
 
 def test_pair_actors_die_again_and_again(submitted, expected):
