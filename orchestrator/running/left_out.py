@@ -10,7 +10,7 @@ from typing import Any
 
 MOST = 16
 """GPUs of a node that are tried."""
-ANSWER_S = 20.0
+ANSWER_S = 90.0
 """How long an actor may take to start; one that finds no free GPU never does."""
 
 
