@@ -84,7 +84,7 @@ def test_what_it_says(fit, recorder, make_dataset, make_analytic):
 def test_what_is_reported_is_what_users_get(fit, make_dataset, make_analytic, monkeypatch, name):
     """Whatever a network predicts, and wherever its flow is entered: within a fifth."""
     flow = mixture_behind(PARAMETERISATIONS[name])
-    monkeypatch.setattr("slimctl.jobs.evaluation.step_grid.open_flow", lambda *_: flow)
+    monkeypatch.setattr("slimctl.jobs.evaluation.step_grid.open_guided", lambda *_: flow)
     grid = fit(make_analytic(make_dataset(count=1)), evaluations=8, samples=16, held_out=32)
     index = torch.arange(16, 48)
     x0 = counter_random.normal(0, Stream.SAMPLE_NOISE, index, (1, 4, 4))
