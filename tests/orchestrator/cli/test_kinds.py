@@ -29,7 +29,7 @@ def test_the_fields_of_a_kind(slimctl):
     assert "  recipe: slimflow or slimflow_huber or null (default null)\n" in text
     assert "{kind: huber" in text
     assert "  two_step_times: [number, number] (default [0.2, 0.8])\n" in text
-    assert "inputs" not in text, "what a sweep needs is what its jobs name"
+    assert "\n  inputs" not in text, "what a sweep needs is what its jobs name"
     assert text.index("  pairs:") < text.index("  batch_size:"), "required ones first"
     assert max(map(len, text.splitlines())) <= 100
     (found,) = json.loads(slimctl("kinds", "evaluate", "--json").out)

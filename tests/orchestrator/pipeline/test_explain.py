@@ -323,7 +323,7 @@ def test_values_have_no_fields():
 
 def test_kinds_and_models():
     info = AnnealReflow.model_fields["time"]
-    assert kinds_of(info) == ("uniform", "u_shaped", "karras")
+    assert kinds_of(info) == ("uniform", "u_shaped", "karras", "log_normal")
     assert SongUNetSpec in models_in(AnnealReflow.model_fields["network"].annotation)
     assert models_in(int | None) == []
 

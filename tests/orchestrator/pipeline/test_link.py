@@ -74,7 +74,7 @@ CASES = {
             "makes a Dataset\n"
             "  fix: add a job that makes a Flow or a Generator or a Fleet (kind: analytic_flow or "
             "anneal_reflow or assemble_fleet or distill or import_teacher or match_distribution or "
-            "match_teacher or train_flow)\n"
+            "match_teacher or mean_flow or train_flow)\n"
             "f.yaml:4: job 'quality' needs a FeatureNet as features, but 'data' makes a Dataset\n"
             "  fix: add a job that makes a FeatureNet (kind: "
             "import_features or inception_features or train_features)"

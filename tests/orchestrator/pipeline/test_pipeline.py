@@ -106,10 +106,10 @@ def test_mistakes_in_python_are_reported_by_path():
         "  fix: set count to at least 1 (Number of pairs)\n"
         "jobs.pairs.flow: job 'pairs' needs a Flow as flow, but 'data' makes a Dataset\n"
         "  fix: add a job that makes a Flow (kind: analytic_flow or anneal_reflow or "
-        "import_teacher or match_teacher or train_flow)\n"
+        "import_teacher or match_teacher or mean_flow or train_flow)\n"
         "jobs.more.flow: job 'more' needs 'flow' as flow, but there is no such job\n"
         "  fix: add a job that makes a Flow (kind: analytic_flow or anneal_reflow or "
-        "import_teacher or match_teacher or train_flow)"
+        "import_teacher or match_teacher or mean_flow or train_flow)"
     )
     assert reported_in_python(jobs={}) == (
         "jobs: there are no jobs\n  fix: add one: 'data: {kind: load_dataset, ...}'"

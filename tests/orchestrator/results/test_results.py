@@ -53,7 +53,7 @@ def test_the_json_has_just_the_promised_fields(store):
         "id": "load_dataset-1",
     }
     assert made["jobs"]["broken"]["artifact"] is None
-    assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "do")
+    assert (made["jobs"]["broken"]["error"], made["jobs"]["broken"]["fix"]) == ("no", "repair")
     assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 
