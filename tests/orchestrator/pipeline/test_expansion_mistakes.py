@@ -173,7 +173,7 @@ CASES = {
             "f.yaml:11: job 'gro.up.second' needs 'first' as start, but there is no such job\n"
             "  fix: add a job that makes a Flow (kind: analytic_flow or anneal_reflow or "
             "import_teacher or make or match_teacher or "
-            "train_flow)\n"
+            "mean_flow or train_flow)\n"
             "f.yaml:12: job 'all' needs 'group.second' as flows, but there is no such job\n"
             "  fix: did you mean 'gro.up.second'?"
         ),
