@@ -39,7 +39,7 @@ def test_every_job_that_computes_on_a_device_has_its_memory(tmp_path):
 
 def test_a_job_that_is_cut_to_fit_is_no_mistake(tmp_path):
     whole = made(tmp_path)[1].jobs["teacher"]
-    pipeline, found = made(tmp_path, whole.total // 2)
+    pipeline, found = made(tmp_path, whole.lasting + whole.parts["activations"] // 8)
     assert found.jobs["teacher"].samples < 128
     assert found.as_json("teacher")["fits"]
     assert [one.what for one in found.warnings(pipeline) if "teacher" in one.what] == []
