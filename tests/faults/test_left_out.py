@@ -5,7 +5,7 @@ import ray
 
 from slimctl.orchestrator.running.left_out import LeftOut
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
