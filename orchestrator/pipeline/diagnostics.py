@@ -137,7 +137,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def field_path(job: str, field: str) -> KeyPath:
-    """KeyPath of a field, dotted for nested ones and with numbers for items of a list."""
+    """Path of a field, dotted for nested ones and with numbers for items of a list."""
     parts = (int(part) if part.isdecimal() else part for part in field.split("."))
     return ("jobs", job, *parts)
 

@@ -91,7 +91,7 @@ class LocatedError:
     path: KeyPath
     details: ErrorDetails
     union: KeyPath | None
-    """KeyPath of the field whose alternatives were tried; None if there were none."""
+    """Path of the field whose alternatives were tried; None if there were none."""
     tagged: bool
     """Whether the alternative is the one that the `kind` of the user's value names."""
 
