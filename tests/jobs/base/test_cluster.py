@@ -76,7 +76,7 @@ def test_as_many_pair_actors_start_as_the_range_allows(monkeypatch):
 
 def test_a_shard_is_named_with_its_pairs():
     spec = GeneratePairs(flow="f", count=10, shard_size=50)
-    recipe = spec._recipe("generate_pairs-ab-10", None, spec.solver)
+    recipe = spec._recipe("generate_pairs-ab-10", None, spec.solver, None)
     assert describe_shard(recipe, 3) == "shard 3 (pairs 150 to 199)"
 
 
