@@ -78,11 +78,13 @@ PATHS = {
 }
 """Fields that name files of the user, and what is put there."""
 PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
-OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", *PAPER)
+TEACHERS = ("edm_teacher.yaml", "slimflow_teacher.yaml", "diffusers_teacher.yaml")
+OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", *TEACHERS, *PAPER)
 
 
 def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipeline:
     named = ["jobs.data.source"] if config.name in OWN_IMAGES else []
+    named = ["jobs.data.source", "jobs.teacher.path"] if config.name in TEACHERS else named
     named = list(PATHS) if config.name in PAPER else named
     overrides = [f"{name}={files / PATHS[name]}" for name in named]
     if config.name == "imagenet64.yaml":

@@ -18,6 +18,7 @@ from slimctl.orchestrator.cli.compare import compare
 from slimctl.orchestrator.cli.doctor import doctor
 from slimctl.orchestrator.cli.export import export
 from slimctl.orchestrator.cli.gc import gc
+from slimctl.orchestrator.cli.init import init
 from slimctl.orchestrator.cli.kinds import kinds
 from slimctl.orchestrator.cli.logs import logs
 from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams, stop_on_signals
@@ -60,6 +61,7 @@ def program(
 
 
 for verb in (
+    init,
     check,
     plan,
     submit,

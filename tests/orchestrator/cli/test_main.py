@@ -14,6 +14,7 @@ from slimctl.orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {
+    "init": {"[name]", "-o", "--output", "--force", "--json"},
     "check": {"file", "--set", "--storage", "--json"},
     "plan": {"file", "--set", "--storage", "--tflops", "--expect-gpus", "--json"},
     "submit": {
