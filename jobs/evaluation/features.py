@@ -37,12 +37,17 @@ class Features:
 
         Samples go through 8 bits like the real images, as published FIDs do.
         """
+        return self.on_device(images).cpu()
+
+    @torch.no_grad()
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same features where the network left them."""
         parts = [self._part(part) for part in torch.split(images, FEATURE_BATCH)]
         return torch.cat(parts)
 
     def _part(self, images: Tensor) -> Tensor:
         with computing():
-            return self.extract(images.to(self.device)).float().cpu()
+            return self.extract(images.to(self.device)).float()
 
 
 def open_features(

@@ -1,10 +1,11 @@
 """The measurements behind a quality report."""
 
 import hashlib
-from collections.abc import Sized
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,174 +17,168 @@ from slimctl.jobs.base.artifacts import (
     Fleet,
     Flow,
     Generator,
-    Partition,
     QualityReport,
-    StepGrid,
 )
-from slimctl.jobs.base.context import Handles, JobContext
+from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.guidance import Guidance
-from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.solvers import fitted_solver
-from slimctl.jobs.base.turns import in_turns, measure_alone
-from slimctl.jobs.evaluation.features import Features, open_features
-from slimctl.jobs.evaluation.reference import measure_real, nearest_candidates
-from slimctl.jobs.evaluation.sampling import describe_solver, open_sampler, save_sample_grid
+from slimctl.jobs.base.turns import measure_alone
+from slimctl.jobs.evaluation.draws import (
+    Drawn,
+    Evaluation,
+    EvaluationSettings,
+    Opened,
+    draw_shard,
+    find_drawn,
+    read_drawn,
+    write_drawn,
+)
+from slimctl.jobs.evaluation.reference import RealImages, measure_real, nearest_candidates
+from slimctl.jobs.evaluation.sampling import describe_solver, save_sample_grid
+from slimctl.jobs.evaluation.shards import shards_of
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import FEWEST, by_labels
 from slimctl.models.engine import choose_engine, without_engine
 from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
 from slimctl.models.metrics.evidence import Evidence
-from slimctl.models.metrics.gaussians import Gaussian, RunningStatistics
+from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.networks.registry import parse_network
-from slimctl.models.pixels import to_float, to_uint8
+from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.sampling import Sampler
-from slimctl.models.solvers.spec import SolverSpec
-from slimctl.models.spec import SamplingPrecision
 
 GRID_SAMPLES = 100
-NEAREST_SAMPLES = 1000
 LATENCY_BUDGET_MS = 150.0
 """Of one try to measure a latency."""
 ROUTED_REQUESTS = 1000
 
 
-class EvaluationSettings(Protocol):
-    """What the measurements read of their job's spec."""
+@dataclass(frozen=True)
+class Concluded:
+    """What an evaluation comes to."""
 
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def solver(self) -> SolverSpec | Ref[StepGrid] | None: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def draws(self) -> int: ...
-    @property
-    def reference(self) -> str | None: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def precision(self) -> SamplingPrecision: ...
-    @property
-    def neighbours(self) -> int: ...
-    @property
-    def manifold_samples(self) -> int: ...
-    def guided(self, handles: Handles) -> Guidance | None: ...
+    report: QualityReport
+    images: Tensor
+    """The first samples, uint8 (n, C, H, W) on the CPU."""
+    warnings: tuple[str, ...]
+
+    def deliver(self, context: JobContext) -> QualityReport:
+        """Writes the sample grid into the result and passes the warnings on."""
+        save_sample_grid(to_float(self.images), context.folder / "samples.png")
+        for warning in self.warnings:
+            context.warn(warning)
+        return self.report
 
 
-@dataclass
-class Drawn:
-    """What is kept of the samples while they pass by: parts of the first ones of draw 1."""
-
-    images: list[Tensor] = field(default_factory=list)
-    """uint8 (n, C, H, W)."""
-    features: list[Tensor] = field(default_factory=list)
-    """float32 (n, D)."""
-    labels: list[Tensor] = field(default_factory=list)
-    """int64 (n,); none if unconditional."""
-    statistics: list[Gaussian] = field(default_factory=list)
-    """Of the features of all samples of each draw."""
-    nfe: int = 0
-    """Network evaluations of all samples."""
-
-    def rows(self) -> tuple[Tensor, Tensor | None]:
-        """Features and labels of the first samples; labels None if unconditional."""
-        return torch.cat(self.features), torch.cat(self.labels) if self.labels else None
-
-
-def measure(
-    context: JobContext,
-    spec: EvaluationSettings,
-    model: Flow | Generator | Fleet,
-    data: Dataset,
-    features: FeatureNet,
-    partition: Partition | None = None,
-) -> QualityReport:
-    """Draws samples and measures them, by part as the partition or else the fleet has them.
+def measure(context: JobContext, evaluation: Evaluation) -> QualityReport:
+    """Draws samples and measures them in this process.
 
     Raises:
         UserError: model and solver, or features and reference, do not go together.
         FloatingPointError: the samples are not finite.
     """
     torch.set_num_threads(context.threads)
-    store, seed, device = context.store, spec.seed or 0, torch.device(context.device)
-    reference = _outside_reference(spec, features)
-    solver = None if spec.solver is None else fitted_solver(context, spec.solver)
-    guidance = spec.guided(context.handles)
-    sampler = _sampler_of(context, spec, model, solver, guidance)
-    extract = open_features(store, features, device, context.threads)
-    real = measure_real(
-        store, data, features, extract, spec.samples, spec.manifold_samples, reference
+    device = torch.device(context.device)
+    context.engine |= choose_engine(device, "sampling", evaluation.spec.precision).model_dump()
+    opened = evaluation.open(device, context.threads)
+    measure_reals(evaluation, opened)
+    spec, total = evaluation.spec, evaluation.spec.samples * evaluation.spec.draws
+    shards, drawn, done = shards_of(spec.samples, spec.draws, spec.batch_size), Drawn(), 0
+
+    def seen(count: int) -> None:
+        nonlocal done
+        done += count
+        context.progress(done, total)
+
+    for shard in shards:
+        record = find_drawn(evaluation, shard) if len(shards) > 1 else None
+        if record is not None:
+            drawn.add(read_drawn(evaluation, shard, record))
+            seen(shard.count)
+            continue
+        started = time.perf_counter()
+        made = draw_shard(evaluation, opened, shard, seen)
+        if len(shards) > 1:
+            write_drawn(evaluation, shard, made, started, context.device)
+        drawn.add(made)
+    compiles = opened.sampler.later
+    context.engine["compiled"] = compiles is not None and compiles.compiled
+    return conclude(evaluation, opened, drawn).deliver(context)
+
+
+def measure_reals(evaluation: Evaluation, opened: Opened) -> RealImages:
+    """What is measured of the real images; kept for other evaluations.
+
+    Raises:
+        UserError: features and reference do not go together.
+    """
+    spec = evaluation.spec
+    return measure_real(
+        evaluation.store,
+        evaluation.data,
+        evaluation.features,
+        opened.extract,
+        spec.samples,
+        spec.manifold_samples,
+        _outside_reference(spec, evaluation.features),
     )
-    drawn = _draw(context, sampler, spec, extract, seed)
-    images = torch.cat(drawn.images)
+
+
+def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
+    """The report, by part as the partition or else the fleet has them, once all is drawn."""
+    spec, model, data, sampler = evaluation.spec, evaluation.model, evaluation.data, opened.sampler
+    store, real, images = evaluation.store, measure_reals(evaluation, opened), drawn.all_images()
     own = drawn.rows()
-    save_sample_grid(to_float(images[:GRID_SAMPLES]), context.folder / "samples.png")
     evidence = Evidence(
         real=real.features,
         own=own[0],
         labels=own[1],
         images=images,
         real_images=lambda: nearest_candidates(store, data),
-        reference=reference or real.statistics,
-        draws=drawn.statistics,
+        reference=_outside_reference(spec, evaluation.features) or real.statistics,
+        draws=drawn.gaussians(),
         floor=real.floor,
         nearest_rms_real=real.nearest_rms,
         sampler=sampler,
         neighbours=spec.neighbours,
-        seed=seed,
+        seed=evaluation.seed,
     )
+    partition, guidance = evaluation.partition, evaluation.guidance
     subsets = partition.subsets if partition else getattr(model, "subsets", ())
-    parts, classes = by_labels(store, data, real.features, own, subsets, spec.neighbours)
-    _say_what_is_left_out(context, own[1], (subsets, parts), (range(data.image.classes), classes))
-    return QualityReport(
+    parts, classes = by_labels(
+        store, data, real.features, own, subsets, spec.neighbours, sampler.device
+    )
+    report = QualityReport(
         model=model.id,
         model_type=_type_of(model),
-        solver=describe_solver(solver) + (f", {guidance}" if guidance else ""),
+        solver=describe_solver(evaluation.solver) + (f", {guidance}" if guidance else ""),
         **take(evidence),
-        protocol=_protocol(spec, data, features),
+        protocol=_protocol(spec, data, evaluation.features),
         fid_real_draws=len(real.floor),
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
-        features=features.id,
+        features=evaluation.features.id,
         reference=data.id,
         **(_costs(model, sampler) | _latency(sampler)),
         parts=parts,
         classes=classes,
     )
+    there = (subsets, parts), (range(data.image.classes), classes)
+    return Concluded(report, images[:GRID_SAMPLES], tuple(_left_out(own[1], *there)))
 
 
-def _say_what_is_left_out(
-    context: JobContext, labels: Tensor | None, *subsets: tuple[Sized, Sized]
-) -> None:
-    """Warns of parts, then of classes, of too few images; pairs of what there is and was measured.
+def _left_out(labels: Tensor | None, *subsets: tuple[Sized, Sized]) -> Iterator[str]:
+    """Warnings of parts, then of classes, of too few images.
 
-    Without labels there are no figures to be missed.
+    Each pair is what there is, and what was measured. Without labels no figures are missed.
     """
     for name, (asked, measured) in zip(("parts", "classes"), subsets, strict=True):
         if labels is not None and len(measured) < len(asked):
-            context.warn(
+            yield (
                 f"{len(asked) - len(measured)} of {len(asked)} {name} have no figures of their "
                 f"own: fewer than {FEWEST} samples or real images of them are kept; raise samples "
                 "and manifold_samples"
             )
-
-
-def _sampler_of(
-    context: JobContext,
-    spec: EvaluationSettings,
-    model: Flow | Generator | Fleet,
-    solver: SolverSpec | None,
-    guidance: Guidance | None,
-) -> Sampler:
-    """Opens the model; what its products are like is noted."""
-    device = torch.device(context.device)
-    batches = spec.draws * -(-spec.samples // spec.batch_size)
-    context.engine |= choose_engine(device, "sampling", spec.precision).model_dump()
-    return open_sampler(context.store, model, solver, device, guidance, spec.precision, batches)
 
 
 def _outside_reference(spec: EvaluationSettings, features: FeatureNet) -> Gaussian | None:
@@ -242,42 +237,6 @@ def _routing_us(sampler: Sampler) -> float | None:
     label = torch.zeros(1, dtype=torch.int64)
     repeats = ROUTED_REQUESTS
     return 1e3 * measure_latency(lambda: flow.route(label), "cpu", repeats=repeats).median_ms
-
-
-def _draw(
-    context: JobContext, sampler: Sampler, spec: EvaluationSettings, extract: Features, seed: int
-) -> Drawn:
-    """Samples of every draw, each taken in and, but for the first ones, forgotten."""
-    drawn, done, total = Drawn(), 0, spec.samples * spec.draws
-    for draw in range(spec.draws):
-        running = RunningStatistics()
-        drawing = sampler.draw(seed, spec.samples, spec.batch_size, draw * spec.samples)
-        for batch in in_turns(drawing):
-            if not bool(batch.images.isfinite().all()):
-                raise FloatingPointError(
-                    f"samples {done}.. hold NaN or infinity: weights are broken"
-                )
-            images = to_uint8(batch.images).cpu()
-            features = extract(images)
-            running.add(features)
-            if draw == 0:
-                _keep(drawn.images, images, NEAREST_SAMPLES)
-                _keep(drawn.features, features, spec.manifold_samples)
-                if batch.labels is not None:
-                    _keep(drawn.labels, batch.labels.cpu(), spec.manifold_samples)
-            drawn.nfe += int(batch.nfe.sum())
-            done += len(images)
-            context.progress(done, total)
-        drawn.statistics.append(running.result())
-    context.engine["compiled"] = sampler.later is not None and sampler.later.compiled
-    return drawn
-
-
-def _keep(parts: list[Tensor], rows: Tensor, most: int) -> None:
-    """Adds rows to the parts until they are `most` in all; a copy, so that no batch is held."""
-    room = most - sum(map(len, parts))
-    if room > 0:
-        parts.append(rows[:room].clone())
 
 
 def _latency(sampler: Sampler) -> dict[str, Any]:

@@ -108,21 +108,22 @@ def _measure(
     rows: list[Tensor] = []
     all_of_them, first = RunningStatistics(), 0
     for images in image_batches(store, data, BATCH):
-        found = extract(images)
+        found = extract.on_device(images)
         here = slice(first, first + len(images))
-        rows.append(found[place[here] >= 0])
+        rows.append(found[(place[here] >= 0).to(found.device)].cpu())
         all_of_them.add(found)
         for times_drawn, drawn in floors:
-            again = found.repeat_interleave(times_drawn[here], dim=0)
+            again = found.repeat_interleave(times_drawn[here].to(found.device), dim=0)
             if len(again):
                 drawn.add(again)
         first = here.stop
     shuffled = torch.cat(rows)[place[place >= 0].argsort()]
-    nearest = own_distance(to_float(nearest_candidates(store, data)))
+    nearest = own_distance(to_float(nearest_candidates(store, data)), device=extract.device)
     statistics = all_of_them.result()
-    distances = [frechet_distance(target or statistics, drawn.result()) for _, drawn in floors]
+    compared = statistics if target is None else target.to(statistics.mean.device)
+    distances = [frechet_distance(compared, drawn.result()) for _, drawn in floors]
     floor = torch.tensor(distances, dtype=torch.float64)
-    return RealImages(statistics, floor, shuffled, nearest)
+    return RealImages(statistics.to(torch.device("cpu")), floor, shuffled, nearest)
 
 
 def nearest_candidates(store: Store, data: Dataset) -> Tensor:

@@ -17,6 +17,7 @@ from slimctl.models.metrics.frechet import frechet_distance, resampled_distances
 from slimctl.models.metrics.gaussians import gaussian_of
 from slimctl.models.metrics.precision_recall import precision_recall
 
+CPU = torch.device("cpu")
 FEWEST = 20
 """Samples, and real images, below which a subset's distance tells nothing: on pixels 20 images of
 one digit are 31 % of the variance away from all of that digit, 10 are 61 % and 50 are 9 %."""
@@ -29,6 +30,7 @@ def by_labels(
     own: tuple[Tensor, Tensor | None],
     subsets: Sequence[Sequence[int]],
     neighbours: int,
+    device: torch.device,
 ) -> tuple[tuple[SubsetQuality, ...], tuple[SubsetQuality, ...]]:
     """Quality by subset and by class; nothing where images or samples have no labels.
 
@@ -39,6 +41,7 @@ def by_labels(
         own: features (M, D) and labels (M,) of the samples.
         subsets: labels of each subset.
         neighbours: of precision and recall.
+        device: where subsets of as many rows as columns are compared; smaller ones are on the CPU.
     """
     labels = load_labels(store, data)
     if labels is None or own[1] is None:
@@ -47,8 +50,8 @@ def by_labels(
     ours = own[0], own[1]
     classes = [(label,) for label in range(data.image.classes)]
     return (
-        subset_qualities(theirs, ours, subsets, neighbours),
-        subset_qualities(theirs, ours, classes, neighbours),
+        subset_qualities(theirs, ours, subsets, neighbours, device),
+        subset_qualities(theirs, ours, classes, neighbours, device),
     )
 
 
@@ -57,6 +60,7 @@ def subset_qualities(
     own: tuple[Tensor, Tensor],
     subsets: Sequence[Sequence[int]],
     neighbours: int,
+    device: torch.device = CPU,
 ) -> tuple[SubsetQuality, ...]:
     """Quality by subset from features (n, D) and labels (n,); one of too few rows is left out."""
     found = []
@@ -65,6 +69,8 @@ def subset_qualities(
         theirs = real[0][torch.isin(real[1], wanted)]
         ours = own[0][torch.isin(own[1], wanted)]
         if min(len(theirs), len(ours)) >= FEWEST:
+            if len(theirs) >= theirs.shape[1]:
+                theirs, ours = theirs.to(device), ours.to(device)
             found.append(_quality(tuple(labels), theirs, ours, neighbours))
     return tuple(found)
 
@@ -73,7 +79,8 @@ def _quality(labels: tuple[int, ...], real: Tensor, own: Tensor, neighbours: int
     same = min(len(real), len(own))
     manifold = None
     if same > neighbours:
-        manifold = precision_recall(real[random_subset(len(real), same)], own[:same], neighbours)
+        chosen = random_subset(len(real), same).to(real.device)
+        manifold = precision_recall(real[chosen], own[:same], neighbours)
     floor = resampled_distances(real, floor_draws(len(real), len(own), real.shape[1]))
     return SubsetQuality(
         labels=labels,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,15 +16,16 @@ from slimctl.jobs.base.artifacts import (
     QualityReport,
     StepGrid,
 )
-from slimctl.jobs.base.cluster import FORWARD, Cluster, Work
+from slimctl.jobs.base.cluster import FORWARD, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
 from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.memory import Memory, sampling_memory
 from slimctl.jobs.base.refs import Ref
-from slimctl.jobs.base.solvers import asked_nfe, check_solver
-from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
+from slimctl.jobs.base.solvers import asked_nfe, check_solver, fitted_solver
+from slimctl.jobs.base.spec import BY_CONTENT, SPEED_ONLY, Placement, SeededJobSpec
+from slimctl.jobs.evaluation.shards import shards_of
 from slimctl.models.metrics import added
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
@@ -82,23 +83,67 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     """Samples, and as many real images, that KID, precision, recall and the figures by class and
     part are of, at most; a class or part has figures from 20 of each on."""
 
+    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
+    """Actors that make and measure the samples; auto = one for each 2500 samples of a draw, up to
+    one per GPU; without GPUs, or for fewer samples, the job does it itself. {min, max} = as many of
+    them as the cluster has at the time."""
+
     def wants_gpu(self) -> bool:
         return True
 
     def run(self, context: JobContext) -> QualityReport:
+        from slimctl.jobs.evaluation.draws import Evaluation
+        from slimctl.jobs.evaluation.pool import measure_on_pool
         from slimctl.jobs.evaluation.quality import measure
 
-        model, data = context.input(self.model), context.input(self.data)
-        features = context.input(self.features)
-        partition = context.input(self.partition) if self.partition else None
+        data, features = context.input(self.data), context.input(self.features)
         for warning in self.warnings({"data": data.facts(), "features": features.facts()}):
             context.warn(f"{warning.field}: {warning.what}; {warning.fix}")
-        return measure(context, self, model, data, features, partition)
+        evaluation = Evaluation(
+            store=context.store,
+            artifact_id=context.artifact_id,
+            spec=self,
+            model=context.input(self.model),
+            data=data,
+            features=features,
+            partition=context.input(self.partition) if self.partition else None,
+            solver=None if self.solver is None else fitted_solver(context, self.solver),
+            guidance=self.guided(context.handles),
+        )
+        if self.placed(context.cluster) == "shared":
+            return measure(context, evaluation)
+        needs = self.needs(context.cluster)
+        most = self.actors.max if isinstance(self.actors, Range) else needs.parts
+        return measure_on_pool(context, evaluation, needs, most)
+
+    def placed(self, cluster: Cluster) -> Placement:
+        return "own" if self._most_actors(cluster) > 1 else "shared"
+
+    def needs(self, cluster: Cluster) -> Needs:
+        """Of each actor what a job that does it itself needs."""
+        alone = super().needs(cluster)
+        chosen = self.actors.min if isinstance(self.actors, Range) else self._most_actors(cluster)
+        actors = max(1, min(chosen, self._shards(), cluster.room(alone.part)))
+        return Needs(actors * alone.cpus, actors * alone.gpus, parts=actors)
+
+    def _most_actors(self, cluster: Cluster) -> int:
+        if isinstance(self.actors, Range):
+            return self.actors.max
+        wanted = cluster.gpus if self.actors == "auto" else self.actors
+        return min(wanted, self._shards(), cluster.room(super().needs(cluster).part))
+
+    def _shards(self) -> int:
+        return len(shards_of(self.samples, self.draws, self.batch_size))
+
+    def _check_actors(self) -> None:
+        if mistake := range_mistake(self.actors):
+            raise FieldError("actors", mistake, "swap them")
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         model, data, features = inputs["model"], inputs["data"], inputs["features"]
         return check_each(
             Facts(),
+            self._check_actors,
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
             lambda: self.check_guidance(inputs, "model", self.model.job),

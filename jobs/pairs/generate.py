@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from slimctl.jobs.base.artifacts import StepPolicy
+from slimctl.jobs.base.cluster import NodeSize
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.failures import classified
-from slimctl.jobs.pairs.pool import IN_FLIGHT, Life, Pool
+from slimctl.jobs.pairs.pool import Life, Pool, describe_device, start_actors
 from slimctl.jobs.pairs.shards import (
     PairRecipe,
     ShardRecord,
@@ -54,7 +55,7 @@ class PairActor:
             UserError: the weights do not fit the network.
             DamagedArtifact: a file is not what its manifest says.
         """
-        with self._solving:
+        with self._solving, classified(""):
             self._flow()
         return Life.here()
 
@@ -77,22 +78,13 @@ class PairActor:
         found = find_shard(self._store, self._recipe, shard)
         if found is not None:
             return found
-        with self._solving, classified(""):
+        with self._solving:
             torch.set_num_threads(self._threads)
             flow = self._flow()
             run = open_solve(self._store, self._recipe, flow)
             solved = solve_shard(flow, self._recipe, shard, self._device, run, self._later)
         name = shard_name(self._recipe, shard)
         return write_shard(self._store, name, replace(solved, device=self._place))
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words, with the id that Ray assigned to this process if it assigned one."""
-    import ray  # noqa: PLC0415
-
-    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return f"{name} (gpu {','.join(map(str, assigned))})" if assigned else name
 
 
 def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -> list[ShardRecord]:
@@ -138,14 +130,10 @@ def describe_shard(recipe: PairRecipe, shard: int) -> str:
 
 def _start_actors(context: JobContext, recipe: PairRecipe, size: int, shards: int) -> list[Any]:
     """So many actors, of which each is to make so many shards."""
-    import ray  # noqa: PLC0415
-
     on_gpus = context.cluster.gpus > 0
-    options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
+    part = NodeSize(cpus=0, gpus=1) if on_gpus else NodeSize(cpus=1)
     threads = min(4, os.cpu_count() or 1) if on_gpus else 1
-    options |= {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": IN_FLIGHT}
-    cls = ray.remote(PairActor).options(**options)
-    return [cls.remote(context.store, recipe, threads, shards) for _ in range(size)]
+    return start_actors(PairActor, part, size, context.store, recipe, threads, shards)
 
 
 class _Progress:

@@ -20,6 +20,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import torch
+
+from slimctl.jobs.base.cluster import NodeSize
 from slimctl.jobs.base.deaths import Death, DeathWatch
 from slimctl.jobs.base.errors import JobFailed, WorkLost
 
@@ -225,6 +228,10 @@ class Pool(Generic[ItemT]):
                 self._last_death.fix or "submit again to retry only these",
             )
 
+    def there(self) -> list[Any]:
+        """The actors that are there, as far as is known."""
+        return [self._actors[actor] for actor in self._load]
+
     def _finished(self, waiting: list[ItemT]) -> list[Any]:
         """Waits for a call to end; with items in line no longer than `WATCH_S`."""
         import ray  # noqa: PLC0415
@@ -331,6 +338,31 @@ class Pool(Generic[ItemT]):
             if self._suspicion.may_run(item) and not held:
                 return at
         return None
+
+
+def start_actors(cls: type, part: NodeSize, size: int, *arguments: Any) -> list[Any]:
+    """Actors for a pool.
+
+    Args:
+        cls: their class, with the methods that a pool asks for.
+        part: devices that each one occupies.
+        size: how many.
+        arguments: of the constructor.
+    """
+    import ray  # noqa: PLC0415
+
+    options: dict[str, Any] = {"num_cpus": part.cpus, "num_gpus": part.gpus}
+    options |= {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": IN_FLIGHT}
+    return [ray.remote(cls).options(**options).remote(*arguments) for _ in range(size)]
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, with the id that Ray assigned to this process if it assigned one."""
+    import ray  # noqa: PLC0415
+
+    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name} (gpu {','.join(map(str, assigned))})" if assigned else name
 
 
 def _value(future: Any) -> Any:

@@ -7,7 +7,7 @@ Its record (`.json`) is written after it: a shard without a record does not exis
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +76,7 @@ class ShardRecord(Spec):
 
     file: ShardFile
     nfe_sum: float
-    """Network evaluations of all its pairs together."""
+    """Network evaluations of all that is in it."""
     seconds: float
     """Time that its device took."""
     device: str
@@ -93,7 +93,11 @@ def shard_name(recipe: PairRecipe, shard: int) -> str:
 
 def find_shard(store: Store, recipe: PairRecipe, shard: int) -> ShardRecord | None:
     """The record of a finished shard whose file has the recorded size; None if there is none."""
-    name = shard_name(recipe, shard)
+    return find_record(store, shard_name(recipe, shard))
+
+
+def find_record(store: Store, name: str) -> ShardRecord | None:
+    """The record of the shard of that name, as `find_shard`."""
     try:
         record = ShardRecord.model_validate(unseal(store.blobs.read(f"{name}.json")))
     except (FileNotFoundError, ValueError):
@@ -157,17 +161,34 @@ def solve_shard(
     return Solved(torch.cat(images), nfe, seconds, str(device), tf32, compiled)
 
 
-def write_shard(store: Store, name: str, solved: "Solved") -> ShardRecord:
+def write_shard(store: Store, name: str, solved: Solved) -> ShardRecord:
     """Writes a shard under `name`, then its record."""
-    data = save({"x1": solved.x1.contiguous()})
+    return write_tensors(
+        store, name, {"x1": solved.x1}, solved.nfe_sum, solved.seconds, solved.device,
+        tf32=solved.tf32, compiled=solved.compiled,
+    )  # fmt: skip
+
+
+def write_tensors(
+    store: Store,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    nfe_sum: float,
+    seconds: float,
+    device: str,
+    *,
+    tf32: bool = False,
+    compiled: bool = False,
+) -> ShardRecord:
+    """Writes any shard under `name`, then its record, whose fields are the others."""
+    data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
     store.blobs.write(f"{name}.safetensors", data)
     file = ShardFile(
         path=f"{name}.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     record = ShardRecord(
-        file=file, nfe_sum=solved.nfe_sum, seconds=solved.seconds, device=solved.device,
-        tf32=solved.tf32, compiled=solved.compiled,
-    )  # fmt: skip
+        file=file, nfe_sum=nfe_sum, seconds=seconds, device=device, tf32=tf32, compiled=compiled
+    )
     store.blobs.write(f"{name}.json", seal(record.model_dump()))
     return record
 

@@ -10,7 +10,10 @@ from slimctl.models.shapes import Float, Int, Tensor, UInt8
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Samples of a model and real images, as an evaluation has them at its end, on the CPU."""
+    """Samples of a model and real images, as an evaluation has them at its end, on the CPU.
+
+    What is large is compared on the sampler's device.
+    """
 
     real: Float[Tensor, "n d"]
     """Features of some real images in random order, float32."""

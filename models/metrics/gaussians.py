@@ -57,6 +57,12 @@ class Gaussian:
         """Trace of the covariance, 0-dim."""
         return self.covariance.trace()
 
+    def to(self, device: torch.device) -> "Gaussian":
+        """The same on a device."""
+        if self.mean.device == device:
+            return self
+        return Gaussian(self.mean.to(device), self.covariance.to(device))
+
     @classmethod
     def from_features(cls, features: Float[Tensor, "n d"]) -> "Gaussian":
         """Statistics of one table of features, at least 2 rows.
@@ -152,15 +158,38 @@ class RunningStatistics:
         check_rows(features, "features", at_least=1)
         rows = features.double()
         mean = rows.mean(dim=0)
-        scatter = (rows - mean).T @ (rows - mean)
-        count = self._count + len(rows)
+        self._take(len(rows), mean, (rows - mean).T @ (rows - mean))
+
+    def merge(self, later: "RunningStatistics") -> None:
+        """Takes in the rows that another one was given.
+
+        Raises:
+            ValueError: rows of another width than before.
+        """
+        state = later.to_tensors()
+        self._take(int(state["count"]), state["mean"], state["scatter"])
+
+    def _take(self, added: int, mean: Tensor, scatter: Tensor) -> None:
+        count = self._count + added
         if self._count:
             check_same_width(self._mean, mean, ("the first features", "later ones"))
             shift = mean.to(self._mean.device) - self._mean
             both = self._scatter + scatter.to(self._scatter.device)
-            scatter = torch.addr(both, shift, shift, alpha=self._count * len(rows) / count)
-            mean = self._mean + shift * (len(rows) / count)
+            scatter = torch.addr(both, shift, shift, alpha=self._count * added / count)
+            mean = self._mean + shift * (added / count)
         self._count, self._mean, self._scatter = count, mean, scatter
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Named tensors on the CPU; `from_tensors` goes on from them bit for bit."""
+        state = {"count": torch.tensor(self._count), "mean": self._mean, "scatter": self._scatter}
+        return {name: tensor.cpu() for name, tensor in state.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "RunningStatistics":
+        """What `to_tensors` named."""
+        running = cls()
+        running._take(int(tensors["count"]), tensors["mean"], tensors["scatter"])
+        return running
 
     def result(self) -> Gaussian:
         """Statistics of all rows so far.

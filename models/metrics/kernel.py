@@ -20,7 +20,8 @@ _FEWEST_SUBSETS = 10
 
 def measure(evidence: Evidence) -> dict[str, float]:
     """The distance with its 95 % interval."""
-    found = kernel_distance(evidence.real, evidence.own, seed=evidence.seed)
+    real = evidence.real.to(evidence.sampler.device)
+    found = kernel_distance(real, evidence.own, seed=evidence.seed)
     return {"kid": found.mean, "kid_low": found.low, "kid_high": found.high}
 
 

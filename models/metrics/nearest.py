@@ -36,7 +36,8 @@ class Nearest:
 def measure(evidence: Evidence) -> dict[str, float]:
     """Median distance of samples to their nearest real image, and that of real ones."""
     real = to_float(evidence.real_images())
-    distance = nearest_distance(to_float(evidence.images), real).distance
+    samples = to_float(evidence.images).to(evidence.sampler.device)
+    distance = nearest_distance(samples, real).distance
     return {
         "nearest_rms": float(distance.quantile(0.5)),
         "nearest_rms_real": evidence.nearest_rms_real,
@@ -54,8 +55,9 @@ def nearest_distance(
     float64. Of equally near images the first is named.
 
     Args:
-        samples: images in [-1, 1].
-        training: images in [-1, 1] of the same shape.
+        samples: images in [-1, 1], on the device that searches.
+        training: images in [-1, 1] of the same shape, which stay where they are: a tile at a time
+            comes to the samples.
         own_index: which training image each sample is, to be left out; -1 is none. None: samples
             are not training images.
 
@@ -67,7 +69,7 @@ def nearest_distance(
             f"samples have shape {tuple(samples.shape[1:])}, training images "
             f"{tuple(training.shape[1:])}\n  fix: compare images of one shape"
         )
-    flat, known = samples.flatten(1), training.flatten(1).to(samples.device)
+    flat, known = samples.flatten(1), training.flatten(1)
     check_rows(flat, "samples", at_least=1)
     check_rows(known, "training images", at_least=1 if own_index is None else 2)
     own = torch.full((len(flat),), -1) if own_index is None else own_index
@@ -81,9 +83,14 @@ def nearest_distance(
 
 
 def own_distance(
-    training: Float[Tensor, " m *other"], real_count: int = 1000, seed: int = 0
+    training: Float[Tensor, " m *other"],
+    real_count: int = 1000,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> float:
     """Median distance of `real_count` training images, drawn with `seed`, to the nearest other one.
+
+    The images stay where they are; `device` searches.
 
     Raises:
         ValueError: fewer than 2 images, a NaN or infinity, or `real_count` below 1.
@@ -92,7 +99,7 @@ def own_distance(
         raise ValueError(f"real_count is {real_count}: it must be at least 1")
     draws = uniform(seed, Stream.SUBSET, torch.arange(len(training)))
     chosen = draws.argsort(stable=True)[:real_count].to(training.device)
-    real = nearest_distance(training[chosen], training, own_index=chosen)
+    real = nearest_distance(training[chosen].to(device), training, own_index=chosen)
     return float(real.distance.quantile(0.5))
 
 
@@ -102,7 +109,7 @@ def _search(
     best = torch.full((len(samples),), torch.inf, dtype=torch.float64, device=samples.device)
     index = torch.zeros_like(own)
     for first, columns in tiles(training, TILE_COLUMNS):
-        squares = squared_distances(samples, columns)
+        squares = squared_distances(samples, columns.to(samples.device))
         hide_own(squares, own, first)
         value, column = squares.min(dim=1)
         index = torch.where(value < best, column + first, index)
@@ -113,8 +120,8 @@ def _search(
 def _exact_distance(
     samples: Float[Tensor, "n d"], training: Float[Tensor, "m d"], index: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    parts = [
-        (tile.double() - training[index[start : start + len(tile)]].double()).square().mean(dim=1)
-        for start, tile in tiles(samples, TILE_ROWS)
-    ]
+    parts = []
+    for start, tile in tiles(samples, TILE_ROWS):
+        nearest = training[index[start : start + len(tile)].to(training.device)].to(tile.device)
+        parts.append((tile.double() - nearest.double()).square().mean(dim=1))
     return torch.cat(parts).sqrt()

@@ -35,7 +35,8 @@ class PrecisionRecall:
 def measure(evidence: Evidence) -> dict[str, float]:
     """Precision and recall of as many samples as there are real images."""
     same = min(len(evidence.real), len(evidence.own))
-    found = precision_recall(evidence.real[:same], evidence.own[:same], evidence.neighbours)
+    real = evidence.real[:same].to(evidence.sampler.device)
+    found = precision_recall(real, evidence.own[:same], evidence.neighbours)
     return {"precision": found.precision, "recall": found.recall}
 
 

@@ -258,7 +258,9 @@ def attempt(
     monkeypatch.setattr(ray_train, "_fit", fit)
     monkeypatch.setattr(generate, "generate", pool)
 
-    def run(spec: JobSpec, artifact: str | None = None, **inputs: Handle) -> JobOutcome:
+    def run(
+        spec: JobSpec, artifact: str | None = None, cpus: int = 1, **inputs: Handle
+    ) -> JobOutcome:
         jobs = {ref.job: inputs[name].id for name, ref in iter_refs(spec)}
         request = JobRequest(
             job="it",
@@ -267,7 +269,7 @@ def attempt(
             artifact_id=artifact or artifact_id(spec, job_key(spec, jobs)),
             inputs=jobs,
             storage=store.uri,
-            cluster=Cluster(cpus=1),
+            cluster=Cluster(cpus=cpus),
             reporter=recorder,
         )
         return execute(request)

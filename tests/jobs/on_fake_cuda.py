@@ -36,6 +36,11 @@ from slimctl.models import counter_random, philox
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import CosineVPSchedule
+from slimctl.models.metrics.frechet import frechet_distance, resampled_distances
+from slimctl.models.metrics.gaussians import Factored, gaussian_of
+from slimctl.models.metrics.kernel import unbiased_mmd
+from slimctl.models.metrics.nearest import nearest_distance, own_distance
+from slimctl.models.metrics.precision_recall import precision_recall
 from slimctl.models.networks import fused_norm
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.networks.registry import parse_network
@@ -326,3 +331,26 @@ def test_waits_are_noticed(device):
         x.index_select(0, torch.zeros(1, dtype=torch.int64, device=CUDA))
     assert counted.waits == []
     assert counted.copies == {"to": 16}
+
+
+def test_metrics_on_the_gpu_are_those_of_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    real, own = torch.randn(2, 60, 12, generator=generator).relu().unbind()
+    images = torch.rand(2, 30, 1, 4, 4, generator=generator)
+    draws = torch.randint(60, (3, 40), generator=generator)
+
+    def found(place):
+        a, b = real.to(place), own.to(place)
+        return [
+            frechet_distance(gaussian_of(a), gaussian_of(b)),
+            frechet_distance(gaussian_of(a[:9]), Factored.of(gaussian_of(b))),
+            *resampled_distances(a, draws).tolist(),
+            *vars(precision_recall(a, b)).values(),
+            unbiased_mmd(a, b),
+            float(nearest_distance(images[0].to(place), images[1]).distance.cpu().mean()),
+            own_distance(images[1], 5, device=place),
+        ]
+
+    expected = found("cpu")
+    with fake_cuda():
+        assert found("cuda") == pytest.approx(expected, rel=1e-6)

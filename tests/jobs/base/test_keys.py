@@ -219,6 +219,7 @@ def test_speed_only_fields_of_the_kinds():
     watched = {(kind, name) for kind in ("anneal_reflow", "distill") for name in scores}
     others = {
         ("distill", "recipe"),  # what it means is in other fields
+        ("evaluate", "actors"),
         ("generate_pairs", "actors"),
         ("sweep", "parallel"),
         ("train_step_policy", "checkpoint_s"),

@@ -6,8 +6,9 @@ import torch
 
 from slimctl.jobs.base.artifacts import FeatureNet, Flow, Generator, QualityReport
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.evaluation import draws, quality, reference
 from slimctl.jobs.evaluation import features as features_module
-from slimctl.jobs.evaluation import quality, reference
+from slimctl.jobs.evaluation.draws import Evaluation
 from slimctl.jobs.evaluation.features import open_features
 from slimctl.jobs.evaluation.quality import measure
 from slimctl.jobs.evaluation.sampling import open_sampler
@@ -47,6 +48,12 @@ def make_features(commit):
     return make
 
 
+def evaluation_of(context, spec, model, data, features):
+    return Evaluation(
+        context.store, context.artifact_id, spec, model, data, features, None, spec.solver
+    )
+
+
 @pytest.fixture
 def evaluate(context, make_features, monkeypatch):
     monkeypatch.setattr(quality, "LATENCY_BUDGET_MS", 5.0)
@@ -54,7 +61,7 @@ def evaluate(context, make_features, monkeypatch):
 
     def run(model, data, **changes):
         spec = Evaluate(model="m", data="d", features="f", seed=1, **changes)
-        return measure(context, spec, model, data, make_features(data))
+        return measure(context, evaluation_of(context, spec, model, data, make_features(data)))
 
     return run
 
@@ -216,7 +223,7 @@ def test_statistics_of_the_data_as_a_file_give_the_same_distance(
 def test_no_more_samples_are_kept_than_are_looked_at(
     evaluate, make_dataset, make_model, monkeypatch
 ):
-    monkeypatch.setattr(quality, "NEAREST_SAMPLES", 7)
+    monkeypatch.setattr(draws, "NEAREST_SAMPLES", 7)
     held = []
 
     def count(a, b, own_index=None):

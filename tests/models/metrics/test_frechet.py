@@ -116,6 +116,18 @@ def test_any_batches_give_the_statistics_of_the_whole():
         torch.testing.assert_close(statistics.covariance, reference, rtol=1e-8, atol=1e-8)
 
 
+def test_parts_that_were_written_add_up_to_the_whole():
+    rows = table(2000, 8, seed=9, shift=1e3)
+    running = RunningStatistics()
+    for part in rows.split([700, 1, 1299]):
+        one = RunningStatistics()
+        one.add(part)
+        running.merge(RunningStatistics.from_tensors(one.to_tensors()))
+    whole = Gaussian.from_features(rows)
+    torch.testing.assert_close(running.result().mean, whole.mean, rtol=1e-14, atol=0)
+    torch.testing.assert_close(running.result().covariance, whole.covariance, rtol=1e-12, atol=0)
+
+
 def test_float32_features_are_accumulated_in_float64():
     rows = (table(5000, 3, seed=10) + 1000).float()
     statistics = Gaussian.from_features(rows)
