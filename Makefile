@@ -48,7 +48,7 @@ unit: install
 	  --no-loadscope-reorder
 
 faults: install
-	$(BIN)/pytest -m faults tests/faults
+	$(BIN)/pytest -m faults
 
 slow: install
 	$(BIN)/pytest -m slow

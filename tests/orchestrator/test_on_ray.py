@@ -178,6 +178,7 @@ class Troubled(Objective):
         return network(torch.ones(1, 1, 8, 8), torch.ones(1), None).square().mean()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("trouble", "cls", "what"),
     [
@@ -249,6 +250,7 @@ class Bombed:
         return item * item
 
 
+@pytest.mark.faults
 def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path, monkeypatch):
     """More often than would convict it if it alone had died."""
     monkeypatch.setattr(pool, "PAUSE_S", 0.2)
@@ -260,6 +262,7 @@ def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path, monkeyp
     assert len(list(tmp_path.glob("bomb-*"))) == 5
 
 
+@pytest.mark.slow
 def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
     options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 1.5}
     actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(3)]
@@ -292,6 +295,7 @@ def no_ray():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
     """With work enough that the second actor finds some when it has started."""
     pipeline = tiny(tmp_path / "store")
@@ -310,6 +314,7 @@ def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
     assert manifest.engine["devices"] == ["cpu (gpu 0)", "cpu (gpu 1)"]
 
 
+@pytest.mark.slow
 def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
     """As one process does: real raylets on two loopback addresses, joined as a user would."""
     cluster = RayCluster()
