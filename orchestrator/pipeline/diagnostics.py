@@ -84,6 +84,13 @@ class Mistake:
         return Problem(*places.place(self.path, self.side), self.what, self.fix)
 
 
+def _on_one_line(text: str) -> str:
+    """With what does not print, a line break in a user's value say, as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong at a place."""
@@ -98,6 +105,10 @@ class Problem:
     """One sentence with the user's own value."""
     fix: str = ""
     """What to do; "" if `what` says it."""
+
+    def __post_init__(self) -> None:
+        for name in ("file", "what", "fix"):
+            object.__setattr__(self, name, _on_one_line(getattr(self, name)))
 
     @property
     def where(self) -> str:

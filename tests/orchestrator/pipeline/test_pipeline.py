@@ -290,6 +290,7 @@ pipeline_like = st.builds(
 @settings(deadline=None, max_examples=300)
 @given(data=pipeline_like | anything)
 @example(data={"kind": "kind"})
+@example(data={"name": "x", "jobs": {"name": {"kind": "\n"}}})
 def test_nothing_but_problems_comes_of_any_data(data: object):
     text = json.dumps(data).replace("Infinity", ".inf").replace("NaN", ".nan")
     found: list[Problem] = []
