@@ -1,16 +1,24 @@
 """What a flow is asked for: nothing, a class by its number, or an embedded text.
 
-Numbers travel through draws, manifests and partitions; an embedded text is made of prompts by the
-encoders of a teacher (`Flow.encode`) and is rows of tensors. Both are taken apart by `c[rows]`.
+Numbers travel through draws, manifests and partitions: of a class, or of a prompt in a set. An
+embedded text is made of prompts by the encoders of a teacher (`Flow.encode`) and is rows of
+tensors. Both are taken apart by `c[rows]`. Numbers of prompts become rows at the border of the
+network (`tell`), so that nothing before it needs to know of texts.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch import nn
 
 from slimctl.models.shapes import Float, Int, Tensor
+
+Module = TypeVar("Module", bound=nn.Module)
+NO_TEXT = -1
+"""The number of the text that stands for none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,4 +63,49 @@ class Embedded:
 
 
 Condition: TypeAlias = Int[Tensor, " b"] | Embedded | None
-"""Class numbers, embedded texts, or nothing for an unconditional flow."""
+"""Numbers of classes or prompts, embedded texts, or nothing for an unconditional flow."""
+
+
+class Texts(ABC):
+    """Where the embedded texts of a flow come from. Abstract."""
+
+    numbered: bool = False
+    """Whether it has prompts, by number."""
+
+    def __deepcopy__(self, memo: object) -> "Texts":
+        """Itself: copies of a network share what it is told."""
+        return self
+
+    @abstractmethod
+    def encode(
+        self, prompts: str | Sequence[str], sizes: Sequence[float | int] | None = None
+    ) -> Embedded:
+        """Prompts as conditions, one a row, as `Flow.encode`."""
+
+    @abstractmethod
+    def null(self) -> Embedded:
+        """The text that stands for none, a single row."""
+
+    def rows(self, number: Int[Tensor, " b"]) -> Embedded:
+        """The prompts of these numbers, `NO_TEXT` among them, on the device of the numbers.
+
+        Raises:
+            ValueError: there are no prompts.
+        """
+        raise ValueError(
+            "this flow is conditional on texts\n  fix: pass flow.encode(prompts) to it"
+        )
+
+
+def tell(network: Module, texts: Texts) -> Module:
+    """The network, told the texts themselves whenever it is called with numbers of prompts."""
+
+    def resolve(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        xt, t, *others = given
+        if others and isinstance(others[0], Tensor):
+            others[0] = texts.rows(others[0])
+        return (xt, t, *others)
+
+    network.register_forward_pre_hook(resolve)
+    network.texts = texts  # type: ignore[assignment]
+    return network

@@ -1,8 +1,8 @@
-"""Texts as conditions: what the encoders of a pipeline's folder make of prompts.
+"""Texts as conditions: what the encoders of a folder make of prompts.
 
-Every pipeline of diffusers has its own way from prompts to what its network takes (`RECIPES`); the
-encoders themselves are those of the package transformers, which is imported when the first prompt
-is encoded. Nothing but safetensors is read.
+Every pipeline of diffusers has its own way from prompts to what its network takes (`RECIPES`), and
+a folder of a sentence encoder one more; the encoders themselves are those of the package
+transformers, which is imported when the first prompt is encoded. Nothing but safetensors is read.
 """
 
 import json
@@ -15,15 +15,22 @@ from typing import Any
 
 import torch
 
-from slimctl.models.conditions import Embedded
-from slimctl.models.shapes import Int, Tensor
+from slimctl.models.conditions import Embedded, Texts
+from slimctl.models.shapes import Float, Int, Tensor
 
 NEEDS_TRANSFORMERS = (
     "texts are encoded by the package transformers, which is not installed"
     "\n  fix: pip install 'slimctl[text]'"
 )
+SENTENCE = "sentence"
+"""Stands for the class of a pipeline where a folder holds a sentence encoder alone."""
 ENCODERS = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"})
-"""Classes of encoders that are known here."""
+"""Classes of encoders in pipelines that are known here."""
+SENTENCE_ENCODERS = frozenset({"BertModel", "MPNetModel", "RobertaModel", "XLMRobertaModel"})
+"""Classes of sentence encoders that are known here."""
+INDEX = "model_index.json"
+KEPT = frozenset({".json", ".txt", ".model", ".safetensors"})
+"""Endings of files that an encoder reads."""
 LONGEST: Mapping[str, int] = {
     "StableDiffusion3Pipeline": 256,
     "FluxPipeline": 512,
@@ -32,21 +39,37 @@ LONGEST: Mapping[str, int] = {
 """Tokens that T5 is given by a pipeline, unless its tokenizer takes fewer."""
 
 
-class TextEncoders:
-    """The tokenizers and encoders of a pipeline's folder, on the CPU, loaded when they are used.
+class TextEncoders(Texts):
+    """The tokenizers and encoders of a folder, loaded when they are used.
 
     Args:
-        folder: the folder of the pipeline.
+        folder: the folder of the pipeline, or of the sentence encoder.
         pipeline: class of the pipeline, one of `RECIPES`.
         pixels: height and width of the images, px, which some networks are told.
         width: what the network takes of each token, for an encoder that is left out.
+        length: tokens of a sentence; None = as many as the encoder takes. Pipelines say it.
+        device: where the encoders compute.
+
+    Attributes:
+        cut: prompts that were too long, so far.
     """
 
-    def __init__(self, folder: Path, pipeline: str, pixels: int, width: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pipeline: str,
+        pixels: int,
+        width: int = 0,
+        length: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.folder = folder
         self.pipeline = pipeline
         self.pixels = pixels
         self.width = width
+        self.length = length
+        self.device = device
+        self.cut = 0
         self._parts: dict[str, Any] = {}
         self._null: Embedded | None = None
 
@@ -72,7 +95,8 @@ class TextEncoders:
         told = self._sizes(sizes)
         if told is None:
             return made
-        return Embedded(made.sequence, made.mask, made.pooled, told.expand(len(texts), -1))
+        extra = told.to(made.sequence.device).expand(len(texts), -1)
+        return Embedded(made.sequence, made.mask, made.pooled, extra)
 
     def null(self) -> Embedded:
         """The text that stands for none, a single row."""
@@ -92,7 +116,7 @@ class TextEncoders:
 
     @cached_property
     def _index(self) -> Mapping[str, Any]:
-        index: Mapping[str, Any] = json.loads((self.folder / "model_index.json").read_text())
+        index: Mapping[str, Any] = json.loads((self.folder / INDEX).read_text())
         return index
 
     @property
@@ -127,16 +151,20 @@ class TextEncoders:
             texts = [each.lower().strip() for each in texts]
         tokenizer = self._part("tokenizer", number)
         longest = tokenizer.model_max_length
-        if self._class(f"text_encoder{_ending(number)}") == "T5EncoderModel":
+        if self.pipeline == SENTENCE:
+            longest = min(longest, self.length or longest)
+        elif self._class(f"text_encoder{_ending(number)}") == "T5EncoderModel":
             longest = min(longest, LONGEST[self.pipeline])
-        lengths = [len(ids) for ids in tokenizer(texts, truncation=False).input_ids]
+        lengths = [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids]
         for text, length in zip(texts, lengths, strict=True):
             if length > longest:
                 what = f"a prompt of {length} tokens is cut to {longest}: {text[:60]!r}..."
                 warnings.warn(what, stacklevel=2)
+        if number == 1:
+            self.cut += sum(length > longest for length in lengths)
         return tokenizer(
             texts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
-        )
+        ).to(self.device)
 
     def run(self, texts: list[str], number: int, *, masked: bool = False) -> tuple[Any, Tensor]:
         """What an encoder answers, with all its layers, and the mask of the tokens."""
@@ -149,7 +177,11 @@ class TextEncoders:
     def _part(self, kind: str, number: int) -> Any:
         name = f"{kind}{_ending(number)}"
         if name not in self._parts:
-            self._parts[name] = _load(self.folder / name, self._class(name), kind)
+            if self.pipeline == SENTENCE:
+                found = _load(self.folder, sentence_class(self.folder), kind, SENTENCE_ENCODERS)
+            else:
+                found = _load(self.folder / name, self._class(name), kind, ENCODERS)
+            self._parts[name] = found if kind == "tokenizer" else found.to(self.device)
         return self._parts[name]
 
 
@@ -157,8 +189,92 @@ def _ending(number: int) -> str:
     return "" if number == 1 else f"_{number}"
 
 
-def _load(folder: Path, cls: str | None, kind: str) -> Any:
-    """A tokenizer or an encoder of transformers, by the class that the pipeline names."""
+def encoder_kind(folder: Path) -> str:
+    """The class of the pipeline in a folder, or `SENTENCE`.
+
+    Raises:
+        ValueError: it holds neither a pipeline nor a sentence encoder that is known here.
+    """
+    if not (folder / INDEX).is_file():
+        found = sentence_class(folder)
+        if found in SENTENCE_ENCODERS:
+            return SENTENCE
+        what = f"is a {found}" if found else f"has no {INDEX}, and no config.json with a class"
+        known = ", ".join(sorted(SENTENCE_ENCODERS))
+        raise ValueError(
+            f"{what}: no encoder of texts\n  fix: give the folder of a pipeline, or of a {known}"
+        )
+    name = str(read_config(folder / INDEX).get("_class_name"))
+    if name not in RECIPES:
+        known = ", ".join(sorted(each for each in RECIPES if each != SENTENCE))
+        raise ValueError(
+            f"is a {name}, whose way with texts is not known here\n  fix: give one of {known}"
+        )
+    return name
+
+
+def encoder_files(folder: Path) -> tuple[Path, ...]:
+    """The files in a folder that encode texts: settings, vocabularies and safetensors.
+
+    Of weights in several variants the unnamed ones.
+    """
+    places = [folder]
+    if (folder / INDEX).is_file():
+        places = [*folder.glob("text_encoder*"), *folder.glob("tokenizer*")]
+    found = [
+        file
+        for place in places
+        for file in sorted(place.iterdir() if place.is_dir() else ())
+        if file.suffix in KEPT and (not _is_variant(file) or len(places) == 1)
+    ]
+    index = [folder / INDEX] if (folder / INDEX).is_file() else []
+    return (*index, *found)
+
+
+def _is_variant(file: Path) -> bool:
+    """Whether it is one of several forms of the same weights, such as model.fp16.safetensors."""
+    return file.suffix == ".safetensors" and file.name.count(".") > 1
+
+
+def text_width(folder: Path) -> int | None:
+    """Numbers of each token that the encoders of a folder make; None = its configs do not say."""
+    pipeline = encoder_kind(folder)
+    if pipeline == SENTENCE:
+        return read_config(folder / "config.json").get("hidden_size")
+    parts = {"StableDiffusionXLPipeline": ("", "_2"), "StableDiffusion3Pipeline": ("_3",)}
+    parts["FluxPipeline"] = ("_2",)
+    widths: list[int] = []
+    for ending in parts.get(pipeline, ("",)):
+        config = folder / f"text_encoder{ending}" / "config.json"
+        known = read_config(config) if config.is_file() else {}
+        widths.append(known.get("hidden_size") or known.get("d_model") or 0)
+    return sum(widths) if all(widths) else None
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        config: Mapping[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file.name} cannot be read\n  fix: copy it again") from error
+    return config
+
+
+def sentence_class(folder: Path) -> str | None:
+    """The class that the config of a sentence encoder names."""
+    try:
+        named: list[str] = json.loads((folder / "config.json").read_text())["architectures"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return named[0] if named else None
+
+
+def _load(folder: Path, cls: str | None, kind: str, known: frozenset[str]) -> Any:
+    """A tokenizer or an encoder of transformers, by the class that the folder names."""
     if find_spec("transformers") is None:
         raise ValueError(NEEDS_TRANSFORMERS)
     if cls is None or not folder.is_dir():
@@ -168,10 +284,10 @@ def _load(folder: Path, cls: str | None, kind: str) -> Any:
     try:
         if kind == "tokenizer":
             return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if cls not in ENCODERS:
+        if cls not in known:
             raise ValueError(
                 f"{folder.name} is a {cls}, which this program does not know"
-                f"\n  fix: give a pipeline whose encoders are {', '.join(sorted(ENCODERS))}"
+                f"\n  fix: give a folder whose encoders are {', '.join(sorted(known))}"
             )
         model = getattr(transformers, cls).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -228,12 +344,33 @@ def _pixart(text: TextEncoders, texts: list[str]) -> Embedded:
     return Embedded(answer.last_hidden_state, mask=mask)
 
 
+def _sentence(text: TextEncoders, texts: list[str]) -> Embedded:
+    """A sentence encoder: its last layer, and the mean of the tokens that count, of length 1.
+
+    Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), mean pooling.
+    """
+    answer, mask = text.run(texts, 1, masked=True)
+    sequence = answer.last_hidden_state
+    pooled = torch.nn.functional.normalize(mean_of_tokens(Embedded(sequence, mask)), dim=1)
+    return Embedded(sequence, mask=mask, pooled=pooled)
+
+
+def mean_of_tokens(text: Embedded) -> Float[Tensor, "b d"]:
+    """The mean over the tokens that count."""
+    if text.mask is None:
+        return text.sequence.mean(1)
+    weight = text.mask.to(text.sequence.dtype)[..., None]
+    mean: Tensor = (text.sequence * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+    return mean
+
+
 RECIPES: Mapping[str, Callable[[TextEncoders, list[str]], Embedded]] = {
     "StableDiffusionPipeline": _clip,
     "StableDiffusionXLPipeline": _xl,
     "StableDiffusion3Pipeline": _sd3,
     "FluxPipeline": _flux,
     "PixArtAlphaPipeline": _pixart,
+    SENTENCE: _sentence,
 }
 """Class of a pipeline -> how it makes what its network takes of prompts."""
 SIZES: Mapping[str, Callable[[float], tuple[float, ...]]] = {

@@ -62,6 +62,38 @@ def save_dit(diffusers: Any, folder: Path) -> Any:
     return pipeline
 
 
+WORDS = (
+    "a", "an", "the", "of", "zero", "one", "two", "three", "four", "five", "six", "seven",
+    "eight", "nine", "digit", "handwritten",
+)  # fmt: skip
+
+
+def save_sentence_encoder(folder: Path, width: int = 8) -> Path:
+    """A sentence encoder with random weights, which knows a few words."""
+    import tokenizers
+    import transformers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: at for at, word in enumerate([*special, *WORDS])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    words.normalizer = tokenizers.normalizers.Lowercase()
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=16, **names
+    )
+    fast.save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16,
+    )  # fmt: skip
+    drawn(transformers.BertModel(config)).save_pretrained(folder)
+    return folder
+
+
 TINY = """
 name: tiny
 seed: 3

@@ -36,6 +36,97 @@ class Handle(Spec):
         return ()
 
 
+class ShardFile(Spec):
+    """A file of the storage that handles name, such as one shard of a pair set."""
+
+    path: str
+    """Path inside the storage."""
+    size: int
+    sha256: str
+
+
+class PromptSet(Handle):
+    """Prompts by number, 0..count-1, as lines of JSON: `prompt` and, where known, `label`."""
+
+    count: int
+    """Number of prompts."""
+    classes: int = 0
+    """Largest label + 1; 0 = the prompts have no labels."""
+    duplicates: int = 0
+    """Prompts that another one repeats; those that were left out are not counted."""
+    source: str = ""
+    """What was read, in words."""
+    file: str = "prompts.jsonl"
+
+    def facts(self) -> Facts:
+        return Facts(count=self.count, prompt_classes=self.classes, made="PromptSet")
+
+
+class EncoderFiles(Spec):
+    """The encoders of texts in the storage."""
+
+    pipeline: str
+    """Class of the pipeline that they are of, or `sentence`."""
+    pixels: int
+    """Height and width of the images, px, which some networks are told."""
+    width: int = 0
+    """What the network takes of each token, for an encoder that is left out."""
+    length: int | None = None
+    """Tokens of a sentence; None = as many as the encoder takes."""
+    root: str
+    """Folder inside the storage."""
+    files: tuple[ShardFile, ...] = Field(repr=False)
+
+    @property
+    def content(self) -> tuple[tuple[str, str], ...]:
+        """What makes them what they are: names below the folder, and sha256."""
+        return tuple((file.path.removeprefix(self.root), file.sha256) for file in self.files)
+
+
+class EmbeddedPrompts(Handle):
+    """Prompts as a network takes them: rows `sequence`, `mask` and `pooled` by number, in shards.
+
+    Encoded on the fly, there are no shards, and workers make the rows that they need.
+    """
+
+    prompts: PromptSet
+    """The prompts themselves."""
+    encoder: EncoderFiles
+    encode: Literal["ahead", "on_the_fly"] = "ahead"
+    dtype: Literal["float16", "float32"] = "float16"
+    """Of the numbers in the rows."""
+    tokens: int
+    """Vectors of a prompt."""
+    width: int
+    """Numbers of a vector."""
+    pooled: int | None = None
+    """Numbers for the whole text; None = there are none."""
+    masked: bool = False
+    """Whether some vectors do not count."""
+    cut: int | None = None
+    """Prompts that had more tokens than the encoder takes; None on the fly: not known."""
+    shard_size: int
+    null: str = "null.safetensors"
+    """The row of the text that stands for none."""
+    shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of prompts."""
+        return self.prompts.count
+
+    def facts(self) -> Facts:
+        return Facts(
+            count=self.count,
+            prompt_classes=self.prompts.classes,
+            text_width=self.width,
+            made="EmbeddedPrompts",
+        )
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return (*self.shards, *self.encoder.files)
+
+
 class Dataset(Handle):
     """Images with optional labels: `images` uint8 (N, H, W, C) and `labels` int64 (N,)."""
 
@@ -195,15 +286,6 @@ class Fleet(Handle):
             one_step=isinstance(first, Generator),
             made="Fleet",
         )
-
-
-class ShardFile(Spec):
-    """A file of the storage that handles name, such as one shard of a pair set."""
-
-    path: str
-    """Path inside the storage."""
-    size: int
-    sha256: str
 
 
 class PairSet(Handle):

@@ -70,6 +70,10 @@ class Facts:
     """Length of a feature vector."""
     network: NetworkSpec | None = None
     """Network of a flow or generator."""
+    prompt_classes: int | None = None
+    """Number of classes that prompts ask for; 0 = they have no labels."""
+    text_width: int | None = None
+    """Numbers of each token of embedded prompts."""
     feature_macs: int | None = None
     """Multiply-adds of the features of one image."""
 

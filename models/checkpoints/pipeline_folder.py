@@ -43,7 +43,7 @@ from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.published_weights import rename, same_names
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
-from slimctl.models.text import TextEncoders
+from slimctl.models.text import SENTENCE, TextEncoders, encoder_kind
 
 PIPELINES: Mapping[str, str] = {
     "DiTPipeline": "DiTTransformer2DModel",
@@ -175,3 +175,24 @@ def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
             f"\n  fix: write the folder again with safetensors: {SAVE_AGAIN}"
         )
     return read_weights(folder, chosen)
+
+
+def open_text_encoders(path: Path, length: int | None = None) -> TextEncoders:
+    """The encoders of a pipeline's folder, or of a folder with a sentence encoder alone.
+
+    Args:
+        path: the folder.
+        length: tokens of a sentence; None = as many as the encoder takes.
+
+    Raises:
+        ValueError: it has no encoder that is known here.
+    """
+    pipeline = encoder_kind(path)
+    if pipeline == SENTENCE:
+        return TextEncoders(path, pipeline, 0, length=length)
+    folder = latent_network(path)
+    config = read_json(folder / CONFIG) if folder else {}
+    vae = path / AUTOENCODER / CONFIG
+    factor = AutoencoderSpec(config=dict(read_json(vae))).factor if vae.is_file() else 1
+    width = int(config.get("joint_attention_dim") or 0)
+    return TextEncoders(path, pipeline, int(config.get("sample_size") or 0) * factor, width)

@@ -11,7 +11,9 @@ from slimctl.jobs.storage.lease import DEAD_AFTER_S, FOLDER
 from slimctl.jobs.storage.store import MANIFEST, Store
 from slimctl.orchestrator.runs.runs import read_run, run_ids
 
-SHARD = re.compile(r'"pairs/([^/"]+)/')
+SERIES = ("pairs", "prompts")
+"""Folders of shards, a folder for each series."""
+SHARD = re.compile(r'"(pairs|prompts)/([^/"]+)/')
 """A shard's place in the JSON of a handle."""
 YOUNG_S = 3600.0
 """What was written within the last hour may belong to something that is under way."""
@@ -91,12 +93,12 @@ def _work(store: Store, wanted: set[str]) -> Iterator[Garbage]:
 
 
 def _shards(store: Store, wanted: set[str]) -> Iterator[Garbage]:
-    """Series of pairs that no set takes from, whether wanted by a run or kept by its own record.
+    """Series of shards that no set takes from, whether wanted by a run or kept by its own record.
 
     A handle of a package that is not installed here names its files, too.
     """
     users = set(wanted)
-    kept: set[str] = set()
+    kept: set[tuple[str, str]] = set()
     for artifact in store.find(""):
         try:
             manifest = store.manifest(artifact)
@@ -104,10 +106,11 @@ def _shards(store: Store, wanted: set[str]) -> Iterator[Garbage]:
             users.add(artifact)
         else:
             kept |= set(SHARD.findall(json.dumps(manifest.handle))) if manifest else set()
-    for series in store.blobs.folders("pairs"):
-        used = any(user == series or user.startswith(f"{series}-") for user in users)
-        if series not in kept and not used:
-            yield _all_of(store, f"pairs/{series}", "no pair set refers to it")
+    for folder in SERIES:
+        for series in store.blobs.folders(folder):
+            used = any(user == series or user.startswith(f"{series}-") for user in users)
+            if (folder, series) not in kept and not used:
+                yield _all_of(store, f"{folder}/{series}", "no result refers to it")
 
 
 def _leftovers(store: Store) -> Iterator[Garbage]:

@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from slimctl.jobs.base.artifacts import (
     HANDLES,
     Dataset,
+    EmbeddedPrompts,
+    EncoderFiles,
     FeatureNet,
     Fleet,
     Flow,
@@ -13,6 +15,7 @@ from slimctl.jobs.base.artifacts import (
     Handle,
     PairSet,
     Partition,
+    PromptSet,
     QualityReport,
     ShardFile,
     StepGrid,
@@ -36,6 +39,7 @@ DATA = Dataset(
     label_counts=(2, 3),
     flip_valid=True,
 )
+PROMPTS = PromptSet(id="load_prompts-1", count=5, classes=2, source="a.txt")
 EXAMPLES = [
     DATA,
     FeatureNet(id="f", image=IMAGE, network={"kind": "classifier"}, dimensions=64, accuracy=2 / 3),
@@ -141,6 +145,25 @@ EXAMPLES = [
                 labels=(0, 2), samples=9, real=8, fid=1.5, fid_real=0.5, precision=None, recall=0.5
             ),
         ),
+    ),
+    PROMPTS,
+    EmbeddedPrompts(
+        id="encode_prompts-1",
+        prompts=PROMPTS,
+        encoder=EncoderFiles(
+            pipeline="sentence",
+            pixels=0,
+            length=8,
+            root="prompts/x/encoder",
+            files=(ShardFile(path="prompts/x/encoder/config.json", size=3, sha256="ab"),),
+        ),
+        tokens=8,
+        width=16,
+        pooled=16,
+        masked=True,
+        cut=0,
+        shard_size=4,
+        shards=(ShardFile(path="prompts/x/0", size=3, sha256="ab"),),
     ),
     Partition(id="partition-1", subsets=((0, 2), (1,)), label_counts=(3, 4, 5), method="kmeans"),
     Fleet(

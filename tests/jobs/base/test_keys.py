@@ -219,6 +219,7 @@ def test_speed_only_fields_of_the_kinds():
     watched = {(kind, name) for kind in ("anneal_reflow", "distill") for name in scores}
     others = {
         ("distill", "recipe"),  # what it means is in other fields
+        ("encode_prompts", "actors"),
         ("evaluate", "actors"),
         ("generate_pairs", "actors"),
         ("sweep", "parallel"),

@@ -38,7 +38,7 @@ def test_without_its_run_everything_is(store):
     }  # fmt: skip
     delete_garbage(store, find_garbage(store, 0.0))
     assert store.find("") == []
-    assert named(store) == {"pairs/generate_pairs": "no pair set refers to it"}
+    assert named(store) == {"pairs/generate_pairs": "no result refers to it"}
     delete_garbage(store, find_garbage(store, 0.0))
     assert store.blobs.names() == []
 
