@@ -421,6 +421,11 @@ class QualityReport(Handle):
         """Mean FID over the draws."""
         return sum(self.fids) / len(self.fids) if self.fids else self.fid
 
+    @property
+    def sample_macs(self) -> float:
+        """Multiply-adds of one sample, all evaluations: what it costs on any machine."""
+        return self.macs * self.nfe
+
     def number(self, name: str) -> float | None:
         """What was measured under a name of `slimctl.models.metrics`; None = nothing."""
         found = getattr(self, name, None)

@@ -106,6 +106,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     _first(name="macs", label="MACs", better="lower", format="short", column=20, cost=True),
     _first(
+        name="sample_macs", label="MACs x NFE", better="lower", format="short", column=None,
+        cost=True,
+    ),
+    _first(
         name="latency_ms", label="latency", better="lower", format=".2f", unit="ms", column=90,
         cost=True, beside=("latency_p90_ms", "routing_us"), undisturbed="latency_quiet",
     ),

@@ -40,10 +40,15 @@ def compare(
         Form | None, typer.Option("--format", help="Print the table for a paper or a program.")
     ] = None,
     front: Annotated[
-        str, typer.Option(help="Metrics that the Pareto front is of.")
-    ] = "fid,parameters",
+        str | None,
+        typer.Option(
+            help="Metrics that the Pareto front is of; else fid,latency_ms. Other costs: "
+            "parameters, sample_macs (MACs x NFE).",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw FID against parameters into this file (.png).")
+        Path | None, typer.Option(help="Draw the first of them against the second (.png).")
     ] = None,
 ) -> None:
     """Compare measured models: seeds pooled, Pareto front marked, costs counted."""
@@ -57,7 +62,7 @@ def compare(
         raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
     store, pipelines = _open(things or [], storage)
     found = collect(store, things or [], pipelines)
-    comparison = compare_results(found, Lineage(store), front.split(","))
+    comparison = compare_results(found, Lineage(store), front.split(",") if front else ())
     if plot is not None:
         render.save_plot(comparison, plot)
     if as_json:

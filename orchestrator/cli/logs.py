@@ -11,11 +11,6 @@ from slimctl.orchestrator.cli.output import echo
 if TYPE_CHECKING:
     from slimctl.orchestrator.runs.events import Event
 
-POLL_S = 1.0
-PATIENCE_S = 120.0
-"""How long a run on a cluster may be without a supervisor: Ray takes a while to miss a node."""
-FINAL_STATES = ("done", "failed", "cancelled")
-
 Job = Annotated[str | None, typer.Argument(help="Only this job.", show_default=False)]
 Follow = Annotated[
     bool, typer.Option("-f", "--follow", help="Go on until the run is over; ^C leaves it alone.")
@@ -24,31 +19,19 @@ Follow = Annotated[
 
 def logs(run: Run = None, job: Job = None, follow: Follow = False, storage: Storage = None) -> None:
     """Print what the jobs of a run reported."""
+    from slimctl.orchestrator.cli.following import readings
     from slimctl.orchestrator.cli.status import refuse_damaged
-    from slimctl.orchestrator.runs.runs import find_run, read_run, run_lease
+    from slimctl.orchestrator.runs.runs import find_run
 
     store = open_store(storage)
     run_name, slash, of_run = (run or "").partition("/")
     job = of_run if slash else job
     name = find_run(store.blobs, run_name or None)
-    start, silent_s = 0, 0.0
-    while True:
-        state, log = read_run(store.blobs, name)
+    start = 0
+    for state, log in readings(store, name, follow=follow):
         if job is not None:
             _check_job(name, job, list(state.jobs))
         start = _print_from(start, name, log.events, job)
-        if not follow or state.state in FINAL_STATES:
-            break
-        silent_s = silent_s + POLL_S if state.state == "interrupted" else 0.0
-        if silent_s and (
-            silent_s > PATIENCE_S or not run_lease(store.blobs, name).holder().get("back")
-        ):
-            break
-        if silent_s == POLL_S:
-            typer.echo(f"run {name}: its supervisor is silent; waiting for another", err=True)
-        time.sleep(POLL_S)
-    if follow and state.state not in FINAL_STATES:
-        typer.echo(f"run {name}: {state.state}\n  continue: slimctl resume {name}", err=True)
     refuse_damaged([log])
 
 

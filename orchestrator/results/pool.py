@@ -3,6 +3,7 @@
 Fréchet distances are pooled and compared only where they were taken in the same way.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,11 @@ from slimctl.orchestrator.results.collect import Found, Missing, Result
 from slimctl.orchestrator.results.lineage import Lineage
 
 SEED = "seed"
-AXES = ("fid", "parameters")
-"""Metrics that the Pareto front is of, unless others are asked for."""
+AXES = ("fid", "latency_ms")
+"""Metrics that the Pareto front is of, unless others are asked for: quality against what a sample
+costs, all evaluations, so that ten steps do not hide one of the same network."""
+ANYWHERE = ("fid", "sample_macs")
+"""The same where latencies were measured on unlike devices and do not compare."""
 MAX_NAMED = 3
 
 
@@ -47,6 +51,9 @@ class Row:
     """Device hours behind the models, by kind of device; the mean over seeds."""
     front: bool = False
     """Whether no other row is better in one axis of the front and as good in the others."""
+    tied_front: bool = False
+    """Whether the intervals leave that open: no row that beats it is better beyond its interval, or
+    one that is cheaper is not worse beyond it."""
     above_first: Interval | None = None
     """FID less that of the first row at the same seeds; None with fewer than two in common."""
 
@@ -77,8 +84,10 @@ class Comparison:
     """Those that the front is of."""
 
 
-def compare(found: Found, lineage: Lineage, front: Sequence[str] = AXES) -> Comparison:
-    """Pools, sorts and prices at least one result; `front` names the metrics of the front.
+def compare(found: Found, lineage: Lineage, front: Sequence[str] = ()) -> Comparison:
+    """Pools, sorts and prices at least one result.
+
+    `front` names the metrics of the front; () = quality against what a sample costs.
 
     Raises:
         UserError: their FIDs were not taken in the same way, or the front cannot be of those
@@ -92,9 +101,9 @@ def compare(found: Found, lineage: Lineage, front: Sequence[str] = AXES) -> Comp
         alike = [lineage.shape(result.report.id), _without_seeds(settings[result.name])]
         pools.setdefault(canonical_json(alike), []).append(result)
     rows = [_row(pool, settings, lineage, several=several) for pool in pools.values()]
-    axes = _axes(front, rows)
-    rows = with_front(sorted(rows, key=lambda row: row.numbers["fid"].mean), axes)
+    axes = _axes(front or default_axes([result.report for result in found.results]), rows)
     noise = {result.name: _seeds(settings[result.name]) for result in found.results}
+    rows = with_front(sorted(rows, key=lambda row: row.numbers["fid"].mean), axes, noise)
     rows = rows[:1] + [replace(row, above_first=_above(rows[0], row, noise)) for row in rows[1:]]
     models = [lineage.behind(result.report.model) for result in found.results]
     spent = lineage.hours(set().union(*models))
@@ -114,10 +123,16 @@ def compare(found: Found, lineage: Lineage, front: Sequence[str] = AXES) -> Comp
         metrics=tuple(
             one
             for one in metrics().values()
-            if one.column is not None and any(one.name in row.numbers for row in rows)
+            if (one.column is not None or one in axes)
+            and any(one.name in row.numbers for row in rows)
         ),
         axes=axes,
     )
+
+
+def default_axes(reports: Sequence[QualityReport]) -> tuple[str, ...]:
+    """What the front is of unless it is asked for: latency where all are of one kind of device."""
+    return AXES if len({(one.device, one.threads) for one in reports}) < 2 else ANYWHERE
 
 
 def _axes(names: Sequence[str], rows: Sequence[Row]) -> tuple[Metric, ...]:
@@ -129,7 +144,7 @@ def _axes(names: Sequence[str], rows: Sequence[Row]) -> tuple[Metric, ...]:
         if not any(name in row.numbers for row in rows):
             raise UserError(f"--front {name}", "no row has it", "evaluate again, or name another")
     if len(set(names)) < 2:
-        raise UserError(f"--front {','.join(names)}", "is one metric", "name two: fid,parameters")
+        raise UserError(f"--front {','.join(names)}", "is one metric", "name two: fid,latency_ms")
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
@@ -230,20 +245,53 @@ def _name(pool: Sequence[Result], *, several: bool) -> str:
     )
 
 
-def with_front(rows: Sequence[Row], axes: Sequence[Metric]) -> list[Row]:
-    """Marks the rows that no other row beats; a row without one of the numbers takes no part."""
-    signs = [(axis.name, 1.0 if axis.better == "lower" else -1.0) for axis in axes]
-    points = [
-        tuple(sign * row.numbers[name].mean for name, sign in signs)
-        if all(name in row.numbers for name, _ in signs)
-        else None
-        for row in rows
-    ]
-    known = [point for point in points if point is not None]
-    return [
-        replace(row, front=point is not None and not any(beats(one, point) for one in known))
-        for row, point in zip(rows, points, strict=True)
-    ]
+def with_front(rows: Sequence[Row], axes: Sequence[Metric], noise: Mapping[str, str]) -> list[Row]:
+    """Marks the rows that no other row beats; a row without one of the numbers takes no part.
+
+    `noise` says what random numbers each result shares with others.
+    """
+    known = [row for row in rows if all(axis.name in row.numbers for axis in axes)]
+    marked: list[Row] = []
+    for row in rows:
+        others = [other for other in known if other is not row and row in known]
+        above = [other for other in others if beats(_point(other, axes), _point(row, axes))]
+        rivals = above or [other for other in others if _is_surely_cheaper(other, row, axes, noise)]
+        if above:
+            tied = not any(_surely(one, row, axis, noise) for one in above for axis in axes)
+        else:
+            tied = any(not _surely(row, one, axes[0], noise) for one in rivals)
+        marked.append(replace(row, front=row in known and not above, tied_front=tied))
+    return marked
+
+
+def _point(row: Row, axes: Sequence[Metric]) -> tuple[float, ...]:
+    """A row on the axes, turned so that lower is better."""
+    return tuple(_sign(axis) * row.numbers[axis.name].mean for axis in axes)
+
+
+def _sign(axis: Metric) -> float:
+    return 1.0 if axis.better == "lower" else -1.0
+
+
+def _is_surely_cheaper(
+    one: Row, other: Row, axes: Sequence[Metric], noise: Mapping[str, str]
+) -> bool:
+    """Whether a row is better in every axis but the first beyond the interval."""
+    return all(_surely(one, other, axis, noise) for axis in axes[1:])
+
+
+def _surely(one: Row, other: Row, axis: Metric, noise: Mapping[str, str]) -> bool:
+    """Whether a row is better in an axis, beyond the 95 % interval of the difference.
+
+    Of FIDs at common seeds it is that of their differences; else it is made of both intervals.
+    Numbers without any, of one seed, count as exact.
+    """
+    first, second = one.numbers[axis.name], other.numbers[axis.name]
+    ahead = _sign(axis) * (second.mean - first.mean)
+    paired = _above(one, other, noise) if axis.name == "fid" else None
+    if paired is not None:
+        return paired.low > 0
+    return ahead > math.hypot(first.half or 0.0, second.half or 0.0)
 
 
 def beats(one: Sequence[float], other: Sequence[float]) -> bool:

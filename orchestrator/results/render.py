@@ -20,6 +20,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.errors import UserError
 from slimctl.models.metrics import Metric, columns, metrics, short_count
+from slimctl.orchestrator.results.names import name_points
 from slimctl.orchestrator.results.pool import Comparison, Row, own_half, protocol_text
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def table(comparison: Comparison, *, protocol: bool = False) -> Table:
     """Head and rows; with `protocol`, each row carries that of its FID."""
     rows = comparison.rows
     made: list[tuple[str, list[str]]] = [
-        ("", [FRONT if row.front else "" for row in rows]),
+        ("", [FRONT * row.front + TIE * row.tied_front for row in rows]),
         ("name", [row.name for row in rows]),
     ]
     for name, short in short_names(comparison.differing).items():
@@ -212,6 +213,8 @@ def table(comparison: Comparison, *, protocol: bool = False) -> Table:
             made.append((metric.label, [_pooled(metric, row) for row in rows]))
         if metric.name == "fid" and _is_paired(comparison):
             made.append((ABOVE, [_above(row) for row in rows]))
+    unseen = [axis for axis in comparison.axes if axis.column is None]
+    made += [(axis.label, [_pooled(axis, row) for row in rows]) for axis in unseen]
     if _has_seeds(comparison):
         made.append(("seeds", [str(len(row.results)) for row in rows]))
     for device in _devices(comparison):
@@ -312,13 +315,19 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def front_text(comparison: Comparison) -> str:
-    """What the mark of the front means."""
+    """What the marks of the front mean."""
     first, *others = comparison.axes
     more = {"lower": "more", "higher": "less"}
     rest = " and ".join(f"no {more[axis.better or 'lower']} {axis.label}" for axis in others)
     seen = {axis.name for axis in comparison.axes}
-    unseen = "" if seen & {"nfe", "latency_ms"} else f" ({UNSEEN})"
-    return f"{FRONT} no other row has a {first.better} {first.label} with {rest}{unseen}"
+    unseen = "" if seen & {"nfe", "latency_ms", "sample_macs"} else f" ({UNSEEN})"
+    text = f"{FRONT} no other row has a {first.better} {first.label} with {rest}{unseen}"
+    if any(row.tied_front for row in comparison.rows):
+        text += (
+            f"; {TIE} a tie within the 95 % interval, with a row that beats it or, after {FRONT}, "
+            "with a cheaper one"
+        )
+    return text
 
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -353,7 +362,8 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def _csv_row(row: Row, comparison: Comparison, pooled: set[str]) -> dict[str, Any]:
-    cells: dict[str, Any] = {"front": int(row.front), "name": row.name, "state": "done"}
+    cells: dict[str, Any] = {"front": int(row.front), "front_tied": int(row.tied_front)}
+    cells |= {"name": row.name, "state": "done"}
     for name in comparison.differing:
         cells[name] = _setting(row.settings.get(name, ...))
     cells["solver"] = row.results[0].report.solver
@@ -386,6 +396,7 @@ def _row_json(row: Row, comparison: Comparison) -> dict[str, Any]:
     return {
         "name": row.name,
         "front": row.front,
+        "front_tied": row.tied_front,
         "settings": {name: row.settings.get(name) for name in comparison.differing},
         **{one.name: _plain(row.numbers.get(one.name)) for one in comparison.metrics},
         "fid_above_first": _plain(row.above_first),
@@ -408,8 +419,6 @@ MOST_NAMES = 30
 """Rows up to which every point is named; beyond, only those of the front are."""
 WIDE = 20
 """Largest value over the smallest from which on an axis is logarithmic."""
-LINE_PT = 8.0
-"""Height of a name, points."""
 
 
 def save_plot(comparison: Comparison, file: Path) -> None:
@@ -435,7 +444,7 @@ def save_plot(comparison: Comparison, file: Path) -> None:
 
 
 def draw_front(comparison: Comparison, axes: "Axes") -> None:
-    """Draws the first axis of the front, FID, against the second, parameters, into empty axes."""
+    """Draws the first axis of the front, FID, against the second, its cost, into empty axes."""
     upright, across = comparison.axes[:2]
     points = [
         (row.numbers[across.name].mean, row.numbers[upright.name].mean, row)
@@ -443,37 +452,28 @@ def draw_front(comparison: Comparison, axes: "Axes") -> None:
         if {across.name, upright.name} <= set(row.numbers)
     ]
     for x, y, row in points:
-        half, colour = row.numbers[upright.name].half, "C0" if row.front else "0.6"
-        axes.errorbar(x, y, yerr=half, fmt="o", color=colour, capsize=3)
+        half, on_it = row.numbers[upright.name].half, row.front or row.tied_front
+        inside = None if row.front else "none"
+        colour = "C0" if on_it else "0.6"
+        axes.errorbar(x, y, yerr=half, fmt="o", color=colour, capsize=3, mfc=inside)
     front = sorted((x, y) for x, y, row in points if row.front)
     axes.step(*zip(*front, strict=True), where="post", color="C0", linewidth=1, alpha=0.6)
     axes.margins(x=0.25)
     wide = is_wide([y for _, y, _ in points])
     axes.set(xlabel=across.title, ylabel=upright.title)
     axes.set(xscale="log" if across.cost else "linear", yscale="log" if wide else "linear")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     if not wide:
         axes.set_ylim(0, None)
     axes.set_title(f"FID: {protocol_text(comparison.protocol)}", fontsize=8)
     axes.grid(alpha=0.3)
-    axes.figure.canvas.draw()  # settles where points are, in pixels
     few = len(points) <= MOST_NAMES
-    _name_points([(x, y, row.name) for x, y, row in points if row.front or few], axes)
+    named = [(x, y, row.name) for x, y, row in points if row.front]
+    rest = [(x, y, row.name) for x, y, row in points if not row.front]
+    name_points([*named, *rest] if few else named, [] if few else rest, axes)
 
 
 def is_wide(values: Sequence[float]) -> bool:
     """Whether numbers are better read on a logarithmic axis."""
     return min(values) > 0 and max(values) > WIDE * min(values)
-
-
-def _name_points(points: Sequence[tuple[float, float, str]], axes: "Axes") -> None:
-    """Writes names beside points, moved up until none stands on another of the same size."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    point_px = figure.dpi / 72
-    placed = [(*axes.transData.transform((x, y)), (x, y), name) for x, y, name in points]
-    lowest: dict[int, float] = {}
-    for column, y, at, name in sorted((round(x), y, at, name) for x, y, at, name in placed):
-        free = max(y, lowest.get(column, y))
-        lowest[column] = free + LINE_PT * point_px
-        up = (free - y) / point_px - 2
-        axes.annotate(name, at, xytext=(5, up), textcoords="offset points", fontsize=7)

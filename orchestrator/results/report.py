@@ -216,8 +216,11 @@ def _versions(store: Store, status: RunStatus) -> dict[str, str]:
     return versions | {"this page": f"Python {platform.python_version()}"}
 
 
-def render(page: RunPage) -> str:
-    """The page as HTML; everything that people wrote is escaped."""
+def render(page: RunPage, *, reload_s: float | None = None) -> str:
+    """The page as HTML; everything that people wrote is escaped.
+
+    `reload_s` has a browser read the file again so often, s; None = never.
+    """
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -227,6 +230,7 @@ def render(page: RunPage) -> str:
     text = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         vars(page),
+        reload_s=reload_s,
         began=time.strftime("%Y-%m-%d %H:%M", time.localtime(page.status.started)),
         table=table(comparison) if comparison else None,
         notes=notes(comparison) if comparison else [],
@@ -289,7 +293,7 @@ def _jobs(page: RunPage) -> list[dict[str, Any]]:
 
 
 def front_svg(comparison: Comparison) -> str:
-    """FID against parameters."""
+    """FID against what a sample costs."""
     with _figure() as figure:
         draw_front(comparison, figure.subplots())
         return _svg(figure)

@@ -31,7 +31,7 @@ from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics import metrics as declared_metrics
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, sqlite_file
 from slimctl.orchestrator.results.collect import quality_reports
-from slimctl.orchestrator.results.pool import fid_protocol
+from slimctl.orchestrator.results.pool import beats, fid_protocol
 from slimctl.orchestrator.runs.events import Event, read_events
 from slimctl.orchestrator.runs.runs import read_status, run_lease
 
@@ -325,6 +325,10 @@ class Measured(NamedTuple):
     fid: float
     parameters: int
     nfe: float
+    latency_ms: float
+    sample_macs: float
+    timed_on: str
+    """What its latency compares with: device and threads."""
     protocol: str
     """What its FID compares with."""
 
@@ -333,7 +337,8 @@ def measured(reports: Mapping[str, QualityReport]) -> list[Measured]:
     """The models of a run, if all of their FIDs compare; else none."""
     found = [
         Measured(
-            report.model, job, report.fid, report.parameters, report.nfe,
+            report.model, job, report.fid, report.parameters, report.nfe, report.latency_ms,
+            report.sample_macs, f"{report.device}, {report.threads} thread(s)",
             canonical_json(dict(fid_protocol(report))),
         )
         for job, report in reports.items()
@@ -344,16 +349,20 @@ def measured(reports: Mapping[str, QualityReport]) -> list[Measured]:
 def aliases(models: Sequence[Measured]) -> dict[str, Measured]:
     """Alias -> model, of models whose FIDs compare.
 
-    `champion` has the lowest FID of those that take the fewest evaluations, `smallest` the fewest
-    weights of those, which no other then beats in both.
+    Both take the fewest evaluations of those on the front of FID against what a sample costs.
+    `champion` has the lowest FID, `smallest` the fewest weights of all that take as few.
     """
     if not models:
         return {}
-    fewest = min(one.nfe for one in models)
-    fast = [one for one in models if one.nfe == fewest]
+    together = len({one.timed_on for one in models}) == 1
+    points = {one: (one.fid, one.latency_ms if together else one.sample_macs) for one in models}
+    front = [one for one in models if not any(beats(points[each], points[one]) for each in models)]
+    fewest = min(one.nfe for one in front)
     return {
-        "champion": min(fast, key=lambda one: one.fid),
-        "smallest": min(fast, key=lambda one: (one.parameters, one.fid)),
+        "champion": min((one for one in front if one.nfe == fewest), key=lambda one: one.fid),
+        "smallest": min(
+            (one for one in models if one.nfe == fewest), key=lambda one: (one.parameters, one.fid)
+        ),
     }
 
 
@@ -394,6 +403,9 @@ def register(
                 "fid": repr(chosen.fid),
                 "parameters": str(chosen.parameters),
                 "nfe": repr(chosen.nfe),
+                "latency_ms": repr(chosen.latency_ms),
+                "sample_macs": repr(chosen.sample_macs),
+                "slimctl.timed_on": chosen.timed_on,
             }
             # Servers refuse paths of machines, so a local store is named in a tag.
             root = storage if "://" in storage else "slimctl://local"
@@ -404,12 +416,13 @@ def register(
 
 
 def _registered(tags: Mapping[str, str]) -> list[Measured]:
-    """What a version's tags tell; nothing if somebody else registered it."""
+    """What a version's tags tell; nothing if somebody else or an earlier version registered it."""
     try:
         return [
             Measured(
                 tags[ARTIFACT_TAG], tags["slimctl.measured_by"], float(tags["fid"]),
-                int(tags["parameters"]), float(tags["nfe"]), tags["slimctl.fid_protocol"],
+                int(tags["parameters"]), float(tags["nfe"]), float(tags["latency_ms"]),
+                float(tags["sample_macs"]), tags["slimctl.timed_on"], tags["slimctl.fid_protocol"],
             )
         ]  # fmt: skip
     except (KeyError, ValueError):

@@ -22,7 +22,7 @@ def test_the_latest_run_is_compared(slimctl):
 
 
 @pytest.mark.parametrize(
-    ("form", "sign"), [("md", "| --- |"), ("csv", "front,name"), ("latex", r"\toprule")]
+    ("form", "sign"), [("md", "| --- |"), ("csv", "front,front_tied,name"), ("latex", r"\toprule")]
 )
 def test_forms(slimctl, form, sign):
     assert sign in slimctl("compare", RUN, "--format", form).out

@@ -23,7 +23,9 @@ COMMANDS = {
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
     "compare": {"[things]", "--storage", "--json", "--format", "--front", "--plot"},
-    "report": {"[run]", "-o", "--output", "--trajectories", "--storage"},
+    "report": {
+        "[run]", "-o", "--output", "--trajectories", "-f", "--follow", "--storage",
+    },
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
     "cancel": {"[run]", "--storage", "--address"},
     "resume": {"[run]", "--storage", "--address", "--detach", "--json"},

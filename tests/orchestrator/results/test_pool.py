@@ -33,13 +33,15 @@ def test_the_best_comes_first_and_only_what_differs_is_named(store):
     assert [row.settings["model.network.channels"] for row in made.rows] == [16, 8]
     assert made.rows[0].settings["model.steps"] == 100
     assert not any(is_seed(name) for name in made.rows[0].settings)
-    assert all(row.front for row in made.rows)
+    assert [row.front for row in made.rows] == [True, False]  # of equal latency
+    assert [axis.name for axis in made.axes] == ["fid", "latency_ms"]
 
 
 def test_a_row_that_another_beats_is_not_on_the_front(store):
     worse = put_report(store, "x", put_student(store, "x", steps=7), fid=20.0, parameters=900)
     put_run(store, "other-20260102-120000-aaaa", {"slow": worse}, {})
-    made = compared(store, RUN, "other")
+    found = collect(store, [RUN, "other"], {})
+    made = compare(found, Lineage(store), ("fid", "parameters"))
     assert {row.name.partition("/")[2]: row.front for row in made.rows} == {
         "students.width=16.quality": True, "students.width=8.quality": True, "slow": False,
     }  # fmt: skip
@@ -65,6 +67,60 @@ def test_differences_are_paired_by_seed_and_ties_are_marked(store):
     assert rows["near"].above_first.mean == pytest.approx(0.8 / 3)
     (alone,) = compared(store, runs[0]).rows
     assert not alone.tied
+
+
+def put_alone(store, name: str, **measured: object) -> None:
+    """A run with one measured student."""
+    one = put_report(store, name, put_student(store, name, note=name), **measured)
+    put_run(store, f"{name}-20260102-120000-aaaa", {name: one}, {})
+
+
+def front_of(store, *names: str, axes: tuple[str, ...] = ()) -> dict[str, str]:
+    """Name -> mark of the front, of rows that `put_alone` put."""
+    made = compare(collect(store, list(names), {}), Lineage(store), axes)
+    return {
+        row.results[0].job: "*" * row.front + "=" * row.tied_front for row in made.rows
+    }  # fmt: skip
+
+
+def test_ten_steps_do_not_hide_one_of_the_same_network(store):
+    """They have the same parameters; on latency and multiply-adds both are on the front."""
+    put_alone(store, "ten", fid=1.37, nfe=10.0, latency_ms=30.86)
+    put_alone(store, "one", fid=1.38, nfe=1.0, latency_ms=2.85)
+    put_alone(store, "bad", fid=2.56, nfe=1.0, latency_ms=3.32)
+    names = ("ten", "one", "bad")
+    assert front_of(store, *names) == {"ten": "*", "one": "*", "bad": ""}
+    assert front_of(store, *names, axes=("fid", "sample_macs"))["one"] == "*"
+    assert front_of(store, *names, axes=("fid", "parameters"))["one"] == ""
+
+
+def test_latencies_of_unlike_devices_make_no_front(store):
+    put_alone(store, "ten", fid=1.0, nfe=10.0, latency_ms=1.0, device="cuda")
+    put_alone(store, "one", fid=2.0, nfe=1.0, latency_ms=3.0)
+    assert front_of(store, "ten", "one") == {"ten": "*", "one": "*"}
+    made = compared(store, "ten", "one")
+    assert [axis.name for axis in made.axes] == ["fid", "sample_macs"]
+
+
+@pytest.mark.parametrize(
+    ("fids", "latency_ms", "mark"),
+    [
+        ((5.1, 5.4, 6.2), 1.5, "="),  # beaten by 0.07 +- 0.41 at the same cost: a tie
+        ((5.1, 5.4, 6.2), 9.0, ""),  # as good, but surely dearer
+        ((5.4, 5.6, 5.2), 9.0, "*="),  # better by 0.1 +- 0.9, and dearer
+        ((3.4, 4.6, 4.2), 9.0, "*"),  # surely better
+    ],
+)
+def test_ties_on_the_front_are_marked(store, fids, latency_ms, mark):
+    """Against FIDs of 5, 5.5 and 6 at 1.5 ms, seed by seed."""
+    for seed, fid in enumerate(fids):
+        model = put_student(store, f"near{seed}", steps=7, seed=seed)
+        one = put_report(store, f"near{seed}", model, fid=fid, latency_ms=latency_ms)
+        put_run(store, f"near-2026010{seed + 2}-120000-aaaa", {"near": one}, {})
+    runs = [f"near-2026010{seed + 2}-120000-aaaa" for seed in range(3)]
+    rows = {row.results[0].job: row for row in compared(store, RUN, *runs).rows}
+    near = rows["near"]
+    assert "*" * near.front + "=" * near.tied_front == mark
 
 
 def test_who_beats_whom():

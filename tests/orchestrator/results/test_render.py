@@ -71,7 +71,8 @@ def test_csv_is_read_back(comparison):
     assert [row["fid_above_first"] for row in rows] == ["", "5.5", ""]
     assert float(rows[0]["fid_half"]) == pytest.approx(1.24, abs=0.005)
     assert rows[0]["fid_protocol"] == PROTOCOL
-    assert [row["front"] for row in rows] == ["1", "1", "0"]
+    assert [row["front"] for row in rows] == ["1", "0", "0"]
+    assert [row["front_tied"] for row in rows] == ["0", "0", ""]
     assert all(float(row[name]) >= 0 for row in rows[:2] for name in ("fid", "precision", "nfe"))
     assert [row["state"] for row in rows] == ["done", "done", "failed"]
     assert rows[2]["fid"] == ""
@@ -102,6 +103,22 @@ def test_json_has_the_numbers(comparison):
 def test_a_picture_is_drawn(comparison, tmp_path):
     save_plot(comparison, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tie_is_said_to_be_one(comparison):
+    first, second = comparison.rows
+    rows = (first, replace(second, tied_front=True))
+    tied = replace(comparison, rows=rows)
+    assert [row[0] for row in table(tied)[1][:2]] == ["*", "="]
+    assert "= a tie within the 95 % interval" in notes(tied)[0]
+    assert "a tie" not in notes(comparison)[0]
+
+
+def test_a_cost_without_a_column_gets_one_where_the_front_is_of_it(store):
+    made = compare(collect(store, [RUN], {}), Lineage(store), ("fid", "sample_macs"))
+    head, rows = table(made)
+    assert rows[0][head.index("MACs x NFE")] == "8.92 M"  # 4.46 M, two evaluations
+    assert as_json(made)["rows"][0]["sample_macs"]["mean"] == 8.92e6
 
 
 def test_names_are_as_short_as_they_can_be():

@@ -92,8 +92,9 @@ def text(page_store):
 
 def test_the_page_has_every_part(text):
     for part in (
-        "4.00 with 100 weights", "the best of all has 3.00", "FID and size", "Training: loss",
-        "class 0", "8.50", "it broke", "every default spelt out", "name: digits",
+        "4.00 with 100 weights", "the best of all has 3.00", "FID and what a sample costs",
+        "Training: loss", "class 0", "8.50", "it broke",
+        "every default spelt out", "name: digits",
     ):  # fmt: skip
         assert part in text
     assert text.count("data:image/png;base64,") == 2

@@ -12,7 +12,9 @@ from slimctl.orchestrator.running.tracking import PARENT_TAG, aliases, measured,
 
 
 def report(fid, parameters, nfe=1.0, model="m"):
+    """A measured model; every evaluation takes 2 ms."""
     changes = {"fid": fid, "parameters": parameters, "nfe": nfe, "model": model}
+    changes |= {"latency_ms": 2 * nfe}
     return REPORT.model_copy(update=changes)
 
 
@@ -25,6 +27,15 @@ def report(fid, parameters, nfe=1.0, model="m"):
         ({"a": report(5.0, 100), "teacher": report(1.0, 900, nfe=50.0)}, "a", "a"),
         ({"a": report(5.0, 100), "b": report(6.0, 100)}, "a", "a"),
         ({"t": report(5.0, 100, nfe=50.0)}, "t", "t"),
+        ({"a": report(5.0, 100), "ten": report(4.9, 100, nfe=10.0)}, "a", "a"),
+        (  # two evaluations of a small network, faster than the one of a large one
+            {
+                "large": report(5.0, 900).model_copy(update={"latency_ms": 8.0}),
+                "small": report(4.0, 100, nfe=2.0),
+            },
+            "small",
+            "small",
+        ),
     ],
 )
 def test_which_models_are_named(reports, champion, smallest):
