@@ -71,6 +71,8 @@ class Stream(IntEnum):
     """Choice of a subset, or a bootstrap draw, in a measurement."""
     LABEL_DROPOUT = 12
     """Whether a training sample's label is dropped."""
+    AUGMENTATION = 13
+    """How an image is changed before a critic sees it."""
 
 
 def normal(

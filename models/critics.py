@@ -6,7 +6,7 @@ to nothing. The bottleneck is read while the flow runs, behind whatever scaling 
 that EDM's networks serve as well as ours.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -36,18 +36,31 @@ class Head(nn.Module):
         return logit.squeeze(1)
 
 
+class ChannelMean(nn.Module):
+    """The mean over the channels of a bottleneck, without weights: one number a place.
+
+    Source: Zhou et al. (SiDA), arXiv 2410.14919, section 3.
+    """
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n"]:
+        return features.mean(dim=1).flatten(1)
+
+
 class Critic(nn.Module):
     """A flow in training and, if it is to judge, a head on its network's bottleneck."""
 
-    def __init__(self, flow: Flow, *, has_head: bool) -> None:
-        """Takes over `flow` and makes the head with torch's global generator.
+    def __init__(self, flow: Flow, head: Literal["convolution", "mean"] | None = None) -> None:
+        """Takes over `flow` and makes the head with torch's global generator; None = no head.
 
         Raises:
             ValueError: the flow has no network, or one of a family that names no bottleneck.
         """
         super().__init__()
         self.flow = flow
-        self.head = Head(_bottleneck_channels(flow)) if has_head else None
+        channels = 0 if head is None else _bottleneck_channels(flow)
+        self.head: nn.Module | None = None
+        if head is not None:
+            self.head = Head(channels) if head == "convolution" else ChannelMean()
 
     def velocity(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity of the generated images' flow, as `Flow.velocity`."""
@@ -58,8 +71,8 @@ class Critic(nn.Module):
         xt: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         label: Int[Tensor, " b"] | None = None,
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"] | None]:
-        """The velocity, and the judgement (a logit) of each point if there is a head."""
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b *n"] | None]:
+        """The velocity, and the judgement (a logit, or one a place) of each point by a head."""
         if self.head is None:
             return self.velocity(xt, t, label), None
         velocity, features = _with_bottleneck(self.flow, xt, t, label)

@@ -338,7 +338,7 @@ def edm_weight(t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     return t.square() + 4.0 * (1.0 - t).square()
 
 
-def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[Tensor, ""]:
+def critic_loss(real: Float[Tensor, " n *k"], fake: Float[Tensor, " m *k"]) -> Float[Tensor, ""]:
     """softplus(fake) + softplus(-real): low where real logits are high and fake ones low.
 
     Source: Goodfellow et al., arXiv 1406.2661, non-saturating; as in DMD2, arXiv 2405.14867.
@@ -346,6 +346,6 @@ def critic_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " m"]) -> Float[T
     return functional.softplus(fake).mean() + functional.softplus(-real).mean()
 
 
-def deception_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def deception_loss(fake: Float[Tensor, " n *k"]) -> Float[Tensor, ""]:
     """softplus(-fake): low where generated images are taken for real. Source: `critic_loss`."""
     return functional.softplus(-fake).mean()

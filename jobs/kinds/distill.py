@@ -11,6 +11,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY
+from slimctl.jobs.training.critic import CriticSpec, check_critic
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
@@ -19,13 +20,14 @@ from slimctl.jobs.training.distances import (
     fingerprint,
     require_weights,
 )
-from slimctl.jobs.training.memory import Frozen, Load, pair_bytes
+from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import L2Distance
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ADDED
 
 RecipeName = Literal["slimflow", "slimflow_huber"]
 
@@ -70,6 +72,9 @@ class Distill(ScoredTrainingSpec):
     """Range of the flow time at which the guide takes over, in (0, 1)."""
     distance: ImageDistance = L2Distance()
     """Distance between images in both terms; `lpips` and `lpips_huber` need weight files."""
+    critic: Annotated[CriticSpec | None, ADDED] = None
+    """A critic of the images made of fresh noise, `{}` for its defaults, which needs `data`, real
+    images; null = without. `two_step_batch` is its batch as well."""
     flip: bool | None = None
     """Whether to mirror noise and image of every other pair together; null = where flips are
     valid."""
@@ -93,6 +98,8 @@ class Distill(ScoredTrainingSpec):
             raise ValueError("pair_weight and two_step_weight cannot both be 0")
         if self.two_step_weight > 0 and self.guide is None:
             raise ValueError("two_step_weight needs a guide: name a flow, or set the weight to 0")
+        if self.critic is not None and self.data is None:
+            raise ValueError("critic learns from real images: name them as data, or leave it out")
         low, high = self.two_step_times
         if not 0 < low < high < 1:
             raise ValueError("two_step_times must be two rising times between 0 and 1")
@@ -101,6 +108,12 @@ class Distill(ScoredTrainingSpec):
     def batches(self) -> dict[str, int]:
         fresh = {} if self.two_step_batch is None else {"two_step_batch": self.two_step_batch}
         return super().batches() | fresh
+
+    def keyed(self, content: dict[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+        """Real images only measure, but for a critic, which learns from them."""
+        if self.critic is None or self.data is None:
+            return content
+        return content | {"data": inputs[self.data.job]}
 
     def run(self, context: JobContext) -> Generator:
         from slimctl.jobs.objectives.distill import Distillation
@@ -138,6 +151,7 @@ class Distill(ScoredTrainingSpec):
             lambda: self.check_source(inputs, ("pairs", self.pairs.job), self.network, self.flip),
             lambda: check_distance(self.distance, known.image),
             lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
+            lambda: check_critic(self.critic, known.image),
             lambda: self._check_start(inputs),
             lambda: require_weights(self.distance, made),
         )
@@ -162,7 +176,8 @@ class Distill(ScoredTrainingSpec):
         image, network = inputs["pairs"].image, self._student(inputs)
         if image is None or network is None:
             return None
-        fresh = (self.two_step_batch or self.batch_size) if self.two_step_weight > 0 else 0
+        wants_fresh = self.two_step_weight > 0 or self.critic is not None
+        fresh = (self.two_step_batch or self.batch_size) if wants_fresh else 0
         guide = inputs["guide"].network if fresh and "guide" in inputs else None
         return Load(
             network,
@@ -170,15 +185,21 @@ class Distill(ScoredTrainingSpec):
             fresh + (self.batch_size if self.pair_weight > 0 else 0),
             (Frozen(guide, fresh, beside=True),) if guide else (),
             distance=self.distance,
-            data=pair_bytes(image, inputs["pairs"].count),
+            data=pair_bytes(image, inputs["pairs"].count)
+            + (image_bytes(image, inputs["data"].count) if self.critic else 0),
+            critic=self.critic.network if self.critic else None,
+            critic_batch=2 * fresh,
             copies=int(self.data is not None),
         )
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         image = inputs["pairs"].image
-        guided = self.steps * (self.two_step_batch or self.batch_size)
-        guided = guided if self.two_step_weight > 0 else 0
-        samples = guided + self.steps * (self.batch_size if self.pair_weight > 0 else 0)
+        fresh = self.steps * (self.two_step_batch or self.batch_size)
+        guided = fresh if self.two_step_weight > 0 else 0
+        judged = fresh if self.critic is not None else 0
+        samples = max(guided, judged) + self.steps * (
+            self.batch_size if self.pair_weight > 0 else 0
+        )
         made = training_work(self._student(inputs), image, samples)
         if made is None or image is None:
             return None
@@ -188,6 +209,8 @@ class Distill(ScoredTrainingSpec):
             flop += FORWARD * network_size(guide, image).macs * guided
         elif guided:
             assumed = ("the guide is not counted: its network is not known before it runs",)
+        if self.critic is not None:
+            flop += self.critic.flop(image, made.macs) * judged
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * samples
         return Work(made.parameters, made.macs, flop, assumed)
 

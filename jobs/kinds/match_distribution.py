@@ -11,6 +11,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
 from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
+from slimctl.jobs.training.critic import CriticSpec, check_critic
 from slimctl.jobs.training.distances import (
     ImageDistance,
     check_content,
@@ -81,7 +82,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     network: AnyNetworkSpec | None = None
     """Architecture of the student where there is no `start`."""
     data: Ref[Dataset]
-    """Real images for the score and for `adversarial`; with a partition those of its part."""
+    """Real images for the score, `adversarial` and `critic`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
     """Flow that the score network (the papers' fake one) starts from; null = the teacher."""
     objective: Annotated[MatchingObjective, ADDED] = DMD2Objective()
@@ -116,6 +117,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     adversarial_time: Annotated[TimeDensity | None, ADDED] = None
     """Density of the flow times at which images are judged, with noise of their own, as DMD2's code
     has it; null = the times and the noise of the comparison, and of the score network's loss."""
+    critic: Annotated[CriticSpec | None, ADDED] = None
+    """A small critic of images beside or in place of `adversarial`, `{}` for its defaults; null =
+    without."""
     features: Ref[FeatureNet] | None = None
     """Feature network of the score, a Fréchet distance; null = sliced Wasserstein of pixels."""
     score_every: int = Field(default=100, ge=1)
@@ -136,10 +140,14 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.objective, FDistillObjective) and self.adversarial is None:
+        noised = self.critic is not None and self.critic.time is not None
+        if isinstance(self.objective, FDistillObjective) and not (self.adversarial or noised):
+            which = (
+                "of images with noise, and there is none" if self.critic else "and there is none"
+            )
             raise ValueError(
-                "objective f_distill weighs samples by a critic, and there is none; "
-                "add adversarial: {}, or use objective: {kind: dmd2}"
+                f"objective f_distill weighs samples by a critic, {which}; add adversarial: {{}} "
+                "or critic: {time: {kind: karras}}, or use objective: {kind: dmd2}"
             )
         if self.adversarial is None and self.adversarial_time is not None:
             raise ValueError(
@@ -207,6 +215,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),
+            lambda: check_critic(self.critic, known.image),
             lambda: self.check_guidance(inputs, "teacher", self.teacher.job),
             lambda: require_weights(self.distance, made),
         )
@@ -248,8 +257,10 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             (teacher, fake) if both else (fake,) if judged else (),
             self.batch_size,
             self.distance,
-            data + (image_bytes(image, inputs["data"].count) if judged else 0),
+            data + (image_bytes(image, inputs["data"].count) if judged or self.critic else 0),
             copies=2,
+            critic=self.critic.network if self.critic else None,
+            critic_batch=2 * self.batch_size,
         )
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
@@ -266,9 +277,10 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         judged = self.adversarial is not None  # real images beside the student's, and a gradient
         batches = 1 + judged + (self.adversarial_time is not None)
         through = isinstance(self.objective, (SiDObjective, UIDObjective))
-        each = (THROUGH if through else FORWARD) * (self.costs * teacher + fake)
+        each: float = (THROUGH if through else FORWARD) * (self.costs * teacher + fake)
         each += THROUGH * fake if judged else 0
         each += self.updates() * (FORWARD * made.macs + TRAINING * fake * batches)
+        each += self.critic.flop(image, made.macs) if self.critic else 0
         flop = made.flop + each * self.steps * self.batch_size
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * self.steps * pairs
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))

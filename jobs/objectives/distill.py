@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from slimctl.jobs.base.context import Handles
+from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.critic_term import CriticTerm
 from slimctl.jobs.training.draws import Draws
-from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share, note
+from slimctl.jobs.training.objective import WHOLE, Objective, Part, ScoreNetwork, Share, note
 from slimctl.jobs.training.perceptual import open_distance
-from slimctl.jobs.training.sources import PairSource
+from slimctl.jobs.training.sources import ImageSource, PairSource
 from slimctl.jobs.training.spec import restricted
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
@@ -36,6 +38,8 @@ BATCH = 16
 class Distillation(Objective):
     """D(x0 + v(x0, 0), x1) on pairs, and the same with the guide's second half-step as target.
 
+    The fresh noise of the second term is that of the critic, too, where there is one.
+
     The student is evaluated once a step, on the pairs and the fresh noise together, because a batch
     of 2 B costs less than two of B.
 
@@ -46,6 +50,7 @@ class Distillation(Objective):
     spec: "Distill"
     handles: Handles
     _report: dict[str, Tensor] = field(default_factory=dict)
+    _term: CriticTerm | None = None
 
     def prepare(self, share: Share) -> None:
         spec, store, pairs = self.spec, self.handles.store, self.handles[self.spec.pairs]
@@ -56,11 +61,32 @@ class Distillation(Objective):
         self._source = PairSource(store, pairs, share.device, labels if spec.part_pairs else None)
         self._draws = Draws(spec.seed or 0, share, pairs.image)
         self._guide = None
+        self._counts = restricted(pairs.label_counts, labels)
+        fresh = share.of(spec.two_step_batch or spec.batch_size)
+        self._fresh = Draws(spec.seed or 0, fresh, pairs.image)
         if spec.guide is not None and spec.two_step_weight > 0:
             self._guide = open_flow(store, self.handles[spec.guide], share.device)
-            size = spec.two_step_batch or spec.batch_size
-            self._fresh = Draws(spec.seed or 0, share.of(size), pairs.image)
-            self._counts = restricted(pairs.label_counts, labels)
+        if spec.critic is not None and spec.data is not None:
+            conditional, data = pairs.image.classes > 0, self.handles[spec.data]
+            real = ImageSource(store, data, share.device, labels, conditional=conditional)
+            seed, image, flip = spec.seed or 0, pairs.image, self._flip
+            self._term = CriticTerm(spec.critic, real, image, fresh, seed, flip=flip)
+            self._judged = Draws(derive_seed(seed, "image critic"), fresh, image)
+
+    def image_critic(self) -> ScoreNetwork | None:
+        return None if self._term is None else self._term.companion(self.spec.learning_rate)
+
+    def image_critic_loss(
+        self, critic: nn.Module, network: nn.Module, step: int, update: int, part: Part = WHOLE
+    ) -> Tensor:
+        assert self._term is not None
+        draws = self._judged.of(part)
+        x0, label = self._noise_of(draws, self._term.number(step, update))
+        with torch.no_grad():
+            x = x0 + network(x0, torch.zeros(len(x0), device=x0.device), label).float()
+        loss = self._term.loss(critic, x, label, step, update, part)
+        note(self._report, "image_critic_loss", loss, part)
+        return loss
 
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
@@ -79,10 +105,15 @@ class Distillation(Objective):
             pair = draws.weighted(one_step_loss(u[: len(x0)], x0, x1, self._distance).mean())
             note(self._report, "pair_loss", pair, part)
             total = total + self.spec.pair_weight * pair
-        if fresh is not None:
+        if fresh is not None and self._guide is not None:
             two_step = self._two_step(u[len(x0) :], fresh, fresh_label, step, part)
             note(self._report, "two_step_loss", two_step, part)
             total = total + self.spec.two_step_weight * two_step
+        if fresh is not None and self._term is not None and self.spec.critic is not None:
+            made = fresh + u[len(x0) :]
+            deceived = self._term.deception(made, fresh_label, step, part)
+            note(self._report, "image_deception_loss", deceived, part)
+            total = total + self.spec.critic.weight * deceived
         return total
 
     def report(self) -> dict[str, Tensor]:
@@ -113,13 +144,16 @@ class Distillation(Objective):
             }
 
     def _fresh_of(self, step: int, part: Part) -> tuple[Tensor | None, Tensor | None]:
-        if self._guide is None:
+        if self._guide is None and self._term is None:
             return None, None
-        draws = self._fresh.of(part)
-        noise = draws.noise(step, Stream.GUIDED_NOISE)
+        return self._noise_of(self._fresh.of(part), step)
+
+    def _noise_of(self, draws: Draws, number: int) -> tuple[Tensor, Tensor | None]:
+        """Fresh noise, and labels that the student serves."""
+        noise = draws.noise(number, Stream.GUIDED_NOISE)
         if not self._counts:
             return noise, None
-        return noise, draws.labels(step, Stream.GUIDED_LABEL, self._counts)
+        return noise, draws.labels(number, Stream.GUIDED_LABEL, self._counts)
 
     def _two_step(
         self, u: Tensor, x0: Tensor, label: Tensor | None, step: int, part: Part

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow, open_guided
+from slimctl.jobs.training.critic_term import CriticTerm
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.evaluator import Evaluator
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, ScoreNetwork, Share, note
@@ -57,6 +58,7 @@ class DistributionMatching(Objective):
     spec: "MatchDistribution"
     handles: Handles
     _report: dict[str, Tensor] = field(default_factory=dict)
+    _term: CriticTerm | None = None
 
     def prepare(self, share: Share) -> None:
         spec, store, teacher = self.spec, self.handles.store, self.handles[self.spec.teacher]
@@ -69,7 +71,7 @@ class DistributionMatching(Objective):
         self._teacher = open_guided(store, teacher, guidance, share.device, precision)
         torch.manual_seed(derive_seed(seed, "head"))
         fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
-        critic = Critic(fake, has_head=spec.adversarial is not None)
+        critic = Critic(fake, spec.adversarial.head if spec.adversarial else None)
         self._critic = critic.to(share.device).requires_grad_()
         self._draws = Draws(seed, share, image)
         self._fake_draws = Draws(derive_seed(seed, "fake"), share, image)
@@ -84,10 +86,13 @@ class DistributionMatching(Objective):
                 spec.distance, store, self.handles.artifact_id, share.device
             )
         labels, data = spec.labels(self.handles, image.classes), self.handles[spec.data]
-        if spec.adversarial is not None:
+        if spec.adversarial is not None or spec.critic is not None:
             conditional = image.classes > 0
             self._real = ImageSource(store, data, share.device, labels, conditional=conditional)
             self._real_draws = Draws(derive_seed(seed, "real"), share, image)
+        if spec.critic is not None:
+            self._term = CriticTerm(spec.critic, self._real, image, share, seed, flip=self._flip)
+            self._judged_by_term = Draws(derive_seed(seed, "image critic"), share, image)
         features = self.handles[spec.features] if spec.features else None
         self._evaluator = Evaluator(
             store, data, features, labels, self._counts, image, self._t_start,
@@ -101,6 +106,9 @@ class DistributionMatching(Objective):
         return ScoreNetwork(
             self._critic, spec.updates(), rate, spec.fake_adam_betas, spec.fake_adam_epsilon
         )
+
+    def image_critic(self) -> ScoreNetwork | None:
+        return None if self._term is None else self._term.companion(self.spec.learning_rate)
 
     def score_every(self) -> int:
         return self.spec.score_every
@@ -137,6 +145,16 @@ class DistributionMatching(Objective):
         flow = self._flow_loss(velocity[:count], x0, x, t, part)
         return flow + self.spec.adversarial.critic_weight * judgement
 
+    def image_critic_loss(
+        self, critic: nn.Module, network: nn.Module, step: int, update: int, part: Part = WHOLE
+    ) -> Tensor:
+        assert self._term is not None
+        draws = self._judged_by_term.of(part)
+        x, label = self._generate(network, draws, self._term.number(step, update))
+        loss = self._term.loss(critic, x, label, step, update, part)
+        note(self._report, "image_critic_loss", loss, part)
+        return loss
+
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
         fresh, label = self._fresh(draws, step)
@@ -159,6 +177,10 @@ class DistributionMatching(Objective):
             deceived = draws.weighted(self._deception(x, noise, t, label))
             note(self._report, "deception_loss", deceived, part)
             total = total + self.spec.adversarial.generator_weight * deceived
+        if self._term is not None and self.spec.critic is not None:
+            deceived = self._term.deception(x, label, step, part)
+            note(self._report, "image_deception_loss", deceived, part)
+            total = total + self.spec.critic.weight * deceived
         return total
 
     def set_compiled(self, compiled: bool) -> None:
@@ -185,9 +207,14 @@ class DistributionMatching(Objective):
         if isinstance(objective, DMD2Objective):
             gradient = matching_gradient(real, fake, x.detach(), noise, t, label)
             return matching_loss(x, gradient).mean()
+        xt = interpolate(noise, x.detach(), t)
         with torch.no_grad():
-            known, logit = self._critic(interpolate(noise, x.detach(), t), t, label)
+            known, logit = self._critic(xt, t, label)
         gradient = matching_gradient(real, lambda *_: known, x.detach(), noise, t, label)
+        if self._term is not None and self._term.sees_noise:
+            logit = self._term.log_ratio(xt, t, label)
+        if logit.dim() > 1:
+            logit = logit.mean(dim=1)
         weight = expand_time(divergence_weight(logit, objective.divergence))
         return matching_loss(x, weight * gradient).mean()
 

@@ -90,6 +90,11 @@ class Draws:
 
         return self._of_block(step, ("uniform", stream), draw)
 
+    def numbers(self, step: int, stream: int, count: int) -> Tensor:
+        """So many uniform numbers in [0, 1) for each sample, float32 (share, count)."""
+        positions = self._positions[self.part.rows(self.share.count)]
+        return counter_random.uniform(self.seed, stream, positions, (count,), step)
+
     def labels(self, step: int, stream: int, counts: Sequence[int]) -> Tensor:
         """Labels drawn in proportion to `counts`, int64 (share,)."""
 

@@ -1,9 +1,9 @@
 """The training loop.
 
 Every random number is a function of the step, so the loop's only state is the network, its average,
-Adam's moments and the step; with an objective that asks for it also a score network with its
-moments, and the best average so far. It does not wait for the device between two points of the loss
-curve, but to score the student.
+Adam's moments and the step; with an objective that asks for them also a score network and a critic
+with their moments, and the best average so far. It does not wait for the device between two points
+of the loss curve, but to score the student.
 """
 
 import copy
@@ -74,17 +74,29 @@ def load_moments(optimizer: torch.optim.Adam, named: Mapping[str, Tensor]) -> No
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-PREFIX = "companion."
-"""Of the score network's tensors in a checkpoint."""
+CompanionLoss = Callable[[nn.Module, nn.Module, int, int, Part], Tensor]
+"""What a companion minimises: (itself, student, step, update, part)."""
 
 
-class ScoreNetworkTrainer:
-    """A score network with its own Adam."""
+class CompanionTrainer:
+    """A score network or a critic with its own Adam.
+
+    Args:
+        spec: of the training.
+        score_network: the network, and how it is trained.
+        loss: what it minimises.
+        prefix: of its tensors in a checkpoint.
+        device: where it is.
+        world: number of workers.
+        micro_batches: compute its gradients.
+    """
 
     def __init__(
         self,
         spec: TrainingSpec,
         score_network: ScoreNetwork,
+        loss: CompanionLoss,
+        prefix: str,
         device: torch.device,
         world: int,
         micro_batches: MicroBatches,
@@ -92,6 +104,8 @@ class ScoreNetworkTrainer:
         self._spec = spec
         self._micro_batches = micro_batches
         self._score_network = score_network
+        self._loss = loss
+        self._prefix = prefix
         self._network = score_network.network
         betas, epsilon = score_network.adam_betas, score_network.adam_epsilon
         self._optimizer = make_adam(spec, self._network.parameters(), device, betas, epsilon)
@@ -102,14 +116,14 @@ class ScoreNetworkTrainer:
                 self._network, device_ids=devices, gradient_as_bucket_view=True
             )
 
-    def advance(self, objective: Objective, network: nn.Module, step: int, rate: float) -> None:
+    def advance(self, network: nn.Module, step: int, rate: float) -> None:
         """Its updates before a step of the student, at a share of the student's learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate * self._score_network.rate
         for update in range(self._score_network.updates):
 
             def loss_of(model: nn.Module, part: Part, update: int = update) -> Tensor:
-                return objective.score_network_loss(model, network, step, update, part)
+                return self._loss(model, network, step, update, part)
 
             self._micro_batches.gradient(self._model, self._optimizer, loss_of, step)
             if self._spec.gradient_clip is not None:
@@ -118,27 +132,27 @@ class ScoreNetworkTrainer:
                 )
             self._optimizer.step()
 
-    def rehearse(self, objective: Objective, network: nn.Module, step: int) -> None:
+    def rehearse(self, network: nn.Module, step: int) -> None:
         """Finds micro-batches of its updates that fit on all of several workers."""
 
         def loss_of(model: nn.Module, part: Part) -> Tensor:
-            return objective.score_network_loss(model, network, step, 0, part)
+            return self._loss(model, network, step, 0, part)
 
         self._micro_batches.rehearse(self._model, self._optimizer, loss_of, step)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments by name, for a checkpoint."""
         weights = self._network.state_dict()
-        state = {f"{PREFIX}model.{name}": value for name, value in weights.items()}
+        state = {f"{self._prefix}model.{name}": value for name, value in weights.items()}
         moments = moments_of(self._optimizer)
-        return state | {f"{PREFIX}adam.{name}": value for name, value in moments.items()}
+        return state | {f"{self._prefix}adam.{name}": value for name, value in moments.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continues from what `state` named; a checkpoint's other tensors are left alone."""
         load_part = dict[str, dict[str, Tensor]](model={}, adam={})
         for name, value in state.items():
-            if name.startswith(PREFIX):
-                part, _, rest = name.removeprefix(PREFIX).partition(".")
+            if name.startswith(self._prefix):
+                part, _, rest = name.removeprefix(self._prefix).partition(".")
                 load_part[part][rest] = value
         self._network.load_state_dict(load_part["model"])
         load_moments(self._optimizer, load_part["adam"])
@@ -200,7 +214,7 @@ class Trainer:
     """Name of the last checkpoint."""
     ema: PowerEMA = field(init=False)
     optimizer: torch.optim.Adam = field(init=False)
-    score_network: ScoreNetworkTrainer | None = None
+    companions: list[CompanionTrainer] = field(default_factory=list)
     scored: ScoredAverage | None = None
 
     def __post_init__(self) -> None:
@@ -274,14 +288,18 @@ class Trainer:
 
     def _prepare(self) -> None:
         together(partial(self.objective.prepare, self.share))
-        score_network = self.objective.score_network()
-        if score_network is not None:
-            device = self.share.device
+        asked = (
+            ("companion.", self.objective.score_network(), self.objective.score_network_loss),
+            ("critic.", self.objective.image_critic(), self.objective.image_critic_loss),
+        )
+        for prefix, given, loss in asked:
+            if given is None:
+                continue
             if self.recompute:
-                recompute_blocks(score_network.network)
-            self.score_network = ScoreNetworkTrainer(
-                self.spec, score_network, device, self.world, self._micro_batches
-            )
+                recompute_blocks(given.network)
+            device, pieces = self.share.device, self._micro_batches
+            made = CompanionTrainer(self.spec, given, loss, prefix, device, self.world, pieces)
+            self.companions.append(made)
         if self.objective.score_every():
             self.scored = ScoredAverage(self.network, self.ema, self.objective.score)
         elif self.watch is not None:
@@ -328,8 +346,8 @@ class Trainer:
 
     def _rehearse(self, model: nn.Module) -> None:
         """Finds micro-batches that fit on all workers before they wait for each other."""
-        if self.score_network is not None:
-            self.score_network.rehearse(self.objective, self._runner, self.step)
+        for companion in self.companions:
+            companion.rehearse(self._runner, self.step)
         self._micro_batches.rehearse(model, self.optimizer, self._loss_of, self.step)
 
     def _loss_of(self, model: nn.Module, part: Part) -> Tensor:
@@ -339,8 +357,8 @@ class Trainer:
         """One optimizer step; returns its loss, still on the device."""
         self._seed_dropout()
         rate = learning_rate(self.spec, self.step)
-        if self.score_network is not None:
-            self.score_network.advance(self.objective, self._runner, self.step, rate)
+        for companion in self.companions:
+            companion.advance(self._runner, self.step, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._micro_batches.gradient(model, self.optimizer, self._loss_of, self.step)
@@ -419,7 +437,7 @@ class Trainer:
         state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
         moments = moments_of(self.optimizer)
         state |= {f"adam.{name}": value for name, value in moments.items()}
-        for part in (self.score_network, self.scored):
+        for part in (*self.companions, self.scored):
             state |= part.state() if part is not None else {}
         return state
 
@@ -434,7 +452,7 @@ class Trainer:
         self.network.load_state_dict(parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
         load_moments(self.optimizer, parts["adam"])
-        for each in (self.score_network, self.scored):
+        for each in (*self.companions, self.scored):
             if each is not None:
                 each.load(checkpoint.tensors)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds

@@ -54,6 +54,8 @@ class Load:
         through_batch: samples of all workers that they answer for.
         distance: between images, of all samples in `batch`.
         data: bytes of data that stay on the device.
+        critic: of images, trained beside the student.
+        critic_batch: images, real ones too, that it judges at once.
         copies: further copies of the student's weights, to score them.
     """
 
@@ -68,6 +70,8 @@ class Load:
     distance: ImageDistance | None = None
     data: int = 0
     copies: int = 0
+    critic: NetworkSpec | None = None
+    critic_batch: int = 0
 
 
 def training_memory(
@@ -156,6 +160,12 @@ class _Device:
         network = self.load.score_network
         return 0 if network is None else weight_bytes(network, self.load.image)
 
+    @property
+    def _critic(self) -> int:
+        """Bytes of the weights of a critic of images."""
+        network = self.load.critic
+        return 0 if network is None else weight_bytes(network, self.load.image)
+
     def _lasting(self) -> dict[str, int]:
         """What is there throughout, with all gradients."""
         load = self.load
@@ -168,6 +178,7 @@ class _Device:
             "average": (1 + load.copies) * self._own,
             "exchange": trained if self.workers > 1 else 0,  # the buckets of DDP
             "score network": 3 * self._score,
+            **({"critic": 4 * self._critic} if load.critic else {}),
             "frozen networks": sum(weight_bytes(each, load.image) for each in frozen)
             + distance_weight_bytes(load.distance),
             "data": load.data,
@@ -187,6 +198,9 @@ class _Device:
             for each in load.through
         ]
         moments.append(keeps + sum(passing))
+        if load.critic is not None:  # the slope's gradient keeps as much again
+            how = Evaluation(batch=self._rows(load.critic_batch, pieces), gradient=True)
+            moments.append(2 * evaluation_bytes(load.critic, load.image, how)[0])
         if load.score_network is None:
             return max(moments)
         trained, _ = self._evaluation(load.score_network, load.score_batch, pieces, gradient=True)

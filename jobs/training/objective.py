@@ -137,6 +137,16 @@ class Objective(ABC):
         """
         raise NotImplementedError
 
+    def image_critic(self) -> ScoreNetwork | None:
+        """A critic trained beside the student; asked once, after `prepare`."""
+        return None
+
+    def image_critic_loss(
+        self, critic: nn.Module, network: nn.Module, step: int, update: int, part: Part = WHOLE
+    ) -> Tensor:
+        """What the critic minimises, as `score_network_loss` is what the score network does."""
+        raise NotImplementedError
+
     def score_every(self) -> int:
         """Steps between two scores of the student; 0 = the last weights are the result."""
         return 0

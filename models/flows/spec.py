@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from slimctl.models.spec import Spec
+from slimctl.models.spec import ADDED, Spec
 
 
 def _low_below_high(density: Any) -> Any:
@@ -197,9 +197,13 @@ class GuidanceSpec(Spec):
 class AdversarialSpec(Spec):
     """Judging images by a head on the fake network's bottleneck, beside distribution matching.
 
-    Source: Song et al., Multi-student distillation, arXiv 2410.23274.
+    Source: Song et al., Multi-student distillation, arXiv 2410.23274; Zhou et al. (SiDA), arXiv
+    2410.14919.
     """
 
+    head: Annotated[Literal["convolution", "mean"], ADDED] = "convolution"
+    """What judges: a small convolution on the bottleneck, or the mean over its channels, one
+    judgement a place, which has no weights (SiDA's; its generator_weight is about 1e-4 here)."""
     critic_weight: float = Field(default=1e-2, gt=0)
     """Weight of the head's loss beside the fake network's."""
     generator_weight: float = Field(default=3e-3, gt=0)

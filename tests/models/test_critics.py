@@ -38,7 +38,7 @@ def network(kind, image=IMAGE):
 def test_a_critic_judges_by_the_bottleneck_and_leaves_the_velocity_alone(kind, wrap):
     made = network(kind)
     flow = wrap(made, IMAGE)
-    critic = Critic(flow, has_head=True)
+    critic = Critic(flow, head="convolution")
     seen = []
     made.bottleneck.register_forward_hook(lambda *args: seen.append(args[2]))
     velocity, logit = critic(X, T, LABEL)
@@ -53,7 +53,7 @@ def test_a_critic_judges_by_the_bottleneck_and_leaves_the_velocity_alone(kind, w
 def test_no_layer_comes_after_the_bottleneck_before_the_judgement(kind):
     """The head's gradient reaches the way down and the bottleneck, and not the way up."""
     made = network(kind)
-    logit = Critic(NetworkFlow(made, IMAGE), has_head=True)(X, T, LABEL)[1]
+    logit = Critic(NetworkFlow(made, IMAGE), head="convolution")(X, T, LABEL)[1]
     logit.sum().backward()
     reached = {name for name, weight in made.named_parameters() if weight.grad is not None}
     ends = {name for name, _ in made.named_parameters() if name.startswith(("up.", "head"))}
@@ -64,13 +64,13 @@ def test_no_layer_comes_after_the_bottleneck_before_the_judgement(kind):
 def test_an_unconditional_critic_without_a_head_judges_nothing():
     image = ImageShape(channels=1, size=4)
     flow = NetworkFlow(network("mlp", image), image)
-    velocity, logit = Critic(flow, has_head=False)(X, T)
+    velocity, logit = Critic(flow)(X, T)
     assert torch.equal(velocity, flow.velocity(X, T))
     assert logit is None
 
 
 def test_the_hook_does_not_stay():
-    critic = Critic(NetworkFlow(network("mlp"), IMAGE), has_head=True)
+    critic = Critic(NetworkFlow(network("mlp"), IMAGE), head="convolution")
     critic(X, T, LABEL)
     with pytest.raises(ValueError, match="pass a label"):
         critic(X, T)
@@ -80,10 +80,10 @@ def test_the_hook_does_not_stay():
 def test_what_has_no_bottleneck_is_refused():
     closed = AnalyticFlow(torch.zeros(2, 1, 4, 4))
     with pytest.raises(ValueError, match="has no network"):
-        Critic(closed, has_head=True)
+        Critic(closed, head="convolution")
     plain = NetworkFlow(nn.Conv2d(1, 1, 3), ImageShape(channels=1, size=4))
     with pytest.raises(ValueError, match="Conv2d names no bottleneck"):
-        Critic(plain, has_head=True)
+        Critic(plain, head="convolution")
 
 
 def test_the_losses_are_cross_entropies():
@@ -96,7 +96,7 @@ def test_the_losses_are_cross_entropies():
 
 def test_a_critic_learns_to_tell_two_distributions_apart():
     torch.manual_seed(0)
-    critic = Critic(NetworkFlow(network("mlp"), IMAGE), has_head=True)
+    critic = Critic(NetworkFlow(network("mlp"), IMAGE), head="convolution")
     optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
     for _ in range(60):
         real, fake = 0.5 + 0.1 * torch.randn(32, 1, 4, 4), -0.5 + 0.1 * torch.randn(32, 1, 4, 4)
@@ -107,3 +107,15 @@ def test_a_critic_learns_to_tell_two_distributions_apart():
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1  # 1.39 where it cannot tell
+
+
+def test_the_mean_over_the_channels_judges_every_place_without_weights():
+    """SiDA's: the same network learns the flow and judges, and nothing is added to it."""
+    made = network("song_unet")
+    critic, seen = Critic(NetworkFlow(made, IMAGE), "mean"), []
+    made.bottleneck.register_forward_hook(lambda *args: seen.append(args[2]))
+    _, logit = critic(X, T, LABEL)
+    torch.testing.assert_close(logit, seen[0].mean(1).flatten(1))
+    assert not [*critic.head.parameters()]
+    expected = functional.softplus(logit).mean() + functional.softplus(-logit).mean()
+    torch.testing.assert_close(critic_loss(real=logit, fake=logit), expected)

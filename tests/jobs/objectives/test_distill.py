@@ -4,17 +4,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gloo import on_gloo
+from pydantic import ValidationError
 
 from slimctl.jobs.base.artifacts import Generator
 from slimctl.jobs.base.context import Handles
+from slimctl.jobs.base.keys import content_of
 from slimctl.jobs.kinds.distill import Distill
 from slimctl.jobs.objectives import distill
 from slimctl.jobs.objectives.distill import Distillation
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.training import final_errors
+from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws, mirror
 from slimctl.jobs.training.final_errors import note_final_errors, noted_final_errors
-from slimctl.jobs.training.objective import Share
+from slimctl.jobs.training.loop import Trainer
+from slimctl.jobs.training.objective import WHOLE, Share
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
@@ -22,6 +26,7 @@ from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.spec import HuberDistance
 from slimctl.models.losses import distance, one_step_error, one_step_velocity, two_step_error
 from slimctl.models.metrics.interval import mean_interval
+from slimctl.models.networks.registry import parse_network
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -311,3 +316,88 @@ def test_micro_batches_add_up(
     assert_parts_add_up(lambda part: objective.loss(student, 3, part), [*student.parameters()])
     assert {n: float(v) for n, v in objective.report().items()} == pytest.approx(wanted, rel=1e-6)
     assert whole == pytest.approx(wanted["pair_loss"] + 0.3 * wanted["two_step_loss"])
+
+
+CRITIC = {
+    "network": {"channels": 4, "channel_multipliers": [1]}, "time": {"kind": "karras"},
+    "augmentation": 0.4, "augmentation_ramp": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def judged(make, pairs, make_dataset, make_model):
+    """An objective with a critic, not prepared."""
+
+    def objective(guide=False, **changes):
+        made = make(pairs, make_model() if guide else None, data="data", critic=CRITIC, **changes)
+        made.handles.inputs["data"] = make_dataset(count=6)
+        return made
+
+    return objective
+
+
+def test_a_critic_judges_what_is_made_of_fresh_noise(judged, make, pairs, make_student, share):
+    objective, plain, student = judged(), make(pairs, None), make_student()
+    for each in (objective, plain):
+        each.prepare(share())
+    loss, alone = objective.loss(student, 3), plain.loss(student, 3)
+    deceived = objective.report()["image_deception_loss"]
+    torch.testing.assert_close(loss, alone + 0.01 * deceived)
+    x0 = Draws(SEED, share().of(8), pairs.image).noise(3, Stream.GUIDED_NOISE)
+    x = x0 + student(x0, torch.zeros(len(x0)), None)
+    torch.testing.assert_close(objective._term.deception(x, None, 3, WHOLE).detach(), deceived)
+
+
+def test_real_images_enter_the_key_with_a_critic_only():
+    fields = {"pairs": "p", "data": "d", "network": {"kind": "mlp"}, "steps": 1}
+    plain, ids = Distill(**fields, two_step_weight=0), {"p": "pairs-1", "d": "data-1"}
+    critic = Distill(**fields, two_step_weight=0, critic={})
+    without, with_critic = (each.keyed(content_of(each, ids), ids) for each in (plain, critic))
+    assert not {"data", "critic"} & set(without)
+    assert with_critic["data"] == "data-1"
+    with pytest.raises(ValidationError, match="critic learns from real images"):
+        Distill(pairs="p", network={"kind": "mlp"}, steps=1, two_step_weight=0, critic={})
+
+
+@pytest.fixture
+def trained(judged, store, pairs):
+    def run(name, rank=0, world=1, stop_at=None):
+        objective = judged(
+            guide=True, steps=4, batch_size=8, checkpoint_s=1e-9, learning_rate=1e-3,
+            precision="float32",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        network = parse_network(objective.spec.network).build(pairs.image)
+        part, steps = Share(rank * 8 // world, 8 // world, 8, CPU), objective.loss
+
+        def loss(model, step, part):
+            if step == stop_at:
+                raise SystemExit
+            return steps(model, step, part)
+
+        objective.loss = loss
+        folder = store.work(f"distill-{name}")
+        Trainer(
+            objective.spec, network, objective, part, folder, lambda *_: None, rank, world
+        ).run()
+        return load_checkpoint(folder).tensors
+
+    return run
+
+
+def test_a_critic_resumes_bit_for_bit_from_every_step(trained):
+    whole = trained("whole")
+    assert any(name.startswith("critic.adam.") for name in whole)
+    for step in range(1, 4):
+        with pytest.raises(SystemExit):
+            trained(f"parts{step}", stop_at=step)
+        parts = trained(f"parts{step}")
+        assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_two_workers_train_a_critic_as_one_does(trained, tmp_path):
+    alone = trained("alone")
+    assert on_gloo(tmp_path, lambda rank: trained("both", rank=rank, world=2)) == ["", ""]
+    together = trained("both")  # nothing is left to do: the checkpoint
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)

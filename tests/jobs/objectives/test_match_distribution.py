@@ -283,11 +283,17 @@ def test_micro_batches_add_up(make, pairs, assert_parts_add_up, adversarial):
 # Other objectives than DMD2's
 
 SID = {"kind": "sid", "alpha": 1.2}
+CRITIC = {
+    "network": {"channels": 4, "channel_multipliers": [1]}, "time": {"kind": "karras"},
+    "augmentation": 0.4, "augmentation_ramp": 2, "updates": 2,
+}  # fmt: skip
 OBJECTIVES = {
     "dmd2": {"adversarial": {}, "adversarial_time": KarrasTime(), "fake_weight": "edm"},
     "sid": {"objective": SID, "fake_adam_betas": (0.5, 0.9)},
     "uid": {"objective": {"kind": "uid"}},
     "f_distill": {"objective": {"kind": "f_distill"}, "adversarial": {}},
+    "sida": {"objective": SID, "adversarial": {"head": "mean", "generator_weight": 1e-4}},
+    "critic": {"objective": SID, "critic": CRITIC},
 }
 
 
@@ -313,7 +319,14 @@ def test_a_weight_by_the_critic_needs_one():
 
 def test_what_came_later_leaves_keys_as_they_were():
     spec = MatchDistribution(teacher="t", data="d", network=MLP, steps=1)
-    later = {"objective", "fake_adam_betas", "fake_adam_epsilon", "fake_time", "fake_weight"}
+    later = {
+        "objective",
+        "critic",
+        "fake_adam_betas",
+        "fake_adam_epsilon",
+        "fake_time",
+        "fake_weight",
+    }
     content = content_of(spec, {"t": "flow-1", "d": "data-1"})
     assert not {*later, "adversarial_time"} & set(content)
     changed = spec.model_copy(update={"fake_weight": "edm"})
@@ -444,3 +457,87 @@ def test_two_workers_train_what_one_does(trained, tmp_path, kind):
     together = trained("both", kind)  # nothing is left to do: the checkpoint
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)
+
+
+# The critic of images
+
+
+def shaken(objective):
+    """The critic of an objective, with weights that have left their zeros."""
+    critic, generator = objective.image_critic().network, torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    return critic
+
+
+def test_the_critic_adds_its_term_and_takes_no_gradient(moved, share):
+    plain, student = moved(time=TIME), Student()
+    judged = moved(time=TIME, critic={"network": CRITIC["network"], "weight": 0.5})
+    critic = shaken(judged)
+    loss, alone = judged.loss(student, 1), plain.loss(student, 1)
+    deceived = judged.report()["image_deception_loss"]
+    torch.testing.assert_close(loss, alone + 0.5 * deceived)
+    (found,) = torch.autograd.grad(loss, student.weight, retain_graph=True)
+    (rest,) = torch.autograd.grad(alone, student.weight)
+    x0, _, label = student.asked[0]
+    x, ones = x0 + student.weight * x0, torch.ones(len(x0))
+    real, real_label = judged._real.of_step(judged._term._student, 1, flip=False)
+    above, below = critic(x, ones, label)[:, 0], critic(real, ones, real_label)[:, 0]
+    expected = nn.functional.softplus(below - above).mean()
+    torch.testing.assert_close(deceived, expected.detach())
+    (wanted,) = torch.autograd.grad(0.5 * expected, student.weight)
+    torch.testing.assert_close(found - rest, wanted, rtol=1e-4, atol=1e-7)
+    loss.backward()
+    assert all(weight.grad is None for weight in critic.parameters())
+
+
+def test_the_critic_learns_from_pairs_of_one_time(moved):
+    objective, student = moved(critic=CRITIC), Student()
+    critic, seen = shaken(objective), []
+    critic.register_forward_hook(lambda module, inputs, output: seen.append((*inputs, output)))
+    loss = objective.image_critic_loss(critic, student, 1, 0)
+    points, t, label, said = seen[0]
+    n = len(points) // 2
+    torch.testing.assert_close(t[:n], t[n:])
+    assert 0 < int((t == 1).sum()) < 2 * n
+    slope = torch.autograd.grad(said[:, 0].sum(), points, create_graph=True)[0].square()
+    below, above, zero = said[:n, 0], said[n:, 0], said[:n, 1]
+    expected = (
+        nn.functional.softplus(below - above).mean() + 0.05 / 2 * 2 * slope.sum((1, 2, 3)).mean()
+    )
+    expected = expected + nn.functional.softplus(zero - above).mean()
+    expected = expected + nn.functional.softplus(below - zero).mean()
+    torch.testing.assert_close(loss, expected)
+    assert student.weight.grad is None
+    assert set(label.tolist()) <= {0, 1, 2, 3}
+
+
+def test_a_critic_of_noised_images_gives_the_weights_of_f_distill(moved):
+    kl = {"kind": "f_distill", "divergence": "kl"}
+    objective, student = moved(objective=kl, critic=CRITIC, time=TIME), Student()
+    critic = shaken(objective)
+    loss = objective.loss(student, 0) - 0.01 * objective.report()["image_deception_loss"]
+    x, noise, t, label = compared(objective, student, 0)
+    x, time = x.detach(), t[:, None, None, None]
+    said = critic((1 - time) * noise + time * x, t, label).detach()
+    flows = objective._teacher.velocity, objective.score_network().network.velocity
+    weight = divergence_weight(said[:, 0] - said[:, 1], "kl")[:, None, None, None]
+    gradient = matching_gradient(*flows, x, noise, t, label)
+    torch.testing.assert_close(loss, matching_loss(x, weight * gradient).mean())
+
+
+def test_micro_batches_of_the_critic_add_up(make, assert_parts_add_up):
+    objective, student = make(critic=CRITIC), Student()
+    critic = shaken(objective)
+    weights = [*critic.parameters()]
+    assert_parts_add_up(lambda part: objective.loss(student, 1, part), [student.weight])
+    assert_parts_add_up(
+        lambda part: objective.image_critic_loss(critic, student, 1, 1, part), weights
+    )
+
+
+def test_a_critic_without_noise_cannot_weigh_samples():
+    fields = {"teacher": "t", "data": "d", "network": MLP, "steps": 1, "critic": {}}
+    with pytest.raises(ValidationError, match="images with noise"):
+        MatchDistribution(**fields, objective={"kind": "f_distill"})

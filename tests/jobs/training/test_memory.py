@@ -55,7 +55,7 @@ class Step(Objective):
         self.guide = NetworkFlow(guide, IMAGE)
         if self.kind == "match":
             fake = NetworkFlow(parse_network(GUIDE).build(IMAGE), IMAGE)
-            self.critic = Critic(fake, has_head=False)
+            self.critic = Critic(fake)
         self.distance = squared_distance
         if self.kind == "lpips":
             self.distance = LPIPS(64).requires_grad_(False)

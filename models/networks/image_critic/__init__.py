@@ -1,0 +1,1 @@
+"""A small critic of images, which judges them with or without noise."""
