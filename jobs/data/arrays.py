@@ -21,6 +21,10 @@ from slimctl.jobs.data.source import ImageSource
 
 SLICE = 1024
 """Images converted at a time, to keep what is needed beside the arrays small."""
+PACKED_BYTES = 64 * 2**20
+PACKED_RATIO = 200
+"""An array of an .npz may be larger than this only if it is not packed more than so many times: of
+images even flat ones shrink less, and zeros a thousand times."""
 
 
 def read_digits(
@@ -80,6 +84,7 @@ def _load(path: Path, label: str) -> dict[str, NDArray[Any]]:
             if isinstance(content, np.ndarray):
                 return {"images": content}
             names = content.files
+            _check_packed(content.zip.infolist())
             keys = {"images": "images", "labels": label}
             arrays = {key: content[name] for key, name in keys.items() if name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -93,6 +98,14 @@ def _load(path: Path, label: str) -> dict[str, NDArray[Any]]:
             "write it as numpy.savez(path, images=..., labels=...)",
         )
     return arrays
+
+
+def _check_packed(members: list[zipfile.ZipInfo]) -> None:
+    """Raises ValueError for arrays that unpack to far more than images do: they fill the memory."""
+    for member in members:
+        size, packed = member.file_size, member.compress_size
+        if size > PACKED_BYTES and size > PACKED_RATIO * packed:
+            raise ValueError(f"{member.filename} has {packed:,} bytes for {size:,}: it is a bomb")
 
 
 def _names(path: Path) -> list[str]:

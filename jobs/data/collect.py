@@ -7,7 +7,7 @@ their names. Only one batch of encoded images is in memory beside the array.
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -53,8 +53,25 @@ class Refusal(NamedTuple):
     """What to do with images like it."""
 
 
+class Gathered(NamedTuple):
+    """The images that can be used."""
+
+    images: NDArray[np.uint8]
+    """Shape (N, S, S, C)."""
+    kept: NDArray[np.bool_]
+    """Shape (count,), which of those asked for they are."""
+    refused: tuple[Refusal, ...]
+    """The others."""
+    all_grey: bool
+
+
 def collect(items: Iterable[Item], count: int, rules: PixelRules, where: str) -> NDArray[np.uint8]:
-    """Decodes all images by the same rules into an array (N, S, S, C).
+    """The images of `gather`, all of which can be used."""
+    return gather(items, count, rules._replace(broken="fail"), where).images
+
+
+def gather(items: Iterable[Item], count: int, rules: PixelRules, where: str) -> Gathered:
+    """Decodes images by the same rules into an array.
 
     Args:
         items: exactly `count` images, in order; read lazily.
@@ -64,12 +81,13 @@ def collect(items: Iterable[Item], count: int, rules: PixelRules, where: str) ->
 
     Raises:
         UserError: images are damaged, are not square where none may be cut, or differ in size
-            where no size is set.
+            where no size is set; where `rules` skip such, only if none can be used, or the others
+            differ in size.
     """
     images: NDArray[np.uint8] | None = None
     refused: list[Refusal] = []
     sizes: Counter[tuple[int, int]] = Counter()
-    all_grey = True
+    all_grey, kept = True, np.zeros(count, np.bool_)
     with warnings.catch_warnings():
         # Pillow warns of metadata and of large images, which are used or refused by name here.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -83,11 +101,15 @@ def collect(items: Iterable[Item], count: int, rules: PixelRules, where: str) ->
             if images is None:
                 images = np.empty((count, side, side, rules.channels or 3), np.uint8)
             if side == images.shape[1]:
-                images[index] = np.atleast_3d(result.values)
-    _check_refused(refused, count, where)
-    _check_sizes(sizes, rules, where)
+                images[index], kept[index] = np.atleast_3d(result.values), True
+    if rules.broken == "fail" or images is None:
+        check_refused(refused, count, where)
+    check_sizes(sizes, rules, where)
     assert images is not None
-    return _narrow(images) if rules.channels is None and all_grey else images
+    if refused:
+        images = images[kept]
+    narrow = rules.channels is None and all_grey
+    return Gathered(_narrow(images) if narrow else images, kept, tuple(refused), all_grey)
 
 
 def fit_array(images: NDArray[np.uint8], rules: PixelRules, where: str) -> NDArray[np.uint8]:
@@ -141,17 +163,21 @@ def _decode_one(item: Item, rules: PixelRules) -> Pixels | Refusal:
         return Refusal(item.name, complaint(error), "remove or replace what is damaged")
 
 
-def _check_refused(refused: list[Refusal], count: int, where: str) -> None:
+def in_words(refused: Sequence[Refusal], count: int) -> str:
+    """Which of `count` images cannot be used, and why."""
+    names = (f"{refusal.name} ({refusal.reason})" for refusal in refused)
+    return f"{len(refused):,} of {count:,} images cannot be used: {listed(names, len(refused))}"
+
+
+def check_refused(refused: Sequence[Refusal], count: int, where: str) -> None:
+    """Raises UserError where any of `count` images cannot be used."""
     if refused:
-        names = (f"{refusal.name} ({refusal.reason})" for refusal in refused)
-        raise UserError(
-            where,
-            f"{len(refused):,} of {count:,} images cannot be used: {listed(names, len(refused))}",
-            "; ".join(dict.fromkeys(refusal.fix for refusal in refused)),
-        )
+        fixes = "; ".join(dict.fromkeys(refusal.fix for refusal in refused))
+        raise UserError(where, in_words(refused, count), fixes)
 
 
-def _check_sizes(sizes: Counter[tuple[int, int]], rules: PixelRules, where: str) -> None:
+def check_sizes(sizes: Counter[tuple[int, int]], rules: PixelRules, where: str) -> None:
+    """Raises UserError where images differ in size and none is asked for."""
     if rules.size is not None or len({min(found) for found in sizes}) <= 1:
         return
     names = (f"{w} x {h} ({number:,})" for (w, h), number in sizes.most_common())

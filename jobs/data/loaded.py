@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctl.jobs.base.errors import NAMED, UserError, listed
+from slimctl.jobs.data.collect import Gathered, in_words
 
 
 class LoadedImages(NamedTuple):
@@ -30,6 +31,22 @@ class LoadedImages(NamedTuple):
     """The source in words."""
     label_columns: tuple[str, ...] = ()
     """Columns that could be the labels of images that are read without."""
+    skipped: str = ""
+    """Which images could not be used and were left out, in words."""
+
+    def only(self, gathered: Gathered) -> "LoadedImages":
+        """With the labels of the images that could be used; every class still has one.
+
+        Raises:
+            UserError: a class has lost all its images.
+        """
+        if not gathered.refused:
+            return self
+        labels = None if self.labels is None else self.labels[gathered.kept]
+        if labels is not None:
+            check_classes(labels, self.class_names, self.source, cut=False)
+        words = in_words(gathered.refused, len(gathered.kept))
+        return self._replace(labels=labels, skipped=words)
 
     @property
     def class_count(self) -> int:

@@ -1,4 +1,4 @@
-"""Reads Parquet files of encoded images: the layout in which image data sets are usually published.
+"""Reads tables of encoded images, Parquet or Arrow: how image data sets are usually published.
 
 A column `image` (or `img`) holds the bytes of the files, plain or as struct(bytes, path); a column
 `label` (or `labels`, or the one that the user names) holds whole numbers. Labels are checked before
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slimctl.jobs.base.errors import UserError, listed
-from slimctl.jobs.data.collect import BATCH, Item, collect
+from slimctl.jobs.data.arrow_files import column_pieces, schema_of
+from slimctl.jobs.data.collect import BATCH, Item, gather
 from slimctl.jobs.data.label_files import LABEL_COLUMNS, no_column
 from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.pixels import PixelRules
@@ -26,7 +26,7 @@ IMAGE_COLUMNS = ("image", "img")
 
 
 class Table(NamedTuple):
-    """One Parquet file, looked at but not read."""
+    """One file, looked at but not read."""
 
     path: Path
     rows: int
@@ -48,22 +48,18 @@ def read_parquet(
         UserError: a file is damaged or has no images, files disagree, or images or labels are bad.
     """
     where = str(source.root)
-    tables = [_look(path, source.label) for path in source.files]
+    tables = [look(path, source.label) for path in source.files]
     total = sum(table.rows for table in tables)
     if not total:
         raise UserError(where, "holds no rows", "name a file with images")
     tables = _first(tables, total if max_images is None else max_images)
     count = sum(table.rows for table in tables)
-    found = _labels(tables, where, cut=count < total) if labels else None
-    items = (item for table in tables for item in _items(table))
-    return LoadedImages(
-        images=collect(items, count, rules, where),
-        labels=found,
-        class_names=tables[0].class_names if found is not None else (),
-        flip_valid=None,
-        source=source.words,
-        label_columns=tables[0].label_columns,
-    )
+    found = table_labels(tables, where, cut=count < total) if labels else None
+    items = (item for table in tables for item in table_items(table, range(table.rows)))
+    gathered = gather(items, count, rules, where)
+    names = tables[0].class_names if found is not None else ()
+    loaded = LoadedImages(gathered.images, found, names, None, source.words)
+    return loaded.only(gathered)._replace(label_columns=tables[0].label_columns)
 
 
 def label_columns(source: ImageSource) -> tuple[str, ...]:
@@ -72,15 +68,16 @@ def label_columns(source: ImageSource) -> tuple[str, ...]:
     Raises:
         UserError: the first file is damaged, has no images, or no column that the user names.
     """
-    return _look(source.files[0], source.label).label_columns
+    return look(source.files[0], source.label).label_columns
 
 
-def _look(path: Path, label: str | None) -> Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+def look(path: Path, label: str | None) -> Table:
+    """What a file holds, by its schema.
+
+    Raises:
+        UserError: it is damaged, has no images, or no column that the user names.
+    """
+    schema, rows = schema_of(path)
     image_column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if image_column is None or not _holds_bytes(schema.field(image_column).type):
         columns = (f"{field.name}: {field.type}" for field in schema)
@@ -135,7 +132,17 @@ def _first(tables: Sequence[Table], count: int) -> list[Table]:
     return chosen
 
 
-def _labels(tables: Sequence[Table], where: str, *, cut: bool) -> NDArray[np.int64] | None:
+def table_labels(tables: Sequence[Table], where: str, *, cut: bool) -> NDArray[np.int64] | None:
+    """Labels of all rows; None = there are none.
+
+    Args:
+        tables: the files.
+        where: the source, as an error names it.
+        cut: whether `max_images` left rows out.
+
+    Raises:
+        UserError: files disagree, or a label is no number of a class.
+    """
     without = [table.path.name for table in tables if table.label_column is None]
     if len(without) == len(tables):
         return None
@@ -160,7 +167,8 @@ def _labels(tables: Sequence[Table], where: str, *, cut: bool) -> NDArray[np.int
 
 
 def _labels_of(table: Table) -> NDArray[np.int64]:
-    values = [batch.column(0) for batch in _batches(table, table.label_column)]
+    assert table.label_column is not None
+    values = list(column_pieces(table.path, table.label_column, range(table.rows), BATCH))
     kind = values[0].type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise UserError(
@@ -172,30 +180,12 @@ def _labels_of(table: Table) -> NDArray[np.int64]:
     return check_labels(column, table.class_names, str(table.path))
 
 
-def _items(table: Table) -> Iterator[Item]:
-    row = 0
-    for batch in _batches(table, table.image_column):
-        for value in batch.column(0).to_pylist():
+def table_items(table: Table, rows: range) -> Iterator[Item]:
+    """The images of some rows of a file."""
+    row = rows.start
+    for piece in column_pieces(table.path, table.image_column, rows, BATCH):
+        for value in piece.to_pylist():
             encoded = value.get("bytes") if isinstance(value, dict) else value
             # No bytes at all are as bad as damaged ones, and are reported along with them.
             yield Item(f"{table.path.name} row {row}", encoded or b"")
             row += 1
-
-
-def _batches(table: Table, column: str | None) -> Iterator[Any]:
-    """One column in pieces, cut after the table's rows."""
-    left = table.rows
-    try:
-        with pq.ParquetFile(table.path) as file:
-            for batch in file.iter_batches(BATCH, columns=[column]):
-                yield batch.slice(0, left)
-                left -= batch.num_rows
-                if left <= 0:
-                    return
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(table.path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0]
-    return UserError(str(path), f"is no readable Parquet file: {reason}", "fetch the file again")

@@ -12,8 +12,11 @@ import logging
 import struct
 import sys
 import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, NamedTuple
+from threading import RLock
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +50,25 @@ DAMAGE = (
 )
 """What Pillow's decoders raise on files that are cut off, damaged or no images."""
 
-Encoded = bytes | Path | NDArray[np.uint8]
-"""An image before decoding: the bytes of a file, a file, or pixels (H, W) or (H, W, 3)."""
+Encoded = bytes | Path | NDArray[np.uint8] | Callable[[], bytes]
+"""An image before decoding: the bytes of a file, what reads them, a file, or pixels (H, W) or
+(H, W, 3)."""
+Filter = Literal["lanczos", "bicubic", "box", "dhariwal"]
+"""How images are resized. All of them average over the area that a new pixel covers."""
+Broken = Literal["fail", "skip"]
+"""What becomes of a source with images that cannot be used."""
+FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+}
+LARGE = 2**24
+"""Pixels from which images are decoded one at a time: the largest take a gigabyte each."""
+BAND = 256
+"""Rows of a large image that are turned into 8 bits without transparency at a time."""
+FILE_LIMIT = 2**30
+"""Bytes of the largest file that is looked into where it is damaged."""
+_ALONE = RLock()
 Crop = Literal["center", "none"]
 """How an image that is not square becomes so: cut at the centre, or refused."""
 Channels = Literal[1, 3]
@@ -65,6 +85,8 @@ class PixelRules(NamedTuple):
     crop: Crop = "center"
     channels: Channels | None = None
     """1 = grey by luminance, 3 = colour; None = 1 if all images are grey, else 3."""
+    filter: Filter = "lanczos"
+    broken: Broken = "fail"
 
 
 class NotSquareError(Exception):
@@ -92,32 +114,67 @@ class Pixels(NamedTuple):
 def decode(data: Encoded, rules: PixelRules) -> Pixels:
     """Decodes an image, turns it upright, makes it square, resizes it and sets its channels.
 
-    Shrinking averages over the area that a new pixel covers (Lanczos, after a reduction by whole
-    numbers where that leaves at least three old pixels to a new one).
+    Shrinking averages over the area that a new pixel covers: by Lanczos's or the bicubic filter
+    (after a reduction by whole numbers where that leaves at least three old pixels to a new one),
+    by a box, or as ADM prepared ImageNet: halved by boxes, then bicubic, then cut.
 
     Raises:
         NotSquareError: the image is not square and `rules.crop` is none.
         TooLargeError: the image has more pixels than are ever decoded.
         DAMAGE: any of these, if the file is no readable image.
     """
+    if callable(data):
+        data = data()
+    with ExitStack() as alone:
+        image = _whole(data, alone)
+        found = image.size
+        image = _fit(image, rules)
+        values = np.asarray(image)
+    return Pixels(values, found, is_grey(values))
+
+
+def _whole(data: bytes | Path | NDArray[np.uint8], alone: ExitStack) -> Image.Image:
+    """The upright pixels; a large image keeps others from being decoded until `alone` ends."""
     try:
-        image = _upright(data)
+        return _upright(data, alone)
     except Image.DecompressionBombError:
         raise TooLargeError from None
     except DAMAGE:
         bare = None if isinstance(data, np.ndarray) else only_pixels(_bytes(data))
         if bare is None:
             raise
-        image = _upright(bare)
-    found = image.size
-    image = _square(image, rules.crop)
+        return _upright(bare, alone)
+
+
+def _fit(image: Image.Image, rules: PixelRules) -> Image.Image:
+    """Square, of the size and the channels asked for."""
+    if rules.filter == "dhariwal" and rules.size is not None:
+        image = _dhariwal(image, rules.size, rules.crop)
+    else:
+        image = _square(image, rules.crop)
     if rules.channels == 1:
         image = image.convert("L")
-    if rules.size is not None and rules.size != image.width:
-        shape = (rules.size, rules.size)
-        image = image.resize(shape, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    values = np.asarray(image)
-    return Pixels(values, found, is_grey(values))
+    if rules.size is None or rules.size == image.width:
+        return image
+    resampling = FILTERS[rules.filter]
+    return image.resize((rules.size, rules.size), resampling, reducing_gap=3.0)
+
+
+def _dhariwal(image: Image.Image, size: int, crop: Crop) -> Image.Image:
+    """Shrinks the shorter side to `size`, then cuts the middle.
+
+    Source: `center_crop_arr` of openai/guided-diffusion, `center-crop-dhariwal` of EDM's
+        dataset_tool.py.
+    """
+    if crop == "none":
+        _square(image, crop)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    shape = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(shape, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def is_grey(values: NDArray[np.uint8]) -> bool:
@@ -141,12 +198,18 @@ def complaint(error: BaseException) -> str:
 
 
 def _bytes(data: bytes | Path) -> bytes:
-    return data if isinstance(data, bytes) else data.read_bytes()
+    if isinstance(data, bytes):
+        return data
+    if data.stat().st_size > FILE_LIMIT:
+        raise ValueError(f"{data.stat().st_size:,} bytes, more than an image has")
+    return data.read_bytes()
 
 
-def _upright(data: Encoded) -> Image.Image:
+def _upright(data: bytes | Path | NDArray[np.uint8], alone: ExitStack) -> Image.Image:
     """The pixels as grey or colour of 8 bits, turned as the file says that they are meant."""
     with _open(data) as opened:
+        if opened.width * opened.height > LARGE:
+            alone.enter_context(_ALONE)
         opened.load()  # before the orientation is read, so that damage is not taken for it
         turn = UPRIGHT.get(_orientation(opened))
         return _eight_bit(opened if turn is None else opened.transpose(turn))
@@ -161,7 +224,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _open(data: Encoded) -> Image.Image:
+def _open(data: bytes | Path | NDArray[np.uint8]) -> Image.Image:
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
     return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
@@ -172,25 +235,42 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _from_deep_grey(image)
     if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colours).convert("RGB")
+        return _over_white(image)
     if image.mode in ("L", "RGB"):
         image.load()
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
+def _over_white(image: Image.Image) -> Image.Image:
+    """A transparent image as a browser shows it; in bands, lest it be in memory four times."""
+    shown = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND):
+        box = (0, top, image.width, min(top + BAND, image.height))
+        colours = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
+        shown.paste(Image.alpha_composite(white, colours).convert("RGB"), box)
+    return shown
+
+
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Grey of 16 bits, 0..65535, rounded to 8 bits; the value marked transparent becomes white."""
-    deep = np.asarray(image)
+    shown = Image.new("L", image.size)
+    for top in range(0, image.height, BAND):
+        box = (0, top, image.width, min(top + BAND, image.height))
+        shown.paste(Image.fromarray(_rounded(np.asarray(image.crop(box)), image)), box)
+    return shown
+
+
+def _rounded(deep: NDArray[Any], image: Image.Image) -> NDArray[np.uint8]:
+    """Some rows of an image of 16 bits."""
     if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
         raise ValueError(f"pixels of type {image.mode}, neither 8 nor 16 bits deep")
     rounded = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         rounded[deep == transparent] = 255
-    return Image.fromarray(rounded)
+    return rounded
 
 
 def _square(image: Image.Image, crop: Crop) -> Image.Image:

@@ -8,14 +8,15 @@ from math import isnan
 import numpy as np
 
 from slimctl.jobs.base.errors import UserError, listed
+from slimctl.jobs.data.archives import read_archives
 from slimctl.jobs.data.arrays import read_array, read_digits
 from slimctl.jobs.data.cifar_batches import label_columns as columns_of_batches
 from slimctl.jobs.data.cifar_batches import read_batches
-from slimctl.jobs.data.collect import Item, collect
+from slimctl.jobs.data.collect import Item, gather
 from slimctl.jobs.data.loaded import LoadedImages, check_classes, check_labels
 from slimctl.jobs.data.parquet import label_columns as columns_of_parquet
 from slimctl.jobs.data.parquet import read_parquet
-from slimctl.jobs.data.pixels import Channels, Crop, PixelRules
+from slimctl.jobs.data.pixels import Broken, Channels, Crop, Filter, PixelRules
 from slimctl.jobs.data.source import ImageSource, find_source
 
 
@@ -26,6 +27,8 @@ def read_images(
     size: int | None = None,
     crop: Crop = "center",
     channels: Channels | None = None,
+    resize: Filter = "lanczos",
+    broken: Broken = "fail",
     max_images: int | None = None,
     labels: bool = True,
     label: str | None = None,
@@ -33,13 +36,13 @@ def read_images(
     """Reads a whole source into memory.
 
     Args:
-        source: `digits`, or the path of a Parquet file, of a folder or a glob of them, of a folder
-            of images (with a subfolder per class, or without subfolders and labels), of a folder of
-            CIFAR-10's python batches, or of an .npz or .npy file.
+        source: as `find_source` takes it.
         split: part of the source, such as `train`; None = all of it.
         size: height and width to resize to, px; None = as they are, all of one size.
         crop: how images that are not square become so: cut at the centre, or refused.
         channels: 1 grey by luminance, 3 colour; None = 1 if every image is grey, else 3.
+        resize: filter that averages over old pixels.
+        broken: whether images that cannot be used end the reading, or are left out.
         max_images: number of images to take, from the first; None = all.
         labels: whether to read labels, where there are any.
         label: column of the labels, where there are columns; None = `label` or `labels`.
@@ -48,13 +51,16 @@ def read_images(
         UserError: there is no such source, or it cannot be used as asked.
     """
     found = find_source(source, split, label)
-    rules = PixelRules(size, crop, channels)
+    rules = PixelRules(size, crop, channels, resize, broken)
     readers = {
         "digits": read_digits,
         "parquet": read_parquet,
         "images": _read_folder,
         "batches": read_batches,
         "array": read_array,
+        "arrow": read_parquet,
+        "tar": read_archives,
+        "zip": read_archives,
     }
     return readers[found.reader](found, rules, max_images, labels=labels)
 
@@ -65,7 +71,7 @@ def label_columns(source: ImageSource) -> tuple[str, ...]:
     Raises:
         UserError: its first file is damaged, or has no images.
     """
-    if source.reader == "parquet":
+    if source.reader in ("parquet", "arrow"):
         return columns_of_parquet(source)
     return columns_of_batches(source) if source.reader == "batches" else ()
 
@@ -97,10 +103,7 @@ def _read_folder(
         numbers = check_labels(np.array(source.labels[:max_images]), source.class_names, where)
         check_classes(numbers, source.class_names, where, cut=len(files) < len(source.files))
     items = (Item(str(path.relative_to(source.root)), path) for path in files)
-    return LoadedImages(
-        images=collect(items, len(files), rules, where),
-        labels=numbers,
-        class_names=source.class_names if labels else (),
-        flip_valid=None,
-        source=source.words,
-    )
+    gathered = gather(items, len(files), rules, where)
+    names = source.class_names if labels else ()
+    loaded = LoadedImages(gathered.images, numbers, names, None, source.words)
+    return loaded.only(gathered)

@@ -4,7 +4,10 @@ The plan asks this of every data set, since the content of these files is the ke
 Only the word `digits` names no path; a folder of that name is `./digits`.
 """
 
+import json
+import os
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +22,7 @@ from slimctl.jobs.data.folders import (
     only_images,
     visible,
 )
+from slimctl.jobs.data.random_access import Place, RemoteFile, remote_files
 
 DIGITS = "digits"
 """The source that scikit-learn brings along."""
@@ -36,7 +40,14 @@ CIFAR_100 = ("train", "test")
 
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 
-Reader = Literal["digits", "parquet", "images", "batches", "array"]
+TAR, ZIP, ARROW = ".tar", ".zip", ".arrow"
+NUMBERS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
+"""Numbers in braces, as bash and WebDataset write them: `{000..099}`."""
+MOST_SHARDS = 1_000_000
+STATE = "state.json"
+"""The file in which Hugging Face's `datasets` keeps the order of its Arrow files."""
+
+Reader = Literal["digits", "parquet", "images", "batches", "array", "tar", "zip", "arrow"]
 
 
 class ImageSource(NamedTuple):
@@ -60,18 +71,33 @@ class ImageSource(NamedTuple):
     remarks: tuple[Remark, ...] = ()
     """What the user should know of how it is read."""
 
+    remote: tuple[RemoteFile, ...] = ()
+    """Every file that counts, where they are in an object store."""
+
     @property
     def content(self) -> tuple[Path, ...]:
-        """Every file that the result depends on."""
+        """Every local file that the result depends on."""
         return (*self.files, *self.label_files)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Every file that counts, wherever it is."""
+        return self.remote or self.files
+
+    @property
+    def bytes(self) -> int:
+        """Of all files that count."""
+        return sum(each.size for each in self.remote) + sum(f.stat().st_size for f in self.files)
 
 
 def find_source(source: str, split: str | None = None, label: str | None = None) -> ImageSource:
     """Recognises a source and lists its files.
 
     Args:
-        source: `digits`, or the path of a Parquet file, of a folder or a glob of them, of a folder
-            of images or of CIFAR-10's batches, or of an .npz or .npy file.
+        source: `digits`, or a path: of a Parquet file, of WebDataset's .tar shards (local, or
+            `s3://...`), of a folder or a pattern (`*`, `{000..099}`) of either, of EDM's .zip, of
+            a folder of Hugging Face's Arrow files, of images or of CIFAR's python batches, or of
+            an .npz or .npy file.
         split: part of it: the Parquet files or the subfolder of that name, or CIFAR-10's `train`
             or `test`; None = all.
         label: column of the labels, where there are columns; None = the usual ones.
@@ -92,9 +118,12 @@ def find_source(source: str, split: str | None = None, label: str | None = None)
 
 
 def _find_path(source: str, path: Path, split: str | None, label: str | None) -> ImageSource:
-    if not source or "://" in source:
-        what = "is a URI" if source else "is empty"
-        raise UserError(source or "source", what, f"name a local path, or {DIGITS}")
+    if not source:
+        raise UserError("source", "is empty", f"name a local path, or {DIGITS}")
+    if "://" in source:
+        return _find_remote(source, split)
+    if NUMBERS.search(source):
+        return _find_numbered(source, split)
     if path.is_dir():
         return _find_in_folder(path, split, label)
     if path.exists():
@@ -107,13 +136,22 @@ def _find_path(source: str, path: Path, split: str | None, label: str | None) ->
 def _find_file(path: Path, split: str | None) -> ImageSource:
     if path.suffix == ".parquet":
         return _parquet(path, [path], split)
+    if path.suffix == ARROW:
+        _refuse_split(str(path), split)
+        return ImageSource("arrow", path, (path,), f"Arrow file {path.name}")
+    if path.suffix == TAR:
+        return _tar(path, [path], split)
+    if path.suffix == ZIP and zipfile.is_zipfile(path):
+        _refuse_split(str(path), split)
+        return ImageSource("zip", path, (path,), f"archive {path.name}")
     if path.suffix in ARRAY_SUFFIXES:
         _refuse_split(str(path), split)
         return ImageSource("array", path, (path,), f"array file {path.name}")
     raise UserError(
         str(path),
         "is no file of images that can be read",
-        "name a .parquet, .npz or .npy file or a folder; unpack an archive first",
+        "name a .parquet, .arrow, .tar, .zip, .npz or .npy file or a folder; unpack other archives "
+        "first",
     )
 
 
@@ -123,14 +161,67 @@ def _find_by_pattern(pattern: Path, split: str | None) -> ImageSource:
     files = [path for path in matches if not _is_hidden(path, root)]
     if not files:
         raise UserError(str(pattern), "no file has such a name", "check the pattern")
-    others = [str(path) for path in files if path.suffix != ".parquet" or not path.is_file()]
+    return _find_files(str(pattern), root, files, split)
+
+
+def _find_files(pattern: str, root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
+    """Files of one kind that a pattern names."""
+    ending = TAR if files[0].suffix == TAR else ".parquet"
+    others = [str(path) for path in files if path.suffix != ending or not path.is_file()]
     if others:
-        raise UserError(
-            str(pattern),
-            f"a pattern may name Parquet files only, not {listed(others, len(others))}",
-            "end it in .parquet, or name a folder",
-        )
-    return _parquet(root, files, split)
+        allowed = "shards only" if ending == TAR else "Parquet files only"
+        what = f"a pattern may name {allowed}, not {listed(others, len(others))}"
+        fix = f"end it in {ending}, or name a folder; .tar shards have patterns, too"
+        raise UserError(pattern, what, fix)
+    return (_tar if ending == TAR else _parquet)(root, files, split)
+
+
+def _find_numbered(source: str, split: str | None) -> ImageSource:
+    """The files that numbers in braces name, each of which has to be there."""
+    home = source.startswith("~/")
+    files = [Path(each).expanduser() if home else Path(each) for each in expanded(source)]
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        what = f"{len(missing):,} of {len(files):,} files are not there: "
+        held = listed(missing, len(missing))
+        raise UserError(source, what + held, "check the path and the numbers in braces")
+    root = next(parent for parent in Path(source).parents if not NUMBERS.search(str(parent)))
+    return _find_files(source, root, files, split)
+
+
+def _find_remote(source: str, split: str | None) -> ImageSource:
+    _refuse_split(source, split)
+    uris = expanded(source)
+    if "*" in source or not all(uri.endswith(TAR) for uri in uris):
+        what = "is a URI, of which only .tar shards are read"
+        fix = f"name them, such as s3://bucket/{{000..099}}.tar, or name a local path, or {DIGITS}"
+        raise UserError(source, what, fix)
+    files = tuple(remote_files(source, uris))
+    return ImageSource("tar", Path(source), (), _shards_in_words(len(files)), remote=files)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that numbers in braces stand for: `{08..10}` is 08, 09, 10.
+
+    Raises:
+        UserError: they run backwards, or are more than a million.
+    """
+    found = NUMBERS.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last = int(found[1]), int(found[2])
+    count = last - first + 1
+    if not 0 < count <= MOST_SHARDS:
+        raise UserError(pattern, f"{found[0]} stands for {count:,} names", "check the numbers")
+    width = len(found[1]) if found[1].startswith("0") or len(found[1]) == len(found[2]) else 0
+    rest = expanded(pattern[found.end() :])
+    if count * len(rest) > MOST_SHARDS:
+        raise UserError(pattern, f"stands for {count * len(rest):,} names", "check the numbers")
+    return [
+        f"{pattern[: found.start()]}{number:0{width}d}{end}"
+        for number in range(first, last + 1)
+        for end in rest
+    ]
 
 
 def _find_in_folder(path: Path, split: str | None, label: str | None) -> ImageSource:
@@ -142,10 +233,12 @@ def _find_in_folder(path: Path, split: str | None, label: str | None) -> ImageSo
             (folder / name).is_file() for name in CIFAR_100
         ):
             return _cifar_100(folder, split)
-    tables = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file, path))
+    tables, others = _files_of_sets(path)
     if tables:
         _refuse_images_beside(path)
         return _parquet(path, tables, split)
+    if others and not _images_near(path):
+        return (_tar if others[0].suffix == TAR else _arrow)(path, others, split)
     if split is not None:
         _check_part(path, split)
     return _images(path, find_images(path, split, label))
@@ -177,16 +270,58 @@ def _images(path: Path, found: FolderImages) -> ImageSource:
 
 
 def _parquet(root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
+    chosen = _of_split(root, files, split, "Parquet file")
+    noun = "file" if len(chosen) == 1 else "files"
+    return ImageSource("parquet", root, tuple(chosen), f"{len(chosen):,} Parquet {noun}")
+
+
+def _tar(root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
+    chosen = _of_split(root, files, split, "shard")
+    return ImageSource("tar", root, tuple(chosen), _shards_in_words(len(chosen)))
+
+
+def _shards_in_words(count: int) -> str:
+    return f"{count:,} shard{'s'[count == 1 :]} of a WebDataset"
+
+
+def _arrow(root: Path, files: Sequence[Path], split: str | None) -> ImageSource:
+    """The folder that `datasets` saves, with its files in the order that it keeps."""
+    chosen = _of_split(root, files, split, "Arrow file")
+    folders = dict.fromkeys(path.parent for path in chosen)
+    ordered = [path for folder in folders for path in _in_kept_order(folder, chosen)]
+    noun = "file" if len(chosen) == 1 else "files"
+    return ImageSource("arrow", root, tuple(ordered), f"{len(chosen):,} Arrow {noun}")
+
+
+def _in_kept_order(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The files of a folder as its `state.json` names them; by name where there is none."""
+    here = [path for path in files if path.parent == folder]
+    state = folder / STATE
+    if not state.is_file():
+        return here
+    try:
+        names = [each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"is no state of a data set: {type(error).__name__}"
+        raise UserError(str(state), what, "save the data set again, or remove this file") from error
+    known = {path.name: path for path in here}
+    missing = [str(name) for name in names if name not in known]
+    if missing:
+        held = listed(missing, len(missing))
+        raise UserError(str(state), f"names files that are not there: {held}", "copy them, too")
+    return [known[name] for name in names]
+
+
+def _of_split(root: Path, files: Sequence[Path], split: str | None, noun: str) -> list[Path]:
     chosen = [path for path in files if split is None or _belongs(path, root, split)]
     if not chosen:
         names = (path.name for path in files)
         raise UserError(
             str(root),
-            f"no Parquet file belongs to split '{split}': {listed(names, len(files))}",
+            f"no {noun} belongs to split '{split}': {listed(names, len(files))}",
             "set split to the word that the names of its files begin with, or to null for all",
         )
-    noun = "file" if len(chosen) == 1 else "files"
-    return ImageSource("parquet", root, tuple(chosen), f"{len(chosen):,} Parquet {noun}")
+    return chosen
 
 
 def _belongs(path: Path, root: Path, split: str) -> bool:
@@ -195,10 +330,32 @@ def _belongs(path: Path, root: Path, split: str) -> bool:
     return split in folders or re.split(r"[-_.]", path.stem)[0] == split or path.stem == split
 
 
+def _files_of_sets(path: Path) -> tuple[list[Path], list[Path]]:
+    """The Parquet files below a folder; and its shards, or else its Arrow files."""
+    found: dict[str, list[Path]] = {".parquet": [], ARROW: [], TAR: []}
+    for folder, below, names in os.walk(path, onerror=_raised):
+        below[:] = [name for name in below if name[0] != "."]
+        for name in names:
+            ending = os.path.splitext(name)[1]  # noqa: PTH122  (of a million names)
+            if ending in found and name[0] != ".":
+                found[ending].append(Path(folder, name))
+    tables, arrow, tar = map(sorted, found.values())
+    return tables, tar or arrow
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
+def _images_near(path: Path) -> list[str]:
+    """Images in a folder or directly in one of its own folders."""
+    folders = [path, *(entry for entry in visible(path) if entry.is_dir())]
+    return [str(image) for folder in folders for image in only_images(visible(folder))]
+
+
 def _refuse_images_beside(path: Path) -> None:
     """Refuses a folder of Parquet files that has images as well: either may be what is meant."""
-    folders = [path, *(entry for entry in visible(path) if entry.is_dir())]
-    images = [str(image) for folder in folders for image in only_images(visible(folder))]
+    images = _images_near(path)
     if images:
         raise UserError(
             str(path),

@@ -11,7 +11,7 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
     from slimctl.jobs.data.loaded import LoadedImages
@@ -22,19 +22,26 @@ PREFLIGHT_BYTES = 64 * 2**20
 
 
 class LoadDataset(JobSpec):
-    """Images from scikit-learn's digits, Parquet, a folder, CIFAR's batches or an .npz file."""
+    """Images: digits, Parquet, Arrow, WebDataset, EDM's .zip, a folder, CIFAR's batches, .npz."""
 
     version: ClassVar[int] = 2
 
     source: Annotated[Literal["digits"] | str, BY_CONTENT]
-    """`digits`, or a path: Parquet file, folder or glob of them, folder of images (a subfolder per
-    class), folder of CIFAR's python batches, .npz with `images` and `labels`, or .npy."""
+    """`digits`, or a path: Parquet files or WebDataset's .tar shards (one, a folder of them, or a
+    pattern: `*`, `{000..099}`; shards also as `s3://...`), EDM's .zip, folder of Hugging Face's
+    Arrow files, of images (a subfolder per class) or of CIFAR's python batches, .npz with `images`
+    and `labels`, or .npy."""
     split: str | None = None
     """Part of the source to read (`train`, `test`), where it has parts; null = all of it."""
     size: int | None = Field(default=None, ge=1, le=4096)
     """Height and width to resize to, px; null = as they are, all of one size."""
     crop: Literal["center", "none"] = "center"
     """How images that are not square become so: cut at the centre, or refused."""
+    filter: Annotated[Literal["lanczos", "bicubic", "box", "dhariwal"], ADDED] = "lanczos"
+    """How images are resized, always averaged over the area of a new pixel; dhariwal = as ADM and
+    EDM prepared ImageNet: halved by boxes, then bicubic, then cut."""
+    broken: Annotated[Literal["fail", "skip"], ADDED] = "fail"
+    """What becomes of images that cannot be used: they end the job, or are left out and named."""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 colour; null = 1 if every image is grey, else 3."""
     max_images: int | None = Field(default=None, ge=1)
@@ -42,8 +49,9 @@ class LoadDataset(JobSpec):
     labels: bool = True
     """Whether to keep the labels of a labelled source."""
     label: str | None = Field(default=None, min_length=1)
-    """Column of the labels (such as CIFAR-100's `fine_label`) in Parquet files, batches, an .npz or
-    a metadata.csv; null = `label` or `labels`."""
+    """Column of the labels (such as CIFAR-100's `fine_label`) in Parquet or Arrow files, batches,
+    an .npz or a metadata.csv; of a shard's samples `cls`, `txt` or a field of their .json; null =
+    `cls`, `label` or `labels`."""
     classes: int | None = Field(default=None, ge=1)
     """Number of classes that the labels must have; null = as many as they have. A pipeline that
     states it can be planned before its images are there."""
@@ -61,6 +69,8 @@ class LoadDataset(JobSpec):
             tensors["labels"] = torch.from_numpy(loaded.labels)
         save_file(tensors, context.folder / "data.safetensors")
         made = self._handle(loaded)
+        if loaded.skipped:
+            context.warn(f"{loaded.skipped}; they are left out")
         size, channels = made.image.size, made.image.channels
         context.log(
             f"{made.count} images of {size} x {size} x {channels}, {loaded.class_count} classes, "
@@ -95,6 +105,8 @@ class LoadDataset(JobSpec):
             size=self.size,
             crop=self.crop,
             channels=self.channels,
+            resize=self.filter,
+            broken=self.broken,
             max_images=self.max_images,
             labels=self.labels,
             label=self.label,
@@ -107,10 +119,13 @@ class LoadDataset(JobSpec):
 
     def fingerprint(self) -> dict[str, str]:
         from slimctl.jobs.base.fingerprint import content_of_files
+        from slimctl.jobs.data.random_access import content_of_remote
 
         if self.source == "digits":
             return {"source": "scikit-learn digits"}
         found = self._find()
+        if found.remote:
+            return {"source": content_of_remote(found.remote)}
         return {"source": content_of_files(found.content, found.root)}
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
@@ -136,7 +151,11 @@ class LoadDataset(JobSpec):
             self._find()
         except UserError as error:
             what = f"{error.where}: {error.what}" if error.where else error.what
-            if self.source and not Path(self.source).expanduser().exists():
+            if (
+                self.source
+                and "://" not in self.source
+                and not Path(self.source).expanduser().exists()
+            ):
                 raise MissingFile("source", what, error.fix, known) from error
             raise FieldError("source", what, error.fix) from error
 
@@ -156,7 +175,7 @@ class LoadDataset(JobSpec):
 
     def _columns(self, found: "ImageSource") -> tuple[str, ...]:
         """Columns that could be the labels of a source that has columns."""
-        if found.reader not in ("parquet", "batches"):
+        if found.reader not in ("parquet", "arrow", "batches"):
             return ()
         from slimctl.jobs.data.read import label_columns
 
@@ -165,7 +184,8 @@ class LoadDataset(JobSpec):
     def preflight(self) -> Facts | None:
         if self.source == "digits":
             return None
-        if sum(path.stat().st_size for path in self._find().files) > PREFLIGHT_BYTES:
+        found = self._find()
+        if found.remote or found.bytes > PREFLIGHT_BYTES:
             return None
         loaded = self._read()
         made = self._handle(loaded)

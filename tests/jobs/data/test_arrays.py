@@ -165,3 +165,10 @@ def test_the_user_names_the_array_of_the_labels(tmp_path):
     assert read_images(str(tmp_path / "a.npz"), label="kinds").labels.tolist() == [1, 0]
     with pytest.raises(UserError, match="no column `sort`; it has `kinds`"):
         read_images(str(tmp_path / "a.npz"), label="sort")
+
+
+def test_an_array_that_would_fill_the_memory(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, images=np.zeros((200, 1024, 1024, 1), np.uint8))
+    with pytest.raises(UserError, match=r"images\.npy has .* bytes for 209,715,328: it is a bomb"):
+        read_images(str(path))

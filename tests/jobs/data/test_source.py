@@ -174,10 +174,10 @@ def test_home_is_understood(tree, monkeypatch):
 
 
 def test_a_folder_that_may_not_be_read(tree, monkeypatch):
-    def refuse(self, pattern):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, onerror):
+        onerror(PermissionError(13, "Permission denied", str(path)))
 
-    monkeypatch.setattr(Path, "rglob", refuse)
+    monkeypatch.setattr("os.walk", refuse)
     with pytest.raises(UserError, match="may not be read"):
         find_source(str(tree("a.png")))
 

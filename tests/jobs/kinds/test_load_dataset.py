@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -6,10 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pyarrow import fs
+from s3 import BUCKET, s3_server
 from sklearn.datasets import load_digits
 
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, check_labels
+from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.kinds import load_dataset
 from slimctl.jobs.kinds.load_dataset import LoadDataset
 from slimctl.jobs.storage.tensors import load_dataset_tensors
@@ -187,3 +191,61 @@ def test_a_stated_shape_is_known_before_the_images_are_there(refused, attempt, t
     assert outcome.failure == "UserError"
     assert "has 3 classes, classes is 7" in outcome.what
     assert attempt(LoadDataset(source=str(file), classes=3)).failure is None
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """shards(first, count, broken=None) writes tar shards of two samples each; gives the pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 5, 5, 3), np.uint8)
+
+    def write(count, broken=None):
+        for shard in range(count):
+            with tarfile.open(tmp_path / f"{shard:03d}.tar", "w") as file:
+                for i in (2 * shard, 2 * shard + 1):
+                    buffer = io.BytesIO()
+                    Image.fromarray(pixels[i]).save(buffer, "PNG")
+                    data = b"broken" if i == broken else buffer.getvalue()
+                    for ending, text in (("png", data), ("cls", str(i % 2).encode())):
+                        info = tarfile.TarInfo(f"{i:06d}.{ending}")
+                        info.size = len(text)
+                        file.addfile(info, io.BytesIO(text))
+        return pixels[: 2 * count]
+
+    return write
+
+
+def test_shards_of_a_webdataset(run_job, store, shards, tmp_path):
+    pixels = shards(3)
+    spec = LoadDataset(source=str(tmp_path / "{000..002}.tar"))
+    data = run_job(spec)
+    assert (data.image, data.label_counts) == (ImageShape(channels=3, size=5, classes=2), (3, 3))
+    images, labels = load_dataset_tensors(store, data)
+    assert torch.equal(images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert labels.tolist() == [0, 1] * 3
+    assert spec.preflight().count == 6
+
+
+def test_broken_images_are_left_out_where_asked(attempt, run_job, shards, tmp_path):
+    shards(3, broken=3)
+    failed = attempt(LoadDataset(source=str(tmp_path)))
+    assert "1 of 6 images cannot be used: 001.tar: 000003 (not an image" in failed.what
+    data = run_job(LoadDataset(source=str(tmp_path), broken="skip"))
+    assert (data.count, data.label_counts) == (5, (3, 2))
+
+
+def test_shards_of_an_object_store(run_job, store, shards, tmp_path, monkeypatch):
+    pixels = shards(2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with s3_server():
+        system, _ = fs.FileSystem.from_uri(f"s3://{BUCKET}")
+        for name in ("000.tar", "001.tar"):
+            with system.open_output_stream(f"{BUCKET}/set/{name}") as file:
+                file.write((tmp_path / name).read_bytes())
+        spec = LoadDataset(source=f"s3://{BUCKET}/set/{{000..001}}.tar")
+        data = run_job(spec)
+        here = {"source": content_of_files(sorted(tmp_path.glob("*.tar")), tmp_path)}
+        assert spec.fingerprint() == here
+        with pytest.raises(FieldError, match=r"1 of 3 files are not there, the first .*002.tar"):
+            LoadDataset(source=f"s3://{BUCKET}/set/{{000..002}}.tar").expect({})
+        images, _ = load_dataset_tensors(store, data)
+    assert torch.equal(images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
