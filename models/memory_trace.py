@@ -13,6 +13,7 @@ from slimctl.models.metrics.cost import build_on_meta
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.perceptual.lpips import LPIPS
 from slimctl.models.recompute import recompute_blocks
+from slimctl.models.relativistic import squared_slope
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
 
@@ -164,6 +165,19 @@ def _inside(cast: Autocast, forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(*args, **kwargs)
 
     return call
+
+
+def trace_critic(network: NetworkSpec, image: ImageShape, batch: int) -> tuple[int]:
+    """Most bytes alive at once while a critic of images learns, with the penalty of its slope."""
+    module = build_on_meta(network, image)
+    images = torch.empty(batch, image.channels, image.size, image.size, device="meta")
+    label = torch.empty(batch, dtype=torch.int64, device="meta") if image.classes else None
+    images.requires_grad_()
+    live = LiveBytes()
+    with live:
+        said = module(images, torch.empty(batch, device="meta"), label)
+        (said.mean() + squared_slope(said[:, 0], images).mean()).backward()
+    return (live.most,)
 
 
 def trace_lpips(image: ImageShape, batch: int, size: int | None) -> tuple[int]:

@@ -1,7 +1,7 @@
 """Distils a one-step generator from pairs and a guide (SlimFlow, stage 2)."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,9 @@ from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
+
+if TYPE_CHECKING:
+    from slimctl.jobs.base.context import Handles
 
 RecipeName = Literal["slimflow", "slimflow_huber"]
 
@@ -56,8 +59,9 @@ class Distill(ScoredTrainingSpec):
     """Noise-image pairs of the teacher."""
     part_pairs: bool = True
     """Whether a student of a part learns from the pairs of its labels only: they are its data."""
-    start: Ref[Flow] | None = None
-    """Flow whose network and weights the student starts from; null = random weights."""
+    start: Ref[Flow | Generator] | None = None
+    """Flow or generator whose network and weights the student starts from; null = random
+    weights."""
     network: AnyNetworkSpec | None = None
     """Architecture of the student where there is no `start`."""
     guide: Ref[Flow] | None = None
@@ -121,15 +125,22 @@ class Distill(ScoredTrainingSpec):
         from slimctl.jobs.training.ray_train import train_model
 
         start = context.input(self.start) if self.start else None
-        network = parse_network(start.network) if start else self.network
-        assert network is not None
         prepare_distance(context, self.distance)
         objective = Distillation(self, context.handles)
-        student = self.student(Generator, context.handles, context.input(self.pairs), network)
+        student = self.made(context.handles)
         made, _ = train_model(context, self, objective, student, start)
         if "guide_two_step_error" in context.engine:
             _say_errors(context)
         return made
+
+    def made(self, handles: "Handles") -> Generator:
+        """The handle of the result, but for its weights."""
+        start = handles[self.start] if self.start else None
+        network = parse_network(start.network) if start else self.network
+        assert network is not None
+        student = self.student(Generator, handles, handles[self.pairs], network)
+        t_start = start.t_start if isinstance(start, Generator) else 0.0
+        return student.model_copy(update={"t_start": t_start})
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(self.distance)

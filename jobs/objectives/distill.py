@@ -55,7 +55,7 @@ class Distillation(Objective):
     def prepare(self, share: Share) -> None:
         spec, store, pairs = self.spec, self.handles.store, self.handles[self.spec.pairs]
         labels = spec.labels(self.handles, pairs.image.classes)
-        self._share = share
+        self._share, self._t_start = share, spec.made(self.handles).t_start
         self._distance = open_distance(spec.distance, store, self.handles.artifact_id, share.device)
         self._flip = pairs.flip_valid if spec.flip is None else spec.flip
         self._source = PairSource(store, pairs, share.device, labels if spec.part_pairs else None)
@@ -83,7 +83,8 @@ class Distillation(Objective):
         draws = self._judged.of(part)
         x0, label = self._noise_of(draws, self._term.number(step, update))
         with torch.no_grad():
-            x = x0 + network(x0, torch.zeros(len(x0), device=x0.device), label).float()
+            start = torch.full((len(x0),), self._t_start, device=x0.device)
+            x = x0 + network(x0, start, label).float()
         loss = self._term.loss(critic, x, label, step, update, part)
         note(self._report, "image_critic_loss", loss, part)
         return loss
@@ -98,7 +99,7 @@ class Distillation(Objective):
         labels = label
         if label is not None and fresh_label is not None:
             labels = torch.cat((label, fresh_label))
-        start = torch.zeros(len(both), device=both.device)
+        start = torch.full((len(both),), self._t_start, device=both.device)
         u: Tensor = network(both, start, labels).float()
         total = u.new_zeros(())
         if self.spec.pair_weight > 0:
@@ -129,7 +130,7 @@ class Distillation(Objective):
         if self._guide is None:
             return
         share, pairs = self._share, self.handles[self.spec.pairs]
-        one_step = NetworkFlow(averaged(), pairs.image)
+        one_step = NetworkFlow(averaged(), pairs.image, self._t_start)
         source = self._source
         if not self.spec.part_pairs:
             labels = self.spec.labels(self.handles, pairs.image.classes)

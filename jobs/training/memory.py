@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 from slimctl.jobs.base.cluster import Cluster
 from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.training.distances import ImageDistance, distance_bytes, distance_weight_bytes
-from slimctl.models.networks.memory import FLOAT, Evaluation, evaluation_bytes, weight_bytes
+from slimctl.models.networks.memory import (
+    FLOAT,
+    Evaluation,
+    critic_bytes,
+    evaluation_bytes,
+    weight_bytes,
+)
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
 
@@ -198,9 +204,9 @@ class _Device:
             for each in load.through
         ]
         moments.append(keeps + sum(passing))
-        if load.critic is not None:  # the slope's gradient keeps as much again
-            how = Evaluation(batch=self._rows(load.critic_batch, pieces), gradient=True)
-            moments.append(2 * evaluation_bytes(load.critic, load.image, how)[0])
+        if load.critic is not None:
+            rows = self._rows(load.critic_batch, pieces)
+            moments.append(critic_bytes(load.critic, load.image, rows))
         if load.score_network is None:
             return max(moments)
         trained, _ = self._evaluation(load.score_network, load.score_batch, pieces, gradient=True)

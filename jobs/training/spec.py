@@ -344,7 +344,7 @@ class ScoredTrainingSpec(PartTrainingSpec):
             self.labels(handles, student.image.classes),
             student.label_counts,
             student.image,
-            0.0,
+            student.t_start,
             self.score_samples,
             self.seed or 0,
             "kernel",

@@ -70,6 +70,24 @@ def evaluation_bytes(
 
 
 @cache
+def critic_bytes(network: NetworkSpec, image: ImageShape, batch: int) -> int:
+    """Most bytes alive at once in a step of a critic of images, beside its weights.
+
+    Raises:
+        ValueError: the network cannot be built for images of that shape.
+    """
+
+    def trace() -> tuple[int, ...]:
+        from slimctl.models.memory_trace import trace_critic  # noqa: PLC0415
+
+        return trace_critic(network, image, batch)
+
+    asked = "".join(each.model_dump_json() for each in (network, image))
+    (most,) = kept(FILE, f"critic {asked} {batch} {code_of(Path(__file__).parent)}", trace)
+    return most
+
+
+@cache
 def lpips_bytes(image: ImageShape, batch: int, size: int | None) -> int:
     """Most bytes alive at once in an LPIPS distance and its gradient, beside weights and images."""
 
