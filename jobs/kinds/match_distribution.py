@@ -22,6 +22,7 @@ from slimctl.jobs.training.distances import (
 )
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import Decay, PartTrainingSpec, check_images, training_work
+from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import (
     AdversarialSpec,
     DMD2Objective,
@@ -33,6 +34,7 @@ from slimctl.models.flows.spec import (
     UIDObjective,
     UniformTime,
 )
+from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
@@ -81,6 +83,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     random weights."""
     network: AnyNetworkSpec | None = None
     """Architecture of the student where there is no `start`."""
+    sigma_init: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, ADDED] = None
+    """Noise level that the student takes its noise for where it starts from a flow, of any
+    prediction; SiD has 2.5. null = it adds a velocity to pure noise, at t = 0."""
     data: Ref[Dataset]
     """Real images for the score, `adversarial` and `critic`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
@@ -154,6 +159,8 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
                 "adversarial_time is the critic's, and there is none; add adversarial: {}, or "
                 "leave it out"
             )
+        if self.sigma_init is not None and self.start is None:
+            raise ValueError("sigma_init is of a flow to start from: name it as start")
         if (self.start is None) == (self.network is None):
             raise ValueError("give either start (a model to begin from) or network, not both")
         if self.pairs is None and self.pair_batch is not None:
@@ -184,8 +191,17 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         start = handles[self.start] if self.start else None
         network = parse_network(start.network) if start else self.network
         assert network is not None
+        if self.sigma_init is not None and isinstance(start, Flow):
+            network = self._denoiser(network, start)
+            return self.student(Generator, handles, handles[self.teacher], network)
         student = self.student(Generator, handles, handles[self.teacher], network)
         return student.model_copy(update={"t_start": start.t_start if start else 0.0})
+
+    def _denoiser(self, network: NetworkSpec, flow: Parameterisation) -> NetworkSpec:
+        """The student that begins as a flow's image at `sigma_init`."""
+        fields = {name: getattr(flow, name) for name in Parameterisation.model_fields}
+        assert self.sigma_init is not None
+        return DenoiserSpec(network=network, flow=Parameterisation(**fields), sigma=self.sigma_init)
 
     def updates(self) -> int:
         """Steps of the fake network before each of the student."""
@@ -221,7 +237,14 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         )
 
     def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
-        if self.start is not None:
+        if self.start is None:
+            return
+        if self.sigma_init is None:
+            _check_start(inputs["start"], self.start.job)
+        elif inputs["start"].made == Generator.__name__:
+            what = f"'{self.start.job}' is a generator, which has a beginning of its own"
+            raise FieldError("sigma_init", what, "leave it out, or start from a flow")
+        elif inputs["start"].closed_form:
             _check_start(inputs["start"], self.start.job)
 
     def _check_fake(self, inputs: "Mapping[str, Facts]") -> None:
@@ -232,7 +255,12 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             raise FieldError("fake", what, fix)
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
-        return inputs["start"].network if self.start else self.network
+        if self.start is None:
+            return self.network
+        start = inputs["start"]
+        if self.sigma_init is None or start.network is None or start.flow is None:
+            return start.network
+        return self._denoiser(start.network, start.flow)
 
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
         image, network = inputs["teacher"].image, self._student(inputs)
@@ -296,7 +324,7 @@ def _check_start(start: Facts, job: str) -> None:
             f"'{job}' predicts {start.flow.prediction}, but a one-step student adds a velocity to "
             "the noise"
         )
-        raise FieldError("start", what, "start from a match_teacher of it")
+        raise FieldError("start", what, "set sigma_init: 2.5, or start from a match_teacher of it")
 
 
 def _warn_of_small_critic(context: JobContext, teacher: Flow, fake: Flow) -> None:

@@ -44,6 +44,7 @@ from slimctl.jobs.training.score_curve import noted_scores
 from slimctl.jobs.training.spec import ModelT, TrainingSpec
 from slimctl.models.engine import Engine, choose_engine
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
+from slimctl.models.networks.denoiser.network import Denoiser
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.networks.two_times.network import TwoTimes
@@ -342,13 +343,14 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
 def initial_network(task: TrainTask) -> nn.Module:
     """The network with its first weights: those of `initial`, else random ones from the seed.
 
-    A network of two times begins as the flow of one time that it starts from.
+    A network of two times begins as the flow of one time that it starts from, a denoiser as that
+    flow itself.
     """
     torch.manual_seed(derive_seed(task.spec.seed or 0, "weights"))
     network = task.network.build(task.image)
     if task.initial is not None:
-        one_time = parse_network(task.initial.network) != task.network
-        inner = network.network if one_time and isinstance(network, TwoTimes) else network
+        wraps = parse_network(task.initial.network) != task.network
+        inner = network.network if wraps and isinstance(network, (TwoTimes, Denoiser)) else network
         load_weights(inner, task.store, task.initial)
     return network
 

@@ -15,6 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from slimctl.models.networks.adm.spec import ADMSpec
+from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.mlp.spec import MLPSpec
@@ -44,6 +45,7 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
         "diffusers_unet": DiffusersUNetSpec,
         "diffusers_model": DiffusersModelSpec,
         "two_times": TwoTimesSpec,
+        "denoiser": DenoiserSpec,
     }
     for entry in installed(ENTRY_POINTS).values():
         if entry.name in families:

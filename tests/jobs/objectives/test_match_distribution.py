@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from slimctl.jobs.base.artifacts import Partition
-from slimctl.jobs.base.context import Handles
+from slimctl.jobs.base.context import Handles, SilentReporter
+from slimctl.jobs.base.facts import Facts, FieldErrors
 from slimctl.jobs.base.keys import content_of, derive_seed
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.objectives.match_distribution import DistributionMatching
@@ -16,19 +17,23 @@ from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import WHOLE, Share
+from slimctl.jobs.training.ray_train import TrainTask, initial_network
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.counter_random import Stream
 from slimctl.models.critics import Critic
+from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AdversarialSpec, KarrasTime, LogNormalTime, UniformTime
 from slimctl.models.losses import (
     divergence_weight,
     edm_weight,
+    expected_image,
     matching_gradient,
     matching_loss,
     score_identity_loss,
     velocity_identity_loss,
 )
 from slimctl.models.networks.registry import parse_network
+from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
 SEED, UPDATES = 5, 3
@@ -541,3 +546,46 @@ def test_a_critic_without_noise_cannot_weigh_samples():
     fields = {"teacher": "t", "data": "d", "network": MLP, "steps": 1, "critic": {}}
     with pytest.raises(ValidationError, match="images with noise"):
         MatchDistribution(**fields, objective={"kind": "f_distill"})
+
+
+# Starts
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "edm"])
+def test_a_student_begins_as_its_flow_at_sigma_init(make, teacher, share, data, store, prediction):
+    how = {"prediction": prediction, "schedule": {"kind": "edm"}} if prediction == "edm" else {}
+    start = teacher.model_copy(update=dict(Parameterisation(**how)))
+    objective = make(bare=True, network=None, start="start", sigma_init=2.5)
+    objective.handles.inputs["start"] = start
+    made = objective.spec.made(objective.handles)
+    assert (made.t_start, made.network["kind"]) == (0.0, "denoiser")
+    task = TrainTask(
+        "job", "id", objective.spec, parse_network(made.network), made.image, objective, start,
+        store, SilentReporter(), 1,
+    )  # fmt: skip
+    network, flow = initial_network(task), open_flow(store, start, CPU)
+    x0, label = torch.randn(3, 1, 4, 4), torch.arange(3)
+    t = torch.full((3,), 2 / 7)
+    expected = expected_image(flow.velocity, 5 / 7 * x0, t, label)
+    torch.testing.assert_close(x0 + network(x0, torch.zeros(3), label), expected)
+    objective.prepare(share())
+    objective.loss(network.train(), 0).backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
+def test_where_sigma_init_makes_no_sense_is_said():
+    fields = {"teacher": "t", "data": "d", "steps": 1}
+    with pytest.raises(ValidationError, match="name it as start"):
+        MatchDistribution(**fields, network=MLP, sigma_init=2.5)
+    image = ImageShape(channels=1, size=4)
+    known = {name: Facts(image=image) for name in ("teacher", "data")}
+    denoises = Parameterisation(prediction="edm", schedule={"kind": "edm"})
+    flow = Facts(image=image, flow=denoises, network=parse_network(MLP), made="Flow")
+    spec = MatchDistribution(**fields, start="s")
+    with pytest.raises(FieldErrors, match="set sigma_init"):
+        spec.expect({**known, "start": flow})
+    asked = MatchDistribution(**fields, start="s", sigma_init=2.5)
+    assert asked.expect({**known, "start": flow}).network.kind == "denoiser"
+    generator = Facts(image=image, network=parse_network(MLP), made="Generator")
+    with pytest.raises(FieldErrors, match="a beginning of its own"):
+        asked.expect({**known, "start": generator})

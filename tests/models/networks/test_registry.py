@@ -16,7 +16,9 @@ from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import Spec
 
-FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet", "diffusers_model", "two_times"]
+FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet", "diffusers_model", "two_times",
+    "denoiser",
+]  # fmt: skip
 
 
 class Job(Spec):

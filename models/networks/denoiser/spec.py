@@ -1,0 +1,49 @@
+"""What can be chosen in a denoiser: the flow's network, what it predicts, and where it begins."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, SerializeAsAny, WithJsonSchema
+
+from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.spec import NetworkSpec
+from slimctl.models.spec import ImageShape
+
+if TYPE_CHECKING:
+    from slimctl.models.networks.denoiser.network import Denoiser
+
+
+def _parse(value: Any) -> NetworkSpec:
+    from slimctl.models.networks.registry import parse_network
+
+    return parse_network(value)
+
+
+class DenoiserSpec(NetworkSpec):
+    """A network whose one step is the image that a flow expects behind noise of one level.
+
+    `sigma_init` of `match_distribution` makes one of the flow that the student starts from.
+
+    Source:
+        Zhou et al. (SiD), arXiv 2404.04057: its generator, with sigma_init 2.5.
+    """
+
+    kind: Literal["denoiser"] = "denoiser"
+    """Family of the network."""
+    network: Annotated[
+        SerializeAsAny[NetworkSpec],
+        PlainValidator(_parse),
+        WithJsonSchema({"type": "object", "description": "a network of another family"}),
+    ]
+    """The flow's network."""
+    flow: Parameterisation
+    """What it predicts."""
+    sigma: float = Field(gt=0, le=1000)
+    """Noise level that the noise is taken for: its flow time is 1 / (1 + sigma)."""
+
+    def check(self, image: ImageShape) -> None:
+        self.network.check(image)
+
+    def build(self, image: ImageShape) -> "Denoiser":
+        from slimctl.models.networks.denoiser.network import Denoiser
+
+        return Denoiser(self, image)
