@@ -82,6 +82,10 @@ TEACHERS = ("edm_teacher.yaml", "slimflow_teacher.yaml", "diffusers_teacher.yaml
 OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", *TEACHERS, *PAPER)
 
 
+CHOSEN_AND_MEASURED = ("msd_digits.yaml", "msd_digits_full.yaml", "sweep_sizes.yaml")
+"""Pipelines whose tables were made before a second feature network could choose."""
+
+
 def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipeline:
     named = ["jobs.data.source"] if config.name in OWN_IMAGES else []
     named = ["jobs.data.source", "jobs.teacher.path"] if config.name in TEACHERS else named
@@ -99,8 +103,11 @@ def test_every_config_is_right(config, files, tmp_path):
     graph = Graph.of(pipeline)
     assert len(graph.order) == len(pipeline.specs)
     facts = preflight(pipeline, graph, read_here(pipeline))
-    if config.name not in OWN_IMAGES:  # those have forty images here
-        assert warnings(pipeline, graph, facts) == []
+    if config.name in OWN_IMAGES:  # those have forty images here
+        return
+    said = warnings(pipeline, graph, facts)
+    assert all("choose by another" in one.fix or "add an evaluate" in one.fix for one in said)
+    assert bool(said) == (config.name in CHOSEN_AND_MEASURED)
 
 
 def read_here(pipeline: Pipeline) -> list[str]:

@@ -232,6 +232,9 @@ class Generator(Handle):
     """Part of the partition that it serves; None = it serves all labels."""
     partition: str = ""
     """Artifact id of that partition."""
+    chosen_by: str = ""
+    """Artifact id of the features whose score chose its weights among those of its training; "" =
+    none did."""
     file: str = "weights.safetensors"
 
     def facts(self) -> Facts:
@@ -387,6 +390,8 @@ class QualityReport(Handle):
     samples: int
     features: str
     """Artifact id of the feature network."""
+    chosen_by: tuple[str, ...] = ()
+    """Artifact ids of the feature networks whose scores chose the model's weights."""
     reference: str
     """Artifact id of the data set with the real images."""
     parameters: int
@@ -415,6 +420,11 @@ class QualityReport(Handle):
     classes: tuple[SubsetQuality, ...] = ()
     """Quality by class of a conditional model."""
     sheet: str = "samples.png"
+
+    @property
+    def chose_itself(self) -> bool:
+        """Whether its features also chose the weights, which its FID and KID then flatter."""
+        return self.features in self.chosen_by
 
     @property
     def fid_mean(self) -> float:

@@ -74,6 +74,8 @@ class Facts:
     """Number of classes that prompts ask for; 0 = they have no labels."""
     text_width: int | None = None
     """Numbers of each token of embedded prompts."""
+    chosen_by: tuple[str, ...] = ()
+    """Jobs whose features chose something that the result came from: weights, or a trial."""
     feature_macs: int | None = None
     """Multiply-adds of the features of one image."""
 

@@ -99,6 +99,10 @@ class JobSpec(Spec):
         """What makes the result say little although nothing is wrong; it stops nothing."""
         return []
 
+    def chooses_by(self) -> tuple[str, ...]:
+        """Jobs whose features choose among what this one could make, such as among its weights."""
+        return ()
+
     def placed(self, cluster: Cluster) -> Placement:
         """Where this job runs: where its kind does, unless its fields say otherwise."""
         return self.placement

@@ -158,6 +158,7 @@ def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
         nfe=drawn.nfe / (spec.samples * spec.draws),
         samples=spec.samples,
         features=evaluation.features.id,
+        chosen_by=_chosen_by(model),
         reference=data.id,
         **(_costs(model, sampler) | _latency(sampler)),
         parts=parts,
@@ -165,6 +166,13 @@ def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
     )
     there = (subsets, parts), (range(data.image.classes), classes)
     return Concluded(report, images[:GRID_SAMPLES], tuple(_left_out(own[1], *there)))
+
+
+def _chosen_by(model: Flow | Generator | Fleet) -> tuple[str, ...]:
+    """The features that chose a model's weights; of a fleet those of all its students."""
+    members = model.members if isinstance(model, Fleet) else (model,)
+    found = (each.chosen_by for each in members if isinstance(each, Generator))
+    return tuple(dict.fromkeys(name for name in found if name))
 
 
 def _left_out(labels: Tensor | None, *subsets: tuple[Sized, Sized]) -> Iterator[str]:

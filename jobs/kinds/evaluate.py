@@ -157,10 +157,15 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         )
 
     def warnings(self, inputs: Mapping[str, Facts]) -> list[SpecWarning]:
-        """Sets of too few images for a Fréchet distance: the real ones, and a draw's samples."""
+        """Sets of too few images for a Fréchet distance, and features that chose the model."""
         width = inputs["features"].dimensions
         fix = "; KID is not biased by few"
         found = []
+        if self.features.job in inputs.get("model", Facts()).chosen_by:
+            what = f"'{self.features.job}' also chose the weights of '{self.model.job}', whose FID"
+            what += " and KID by it are flattered"
+            more = "choose by another feature network (judge_features), or measure by another"
+            found.append(SpecWarning("features", what, more))
         if self.reference is None and (real := _few(inputs["data"].count, width)):
             what = f"'{self.data.job}' has {real}, and a FID against them says little"
             more = f"compare with {_enough(width)} images or more, better thousands{fix}"

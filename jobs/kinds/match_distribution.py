@@ -127,6 +127,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     without."""
     features: Ref[FeatureNet] | None = None
     """Feature network of the score, a Fréchet distance; null = sliced Wasserstein of pixels."""
+    judge_features: Annotated[Ref[FeatureNet] | None, ADDED] = None
+    """The same by the name that says that it chooses the weights: a feature network that no
+    evaluation reports by; null = `features`."""
     score_every: int = Field(default=100, ge=1)
     """Steps between two scores."""
     score_samples: int = Field(default=1000, ge=2)
@@ -159,6 +162,10 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
                 "adversarial_time is the critic's, and there is none; add adversarial: {}, or "
                 "leave it out"
             )
+        if self.features is not None and self.judge_features is not None:
+            raise ValueError(
+                "features and judge_features both choose the weights: give one, judge_features"
+            )
         if self.sigma_init is not None and self.start is None:
             raise ValueError("sigma_init is of a flow to start from: name it as start")
         if (self.start is None) == (self.network is None):
@@ -166,6 +173,14 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         if self.pairs is None and self.pair_batch is not None:
             raise ValueError("pair_batch needs pairs: name the teacher's, or leave it out")
         return self
+
+    @property
+    def judge(self) -> Ref[FeatureNet] | None:
+        """The feature network of the score; None = pixels."""
+        return self.judge_features or self.features
+
+    def chooses_by(self) -> tuple[str, ...]:
+        return () if self.judge is None else (self.judge.job,)
 
     def batches(self) -> dict[str, int]:
         pairs = {} if self.pair_batch is None else {"pair_batch": self.pair_batch}
@@ -183,8 +198,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         student = self.made(context.handles)
         start = context.input(self.start) if self.start else None
         made, trained = train_model(context, self, objective, student, start)
-        _note_scores(context, trained.scores, "features" if self.features else "pixels")
-        return made
+        judge = context.input(self.judge).id if self.judge else ""
+        _note_scores(context, trained.scores, judge or "pixels")
+        return made.model_copy(update={"chosen_by": judge})
 
     def made(self, handles: "Handles") -> Generator:
         """The handle of the result, but for its weights."""

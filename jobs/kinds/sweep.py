@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from slimctl.jobs.base.artifacts import SweepReport, Trial, numbers_of
+from slimctl.jobs.base.artifacts import QualityReport, SweepReport, Trial, numbers_of
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.facts import Facts, FieldError, SpecWarning
 from slimctl.jobs.base.placeholders import in_words
 from slimctl.jobs.base.registry import load_kind, nearest
 from slimctl.jobs.base.spec import JobSpec, output_type
@@ -96,6 +96,19 @@ class Sweep(SearchSpec):
         ids = [{"input": one} for one in inputs.values()]
         return {**content, "outside": list(self.outside()), "inputs": ids}
 
+    def warnings(self, inputs: "Mapping[str, Facts]") -> list[SpecWarning]:
+        """Trials whose quality is reported only by the features that chose among them."""
+        measured = {name: job for name, job in self.jobs.items() if _measures(job)}
+        features = {name: str(job["features"]) for name, job in measured.items()}
+        goals = [goal.rpartition(".")[0] for goal in self.objectives]
+        choose = {features[name] for name in goals if name in features}
+        if not choose or set(features.values()) - choose:
+            return []
+        names = " and ".join(f"'{name}'" for name in sorted(choose))
+        what = f"the features {names} choose among the trials, and nothing else measures them"
+        fix = "add an evaluate job by another feature network, and report that one"
+        return [SpecWarning("minimize" if self.minimize else "pareto", what, fix)]
+
     def run(self, context: JobContext) -> SweepReport:
         from slimctl.jobs.search.trials import Notes, best, front
 
@@ -129,6 +142,12 @@ class Sweep(SearchSpec):
             )
         why = f"; the first: {trials[0].why}" if trials else ""
         raise UserError(f"job '{job}'", f"no trial was finished{why}")
+
+
+def _measures(template: Any) -> bool:
+    """Whether a job measures quality by a feature network that it names."""
+    kind = _kind(template)
+    return kind is not None and output_type(kind) is QualityReport and "features" in template
 
 
 def _kind(template: Any) -> type[JobSpec] | None:

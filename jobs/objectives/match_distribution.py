@@ -93,7 +93,7 @@ class DistributionMatching(Objective):
         if spec.critic is not None:
             self._term = CriticTerm(spec.critic, self._real, image, share, seed, flip=self._flip)
             self._judged_by_term = Draws(derive_seed(seed, "image critic"), share, image)
-        features = self.handles[spec.features] if spec.features else None
+        features = self.handles[spec.judge] if spec.judge else None
         self._evaluator = Evaluator(
             store, data, features, labels, self._counts, image, self._t_start,
             spec.score_samples, seed,

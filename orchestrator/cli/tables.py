@@ -19,6 +19,7 @@ from slimctl.orchestrator.planning.plan import Forecast
 from slimctl.orchestrator.results.render import (
     STEP_COLUMNS,
     floor_text,
+    judge_notes,
     loud_notes,
     part_lines,
     protocol_notes,
@@ -60,7 +61,8 @@ def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) 
     print_table(*quality_table(reports))
     floor = next(iter(reports.values()))
     echo(f"{floor_text(floor)}; latency at batch 1 on {floor.device}, {floor.threads} thread(s)")
-    notes = [*part_lines(reports), *protocol_notes(reports), *loud_notes(reports.values())]
+    notes = [*part_lines(reports), *protocol_notes(reports), *judge_notes(reports)]
+    notes += loud_notes(reports.values())
     for line in [*notes, *lines]:
         echo(line)
 

@@ -237,13 +237,17 @@ def expectations(
         spec = specs.get(name)
         if spec is None:
             continue
+        inputs = {place: facts.get(job, Facts()) for place, job in edges[name]}
+        chosen = [one for each in inputs.values() for one in each.chosen_by]
         try:
-            expected = spec.expect({place: facts.get(job, Facts()) for place, job in edges[name]})
+            expected = spec.expect(inputs)
         except FieldError as error:
             expected = error.facts
             mistakes += [field_mistake(name, one) for one in error.each]
         made = output_type(type(spec)).__name__
-        facts[name] = replace((read or {}).get(name, expected), made=made)
+        chosen_by = tuple(dict.fromkeys([*chosen, *spec.chooses_by()]))
+        found = (read or {}).get(name, expected)
+        facts[name] = replace(found, made=made, chosen_by=chosen_by)
     return facts, mistakes
 
 

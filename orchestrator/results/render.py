@@ -86,6 +86,21 @@ def _marked(metric: Metric, text: str, reports: Iterable[QualityReport]) -> str:
     return f"{LOUD}{text}" if False in flags else text
 
 
+def judge_notes(reports: Mapping[str, QualityReport]) -> list[str]:
+    """Whether what chose weights also measures them here; nothing where nothing was chosen."""
+    same = [name for name, report in reports.items() if report.chose_itself]
+    apart = [name for name, one in reports.items() if one.chosen_by and not one.chose_itself]
+    notes = []
+    if same:
+        notes.append(
+            f"{', '.join(same)}: the features of this FID and KID also chose the weights, which "
+            "they flatter; choose by others (judge_features)"
+        )
+    if apart:
+        notes.append(f"{', '.join(apart)}: other features than these chose the weights")
+    return notes
+
+
 def loud_notes(reports: Iterable[QualityReport]) -> list[str]:
     """What the mark before a number means, where there is one."""
     reports = list(reports)
@@ -302,6 +317,7 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(
             "no two rows have two seeds in common: which FID is lower may be luck of the seed"
         )
+    lines += judge_notes({row.name: row.results[0].report for row in comparison.rows})
     lines += loud_notes(one.report for row in comparison.rows for one in row.results)
     for device, hours in comparison.spent.items():
         saved = comparison.saved[device]

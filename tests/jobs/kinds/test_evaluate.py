@@ -223,3 +223,16 @@ def test_samples_are_measured_with_a_network_from_outside(run_job, inputs, make_
     report = run_job(spec(solver=None, draws=2), **given)
     assert report.protocol.features == features.id
     assert len(report.fids) == 2
+
+
+def test_features_that_chose_the_weights_are_said_to_flatter():
+    chosen = Facts(PLAIN, made="Flow", chosen_by=("f", "g"))
+    known = INPUTS | {
+        "data": Facts(PLAIN, 5000),
+        "model": chosen,
+        "features": Facts(PLAIN, dimensions=3),
+    }
+    named = spec(samples=5000, features="f").warnings(known)
+    assert [one.field for one in named] == ["features"]
+    assert "judge_features" in named[0].fix
+    assert spec(samples=5000, features="other").warnings(known) == []

@@ -9,9 +9,10 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.kinds.load_dataset import LoadDataset
-from slimctl.orchestrator.pipeline.diagnostics import Mistake, PipelineProblems
+from slimctl.orchestrator.pipeline.diagnostics import Mistake, PipelineProblems, warnings
 from slimctl.orchestrator.pipeline.link import MAX_SEARCHES, link, read_jobs
-from slimctl.orchestrator.pipeline.pipeline import parse_pipeline
+from slimctl.orchestrator.pipeline.pipeline import Pipeline, parse_pipeline, resolve
+from slimctl.orchestrator.planning.graph import Graph, preflight
 
 HEAD = "name: x\njobs:\n"
 DATA = "  data: {kind: load_dataset, source: digits}\n"
@@ -259,3 +260,33 @@ def test_specs_and_plain_data_are_checked_alike():
     assert linked.mistakes == []
     assert linked.specs["data"] is jobs["data"]
     assert linked.specs["flow"].data == Ref("data")
+
+
+def test_what_chose_a_result_is_known_downstream():
+    """The judge of a student, through a fleet or a training that starts from it."""
+    jobs = {
+        "data": {"kind": "load_dataset", "source": "digits"},
+        "judge": {"kind": "train_features", "data": "data"},
+        "report": {"kind": "train_features", "data": "data", "seed": 5},
+        "teacher": {"kind": "analytic_flow", "data": "data"},
+        "first": {
+            "kind": "match_distribution", "teacher": "teacher", "data": "data", "steps": 1,
+            "network": {"kind": "mlp"}, "judge_features": "judge", "fake": "flow",
+        },
+        "flow": {"kind": "train_flow", "data": "data", "network": {"kind": "mlp"}, "steps": 1},
+        "pairs": {"kind": "generate_pairs", "flow": "teacher", "count": 10},
+        "second": {
+            "kind": "distill", "pairs": "pairs", "start": "first", "steps": 1, "two_step_weight": 0,
+        },
+        "quality": {"kind": "evaluate", "model": "second", "data": "data", "features": "report"},
+    }  # fmt: skip
+    pipeline = resolve(Pipeline(name="a", seed=0, jobs=jobs))
+    graph = Graph.of(pipeline)
+    facts = preflight(pipeline, graph)
+    assert facts["second"].chosen_by == facts["first"].chosen_by == ("judge",)
+    assert facts["flow"].chosen_by == ()
+    assert not [one for one in warnings(pipeline, graph, facts) if "also chose" in one.what]
+    jobs["quality"]["features"] = "judge"
+    pipeline = resolve(Pipeline(name="a", seed=0, jobs=jobs))
+    (one,) = (one for one in warnings(pipeline, graph, facts) if "also chose" in one.what)
+    assert "'judge' also chose the weights of 'second'" in one.what

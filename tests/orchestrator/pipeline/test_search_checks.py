@@ -154,6 +154,8 @@ def test_some_trials_are_looked_at_and_none_is_planned(tmp_path):
     (warned,) = (one for one in warnings(pipeline, graph, facts) if "samples:" in one.what)
     assert warned.what.startswith("job 'sizes.quality', samples: ")
     assert warned.line == 22
+    (chosen,) = (one for one in warnings(pipeline, graph, facts) if "choose among" in one.what)
+    assert "job 'sizes', minimize: the features 'features'" in chosen.what
     found = estimate(pipeline, graph, facts, plan, 1.0)
     work = found.work["sizes"]
     small = pipeline.specs["sizes.width=4.steps=1.student"].work({"data": facts["data"]})

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import RUN
+from builders import RUN, quality
 from measured import put_run
 
 from slimctl.orchestrator.results.collect import collect
@@ -15,6 +15,7 @@ from slimctl.orchestrator.results.render import (
     as_json,
     as_latex,
     as_markdown,
+    judge_notes,
     notes,
     save_plot,
     short_names,
@@ -128,3 +129,15 @@ def test_names_are_as_short_as_they_can_be():
         "model.start.steps": "start.steps",
     }
     assert short_names(["steps", "model.steps"]) == {"steps": "steps", "model.steps": "model.steps"}
+
+
+def test_features_that_chose_what_they_measure_are_named():
+    reports = {
+        "nothing": quality(),
+        "itself": quality(chosen_by=("f", "g")),
+        "apart": quality(chosen_by=("g",)),
+    }
+    same, apart = judge_notes(reports)
+    assert same.startswith("itself: the features of this FID and KID also chose the weights")
+    assert apart == "apart: other features than these chose the weights"
+    assert judge_notes({"nothing": quality()}) == []
