@@ -7,12 +7,13 @@ never a wrong result.
 from abc import abstractmethod
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, model_validator
 
 from slimctl.jobs.base.artifacts import Handle
 from slimctl.jobs.base.cluster import Cluster, Needs, Work
+from slimctl.jobs.base.duration import Duration
 from slimctl.jobs.base.facts import Facts, SpecWarning
 from slimctl.jobs.base.fingerprint import content_of_files
 from slimctl.jobs.base.memory import Memory
@@ -47,6 +48,10 @@ class JobSpec(Spec):
     """shared: short work that runs inside a worker shared with other jobs, on one device;
     own: an actor of its own that holds no CPU and spreads its work over further actors;
     alone: an actor of its own that holds the devices and does the work itself."""
+
+    timeout: Annotated[Duration | None, SPEED_ONLY] = None
+    """Time that a run gives the job, s, or as 2h30m; then it stops at a checkpoint, from which
+    `resume` goes on. null = any."""
 
     @model_validator(mode="before")
     @classmethod

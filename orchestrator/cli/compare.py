@@ -57,12 +57,17 @@ def compare(
     from slimctl.orchestrator.results.collect import collect
     from slimctl.orchestrator.results.lineage import Lineage
     from slimctl.orchestrator.results.pool import compare as compare_results
+    from slimctl.orchestrator.results.prices import price_of
 
     if as_json and form:
         raise UserError("--json", f"cannot go with --format {form}", "choose one of them")
     store, pipelines = _open(things or [], storage)
     found = collect(store, things or [], pipelines)
-    comparison = compare_results(found, Lineage(store), front.split(",") if front else ())
+    names = {Path(file).name for file in pipelines}
+    axes = front.split(",") if front else ()
+    runs = [one.run for one in found.results if one.run not in names]
+    price = price_of(pipelines.values(), store, runs)
+    comparison = compare_results(found, Lineage(store), axes, price)
     if plot is not None:
         render.save_plot(comparison, plot)
     if as_json:

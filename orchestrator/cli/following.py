@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from slimctl.orchestrator.runs.status import OVER
+
 if TYPE_CHECKING:
     from slimctl.jobs.storage.store import Store
     from slimctl.orchestrator.runs.events import LogRead
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 PATIENCE_S = 120.0
 """How long a run on a cluster may be without a supervisor: Ray takes a while to miss a node."""
-FINAL_STATES = ("done", "failed", "cancelled")
 
 
 def readings(
@@ -31,7 +32,7 @@ def readings(
     while True:
         state, log = read_run(store.blobs, run)
         yield state, log
-        if not follow or state.state in FINAL_STATES:
+        if not follow or state.state in OVER:
             return
         silent_s = silent_s + poll_s if state.state == "interrupted" else 0.0
         if silent_s and (

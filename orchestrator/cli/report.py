@@ -36,8 +36,9 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write one self-contained HTML page about a run: models, samples, curves, jobs."""
-    from slimctl.orchestrator.cli.following import FINAL_STATES, readings
+    from slimctl.orchestrator.cli.following import readings
     from slimctl.orchestrator.runs.runs import find_run
+    from slimctl.orchestrator.runs.status import OVER
 
     store = open_store(storage)
     name = find_run(store.blobs, run)
@@ -45,7 +46,7 @@ def report(
     target.parent.mkdir(parents=True, exist_ok=True)
     written = -1
     for state, log in readings(store, name, follow=follow, poll_s=REFRESH_S):
-        going_on = follow and state.state not in FINAL_STATES
+        going_on = follow and state.state not in OVER
         if len(log.events) > written or not going_on:
             _write(store, name, target, trajectories=trajectories and not going_on, again=going_on)
         if written < 0:

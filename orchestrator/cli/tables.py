@@ -18,6 +18,7 @@ from slimctl.orchestrator.planning.memory import MemoryPlan
 from slimctl.orchestrator.planning.plan import Forecast
 from slimctl.orchestrator.results.render import (
     STEP_COLUMNS,
+    as_text,
     floor_text,
     judge_notes,
     loud_notes,
@@ -30,28 +31,11 @@ from slimctl.orchestrator.results.render import (
 
 COST = ("parameters", "MACs", "PFLOP", "GPU-hours")
 """The last one only where a rate is assumed."""
-NUMERIC = frozenset("<-0123456789")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints columns aligned: numbers to the right, words to the left."""
-    widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(len(head))]
-    right = [
-        bool(rows) and all(str(row[column])[:1] in NUMERIC for row in rows)
-        for column in range(len(head))
-    ]
-    echo(_line(head, widths, right))
-    echo("  ".join("-" * width for width in widths))
-    for row in rows:
-        echo(_line(row, widths, right))
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    aligned = [
-        str(cell).rjust(width) if to_right else str(cell).ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    ]
-    return "  ".join(aligned).rstrip()
+    echo(as_text(head, rows))
 
 
 def print_quality(reports: dict[str, QualityReport], lines: Sequence[str] = ()) -> None:
@@ -83,6 +67,11 @@ def print_plan(forecast: Forecast, here: Cluster) -> None:
     head = ("job", "kind", "action", "why", *known, "memory", "artifact")
     print_table(head, rows)
     echo(f"to run: {_short(found.total_pflop)} PFLOP{_hours(found, here)}")
+    if (price := forecast.plan.price) and found.total_gpu_hours is not None:
+        total = price.text(price.of({"GPU": found.total_gpu_hours}))
+        most = forecast.plan.budget and forecast.plan.budget.cost
+        limit = f", of a budget of {price.text(most)}" if most else ""
+        echo(f"cost: {total} at {price.text(price.gpu_hour)} a GPU-hour{limit}")
     for line in _memory_lines(forecast.memory, collapsed(jobs), here):
         echo(line)
     for line, names in found.assumed().items():

@@ -6,8 +6,9 @@ A warning is no mistake and stops nothing, yet makes a result say little; one th
 for the same reason is said once, where the first of them stands.
 """
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -167,7 +168,7 @@ def warnings(
     facts: Mapping[str, Facts],
     only: Container[str] | None = None,
 ) -> list[Problem]:
-    """The warnings about the jobs, at the places where they were written."""
+    """The warnings about the jobs, and what notices need, at the places where they were written."""
     said: dict[SpecWarning, list[str]] = {}
     for name in graph.order:
         if only is not None and pipeline.made.owner(name) not in only:
@@ -175,7 +176,17 @@ def warnings(
         inputs = {place: facts[source] for place, source in graph.edges[name]}
         for warning in pipeline.specs[name].warnings(inputs):
             said.setdefault(warning, []).append(name)
-    return [_problem(pipeline, warning, names) for warning, names in said.items()]
+    found = [_problem(pipeline, warning, names) for warning, names in said.items()]
+    return [*found, *_unset(pipeline)]
+
+
+def _unset(pipeline: "Pipeline") -> Iterator[Problem]:
+    """Variables of the pipeline's channels that are not set on this machine."""
+    for at, name, variable in pipeline.notify.variables() if pipeline.notify else ():
+        if not os.environ.get(variable):
+            place = pipeline.places.place(("notify", at, name))
+            what = f"notify.{at}.{name}: the variable {variable} is not set here"
+            yield Problem(*place, what, "set it where the run is supervised: here, or on the nodes")
 
 
 def _problem(pipeline: "Pipeline", warning: SpecWarning, jobs: list[str]) -> Problem:

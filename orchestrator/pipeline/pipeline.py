@@ -41,6 +41,7 @@ from slimctl.orchestrator.pipeline.explain import NAME_PATTERN, Subject, explain
 from slimctl.orchestrator.pipeline.groups import Expansion, Group, said_once, spelt_out
 from slimctl.orchestrator.pipeline.link import link, outside_mistakes, read_jobs
 from slimctl.orchestrator.pipeline.objects import Objects, objects_in, unnamed, with_names
+from slimctl.orchestrator.pipeline.operations import Budget, Notify, Price
 from slimctl.orchestrator.pipeline.overrides import apply_overrides, override_place
 from slimctl.orchestrator.pipeline.source import (
     Document,
@@ -73,8 +74,22 @@ class Pipeline(Spec):
     resources: Resources | None = None
     """`{gpus: 8}`: GPUs that the cluster starts on request: jobs are laid out for them, and wait
     until they are there. null = what is there."""
+    price: Price | None = None
+    """`{gpu_hour: 2.5, cpu_hour: 0.05}`: for the costs of plans and results. null = none are
+    shown."""
+    budget: Budget | None = None
+    """`{cost: 50}`, `{gpu_hours: 20}`, `{time: 8h}`: a run stops at a checkpoint before it takes
+    more. null = as much as it needs."""
+    notify: Notify | None = None
+    """Channels that hear when a run starts, fails, ends or stalls. null = none."""
     jobs: Mapping[str, SerializeAsAny[JobSpec | Group]]
     """Name -> a job, or a group of jobs, as written."""
+
+    @model_validator(mode="after")
+    def _budget_has_a_price(self) -> Self:
+        if self.budget is not None and self.budget.cost is not None and self.price is None:
+            raise ValueError("budget.cost needs a price: add 'price: {gpu_hour: ...}'")
+        return self
 
     _places: Places = PrivateAttr(default_factory=DottedPlaces)
     _made: Expansion = PrivateAttr(default_factory=Expansion)

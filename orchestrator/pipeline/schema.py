@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from slimctl.jobs.base.cluster import Resources
 from slimctl.jobs.base.placeholders import VARIABLE_PATTERN
 from slimctl.jobs.base.registry import kind_names, load_kind
 from slimctl.jobs.base.spec import JobSpec, many_ref_fields, ref_fields
@@ -17,6 +16,8 @@ from slimctl.orchestrator.pipeline.source import ASIDE
 DEFINITIONS = "#/$defs/{model}"
 TEMPLATE = "InGroup"
 PLACEHOLDER = {"type": "string", "pattern": r"\$\{"}
+RUNNING = ("Resources", "Price", "Budget", "Notify", "Webhook", "Mail", "Command")
+"""Definitions of what a pipeline says beside its jobs."""
 LITERAL = frozenset({"const", "enum", "default", "required", "mapping", "examples"})
 """Keys of a schema that hold values, not schemas."""
 
@@ -91,12 +92,13 @@ def _frame() -> dict[str, Any]:
     """The schema without its jobs."""
     frame = Pipeline.model_json_schema(ref_template=DEFINITIONS)
     own = frame.pop("$defs")
+    own["Notify"] = {"anyOf": [own["Notify"], own["Notify"]["properties"]["channels"]]}
     description = frame["properties"]["jobs"].get("description", "")
     frame["properties"]["jobs"] = {"type": "object", "description": description}
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         **frame,
-        "$defs": {Resources.__name__: own[Resources.__name__]},
+        "$defs": {name: one for name, one in own.items() if name in RUNNING},
         "title": "slimctl pipeline",
         "description": "Named jobs that take each other's results.",
         "patternProperties": {f"^{ASIDE}": {"description": "A place for anchors; ignored."}},

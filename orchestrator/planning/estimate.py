@@ -174,7 +174,11 @@ def plan_json(plan: "RunPlan", found: Estimate, memory: MemoryPlan | None = None
             "gpu_hours": found.gpu_hours(job["name"]),
             "memory": memory.as_json(job["name"]) if memory else None,
         }
+        hours = found.gpu_hours(job["name"])
+        job["cost"] = plan.price.of({"GPU": hours}) if plan.price and hours is not None else None
+    total = found.total_gpu_hours
     data["estimate"] = {
+        "cost": plan.price.of({"GPU": total}) if plan.price and total is not None else None,
         "tflops": found.tflops,
         "pflop": found.total_pflop,
         "gpu_hours": found.total_gpu_hours,

@@ -20,6 +20,7 @@ from slimctl.models.spec import Spec
 from slimctl.orchestrator.pipeline.diagnostics import Mistake, Problem, warnings
 from slimctl.orchestrator.pipeline.groups import Origin, trial_iteration
 from slimctl.orchestrator.pipeline.link import expectations
+from slimctl.orchestrator.pipeline.operations import Budget, Notify, Price
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, resolve
 from slimctl.orchestrator.pipeline.references import named_outside
 from slimctl.orchestrator.planning.estimate import Estimate, estimate, is_open
@@ -68,6 +69,12 @@ class RunPlan(Spec):
     """In an order in which inputs come first."""
     resources: Resources | None = None
     """GPUs that the cluster is going to have; None = those that it has."""
+    price: Price | None = None
+    """Of an hour of a device; None = costs are not counted."""
+    budget: Budget | None = None
+    """What the run may take; None = as much as it needs."""
+    notify: Notify | None = None
+    """Channels that hear of the run; None = none."""
 
     @property
     def idle(self) -> bool:
@@ -200,6 +207,9 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
         tracking=tracking,
         jobs=tuple(planned),
         resources=pipeline.resources,
+        price=pipeline.price,
+        budget=pipeline.budget,
+        notify=pipeline.notify,
     )
 
 
@@ -262,6 +272,8 @@ def draft_plan(pipeline: Pipeline, graph: Graph, missing: Collection[str], store
         tracking=None,
         jobs=tuple(jobs),
         resources=pipeline.resources,
+        price=pipeline.price,
+        budget=pipeline.budget,
     )
 
 

@@ -15,6 +15,7 @@ from slimctl.jobs.base.registry import nearest
 from slimctl.models.metrics import Metric, metrics
 from slimctl.models.metrics.interval import Interval, mean_interval
 from slimctl.orchestrator.pipeline.groups import Origin, origin_of, split_iteration
+from slimctl.orchestrator.pipeline.operations import Price
 from slimctl.orchestrator.results.collect import Found, Missing, Result
 from slimctl.orchestrator.results.lineage import Lineage
 
@@ -82,12 +83,17 @@ class Comparison:
     """Those that any row has, of those that tables show."""
     axes: tuple[Metric, ...]
     """Those that the front is of."""
+    price: Price | None = None
+    """What the hours cost; None = not known."""
 
 
-def compare(found: Found, lineage: Lineage, front: Sequence[str] = ()) -> Comparison:
-    """Pools, sorts and prices at least one result.
+def compare(
+    found: Found, lineage: Lineage, front: Sequence[str] = (), price: Price | None = None
+) -> Comparison:
+    """Pools and sorts at least one result, and counts what they took.
 
-    `front` names the metrics of the front; () = quality against what a sample costs.
+    `front` names the metrics of the front; () = quality against what a sample costs. `price` is
+    that of an hour.
 
     Raises:
         UserError: their FIDs were not taken in the same way, or the front cannot be of those
@@ -127,6 +133,7 @@ def compare(found: Found, lineage: Lineage, front: Sequence[str] = ()) -> Compar
             and any(one.name in row.numbers for row in rows)
         ),
         axes=axes,
+        price=price,
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STEP_COLUMNS = (
     "steps", "method", "mean cost", "median error", "p90 error", "bad", "return [95 %]",
 )  # fmt: skip
+NUMERIC = frozenset("<-0123456789")
 FRONT = "*"
 TIE = "="
 ABSENT = "-"
@@ -234,6 +235,8 @@ def table(comparison: Comparison, *, protocol: bool = False) -> Table:
         made.append(("seeds", [str(len(row.results)) for row in rows]))
     for device in _devices(comparison):
         made.append((f"{device}-hours", [f"{row.hours.get(device, 0.0):.3g}" for row in rows]))
+    if price := comparison.price:
+        made.append(("cost", [price.text(price.of(row.hours)) for row in rows]))
     if protocol:
         made.append(("FID protocol", [protocol_text(comparison.protocol)] * len(rows)))
     head = tuple(name for name, _ in made)
@@ -325,6 +328,9 @@ def notes(comparison: Comparison) -> list[str]:
             f"{hours:.3g} {device}-hours for all models; {saved:.3g} saved: what they share was "
             "made once"
         )
+    if price := comparison.price:
+        spent, saved = price.of(comparison.spent), price.of(comparison.saved)
+        lines.append(f"{price.text(spent)} for all models; {price.text(saved)} saved")
     return lines + [
         f"{one.run}/{one.job} is {one.state}: {one.why}" for one in comparison.missing if one.why
     ]
@@ -344,6 +350,25 @@ def front_text(comparison: Comparison) -> str:
             "with a cheaper one"
         )
     return text
+
+
+def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with columns aligned: numbers to the right, words to the left."""
+    widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(len(head))]
+    right = [
+        bool(rows) and all(str(row[column])[:1] in NUMERIC for row in rows)
+        for column in range(len(head))
+    ]
+    lines = [_line(head, widths, right), "  ".join("-" * width for width in widths)]
+    return "\n".join([*lines, *(_line(row, widths, right) for row in rows)])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    aligned = [
+        str(cell).rjust(width) if to_right else str(cell).ljust(width)
+        for cell, width, to_right in zip(cells, widths, right, strict=True)
+    ]
+    return "  ".join(aligned).rstrip()
 
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -393,6 +418,8 @@ def _csv_row(row: Row, comparison: Comparison, pooled: set[str]) -> dict[str, An
             cells[f"fid_above_first{end}"] = getattr(row.above_first, bound, None)
     cells["seeds"] = len(row.results)
     cells |= {f"{each}_hours": row.hours.get(each, 0.0) for each in _devices(comparison)}
+    if price := comparison.price:
+        cells |= {"cost": price.of(row.hours), "currency": price.currency}
     return {**cells, "fid_protocol": protocol_text(comparison.protocol)}
 
 
@@ -403,6 +430,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "differing": list(comparison.differing),
         "spent_hours": dict(comparison.spent),
         "saved_hours": dict(comparison.saved),
+        "price": comparison.price and comparison.price.model_dump(),
         "rows": [_row_json(row, comparison) for row in comparison.rows],
         "missing": [vars(one) for one in comparison.missing],
     }
@@ -418,6 +446,7 @@ def _row_json(row: Row, comparison: Comparison) -> dict[str, Any]:
         "fid_above_first": _plain(row.above_first),
         "tied": row.tied,
         "hours": dict(row.hours),
+        "cost": comparison.price and comparison.price.of(row.hours),
         "results": [
             {"run": one.run, "job": one.job, "artifact": one.report.id, "model": one.report.model}
             for one in row.results

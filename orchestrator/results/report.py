@@ -20,6 +20,7 @@ from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.results.collect import chosen_lines, collect, quality_reports
 from slimctl.orchestrator.results.lineage import Lineage
 from slimctl.orchestrator.results.pool import Comparison, compare
+from slimctl.orchestrator.results.prices import price_of
 from slimctl.orchestrator.results.render import draw_front, is_wide, notes, table
 from slimctl.orchestrator.runs.events import Event
 from slimctl.orchestrator.runs.runs import read_pipeline, read_run, run_ids
@@ -81,7 +82,8 @@ def gather(store: Store, run: str, *, trajectories: bool = True) -> RunPage:
     comparison: Comparison | None = None
     if reports:
         try:
-            comparison = compare(collect(store, [run], {}), Lineage(store))
+            found = collect(store, [run], {})
+            comparison = compare(found, Lineage(store), price=price_of((), store, [run]))
         except SlimError as error:
             remarks.append(f"no common table: {error.what}")
     chosen: list[str] = []
@@ -231,6 +233,7 @@ def render(page: RunPage, *, reload_s: float | None = None) -> str:
     return environment.from_string(text).render(
         vars(page),
         reload_s=reload_s,
+        spent=_spent(page),
         began=time.strftime("%Y-%m-%d %H:%M", time.localtime(page.status.started)),
         table=table(comparison) if comparison else None,
         notes=notes(comparison) if comparison else [],
@@ -240,6 +243,14 @@ def render(page: RunPage, *, reload_s: float | None = None) -> str:
         jobs=_jobs(page),
         remarks=[*page.remarks, *_left_out(page)],
     )
+
+
+def _spent(page: RunPage) -> list[str]:
+    """What the run's own jobs took, whatever was made before."""
+    hours = page.status.hours(page.status.ended or time.time())
+    price = page.comparison.price if page.comparison else None
+    lines = [f"{used:.3g} {device}-hours" for device, used in hours.items() if used]
+    return [*lines, price.text(price.of(hours))] if price and lines else lines
 
 
 def _png(content: bytes) -> str:

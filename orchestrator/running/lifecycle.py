@@ -32,7 +32,7 @@ from slimctl.orchestrator.runs.runs import (
     read_status,
     run_lease,
 )
-from slimctl.orchestrator.runs.status import RunStatus
+from slimctl.orchestrator.runs.status import OVER, RunStatus
 
 POLL_S = 0.25
 CANCEL_S = 30.0
@@ -134,7 +134,7 @@ def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
         UserError: it is over already, or its supervisor does not answer.
     """
     status = read_status(store.blobs, run)
-    if status.state in ("done", "failed", "cancelled"):
+    if status.state in OVER:
         raise UserError(f"run {run}", f"is {status.state} already: there is nothing to cancel")
     ask_to_cancel(store.blobs, run)
     deadline = time.monotonic() + CANCEL_S

@@ -306,6 +306,12 @@ def check_result(submission: Submission) -> None:
         raise JobFailed(
             run, "was cancelled", f"slimctl resume {submission.run}: finished work is kept"
         )
+    if not failed and status.state == "stopped":
+        fix = (
+            f"slimctl resume {submission.run} goes on from the checkpoints after a timeout; after "
+            "its budget submit the file with a larger one: finished work is kept"
+        )
+        raise JobFailed(run, f"was stopped: {status.message}", fix)
     if not failed and status.state != "done":
         raise SlimError(run, f"ended as {status.state}: {status.message or 'it does not say why'}")
     if not failed:

@@ -4,6 +4,7 @@ It holds nothing that is not in the store: a restarted supervisor finds what is 
 finds running jobs by the name of their actors, and goes on.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +18,20 @@ from slimctl.jobs.base.registry import parse_job
 from slimctl.jobs.execution import JobOutcome, JobRequest, failed
 from slimctl.jobs.search.spec import SearchSpec
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.training.leaving import NOTICE
+from slimctl.orchestrator.pipeline.operations import Happening
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, as_event, twins
+from slimctl.orchestrator.results.collect import quality_reports
+from slimctl.orchestrator.results.render import as_text, quality_table
 from slimctl.orchestrator.running.cluster import describe_cluster
 from slimctl.orchestrator.running.demand import Demand, runs_on_cpus, waiting_for
 from slimctl.orchestrator.running.journal import Journal
 from slimctl.orchestrator.running.launcher import NAMESPACE, Launched, Launcher, RayReporter
 from slimctl.orchestrator.running.left_out import LeftOut
+from slimctl.orchestrator.running.limits import GRACE_S, Limits
 from slimctl.orchestrator.running.losses import Losses
+from slimctl.orchestrator.running.notices import Stall, notice_text
+from slimctl.orchestrator.running.notifier import Notifier
 from slimctl.orchestrator.running.scheduler import Node, Scheduler
 from slimctl.orchestrator.running.search import SearchRun
 from slimctl.orchestrator.runs.events import Event
@@ -32,6 +40,7 @@ from slimctl.orchestrator.runs.status import FINAL, JobStatus, RunStatus
 POLL_S = 0.1
 PROGRESS_S = 1.0
 CLUSTER_EVERY_S = 5.0
+MIND_EVERY_S = 1.0
 LINGER_S = 20.0
 """How long a supervisor whose run is over waits for somebody to ask how it ended."""
 REACHED = frozenset({"done", "reused"})
@@ -40,6 +49,10 @@ REACHED = frozenset({"done", "reused"})
 def supervisor_name(run: str) -> str:
     """Name of the actor that supervises a run."""
     return f"supervisor-{run}"
+
+
+def _resumes(event: Event) -> bool:
+    return event.name == "run_resumed"
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,13 @@ class Supervisor:
         self._losses = Losses()
         self._left_out = LeftOut()
         self._progress_s: dict[str, float] = {}
-        self._looked_s = time.monotonic()
+        self._looked_s = self._minded_s = time.monotonic()
+        self._leaving: dict[str, tuple[float, str]] = {}
+        """Jobs that were asked to stop at a checkpoint: until when, and why."""
+        self._out_of_budget = ""
+        notify = request.plan.notify
+        self._stall = Stall(notify.stalled_after) if notify else None
+        self._notifier = Notifier(notify, self._warn) if notify else None
         self._cancel = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._drive, daemon=True)
@@ -177,6 +196,8 @@ class Supervisor:
                 self._collect()
                 self._search()
                 self._housekeep()
+                if self._out_of_budget and not self._launched:
+                    break
             self._end()
         except Exception as error:  # noqa: BLE001  (the user must hear of it)
             self._add("warning", message=f"supervisor: {type(error).__name__}: {error}")
@@ -185,6 +206,9 @@ class Supervisor:
         self._left_out.close()
         if self._demand:
             self._demand.ask([])
+        if self._notifier:
+            self._notify("finished", results=self._results())
+            self._notifier.close()
         self._journal.end()
         if self._request.detached:
             timer = threading.Timer(LINGER_S, self._leave)
@@ -204,6 +228,7 @@ class Supervisor:
         self._needs = self._needs_on(self._cluster, plan.jobs)
         nodes = [self._node(job) for job in plan.jobs]
         self._scheduler = Scheduler(nodes, self._cluster, self._there)
+        back = not request and self._journal.has_event("run_started")
         self._add("run_started", **as_event(plan))
         if request and not self._journal.has_event("run_resumed", request=request):
             again = [job.name for job in plan.jobs if job.action != "reuse"]
@@ -211,6 +236,10 @@ class Supervisor:
             trials = ((name, job) for name, job in self.status().jobs.items() if job.search)
             again += [name for name, job in trials if job.state not in kept]
             self._add("run_resumed", request=request, jobs=again)
+        resumed = (event.time for event in self._journal.events_since(0) if _resumes(event))
+        self._limits = Limits(plan, max(resumed, default=self.status().started))
+        if not back:
+            self._notify("started")
         self._journal.keep()
         self._begun.set()
         self._journal.start_tracking()
@@ -221,6 +250,7 @@ class Supervisor:
                 self._left_out.hold(event.details["node"], event.details["device"])
         for job in plan.jobs:
             self._take_up(job)
+        self._mind_limits()  # before anything starts that earlier attempts left nothing for
 
     def _node(self, job: PlannedJob) -> Node:
         return Node(job.name, self._waits_for(job), self._needs[job.name], job.flop)
@@ -252,6 +282,8 @@ class Supervisor:
             self._block_users(job.name)
 
     def _launch_startable(self) -> None:
+        if self._out_of_budget:
+            return
         now = time.monotonic()
         for due, name in [item for item in self._waiting if item[0] <= now]:
             self._waiting.remove((due, name))
@@ -273,8 +305,11 @@ class Supervisor:
         spec = parse_job(job.kind, job.fields)
         if name not in self._searched:  # else it only goes on
             self._attempts[name] = self._attempts.get(name, 0) + 1
-            self._add("job_started", name, attempt=self._attempts[name])
-            if isinstance(spec, SearchSpec):
+            searches = isinstance(spec, SearchSpec)
+            held = Needs(cpus=0, gpus=0) if searches else self._needs[name]
+            devices = {"cpus": held.cpus, "gpus": held.gpus}
+            self._add("job_started", name, attempt=self._attempts[name], **devices)
+            if searches:
                 attempt = f"{self._request.run}/{self._request.resumption}"
                 self._searches[name] = SearchRun(job, self._store, self._cluster, self, attempt)
                 self._scheduler.pause(name)
@@ -285,6 +320,8 @@ class Supervisor:
 
     def _search(self) -> None:
         """Goes on with the searches; one whose trials have ended is run like any other job."""
+        if self._out_of_budget:
+            return
         for name, search in [*self._searches.items()]:
             try:
                 over = search.advance(time.monotonic())
@@ -355,6 +392,10 @@ class Supervisor:
             self._settle(name, JobOutcome(artifact, kind, where, what, fix, retry=retry))
 
     def _settle(self, name: str, outcome: JobOutcome) -> None:
+        _, why = self._leaving.pop(name, (0.0, ""))
+        if why and outcome.failure is not None and outcome.retry:
+            self.stop(name, why)
+            return
         if outcome.failure is None:
             self._scheduler.finish(name)
             self._add("job_done", name, wall_s=outcome.wall_s, device_s=outcome.device_s)
@@ -399,6 +440,8 @@ class Supervisor:
             trace=outcome.trace,
         )
         self._block_users(name)
+        if not self._jobs[name].search:
+            self._notify("failed", f"job '{name}' failed: {outcome.what}")
 
     def _block_users(self, name: str) -> None:
         """Marks a job that failed or was stopped, and those that need it."""
@@ -421,8 +464,78 @@ class Supervisor:
                     self._add("job_cancelled", name)
             self._add("run_ended", state="cancelled")
             return
-        bad = any(one.state in ("failed", "blocked") for one in jobs.values() if not one.search)
-        self._add("run_ended", state="failed" if bad else "done")
+        if self._out_of_budget:
+            for name, job in jobs.items():
+                if job.state in ("waiting", "running"):
+                    self._add("job_stopped", name, what=self._out_of_budget)
+            self._add("run_ended", state="stopped", what=self._out_of_budget)
+            return
+        own = [one for one in jobs.values() if not one.search]
+        if any(one.state in ("failed", "blocked") for one in own):
+            self._add("run_ended", state="failed")
+        elif stopped := [one.message for one in own if one.state == "stopped"]:
+            self._add("run_ended", state="stopped", what=stopped[0])
+        else:
+            self._add("run_ended", state="done")
+
+    # Limits and notices
+
+    def _mind_limits(self) -> None:
+        """Stops at a checkpoint what has had its time, and everything where the budget is spent."""
+        timeouts = {
+            name: float(job.fields["timeout"])
+            for name, job in self._jobs.items()
+            if job.fields.get("timeout")
+        }
+        if not (timeouts or self._leaving or self._stall or self._request.plan.budget):
+            return
+        status, now = self.status(), time.time()
+        for name, why in self._limits.overdue(timeouts, status, now).items():
+            self._ask_to_stop(name, why)
+        if not self._out_of_budget and (why := self._limits.spent(status, now)):
+            self._out_of_budget = why
+            self._warn(f"{why}: the run stops at checkpoints")
+        if self._out_of_budget:
+            for launched in [*self._launched.values()]:
+                self._ask_to_stop(launched.job, self._out_of_budget)
+        for name, (until, why) in [*self._leaving.items()]:
+            if time.monotonic() >= until:
+                del self._leaving[name]
+                self.stop(name, why)
+        if self._stall and (what := self._stall.begins(status, now)):
+            self._notify("stalled", what)
+
+    def _ask_to_stop(self, name: str, why: str) -> None:
+        """Asks a job to stop as if its node were taken away, or ends it where it holds nothing."""
+        if name in self._leaving:
+            return
+        if name in self._searches:
+            self._searches.pop(name).end()
+        if all(launched.job != name for launched in self._launched.values()):
+            self.stop(name, why)
+            return
+        with contextlib.suppress(OSError):  # then it keeps its last checkpoint
+            self._store.work(self._jobs[name].artifact).write(NOTICE, why.encode())
+        self._leaving[name] = (time.monotonic() + GRACE_S, why)
+        self._add("log", name, message=f"{why}: it is asked to stop at a checkpoint")
+
+    def _notify(self, happening: Happening, what: str = "", results: str = "") -> None:
+        if self._notifier:
+            status, price = self.status(), self._request.plan.price
+            text = notice_text(
+                happening, status, time.time(), what=what, price=price, results=results
+            )
+            self._notifier.say(happening, self._request.run, text)
+
+    def _results(self) -> str:
+        """The table of what the run measured; "" where nothing is, or the storage is away."""
+        with contextlib.suppress(OSError):
+            reports = quality_reports(self._store, self.status())
+            return as_text(*quality_table(reports)) if reports else ""
+        return ""
+
+    def _warn(self, message: str) -> None:
+        self._add("warning", message=message)
 
     def _add(self, event: str, job: str = "", /, **details: Any) -> None:
         self._journal.add(event, job, **details)
@@ -434,6 +547,9 @@ class Supervisor:
             self._await_gpus(self._demand)
         if self._journal.keep():
             self._cancel.set()
+        if now - self._minded_s >= MIND_EVERY_S:
+            self._minded_s = now
+            self._mind_limits()
         if now - self._looked_s >= CLUSTER_EVERY_S:
             self._looked_s = now
             self._follow_cluster()

@@ -11,7 +11,9 @@ JobState = Literal[
     "waiting", "running", "interrupted", "done", "reused", "failed", "blocked", "cancelled",
     "stopped",
 ]  # fmt: skip
-RunState = Literal["running", "done", "failed", "cancelled", "interrupted"]
+RunState = Literal["running", "done", "failed", "cancelled", "stopped", "interrupted"]
+OVER: frozenset[str] = frozenset({"done", "failed", "cancelled", "stopped"})
+"""States of a run that has ended; `stopped` is by its budget or a timeout."""
 FINAL: frozenset[str] = frozenset({"done", "reused", "failed", "blocked", "cancelled", "stopped"})
 RATE_WINDOW = 20
 
@@ -41,6 +43,12 @@ class JobStatus(BaseModel):
     points: list[tuple[float, float]] = []
     """Last (time, done) points, for the rate; units under way count in part."""
     device_s: float = 0.0
+    cpus: float = 0.0
+    gpus: float = 0.0
+    """Devices that the attempt holds which runs."""
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+    """Seconds of devices that ended attempts held; of those with GPUs only these count."""
     failure: str = ""
     """Class of the error."""
     where: str = ""
@@ -48,6 +56,22 @@ class JobStatus(BaseModel):
     """Last warning or the error."""
     fix: str = ""
     warnings: list[str] = []
+
+    def hours(self, now: float) -> dict[str, float]:
+        """Device hours that all attempts held, by kind of device: `CPU` and `GPU`."""
+        cpu_s, gpu_s = self._held_s(now) if self.state == "running" else (0.0, 0.0)
+        return {"CPU": (self.cpu_s + cpu_s) / 3600, "GPU": (self.gpu_s + gpu_s) / 3600}
+
+    def _held_s(self, now: float) -> tuple[float, float]:
+        """Device seconds of the attempt under way: of CPUs, of GPUs."""
+        took = max(0.0, now - (self.started or now))
+        return (0.0, took * self.gpus) if self.gpus else (took * self.cpus, 0.0)
+
+    def release(self, now: float) -> None:
+        """Notes that the attempt under way holds nothing any more."""
+        cpu_s, gpu_s = self._held_s(now)
+        self.cpu_s, self.gpu_s = self.cpu_s + cpu_s, self.gpu_s + gpu_s
+        self.cpus = self.gpus = 0.0
 
     def seconds(self, now: float) -> float:
         """Wall time spent so far, s."""
@@ -80,6 +104,11 @@ class RunStatus(BaseModel):
     waiting: str = ""
     """What jobs wait for that is not there, such as GPUs; "" = nothing."""
     jobs: dict[str, JobStatus] = {}
+
+    def hours(self, now: float) -> dict[str, float]:
+        """Device hours that the run's jobs held, by kind of device: `CPU` and `GPU`."""
+        each = [job.hours(now) for job in self.jobs.values()]
+        return {device: sum(hours[device] for hours in each) for device in ("CPU", "GPU")}
 
     def counts(self) -> dict[str, int]:
         """Number of jobs in each state."""
@@ -130,6 +159,7 @@ def _apply_run(status: RunStatus, event: Event) -> None:
             status.jobs[name] = _to_do_again(status.jobs[name])
     elif event.name == "run_ended":
         status.state, status.ended, status.waiting = details["state"], event.time, ""
+        status.message = details.get("what", status.message)
     elif event.name == "waiting":
         status.waiting = details["message"]
     elif event.name in ("warning", "log"):
@@ -144,18 +174,23 @@ def interrupt(status: RunStatus, last: float) -> None:
     status.state, status.waiting = "interrupted", ""
     for job in status.jobs.values():
         if job.state == "running":
+            job.release(last)
             job.state, job.ended = "interrupted", max(last, job.started or 0.0)
 
 
 def _to_do_again(job: JobStatus) -> JobStatus:
-    kept = {"kind", "key", "artifact", "after", "search", "done", "total"}
+    """The job before its next attempt; of one whose end nobody saw, until it was last heard of."""
+    job.release(max([job.started or 0.0, *(time for time, _ in job.points)]))
+    kept = {"kind", "key", "artifact", "after", "search", "done", "total", "cpu_s", "gpu_s"}
     return JobStatus.model_validate(job.model_dump(include=kept))
 
 
 def _apply_job(job: JobStatus, event: Event) -> None:
     details: dict[str, Any] = event.details
     if event.name == "job_started":
+        job.release(event.time)  # of an attempt whose supervisor died with it
         job.state, job.attempt = "running", details["attempt"]
+        job.cpus, job.gpus = details.get("cpus", 0.0), details.get("gpus", 0.0)
         job.started, job.ended, job.points = event.time, None, []
     elif event.name == "progress":
         job.done, job.total = details["done"], details["total"]
@@ -166,7 +201,9 @@ def _apply_job(job: JobStatus, event: Event) -> None:
         job.warnings.append(details["message"])
     elif event.name == "retry":
         job.message = details["what"]
+        job.release(event.time)
     elif event.name.startswith("job_") and event.name[4:] in FINAL:
+        job.release(event.time)
         job.state = event.name[4:]  # type: ignore[assignment]
         job.ended = event.time
         job.device_s = details.get("device_s", 0.0)

@@ -51,6 +51,8 @@ class World:
         self.closed = False
         self.kept_own = False
         self.resumption = ""
+        self.operations: dict[str, Any] = {}
+        """Budget, price and channels of the plan."""
         self.trackers: list[FakeTracker] = []
         self.tracking_problem: str | Exception = ""
         monkeypatch.setitem(sys.modules, "ray", FakeRay(self.clock, self.make))
@@ -67,7 +69,9 @@ class World:
         return self.trackers[-1]
 
     def start(self, *jobs: PlannedJob, cpus: int = 8, tracking: str | None = None) -> Supervisor:
-        plan = RunPlan(name="digits", storage=self.storage, tracking=tracking, jobs=jobs)
+        plan = RunPlan(
+            name="digits", storage=self.storage, tracking=tracking, jobs=jobs, **self.operations
+        )
         self.cluster = Cluster(cpus=cpus)
         return Supervisor(RunRequest(RUN, plan, self.cluster, self.resumption))
 
@@ -98,6 +102,9 @@ class World:
     def release(self, launched: Launched, *, alive: bool) -> None:
         self.running.remove(launched.job)
         self.released.append((launched.job, alive))
+
+    def stop(self, launched: Launched) -> None:
+        self.release(launched, alive=False)
 
     def retire(self) -> None:
         """Nothing is idle here."""

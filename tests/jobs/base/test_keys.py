@@ -225,7 +225,8 @@ def test_speed_only_fields_of_the_kinds():
         ("sweep", "parallel"),
         ("train_step_policy", "checkpoint_s"),
     }
-    assert marked == trained | watched | others
+    every = {(kind, "timeout") for kind in kind_names()}
+    assert marked == trained | watched | others | every
 
 
 def test_speed_only_fields_do_not_change_the_key_of_a_training():

@@ -3,6 +3,8 @@ import json
 import pytest
 from measured import put_report, put_run, put_student
 
+from slimctl.orchestrator.runs.runs import save_pipeline
+
 RUN = "measured-20260102-120000-aaaa"
 
 
@@ -54,3 +56,14 @@ def test_mistakes(slimctl):
     ended = slimctl("compare", RUN, "--json", "--format", "md")
     assert (ended.code, ended.err.splitlines()[0]) == (2, "--json: cannot go with --format md")
     assert slimctl("compare", "--format", "xml").code == 2
+
+
+def test_costs_are_those_of_the_runs_price(slimctl, store):
+    save_pipeline(store.blobs, RUN, "name: measured\nprice: {cpu_hour: 0.5, currency: EUR}\n")
+    shown = json.loads(slimctl("compare", RUN, "--json").out)
+    assert shown["price"]["cpu_hour"] == 0.5
+    assert [row["cost"] for row in shown["rows"]] == [1.0]  # two hours each, the mean of two seeds
+    ended = slimctl("compare", RUN)
+    assert "1.00 EUR" in ended.out
+    assert "2.00 EUR for all models; 0.00 EUR saved" in ended.out
+    assert "cost,currency" in slimctl("compare", RUN, "--format", "csv").out

@@ -51,6 +51,9 @@ def test_plan_says_what_it_costs_and_at_which_rate(slimctl, tmp_path, monkeypatc
     made = [json.loads(slimctl("plan", file, "--json", "--tflops", n).out) for n in (40, 80)]
     hours = [each["estimate"]["gpu_hours"] for each in made]
     assert hours[0] == pytest.approx(2 * hours[1])
+    priced = ("plan", file, "--tflops", 40, "--set", "price={gpu_hour: 2}")
+    assert json.loads(slimctl(*priced, "--json").out)["estimate"]["cost"] == 2 * hours[0]
+    assert f"cost: {2 * hours[0]:,.2f} USD at 2.00 USD a GPU-hour" in slimctl(*priced).out
     assert made[0]["jobs"][1]["pflop"] == pytest.approx(made[0]["estimate"]["pflop"])
 
 
