@@ -4,6 +4,7 @@ from slimctl.models.diffusers_pipeline import SlimPipeline
 images = SlimPipeline.from_pretrained(FOLDER)(batch_size=4, class_label=3, seed=0).images
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ class SlimNetworks(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         known = ModelDescription.model_validate(description)
         self.networks = nn.ModuleList([one.network.build(known.image) for one in known.members])
+        self.autoencoder = None if known.autoencoder is None else known.autoencoder.build()
 
     def flow(self) -> Flow:
-        """The velocity that the networks stand for."""
+        """The velocity that the networks stand for, with what decodes its latents."""
         known = ModelDescription.model_validate(self.config.description)
-        return flow_of(known, self.networks, self.device)
+        flow = flow_of(known, self.networks, self.device)
+        flow.autoencoder = self.autoencoder
+        return flow
 
 
 class SlimPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -100,11 +104,16 @@ def _as(output_type: str, images: Tensor) -> Any:
 
 
 def write_diffusers(
-    folder: Path, description: ModelDescription, weights: list[dict[str, Tensor]]
+    folder: Path,
+    description: ModelDescription,
+    weights: list[dict[str, Tensor]],
+    autoencoder: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a folder that `DiffusionPipeline.from_pretrained` opens."""
+    """Writes a folder that `DiffusionPipeline.from_pretrained` opens; as `write_model_folder`."""
     networks = SlimNetworks(description=description.model_dump(mode="json"))
     for network, tensors in zip(networks.networks, weights, strict=True):
         network.load_state_dict(tensors)
+    if networks.autoencoder is not None:
+        networks.autoencoder.load_state_dict(autoencoder)
     SlimPipeline(networks.eval()).save_pretrained(str(folder))
     (folder / "pipeline.py").write_text(LOADER)

@@ -112,6 +112,16 @@ def one_step_velocity(
     return flow.mean_velocity(flow.enter(x0), start, torch.ones_like(start), label)
 
 
+def one_step_image(
+    flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
+) -> Float[Tensor, "b c h w"]:
+    """The one-step sample of noise: `enter(x0 + u)`, which of a velocity is x0 + v(x0, t_start).
+
+    Of a flow that denoises it is the image that it expects behind its noisiest point.
+    """
+    return flow.enter(x0 + one_step_velocity(flow, x0, label))
+
+
 def one_step_loss(
     u: Float[Tensor, "b c h w"],
     x0: Float[Tensor, "b c h w"],

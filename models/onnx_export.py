@@ -3,6 +3,7 @@
     one-step network   noise float32 (B, C, H, W) [, label int64 (B,)] -> images, the same shape
     flow               xt float32 (B, C, H, W), t float32 (B,) [, label] -> velocity
     flow of two times  xt, t, end float32 (B,) [, label] -> mean velocity of the step from t to end
+    decoder            latents float32 (B, C, H, W) -> images (B, K, Y, X)
 
 B is free. Pixels are in [-1, 1], not clipped.
 """
@@ -11,8 +12,11 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +24,10 @@ from torch import Tensor, nn
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
-from slimctl.models.spec import Spec
+from slimctl.models.spec import ImageShape, Spec
+
+if TYPE_CHECKING:
+    from slimctl.models.networks.autoencoder.network import Autoencoder
 
 LARGEST_DIFFERENCE = 1e-4
 BATCHES = (1, 2, 5)
@@ -54,8 +61,9 @@ class _OneStep(nn.Module):
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         t = noise.new_full((noise.shape[0],), self.flow.t_start)
-        end = torch.ones_like(t)
-        return noise + self.flow._mean_velocity(noise, t, end, label)  # noqa: SLF001
+        end, flow = torch.ones_like(t), self.flow
+        velocity = flow._mean_velocity(flow.enter(noise), t, end, label)  # noqa: SLF001
+        return flow.enter(noise + velocity)
 
 
 class _Velocity(nn.Module):
@@ -76,10 +84,31 @@ class _MeanVelocity(nn.Module):
         return self.flow._mean_velocity(xt, t, end, label)  # noqa: SLF001
 
 
+class _Decoder(nn.Module):
+    def __init__(self, autoencoder: "Autoencoder") -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+
 def _module(flow: Flow, *, one_step: bool) -> nn.Module:
     if one_step:
         return _OneStep(flow).eval()
     return (_MeanVelocity(flow) if flow.takes_end else _Velocity(flow)).eval()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What becomes one file."""
+
+    module: nn.Module
+    inputs: Callable[[int], dict[str, Tensor]]
+    """Inputs by name for a batch of so many."""
+    output: str
+    grows: bool
+    """Whether its outputs may be far beyond 1, so that differences are held to the largest."""
 
 
 def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
@@ -88,15 +117,46 @@ def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
     Args:
         flow: on the CPU, in float32.
         path: of the file.
-        one_step: whether to write the map from noise to images, else the velocity.
+        one_step: whether to write the map from noise to images (or latents), else the velocity.
 
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
         OnnxExportError: it cannot be written, or the two differ by more than 1e-4, a velocity by
             more than 1e-4 of the batch's largest; the file is removed.
     """
-    module = _module(flow, one_step=one_step)
-    example = _inputs(flow, 2, one_step=one_step)
+    return _export(_of_flow(flow, one_step=one_step), path)
+
+
+def export_decoder(autoencoder: "Autoencoder", latents: ImageShape, path: Path) -> OnnxCheck:
+    """Writes what decodes latents of a shape, and compares it with torch; raises as `export_onnx`.
+
+    Images are not clipped, and held to 1e-4 of the largest where that is above 1.
+    """
+    return _export(_of_decoder(autoencoder, latents), path)
+
+
+def _of_flow(flow: Flow, *, one_step: bool) -> _Part:
+    made = "images" if flow.autoencoder is None else "latents"
+    return _Part(
+        _module(flow, one_step=one_step),
+        partial(_inputs, flow, one_step=one_step),
+        made if one_step else "velocity",
+        grows=not one_step,
+    )
+
+
+def _of_decoder(autoencoder: "Autoencoder", latents: ImageShape) -> _Part:
+    shape = (latents.channels, latents.size, latents.size)
+
+    def inputs(count: int) -> dict[str, Tensor]:
+        index = torch.arange(count)
+        return {"latents": counter_random.normal(0, Stream.SAMPLE_NOISE, index, shape)}
+
+    return _Part(_Decoder(autoencoder).eval(), inputs, "images", grows=True)
+
+
+def _export(part: _Part, path: Path) -> OnnxCheck:
+    example = part.inputs(2)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of axes with one name, and of torch's own deprecations
@@ -105,10 +165,10 @@ def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
         noisy.setLevel(logging.ERROR)  # torchvision is not needed
         try:
             program = torch.onnx.export(
-                module,
+                part.module,
                 tuple(example.values()),
                 input_names=list(example),
-                output_names=["images" if one_step else "velocity"],
+                output_names=[part.output],
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in example),
                 verbose=False,
@@ -120,19 +180,23 @@ def export_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
         assert program is not None
         program.save(str(path))
     try:
-        return check_onnx(flow, path, one_step=one_step)
+        return _check(part, path)
     except OnnxExportError:
         path.unlink(missing_ok=True)
         raise
 
 
-@torch.no_grad()
 def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
     """Compares a file with the flow that it was made from, and times both.
 
     Raises:
         OnnxExportError: they differ by more than 1e-4.
     """
+    return _check(_of_flow(flow, one_step=one_step), path)
+
+
+@torch.no_grad()
+def _check(part: _Part, path: Path) -> OnnxCheck:
     import onnxruntime  # noqa: PLC0415  (an extra)
 
     options = onnxruntime.SessionOptions()
@@ -143,16 +207,15 @@ def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
         )
     except Exception as error:  # its errors have no base class of their own
         raise OnnxExportError(f"onnxruntime cannot run it: {_last_line(error)}") from error
-    module = _module(flow, one_step=one_step)
     largest = relative = 0.0
     for size in BATCHES:
-        inputs = _inputs(flow, size, one_step=one_step)
-        wanted = module(**inputs)
+        inputs = part.inputs(size)
+        wanted = part.module(**inputs)
         found = torch.from_numpy(session.run(None, _arrays(inputs))[0])
         if found.shape != wanted.shape:
             raise OnnxExportError(f"the output is {tuple(found.shape)}, not {tuple(wanted.shape)}")
         difference = float((found - wanted).abs().max())
-        output = 1.0 if one_step else max(1.0, float(wanted.abs().max()))
+        output = max(1.0, float(wanted.abs().max())) if part.grows else 1.0
         allowed = LARGEST_DIFFERENCE * output
         if not difference <= allowed:
             raise OnnxExportError(
@@ -160,7 +223,7 @@ def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
             )
         largest = max(largest, difference)
         relative = max(relative, difference / output)
-    one = _inputs(flow, 1, one_step=one_step)
+    one = part.inputs(1)
     arrays = _arrays(one)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -169,7 +232,7 @@ def check_onnx(flow: Flow, path: Path, *, one_step: bool) -> OnnxCheck:
             largest_difference=largest,
             relative_difference=relative,
             latency_ms=_median_ms(lambda: session.run(None, arrays)),
-            torch_ms=_median_ms(lambda: module(**one)),
+            torch_ms=_median_ms(lambda: part.module(**one)),
         )
     finally:
         torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from slimctl.models import counter_random
 from slimctl.models.compilation import CompilesLater
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
-from slimctl.models.losses import one_step_velocity
+from slimctl.models.losses import one_step_image
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import ImageShape
@@ -22,7 +22,7 @@ class Samples:
     """A batch of samples."""
 
     images: Tensor
-    """float32 (B, C, H, W), not clipped."""
+    """Pixels, float32 (B, C, H, W), not clipped."""
     labels: Tensor | None
     nfe: Tensor
     """Network evaluations of each sample, (B,)."""
@@ -48,7 +48,7 @@ class Sampler:
 
     @property
     def image(self) -> ImageShape:
-        """Shape of the images."""
+        """Shape of what the flow makes: pixels, or latents that are decoded."""
         return self.flow.image
 
     def noise(self, seed: int, index: Tensor) -> Tensor:
@@ -64,10 +64,16 @@ class Sampler:
 
     @torch.no_grad()
     def generate(self, x0: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images of noise, and the network evaluations of each."""
+        """Pixels of noise, and the network evaluations of each."""
+        x1, nfe = self.follow(x0, label)
+        return self.flow.decode(x1), nfe
+
+    @torch.no_grad()
+    def follow(self, x0: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Where the model takes noise, latents not being decoded, and the evaluations of each."""
         if self.solver is None:
-            images = x0 + one_step_velocity(self.flow, x0, label)
-            return images, torch.ones(len(x0), dtype=torch.int64)
+            x1 = one_step_image(self.flow, x0, label)
+            return x1, torch.ones(len(x0), dtype=torch.int64)
         solution = solve(self.solver, self.flow, x0, label)
         return solution.x1, solution.nfe
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from slimctl.jobs.base.facts import Facts, Intake
+from slimctl.jobs.base.facts import Facts, Intake, LatentSpace
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.metrics import metrics
+from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.solvers.spec import GridSpec
 from slimctl.models.spec import ImageShape, Spec
 
@@ -156,6 +157,35 @@ class Dataset(Handle):
         )
 
 
+class Autoencoder(Handle):
+    """What turns images into latents and back. A flow of latents and its students carry it."""
+
+    network: dict[str, Any]
+    """Its spec."""
+    image: ImageShape
+    """Shape of the images; others of these channels go as well."""
+    parameters: int
+    """Weights."""
+    weights: str
+    """sha256 of the file: latents of other weights are others."""
+    file: str = "autoencoder.safetensors"
+
+    @property
+    def space(self) -> LatentSpace:
+        """What its latents are of."""
+        return LatentSpace(AutoencoderSpec.model_validate(self.network), self.weights)
+
+    def facts(self) -> Facts:
+        space = self.space
+        image = space.autoencoder.latents(self.image)
+        return Facts(image=image, latents=space, made="Autoencoder")
+
+
+def space_of(autoencoder: Autoencoder | None) -> LatentSpace | None:
+    """What the images of a handle are latents of; None = they are pixels."""
+    return None if autoencoder is None else autoencoder.space
+
+
 class FeatureNet(Handle):
     """A network whose features serve the metrics: trained here, or from a file."""
 
@@ -202,10 +232,8 @@ class Flow(Handle, Parameterisation):
     """Standard deviation put around each image of a closed form, in units of [-1, 1] pixels."""
     file: str = "weights.safetensors"
     """EMA weights of a network."""
-    autoencoder: dict[str, Any] | None = None
-    """Spec of what decodes its images, which are latents then; None = they are pixels."""
-    autoencoder_file: str = "autoencoder.safetensors"
-    """Its weights."""
+    autoencoder: Autoencoder | None = None
+    """What decodes its images, which are latents then; None = they are pixels."""
 
     def facts(self) -> Facts:
         return Facts(
@@ -213,7 +241,7 @@ class Flow(Handle, Parameterisation):
             flip_valid=self.flip_valid,
             part=self.part,
             closed_form=self.network is None,
-            latents=self.autoencoder is not None,
+            latents=space_of(self.autoencoder),
             flow=self,
             made="Flow",
         )
@@ -236,9 +264,17 @@ class Generator(Handle):
     """Artifact id of the features whose score chose its weights among those of its training; "" =
     none did."""
     file: str = "weights.safetensors"
+    autoencoder: Autoencoder | None = None
+    """What its images are latents of; None = they are pixels."""
 
     def facts(self) -> Facts:
-        return Facts(image=self.image, flip_valid=self.flip_valid, part=self.part, made="Generator")
+        return Facts(
+            image=self.image,
+            flip_valid=self.flip_valid,
+            part=self.part,
+            latents=space_of(self.autoencoder),
+            made="Generator",
+        )
 
 
 class Partition(Handle):
@@ -279,6 +315,8 @@ class Fleet(Handle):
     """Weights that one sample goes through: those of the largest student."""
     parameters_total: int
     """Weights of all students."""
+    autoencoder: Autoencoder | None = None
+    """What its images are latents of; None = they are pixels."""
 
     def facts(self) -> Facts:
         first = self.members[0]
@@ -287,6 +325,7 @@ class Fleet(Handle):
             flip_valid=self.flip_valid,
             flow=first if isinstance(first, Flow) else None,
             one_step=isinstance(first, Generator),
+            latents=space_of(self.autoencoder),
             made="Fleet",
         )
 
@@ -311,9 +350,17 @@ class PairSet(Handle):
     t_start: float = 0.0
     """Flow time at which x0 enters the flow."""
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+    autoencoder: Autoencoder | None = None
+    """What its images are latents of; None = they are pixels."""
 
     def facts(self) -> Facts:
-        return Facts(image=self.image, count=self.count, flip_valid=self.flip_valid, made="PairSet")
+        return Facts(
+            image=self.image,
+            count=self.count,
+            flip_valid=self.flip_valid,
+            latents=space_of(self.autoencoder),
+            made="PairSet",
+        )
 
     def elsewhere(self) -> tuple[ShardFile, ...]:
         return self.shards
@@ -407,6 +454,12 @@ class QualityReport(Handle):
     """Whether it was measured with nothing else on its device; None in earlier reports."""
     routing_us: float | None = None
     """Median time to find the student of one request, part of the latency; None without a fleet."""
+    decode_ms: float | None = None
+    """Median time to decode one sample, part of the latency; None where samples are pixels."""
+    decoder_macs: int | None = None
+    """Multiply-adds of decoding one sample, beside `macs`."""
+    decoder_parameters: int | None = None
+    """Weights of what decodes, beside `parameters`."""
     device: str
     threads: int
     straightness: float | None
@@ -492,7 +545,8 @@ class StepGrid(Handle):
     nfe: int
     """Network evaluations per sample."""
     error_median: float
-    """Median over held-out samples of the RMS difference from the exact end, in [-1, 1] units."""
+    """Median over held-out samples of the RMS difference from the exact end, in [-1, 1] units; of
+    latents relative to their RMS."""
     error_p90: float
     error_p99: float
     share_within_rounding: float

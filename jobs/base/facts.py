@@ -4,10 +4,11 @@ Facts flow along the edges of the graph when a pipeline is checked, so that a ne
 take the images or a flip that the data forbids is an error with a line number, not a dead job.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slimctl.models.flows.parameterisation import Parameterisation
+from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
 
@@ -28,6 +29,22 @@ class Intake:
         size = "of any size" if self.size is None else f"of {self.size} x {self.size}"
         channels = "any number of" if self.channels is None else str(self.channels)
         return f"images {size} with {channels} channels"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """The autoencoder that latents are of."""
+
+    autoencoder: AutoencoderSpec
+    weights: str = ""
+    """sha256 of its weights; "" = only running tells."""
+
+    def is_other(self, space: "LatentSpace") -> bool:
+        """Whether these are surely latents of another autoencoder."""
+        known = self.weights and space.weights
+        return bool(known and self.weights != space.weights) or (
+            self.autoencoder != space.autoencoder
+        )
 
 
 @dataclass(frozen=True)
@@ -54,8 +71,9 @@ class Facts:
     """Whether a fleet's students make samples in one step, without a solver."""
     closed_form: bool = False
     """Whether a flow is the closed form of a data set, without a network."""
-    latents: bool = False
-    """Whether the images are latents, which are looked at only once they are decoded."""
+    latents: LatentSpace | None = None
+    """What the images are latents of, which are looked at only once they are decoded; None = they
+    are pixels."""
     flow: Parameterisation | None = None
     """What a flow's network predicts, on which schedule."""
     nfe: float | None = None
@@ -78,6 +96,13 @@ class Facts:
     """Jobs whose features chose something that the result came from: weights, or a trial."""
     feature_macs: int | None = None
     """Multiply-adds of the features of one image."""
+
+    @property
+    def pixels(self) -> ImageShape | None:
+        """Shape of the images once they are decoded, with the number of classes."""
+        if self.image is None or self.latents is None:
+            return self.image
+        return self.latents.autoencoder.pixels(self.image)
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,32 @@ def check_labels(data: Facts, conditional: bool, job: str) -> None:
             f"{what}, so the flow cannot be conditional",
             f"{fix or 'use a labelled data set'}, or set conditional: false",
         )
+
+
+def check_space(inputs: Mapping[str, Facts], field: str, source: str, job: str) -> None:
+    """Checks that two inputs are in one space: pixels, or latents of one autoencoder.
+
+    Args:
+        inputs: facts of each input, by field name.
+        field: input that is checked.
+        source: input that it has to go with.
+        job: job of that.
+
+    Raises:
+        FieldError: they are not.
+    """
+    own, wanted = inputs.get(field, Facts()), inputs.get(source, Facts())
+    if own.image is None or wanted.image is None:
+        return
+    if own.latents is None and wanted.latents is not None:
+        what = f"its images are pixels, but '{job}' is of latents"
+        raise FieldError(field, what, "name the latents of these images (kind: encode_latents)")
+    if own.latents is not None and wanted.latents is None:
+        what = f"it is of latents, but '{job}' of pixels"
+        raise FieldError(field, what, "name images that were not encoded")
+    if own.latents and wanted.latents and own.latents.is_other(wanted.latents):
+        what = f"its latents are of another autoencoder than those of '{job}'"
+        raise FieldError(field, what, f"use latents and models of the autoencoder of '{job}'")
 
 
 def check_flip(flip: bool | None, valid: bool | None, job: str) -> None:

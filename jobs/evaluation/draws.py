@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimctl.jobs.base.artifacts import (
+    Autoencoder,
     Dataset,
     FeatureNet,
     Fleet,
@@ -77,6 +78,8 @@ class Evaluation:
     partition: Partition | None
     solver: SolverSpec | None
     guidance: Guidance | None = None
+    decoder: Autoencoder | None = None
+    """What decodes latents; None = the model's own."""
 
     @property
     def seed(self) -> int:
@@ -92,8 +95,9 @@ class Evaluation:
         spec = self.spec
         batches = spec.draws * -(-spec.samples // spec.batch_size)
         sampler = open_sampler(
-            self.store, self.model, self.solver, device, self.guidance, spec.precision, batches
-        )
+            self.store, self.model, self.solver, device, self.guidance, spec.precision, batches,
+            self.decoder,
+        )  # fmt: skip
         return Opened(sampler, open_features(self.store, self.features, device, threads))
 
 

@@ -38,10 +38,12 @@ from slimctl.jobs.evaluation.shards import shards_of
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import FEWEST, by_labels
 from slimctl.models.engine import choose_engine, without_engine
+from slimctl.models.flows.flow import GuidedFlow
 from slimctl.models.metrics import take
 from slimctl.models.metrics.cost import count_macs, count_parameters, measure_latency
 from slimctl.models.metrics.evidence import Evidence
 from slimctl.models.metrics.gaussians import Gaussian
+from slimctl.models.networks.autoencoder.spec import decoder_size
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
@@ -161,6 +163,7 @@ def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
         chosen_by=_chosen_by(model),
         reference=data.id,
         **(_costs(model, sampler) | _latency(sampler)),
+        **_decoding(evaluation, sampler),
         parts=parts,
         classes=classes,
     )
@@ -229,7 +232,8 @@ def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
             "parameters_total": model.parameters_total,
             "macs": max(count_macs(network, model.image) for network in networks),
         }
-    network = getattr(sampler.flow, "network", None)
+    flow = sampler.flow.flow if isinstance(sampler.flow, GuidedFlow) else sampler.flow
+    network = getattr(flow, "network", None)
     if network is None:
         return {"parameters": 0, "parameters_total": 0, "macs": 0}
     count = count_parameters(network)
@@ -247,8 +251,29 @@ def _routing_us(sampler: Sampler) -> float | None:
     return 1e3 * measure_latency(lambda: flow.route(label), "cpu", repeats=repeats).median_ms
 
 
+def _decoding(evaluation: Evaluation, sampler: Sampler) -> dict[str, Any]:
+    """What decoding one sample costs; nothing where samples are pixels."""
+    handle = evaluation.decoder or evaluation.model.autoencoder
+    if handle is None:
+        return {}
+    size = decoder_size(handle.space.autoencoder, sampler.image)
+    index = torch.zeros(1, dtype=torch.int64, device=sampler.device)
+    latents = sampler.noise(0, index)
+
+    @torch.no_grad()
+    def call() -> None:
+        sampler.flow.decode(latents)
+
+    measured = measure_alone(call, sampler.device, budget_ms=LATENCY_BUDGET_MS)
+    return {
+        "decode_ms": measured.latency.median_ms,
+        "decoder_macs": size.macs,
+        "decoder_parameters": size.parameters,
+    }
+
+
 def _latency(sampler: Sampler) -> dict[str, Any]:
-    """Time of one sample at batch 1, all evaluations; on what, and whether alone there."""
+    """Time of one sample at batch 1, all evaluations and decoding; on what, and whether alone."""
     index = torch.zeros(1, dtype=torch.int64, device=sampler.device)
     x0, label = sampler.noise(0, index), sampler.labels(0, index)
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
+from slimctl.jobs.base.artifacts import Autoencoder, Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.guidance import Guidance
+from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.flows import later, open_fleet, open_guided, open_running
 from slimctl.jobs.storage.store import Store
 from slimctl.models.flows.flow import Flow as RunnableFlow
@@ -47,8 +48,9 @@ def open_sampler(
     guidance: Guidance | None = None,
     precision: SamplingPrecision = "float32",
     batches: int = 0,
+    decoder: Autoencoder | None = None,
 ) -> Sampler:
-    """Opens a model of the store for sampling; a flow may be guided.
+    """Opens a model of the store for sampling; a flow may be guided, latents are decoded.
 
     `precision` is of the networks' products; of so many batches, fixed steps are compiled on a GPU
     where that pays.
@@ -70,6 +72,7 @@ def open_sampler(
     else:
         flow = open_guided(store, model, guidance, device, precision)
     compiles = later(flow, solver, device, batches)
+    flow.autoencoder = open_autoencoder(store, decoder or model.autoencoder, device)
     return Sampler(flow, solver, model.label_counts, device, compiles)
 
 

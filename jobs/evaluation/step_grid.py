@@ -11,7 +11,13 @@ from slimctl.jobs.storage.flows import open_guided
 from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.solvers.base import solve
-from slimctl.models.solvers.fit_grid import ROUNDING_RMS, end_errors, fit_grid, follow
+from slimctl.models.solvers.fit_grid import (
+    ROUNDING_RMS,
+    end_errors,
+    end_unit,
+    fit_grid,
+    follow,
+)
 from slimctl.models.solvers.spec import RK45Spec
 
 if TYPE_CHECKING:
@@ -52,7 +58,8 @@ def fit_step_grid(context: JobContext, spec: "FitStepGrid", handle: Flow) -> Ste
     # Ends a tenth as far off as those of the tolerance, which good grids come near to themselves.
     tight = min(spec.tolerance, max(spec.tolerance / 10, TIGHTEST))
     ends = solve(_rk45(tight), flow, x0, label).x1
-    errors = end_errors(solve(solver, flow, x0, label).x1, ends)
+    unit = end_unit(ends, relative=handle.autoencoder is not None)
+    errors = end_errors(solve(solver, flow, x0, label).x1, ends) / unit
     exact_nfe = float(solve(_rk45(spec.tolerance), flow, x0, label).nfe.double().mean())
     median, p90, p99 = errors.quantile(errors.new_tensor([0.5, 0.9, 0.99])).tolist()
     share = float((errors <= ROUNDING_RMS).double().mean())

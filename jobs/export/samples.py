@@ -100,7 +100,7 @@ def picture_of_flow(store: Store, flow: Flow) -> bytes:
         x = x + size * sampler.flow.velocity(x, t, label)
         if (step + 1) % (FOLLOWED_STEPS // (TIMES - 1)) == 0:
             kept.append(x)
-    rows = torch.stack(kept, dim=1).flatten(0, 1)
+    rows = sampler.flow.decode(torch.stack(kept, dim=1).flatten(0, 1))
     out = io.BytesIO()
     Image.fromarray(tiled(rows, TIMES)).save(out, "PNG")
     return out.getvalue()

@@ -14,6 +14,7 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import JobFailed, UserError
 from slimctl.jobs.evaluation.sampling import takes_solver
+from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.flows import open_flow, open_network
 from slimctl.jobs.storage.store import Store
 from slimctl.models.checkpoints.model_format import Member, ModelDescription, write_model_folder
@@ -21,7 +22,7 @@ from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.registry import parse_network
-from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_onnx
+from slimctl.models.onnx_export import OnnxCheck, OnnxExportError, export_decoder, export_onnx
 from slimctl.models.solvers.spec import EulerSpec
 
 Model = Flow | Generator | Fleet
@@ -77,6 +78,7 @@ def describe(
         solver=EulerSpec(steps=nfe) if takes_solver(model) else None,
         label_counts=model.label_counts,
         class_names=class_names if model.image.classes else (),
+        autoencoder=model.autoencoder.space.autoencoder if model.autoencoder else None,
     )
 
 
@@ -89,6 +91,16 @@ def weights_of(store: Store, model: Model) -> list[Mapping[str, Tensor]]:
     return [load_file(store.file(one, one.file)) for one in members_of(model)]
 
 
+def decoder_of(store: Store, model: Model) -> Mapping[str, Tensor] | None:
+    """Weights of what decodes its latents, by name; None where it makes pixels.
+
+    Raises:
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    handle = model.autoencoder
+    return None if handle is None else load_file(store.file(handle, handle.file))
+
+
 def _parameterisation(flow: Flow) -> Parameterisation:
     fields = Parameterisation.model_fields
     return Parameterisation.model_validate(
@@ -98,6 +110,8 @@ def _parameterisation(flow: Flow) -> Parameterisation:
 
 Format = Literal["safetensors", "onnx", "diffusers"]
 CARD = "README.md"
+DECODER = "decoder.onnx"
+"""From latents to pixels."""
 MADE_HERE = (DESCRIPTION, "model_index.json")
 """One of them is in every folder that an export made."""
 
@@ -165,7 +179,8 @@ def ship(
     checks: dict[str, OnnxCheck] = {}
     try:
         if to == "safetensors":
-            write_model_folder(fresh, description, weights_of(store, model))
+            weights, decoder = weights_of(store, model), decoder_of(store, model)
+            write_model_folder(fresh, description, weights, decoder)
         elif to == "onnx":
             checks = _write_onnx(store, model, fresh, description)
         else:
@@ -205,6 +220,7 @@ def _write_onnx(
 ) -> dict[str, OnnxCheck]:
     device = torch.device("cpu")
     checks: dict[str, OnnxCheck] = {}
+    decoder = open_autoencoder(store, model.autoencoder, device)
     for member, one in zip(description.members, members_of(model), strict=True):
         one_step = isinstance(one, Generator)
         flow = (
@@ -212,11 +228,17 @@ def _write_onnx(
             if isinstance(one, Generator)
             else open_flow(store, one, device)
         )
+        flow.autoencoder = decoder
         name = member.file.replace("weights", "model").replace(".safetensors", ".onnx")
         try:
             checks[name] = export_onnx(flow, folder / name, one_step=one_step)
         except OnnxExportError as error:
             raise JobFailed(one.id, str(error), "export it --to safetensors") from error
+    if decoder is not None:
+        try:
+            checks[DECODER] = export_decoder(decoder, model.image, folder / DECODER)
+        except OnnxExportError as error:
+            raise JobFailed(model.id, str(error), "export it --to safetensors") from error
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n")
     return checks
 
@@ -226,4 +248,5 @@ def _write_diffusers(
 ) -> None:
     from slimctl.models.diffusers_pipeline import write_diffusers  # noqa: PLC0415  (an extra)
 
-    write_diffusers(folder, description, [dict(one) for one in weights_of(store, model)])
+    weights = [dict(one) for one in weights_of(store, model)]
+    write_diffusers(folder, description, weights, decoder_of(store, model))

@@ -58,6 +58,7 @@ class AnnealReflow(ScoredTrainingSpec):
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
+            latents=known.latents,
             flow=Parameterisation(),
             network=self.network,
             part=self.part,

@@ -42,6 +42,7 @@ class AssembleFleet(JobSpec):
             t_start=first.t_start,
             parameters=max(sizes),
             parameters_total=sum(sizes),
+            autoencoder=first.autoencoder,
         )
 
     def _check_parts(self, parts: Sequence[int | None], count: int | None) -> None:
@@ -101,4 +102,5 @@ class AssembleFleet(JobSpec):
             flow=known[0].flow,
             network=known[0].network,
             one_step=one_step,
+            latents=known[0].latents,
         )

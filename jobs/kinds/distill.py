@@ -154,13 +154,14 @@ class Distill(ScoredTrainingSpec):
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
+            latents=known.latents,
             part=self.part,
             network=self._student(inputs),
         )
         return check_each(
             made,
             lambda: self.check_source(inputs, ("pairs", self.pairs.job), self.network, self.flip),
-            lambda: check_distance(self.distance, known.image),
+            lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
             lambda: check_critic(self.critic, known.image),
             lambda: self._check_start(inputs),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import (
+    Autoencoder,
     Dataset,
     FeatureNet,
     Fleet,
@@ -18,7 +19,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.cluster import FORWARD, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning, check_each
 from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.memory import Memory, sampling_memory
@@ -27,6 +28,7 @@ from slimctl.jobs.base.solvers import asked_nfe, check_solver, fitted_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.evaluation.shards import shards_of
 from slimctl.models.metrics import added
+from slimctl.models.networks.autoencoder.spec import decoder_size
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import ADDED, SamplingPrecision
@@ -55,7 +57,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     model: Ref[Flow | Generator | Fleet]
     """What to measure."""
     data: Ref[Dataset]
-    """Real images to compare with."""
+    """Real images to compare with, pixels also where the model makes latents."""
     features: Ref[FeatureNet]
     """Feature network of the Fréchet and kernel distances."""
     partition: Ref[Partition] | None = None
@@ -76,6 +78,9 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     precision: Annotated[SamplingPrecision, ADDED] = "float32"
     """Of the products of the model's network while it samples; float16 rounds as finely as a GPU's
     float32 (TF32) does, bfloat16 eight times as coarsely."""
+    decoder: Annotated[Ref[Autoencoder] | None, ADDED] = None
+    """What decodes the latents of the model, such as an AutoencoderTiny; null = the autoencoder
+    that they are of."""
     neighbours: int = Field(default=5, ge=1)
     """Nearest neighbours that span the manifold of precision and recall; 5 as arXiv 2002.09797
     recommends for thousands of images (arXiv 1904.06991 takes 3 for 50 000)."""
@@ -109,6 +114,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             partition=context.input(self.partition) if self.partition else None,
             solver=None if self.solver is None else fitted_solver(context, self.solver),
             guidance=self.guided(context.handles),
+            decoder=context.input(self.decoder) if self.decoder else None,
         )
         if self.placed(context.cluster) == "shared":
             return measure(context, evaluation)
@@ -147,8 +153,9 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
             lambda: self.check_guidance(inputs, "model", self.model.job),
-            lambda: self._check_images("model", model, data),
-            lambda: self._check_images("features", features, data),
+            lambda: self._check_pixels("model", model.pixels, data),
+            lambda: self._check_pixels("features", features.image, data),
+            lambda: self._check_decoder(model, inputs.get("decoder", Facts())),
             lambda: self._check_intake(features, data.image),
             lambda: self._check_samples("samples", self.samples),
             lambda: self._check_samples("manifold_samples", self.manifold_samples),
@@ -191,7 +198,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         if nfe is None:
             return None
         samples = self.samples * self.draws
-        flop = FORWARD * size.macs * nfe * self.costs * samples
+        flop = FORWARD * (size.macs * nfe * self.costs + self._decoding(inputs)) * samples
         notes = [assumed] if assumed else []
         if features.feature_macs is None:
             notes.append(f"the features of '{self.features.job}' are not counted")
@@ -199,6 +206,12 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             seen = samples + (inputs["data"].count or 0)
             flop += FORWARD * features.feature_macs * seen
         return Work(size.parameters, size.macs, flop, tuple(notes))
+
+    def _decoding(self, inputs: Mapping[str, Facts]) -> int:
+        """Multiply-adds of decoding one sample."""
+        image, space = inputs["model"].image, inputs["model"].latents
+        space = inputs["decoder"].latents if self.decoder else space
+        return 0 if image is None or space is None else decoder_size(space.autoencoder, image).macs
 
     def fingerprint(self) -> dict[str, str]:
         return {**super().fingerprint(), **added()}
@@ -230,20 +243,31 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             return f"'{self.model.job}' is a flow and needs a solver", "add e.g. " + EXAMPLE
         return f"'{self.model.job}' makes images in one step and takes no solver", "remove solver"
 
-    def _check_images(self, field: str, given: Facts, data: Facts) -> None:
-        if given.latents:
+    def _check_pixels(self, field: str, image: "ImageShape | None", data: Facts) -> None:
+        if image and data.image and _pixels(image) != _pixels(data.image):
             raise FieldError(
                 field,
-                f"'{self.model.job}' makes latents, and this compares pixels",
-                "evaluate a model of pixels; in Python, `flow.decode` makes pixels of latents",
-            )
-        if given.image and data.image and _pixels(given.image) != _pixels(data.image):
-            raise FieldError(
-                field,
-                f"its images are {_pixels(given.image)}, those of '{self.data.job}' "
+                f"its images are {_pixels(image)}, those of '{self.data.job}' "
                 f"{_pixels(data.image)}",
                 "compare images of one shape",
             )
+
+    def _check_decoder(self, model: Facts, decoder: Facts) -> None:
+        """The decoder is for such latents, and makes images of the same size."""
+        if self.decoder is None or decoder.latents is None or model.image is None:
+            return
+        if model.latents is None:
+            what = f"'{self.model.job}' makes pixels, and there is nothing to decode"
+            raise FieldError("decoder", what, "leave decoder out")
+        own, space = model.latents.autoencoder, decoder.latents.autoencoder
+        try:
+            space.require_latents(model.image)
+        except ValueError as error:
+            what, fix = what_and_fix(error)
+            raise FieldError("decoder", f"'{self.decoder.job}' {what}", fix) from error
+        if (space.factor, space.image_channels) != (own.factor, own.image_channels):
+            what = f"'{self.decoder.job}' makes other images: {_pixels(space.pixels(model.image))}"
+            raise FieldError("decoder", what, "name one that makes images of the same size")
 
     def _check_intake(self, features: Facts, image: "ImageShape | None") -> None:
         if image and features.intake and not features.intake.takes(image):

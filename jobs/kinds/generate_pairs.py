@@ -82,6 +82,7 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
             flip_valid=flow.flip_valid,
             t_start=flow.t_start,
             shards=tuple(record.file for record in records),
+            autoencoder=flow.autoencoder,
         )
 
     def _recipe(
@@ -136,7 +137,7 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["flow"]
-        made = Facts(image=known.image, count=self.count, flip_valid=known.flip_valid)
+        made = Facts(known.image, self.count, known.flip_valid, latents=known.latents)
         return check_each(
             made,
             self._check_batch,

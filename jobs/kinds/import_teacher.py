@@ -8,13 +8,13 @@ from pydantic import Field
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import what_and_fix
-from slimctl.jobs.base.facts import Facts, FieldError, MissingFile
+from slimctl.jobs.base.facts import Facts, FieldError, LatentSpace, MissingFile
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.flows.parameterisation import Prediction, Schedule
 from slimctl.models.spec import ImageShape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from slimctl.models.checkpoints.teacher import TeacherFile
 
@@ -39,6 +39,9 @@ class ImportTeacher(JobSpec):
     network: dict[str, Any] | None = None
     """Fields of the network that the file does not say, such as `attention_resolutions`; with
     `kind`, the whole network, which weights under its own names need; null = as the file says."""
+    autoencoder: Annotated[str | None, BY_CONTENT] = None
+    """Folder of the autoencoder that its images are latents of, for a checkpoint that has none
+    beside it, such as SiT's; of a pipeline, in place of its own. null = as the folder has it."""
     size: int | None = Field(default=None, ge=1, le=4096)
     """Height and width of the images, px, or of the latents; null = as the file says."""
     image_channels: int | None = Field(default=None, ge=1, le=64)
@@ -60,6 +63,7 @@ class ImportTeacher(JobSpec):
     published ones of CIFAR-10, FFHQ and ImageNet are."""
 
     def run(self, context: JobContext) -> Flow:
+        from slimctl.jobs.storage.autoencoders import save_autoencoder
         from slimctl.jobs.storage.tensors import save_weights
 
         read = self._read()
@@ -71,9 +75,9 @@ class ImportTeacher(JobSpec):
                 f"t = {read.how.t_start:g} only"
             )
         save_weights(read.weights, context.folder / "weights.safetensors")
-        autoencoder = read.autoencoder
-        if autoencoder:
-            save_weights(autoencoder.weights, context.folder / "autoencoder.safetensors")
+        autoencoder = None
+        if read.autoencoder:
+            autoencoder = save_autoencoder(read.autoencoder, context, read.image)
         parameters = sum(
             read.weights[name].numel() for name in _parameters_of(read) if name in read.weights
         )
@@ -90,7 +94,7 @@ class ImportTeacher(JobSpec):
             label_counts=self._label_counts(read),
             flip_valid=self.flip_valid,
             parameters=parameters,
-            autoencoder=autoencoder.spec.model_dump(mode="json") if autoencoder else None,
+            autoencoder=autoencoder,
             **read.how.model_dump(),
         )
 
@@ -113,6 +117,7 @@ class ImportTeacher(JobSpec):
                 t_start=self.t_start,
                 prediction=self.prediction,
                 schedule=self.schedule,
+                autoencoder=Path(self.autoencoder) if self.autoencoder else None,
                 network=self.network or {},
             )
             read = read_teacher(Path(self.path), overrides)
@@ -121,6 +126,9 @@ class ImportTeacher(JobSpec):
         if read.text is not None:
             what = f"{self.path}: is conditional on texts, which jobs do not take yet"
             raise FieldError("path", what, "use it in Python: slimctl.load_teacher")
+        if read.autoencoder is not None and self.flip_valid:
+            what = "flip_valid is true, but a mirrored latent is not that of the mirrored image"
+            raise FieldError("flip_valid", what, "leave it out")
         if read.undecided:
             what = f"{self.path}: {read.undecided}, but others fit as well"
             raise FieldError("path", what, f"give {read.decide}")
@@ -148,15 +156,24 @@ class ImportTeacher(JobSpec):
 
     def fingerprint(self) -> dict[str, str]:
         from slimctl.jobs.base.fingerprint import content_of_files
-        from slimctl.models.checkpoints.paths import files_of
+        from slimctl.models.checkpoints.paths import autoencoder_folder, files_in, files_of
 
         path = Path(self.path)
-        files = files_of(path, ema=self.ema, variant=self.variant)
-        return {"path": content_of_files(files, path)}
+        files: Sequence[Path] = files_of(path, ema=self.ema, variant=self.variant)
+        content = {"path": content_of_files(files, path)}
+        if self.autoencoder:
+            folder = Path(self.autoencoder)
+            files = files_in(autoencoder_folder(folder) or folder)
+            content["autoencoder"] = content_of_files(files, folder)
+        return content
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
-        from slimctl.models.checkpoints.paths import require_path
+        from slimctl.models.checkpoints.paths import autoencoder_folder, require_path
 
+        if self.autoencoder and autoencoder_folder(Path(self.autoencoder)) is None:
+            what = f"there is no autoencoder at '{self.autoencoder}'"
+            fix = "name a folder with config.json and safetensors"
+            raise MissingFile("autoencoder", what, fix, self._stated())
         try:
             require_path(Path(self.path))
         except FileNotFoundError as error:
@@ -177,7 +194,7 @@ class ImportTeacher(JobSpec):
             image=read.image,
             flip_valid=self.flip_valid,
             classes_seen=sum(count > 0 for count in counts) or None,
-            latents=read.autoencoder is not None,
+            latents=LatentSpace(read.autoencoder.spec) if read.autoencoder else None,
             flow=read.how,
             network=read.network,
         )

@@ -235,6 +235,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
+            latents=known.latents,
             part=self.part,
             network=self._student(inputs),
         )
@@ -243,7 +244,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             lambda: self.check_source(
                 inputs, ("teacher", self.teacher.job), self.network, self.flip
             ),
-            lambda: check_distance(self.distance, known.image),
+            lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),

@@ -53,6 +53,7 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
         made = Facts(
             image=known.image,
             flip_valid=known.flip_valid,
+            latents=known.latents,
             part=self.part,
             flow=Parameterisation(),
             network=self.network,

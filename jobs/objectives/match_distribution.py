@@ -96,7 +96,7 @@ class DistributionMatching(Objective):
         features = self.handles[spec.judge] if spec.judge else None
         self._evaluator = Evaluator(
             store, data, features, labels, self._counts, image, self._t_start,
-            spec.score_samples, seed,
+            spec.score_samples, seed, autoencoder=teacher.autoencoder,
         )  # fmt: skip
         self._evaluator.prepare(share.device, share.rank, share.world)
 

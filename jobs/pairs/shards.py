@@ -31,6 +31,7 @@ from slimctl.models.counter_random import Stream
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.solvers.base import solve
+from slimctl.models.solvers.fit_grid import end_unit
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import SolverSpec
 from slimctl.models.spec import ImageShape, SamplingPrecision, Spec
@@ -249,7 +250,8 @@ def shard_rows(store: Store, pairs: PairSet, tensor: Literal["x0", "x1"] = "x1")
 
 
 LARGEST_DIFFERENCE = 0.02
-"""Between two devices or batch sizes, in [-1, 1] pixels: float16 rounds by 0.001 at 2."""
+"""Between two devices or batch sizes, in [-1, 1] pixels: float16 rounds by 0.001 at 2. Of latents
+relative to their root mean square."""
 
 
 @torch.no_grad()
@@ -264,7 +266,8 @@ def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) 
         pair_labels(recipe.seed, index, recipe.flow.label_counts),
     )
     stored = shard_rows(store, pairs).read(index).float()
-    differences = (solution.x1.cpu() - stored).abs().amax(dim=(1, 2, 3))
+    unit = end_unit(stored, relative=pairs.autoencoder is not None)
+    differences = (solution.x1.cpu() - stored).abs().amax(dim=(1, 2, 3)) / unit
     return [
         f"pair {pair} made again differs by {difference:.3g} from the one stored"
         for pair, difference in zip(chosen, differences.tolist(), strict=True)

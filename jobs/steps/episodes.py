@@ -80,7 +80,10 @@ def flow_noises(
 ) -> Noises:
     """Noises first..first + count - 1 with their exact ends, and paths in so many stretches."""
     tolerance, counts = problem.reference_tolerance, handle.label_counts
-    return known_noises(flow, first, count, tolerance, NOISE_SEED, counts, stretches)
+    relative = handle.autoencoder is not None
+    return known_noises(
+        flow, first, count, tolerance, NOISE_SEED, counts, stretches, relative=relative
+    )
 
 
 def device_here() -> torch.device:

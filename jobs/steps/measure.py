@@ -315,7 +315,7 @@ def _measured(run: Solve, noises: Noises) -> tuple[Floats, Floats]:
         label = None if noises.label is None else noises.label[part]
         solved = run(noises.x0[part], label)
         cost.append(solved.nfe.double())
-        error.append(rms(solved.x1 - noises.x1[part]))
+        error.append(rms(solved.x1 - noises.x1[part]) / noises.unit)
     return torch.cat(cost).cpu().numpy(), torch.cat(error).cpu().numpy()
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator
+from slimctl.jobs.base.artifacts import Autoencoder, Dataset, FeatureNet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.store import Store
@@ -179,7 +179,9 @@ def safetensors_pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
             yield value.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def load_weights(network: nn.Module, store: Store, handle: Flow | Generator | FeatureNet) -> None:
+def load_weights(
+    network: nn.Module, store: Store, handle: Flow | Generator | FeatureNet | Autoencoder
+) -> None:
     """Fills a network with an artifact's weights.
 
     Raises:

@@ -102,14 +102,17 @@ def require_weights(distance: ImageDistance, facts: Facts) -> None:
         raise MissingFile(missing[0].field, what, "; ".join(one.fix for one in missing), facts)
 
 
-def check_distance(distance: ImageDistance, image: ImageShape | None) -> None:
+def check_distance(distance: ImageDistance, made: Facts) -> None:
     """Checks that a distance takes the images.
 
     Raises:
         FieldError: it does not.
     """
+    image = made.image
     if not isinstance(distance, _Perceptual) or image is None:
         return
+    if made.latents is not None:
+        raise FieldError("distance", "LPIPS compares pixels, not latents", "use l2 or huber")
     if image.channels not in (1, 3):
         what = f"LPIPS takes grey or colour images, not {image.channels} channels"
         raise FieldError("distance", what, "use l2 or huber")

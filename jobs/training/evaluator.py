@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet
+from slimctl.jobs.base.artifacts import Autoencoder, Dataset, FeatureNet
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.evaluation.features import Features, open_features
+from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.cache import cached
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import PartRows, part_rows
@@ -24,7 +25,7 @@ from slimctl.models import counter_random
 from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.losses import one_step_velocity
+from slimctl.models.losses import one_step_image
 from slimctl.models.metrics.frechet import frechet_distance
 from slimctl.models.metrics.gaussians import Factored, gaussian_of
 from slimctl.models.metrics.kernel import unbiased_mmd
@@ -60,6 +61,7 @@ class Evaluator:
         samples: number of samples, >= 2.
         seed: of the job.
         measure: distance of features: `frechet` or `kernel`.
+        autoencoder: what decodes its samples, which are latents then; None = they are pixels.
     """
 
     store: Store
@@ -72,6 +74,7 @@ class Evaluator:
     samples: int
     seed: int
     measure: Literal["frechet", "kernel"] = "frechet"
+    autoencoder: Autoencoder | None = None
 
     def prepare(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
         """Loads the feature network to the device, and on the first worker the real images.
@@ -82,6 +85,7 @@ class Evaluator:
             world: number of workers, each of which makes its part of the samples.
         """
         self._device, self._rank, self._world = device, rank, world
+        self._decoder = open_autoencoder(self.store, self.autoencoder, device)
         self._extract: Features | None = None
         if self.features is not None:
             self._extract = open_features(self.store, self.features, device)
@@ -123,7 +127,9 @@ class Evaluator:
 
         All workers have to ask. They go on when the samples are made; the first one compares.
         """
-        made = self._draw(NetworkFlow(network, self.image, self.t_start))
+        flow = NetworkFlow(network, self.image, self.t_start)
+        flow.autoencoder = self._decoder
+        made = self._draw(flow)
         rows = made.flatten(1)
         if self._extract is not None:
             assert self.features is not None
@@ -145,7 +151,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def _draw(self, flow: NetworkFlow) -> Tensor:
-        """This worker's samples, float32 (n, C, H, W) on the CPU."""
+        """This worker's samples, pixels float32 (n, C, H, W) on the CPU."""
         seed = derive_seed(self.seed, "judge")
         shape = (self.image.channels, self.image.size, self.image.size)
         images = []
@@ -155,7 +161,8 @@ class Evaluator:
             if self.label_counts:
                 counts, stream = self.label_counts, Stream.SAMPLE_LABEL
                 label = counter_random.categorical(seed, stream, index, counts)
-            images.append((x0 + one_step_velocity(flow, x0, label)).cpu())
+            made = one_step_image(flow, x0, label)
+            images.append(flow.decode(made).cpu())
         return torch.cat(images)
 
     def _of_all_workers(self, rows: Tensor) -> Tensor:

@@ -80,7 +80,11 @@ class LineTrainingSpec(PartTrainingSpec):
         """What is known of a model of these lines whose network is `made`."""
         known = inputs[self.source()[0]]
         return Facts(
-            image=self._image(inputs), flip_valid=known.flip_valid, part=self.part, network=made
+            image=self._image(inputs),
+            flip_valid=known.flip_valid,
+            part=self.part,
+            latents=known.latents,
+            network=made,
         )
 
     def check_lines(

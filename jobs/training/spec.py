@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet, Partition
 from slimctl.jobs.base.cluster import TRAINING, Cluster, Needs, Range, Work, range_mistake
 from slimctl.jobs.base.errors import what_and_fix
-from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip, check_space
 from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
@@ -184,6 +184,7 @@ class TrainingSpec(SeededJobSpec):
             ),
             "flip_valid": source.flip_valid,
             "parameters": 0,
+            "autoencoder": source.autoencoder,
         }
         if made is Flow:
             fields["source"] = "network"
@@ -296,10 +297,11 @@ class PartTrainingSpec(TrainingSpec):
 
     def _check_real(self, inputs: "Mapping[str, Facts]", source: str, job: str) -> None:
         """Raises FieldError where real images, or features, are of other images or classes."""
-        wanted = inputs[source].image
+        known = inputs[source]
         scored = "features" in type(self).model_fields
         for field in ("data", "features"):
-            image = inputs[field].image if field in inputs else None
+            given = inputs.get(field, Facts())
+            image, wanted = given.image, known.image if given.latents else known.pixels
             if image is None or wanted is None:
                 continue
             unlike = (image.size, image.channels) != (wanted.size, wanted.channels)
@@ -348,6 +350,7 @@ class ScoredTrainingSpec(PartTrainingSpec):
             self.score_samples,
             self.seed or 0,
             "kernel",
+            student.autoencoder,
         )
         return Watch(evaluator, self.score_every)
 
@@ -367,6 +370,7 @@ def check_images(
     """
     wanted = inputs[source].image
     for field in fields:
+        check_space(inputs, field, source, job)
         image = inputs[field].image if field in inputs else None
         if image and wanted and image != wanted:
             raise FieldError(

@@ -5,17 +5,24 @@ The kind of a file is known by its first bytes, not by its name.
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from slimctl.models.checkpoints.autoencoder_folder import read_autoencoder
 from slimctl.models.checkpoints.diffusers_folder import read_diffusers
 from slimctl.models.checkpoints.edm_snapshot import read_edm_snapshot
 from slimctl.models.checkpoints.model_format import ModelFolderError, read_model
 from slimctl.models.checkpoints.paths import DESCRIPTION, latent_network, require_path
 from slimctl.models.checkpoints.pipeline_folder import read_pipeline
 from slimctl.models.checkpoints.state_dict import read_checkpoint
-from slimctl.models.checkpoints.teacher import OverrideError, Overrides, TeacherFile
+from slimctl.models.checkpoints.teacher import (
+    AutoencoderFile,
+    OverrideError,
+    Overrides,
+    TeacherFile,
+)
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.parameterisation import Prediction, Schedule
 
@@ -36,6 +43,7 @@ def load_teacher(
     schedule: Schedule | None = None,
     convention: Literal["instaflow"] | None = None,
     embedded_guidance: float | None = None,
+    autoencoder: str | PathLike[str] | None = None,
     **network: Any,
 ) -> Flow:
     """Reads a flow from a checkpoint; nothing in the file is executed.
@@ -61,6 +69,7 @@ def load_teacher(
         convention: `instaflow` for a pipeline whose network is told 1000 (1 - t) and answers
             image - noise, which nothing in its folder says.
         embedded_guidance: guidance that a network takes as an input, such as FLUX dev's.
+        autoencoder: folder of what its images are latents of; None = the one in its pipeline.
         network: fields of the network's spec to use instead of what its tensors say, such as
             attention_resolutions or dropout; with `kind`, the whole spec.
 
@@ -78,6 +87,7 @@ def load_teacher(
         ema=ema, variant=variant, size=size, image_channels=image_channels, classes=classes,
         t_start=t_start, prediction=prediction, schedule=schedule, convention=convention,
         embedded_guidance=embedded_guidance, network=network,
+        autoencoder=None if autoencoder is None else Path(autoencoder),
     )  # fmt: skip
     return read_teacher(Path(path), overrides).flow()
 
@@ -85,7 +95,10 @@ def load_teacher(
 def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
     """Reads and checks a file without building its network; raises as `load_teacher`."""
     try:
-        read = find_reader(path)(path, overrides)
+        reader = find_reader(path)
+        read = reader(path, overrides)
+        if overrides.autoencoder is not None and reader is not read_pipeline:
+            read = replace(read, autoencoder=_other_autoencoder(overrides.autoencoder, read))
         read.require_finite()
     except ModelFolderError:
         raise
@@ -94,6 +107,17 @@ def read_teacher(path: Path, overrides: Overrides) -> TeacherFile:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return read
+
+
+def _other_autoencoder(folder: Path, read: TeacherFile) -> AutoencoderFile:
+    """The autoencoder in a folder, for the latents of a network; raises OverrideError."""
+    try:
+        found = read_autoencoder(folder)
+        found.spec.require_latents(read.image)
+    except (ValueError, OSError) as error:
+        what = str(error).partition("\n")[0]
+        raise OverrideError("autoencoder", f"cannot use {folder}: it {what}") from error
+    return found
 
 
 def find_reader(path: Path) -> Callable[[Path, Overrides], TeacherFile]:

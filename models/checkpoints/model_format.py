@@ -2,6 +2,7 @@
 
 model.json            what it is (`ModelDescription`)
 weights.safetensors   averaged weights, float32; of a fleet `weights-0.safetensors` and so on
+autoencoder.safetensors   what decodes its latents, of a model that makes latents
 
 That is the folder that `slimctl export` writes. `save_flow` writes one file, which holds the same
 description in its header. Both are read as a generator of images and as a teacher, wherever
@@ -26,6 +27,7 @@ from slimctl.models.checkpoints.paths import DESCRIPTION
 from slimctl.models.checkpoints.saved_weights import is_averaged, lay_flat
 from slimctl.models.checkpoints.state_dict import read_saved
 from slimctl.models.checkpoints.teacher import (
+    AutoencoderFile,
     OverrideError,
     Overrides,
     TeacherFile,
@@ -36,6 +38,7 @@ from slimctl.models.engine import choose_engine
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, make_flow
 from slimctl.models.flows.flow import Flow, NetworkFlow
 from slimctl.models.flows.parameterisation import EDMSchedule, Parameterisation, Schedule
+from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.published_weights import differences, rename, same_names
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.spec import NetworkSpec
@@ -47,6 +50,8 @@ from slimctl.models.shapes import Tensor
 from slimctl.models.solvers.spec import EDMHeunSpec, RK45Spec, SolverSpec
 from slimctl.models.spec import ImageShape, Spec
 
+AUTOENCODER_FILE = "autoencoder.safetensors"
+"""In a folder, the weights of what decodes latents."""
 ENTRY = "slimctl"
 """Name of the entry with the description in the header of a single file."""
 
@@ -71,7 +76,9 @@ class ModelDescription(Spec):
     name: str
     """What its maker called it."""
     image: ImageShape
-    """Shape of the images and number of classes."""
+    """Shape of the images, or of the latents, and number of classes."""
+    autoencoder: AutoencoderSpec | None = None
+    """What decodes its latents; null = it makes pixels."""
     members: tuple[Member, ...] = Field(min_length=1)
     """Its networks; more than one is a fleet."""
     subsets: tuple[tuple[int, ...], ...] = ()
@@ -106,6 +113,8 @@ class ModelDescription(Spec):
             raise ValueError(f"label_counts has {counts} numbers for {classes} classes")
         for member in self.members:
             member.network.check(self.image)
+        if self.autoencoder is not None:
+            self.autoencoder.require_latents(self.image)
         return self
 
 
@@ -126,12 +135,24 @@ class ModelFolderError(ValueError):
 
 
 def write_model_folder(
-    folder: Path, description: ModelDescription, weights: Sequence[Mapping[str, Tensor]]
+    folder: Path,
+    description: ModelDescription,
+    weights: Sequence[Mapping[str, Tensor]],
+    autoencoder: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a model; `weights` are those of each member, by parameter name."""
+    """Writes a model.
+
+    Args:
+        folder: where to.
+        description: of the model.
+        weights: of each member, by parameter name.
+        autoencoder: weights of what decodes its latents, where it makes latents.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for member, tensors in zip(description.members, weights, strict=True):
         save_file(_whole(tensors), folder / member.file, metadata={"format": "pt"})
+    if autoencoder is not None:
+        save_file(_whole(autoencoder), folder / AUTOENCODER_FILE, metadata={"format": "pt"})
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n")
 
 
@@ -266,7 +287,18 @@ def read_model(path: Path, overrides: Overrides) -> TeacherFile:
     network = build_to_fill(spec, known.image)
     how = overrides.starting(member.flow or Parameterisation(t_start=member.t_start))
     read = TeacherFile(spec, known.image, how, rename(state, same_names(network), network))
-    return replace(read, label_counts=known.label_counts, one_step=member.flow is None)
+    autoencoder = None
+    if known.autoencoder is not None and path.is_dir():
+        state = _header(path / AUTOENCODER_FILE)[1]
+        with torch.device("meta"):
+            made = known.autoencoder.build()
+        autoencoder = AutoencoderFile(known.autoencoder, rename(state, same_names(made), made))
+    return replace(
+        read,
+        label_counts=known.label_counts,
+        one_step=member.flow is None,
+        autoencoder=autoencoder,
+    )
 
 
 def open_model(path: Path, device: torch.device) -> Sampler:
@@ -282,7 +314,12 @@ def open_model(path: Path, device: torch.device) -> Sampler:
         _load(network, path / member.file if path.is_dir() else path)
         network.eval().requires_grad_(requires_grad=False)
         networks.append(choose_engine(device, "sampling").place(network, device))
-    return Sampler(flow_of(known, networks, device), known.solver, known.label_counts, device)
+    flow = flow_of(known, networks, device)
+    if known.autoencoder is not None:
+        decoder = known.autoencoder.build()
+        _load(decoder, path / AUTOENCODER_FILE)
+        flow.autoencoder = decoder.eval().requires_grad_(requires_grad=False).to(device)
+    return Sampler(flow, known.solver, known.label_counts, device)
 
 
 def flow_of(known: ModelDescription, networks: Iterable[nn.Module], device: torch.device) -> Flow:

@@ -46,6 +46,12 @@ def latent_network(path: Path) -> Path | None:
     return transformer if transformer.is_dir() else path / PLAIN
 
 
+def autoencoder_folder(path: Path) -> Path | None:
+    """The folder of an autoencoder: `path`, or the one in a pipeline; None if it is neither."""
+    folders = (path / AUTOENCODER,) if (path / INDEX).is_file() else (path,)
+    return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+
+
 def weight_variants(folder: Path) -> frozenset[str]:
     """Variants of the weights in a folder, such as `fp16`; "" is the unnamed one."""
     names = (_VARIANT.fullmatch(entry.name) for entry in folder.iterdir())
@@ -104,17 +110,17 @@ def files_of(path: Path, *, ema: bool = True, variant: str | None = None) -> tup
         return (path / DESCRIPTION, *(file for file in members if file.is_file()))
     network = latent_network(path)
     if network is not None:
-        found = [path / INDEX, *_files_in(network, ema=ema, variant=variant)]
-        found += _files_in(path / AUTOENCODER, ema=ema, variant=variant)
+        found = [path / INDEX, *files_in(network, ema=ema, variant=variant)]
+        found += files_in(path / AUTOENCODER, ema=ema, variant=variant)
     else:
         unet = diffusers_unet(path, ema=ema)
         if unet is None:
             return (path,)
-        found = _files_in(unet, ema=ema, variant=variant)
+        found = files_in(unet, ema=ema, variant=variant)
     return tuple(file for file in (*found, diffusers_scheduler(path)) if file and file.is_file())
 
 
-def _files_in(folder: Path, *, ema: bool, variant: str | None) -> list[Path]:
+def files_in(folder: Path, *, ema: bool = True, variant: str | None = None) -> list[Path]:
     """The config and the weights in a folder of diffusers, as far as they are there."""
     if not folder.is_dir():
         return []

@@ -12,23 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from slimctl.models.checkpoints.autoencoder_folder import read_autoencoder, read_safetensors
 from slimctl.models.checkpoints.diffusers_folder import (
     Scheduled,
     read_json,
     read_scheduler,
-    read_weights,
 )
 from slimctl.models.checkpoints.paths import (
     AUTOENCODER,
     CONFIG,
     INDEX,
-    chosen_variant,
     diffusers_scheduler,
     latent_network,
-    weight_files,
-    weight_variants,
 )
 from slimctl.models.checkpoints.teacher import (
     AutoencoderFile,
@@ -41,7 +36,6 @@ from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.published_weights import rename, same_names
-from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape
 from slimctl.models.text import SENTENCE, TextEncoders, encoder_kind
 
@@ -54,8 +48,6 @@ PIPELINES: Mapping[str, str] = {
     "FluxPipeline": "FluxTransformer2DModel",
 }
 """Class of a pipeline that is known here -> class of its network."""
-SAVE_AGAIN = "DiffusionPipeline.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
-"""What to do with weights that are no safetensors."""
 
 
 def read_pipeline(path: Path, overrides: Overrides) -> TeacherFile:
@@ -91,7 +83,8 @@ def read_pipeline(path: Path, overrides: Overrides) -> TeacherFile:
     spec = overrides.network_of(spec)
     autoencoder = _autoencoder(path, spec, overrides)
     image = _image(spec, autoencoder.spec, overrides)
-    state = {f"model.{name}": own for name, own in _weights(folder, overrides.variant).items()}
+    tensors = read_safetensors(folder, overrides.variant)
+    state = {f"model.{name}": own for name, own in tensors.items()}
     network = build_to_fill(spec, image)
     weights = rename(state, same_names(network), network)
     how = read.how.model_copy(update={"null_class": spec.null_class})
@@ -142,39 +135,21 @@ def _image(
 
 def _autoencoder(path: Path, network: DiffusersModelSpec, overrides: Overrides) -> AutoencoderFile:
     """The autoencoder of a pipeline, which must make latents of the network's channels."""
-    folder = path / AUTOENCODER
-    if not (folder / CONFIG).is_file():
+    folder = overrides.autoencoder or path / AUTOENCODER
+    if overrides.autoencoder is None and not (folder / CONFIG).is_file():
         parts = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
         raise ValueError(
             f"makes latents, but has no {AUTOENCODER}/{CONFIG} to decode them by; it has {parts}"
             "\n  fix: copy the whole folder, or give a pipeline with an AutoencoderKL"
         )
-    config = read_json(folder / CONFIG)
-    _require_class(config, "AutoencoderKL", AUTOENCODER)
-    spec = AutoencoderSpec(config=dict(config))
-    if spec.latent_channels != network.channels:
+    read = read_autoencoder(folder, overrides.variant)
+    if read.spec.latent_channels != network.channels:
         raise ValueError(
-            f"has an autoencoder of {spec.latent_channels} latent channels, but its network takes "
-            f"{network.channels}\n  fix: give the autoencoder that the network was trained with"
+            f"has an autoencoder of {read.spec.latent_channels} latent channels, but its network "
+            f"takes {network.channels}"
+            "\n  fix: give the autoencoder that the network was trained with"
         )
-    variant = overrides.variant if overrides.variant in weight_variants(folder) else None
-    state = {f"model.{name}": own for name, own in _weights(folder, variant).items()}
-    with torch.device("meta"):
-        made = spec.build()
-    return AutoencoderFile(spec, rename(state, same_names(made), made))
-
-
-def _weights(folder: Path, variant: str | None) -> dict[str, Tensor]:
-    """The tensors of a part, of safetensors only."""
-    chosen = chosen_variant(folder, ema=True, variant=variant)
-    files = () if chosen is None else weight_files(folder, chosen)
-    pickled = [file.name for file in files if file.suffix == ".bin" or ".bin." in file.name]
-    if pickled:
-        raise ValueError(
-            f"{folder.name}/{pickled[0]} is a pickle, which is not read; nothing was run"
-            f"\n  fix: write the folder again with safetensors: {SAVE_AGAIN}"
-        )
-    return read_weights(folder, chosen)
+    return read
 
 
 def open_text_encoders(path: Path, length: int | None = None) -> TextEncoders:

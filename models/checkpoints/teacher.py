@@ -66,6 +66,8 @@ class Overrides:
     schedule: Schedule | None = None
     convention: Literal["instaflow"] | None = None
     embedded_guidance: float | None = None
+    autoencoder: Path | None = None
+    """Folder of what the images are latents of, in place of the one beside the network."""
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec; all of them, if `kind` or `preset` is one of them."""
 

@@ -166,7 +166,7 @@ class Flow(nn.Module, ABC):
 
         A flow without an autoencoder makes pixels, which are returned as they are.
         """
-        return latents if self.autoencoder is None else self.autoencoder.decode(latents)
+        return latents if self.autoencoder is None else self.autoencoder.decode_all(latents)
 
     def enter(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The point at t_start that noise of unit variance stands for: here x0 itself."""

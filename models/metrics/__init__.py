@@ -102,16 +102,20 @@ METRICS: tuple[Metric, ...] = (
     _first(name="nfe", label="NFE", better="lower", format="g", column=30, cost=True),
     _first(
         name="parameters", label="parameters", better="lower", format=",.0f", column=10, cost=True,
-        beside=("parameters_total",), whole="parameters_total",
+        beside=("parameters_total", "decoder_parameters"), whole="parameters_total",
     ),
-    _first(name="macs", label="MACs", better="lower", format="short", column=20, cost=True),
+    _first(
+        name="macs", label="MACs", better="lower", format="short", column=20, cost=True,
+        beside=("decoder_macs",),
+    ),
     _first(
         name="sample_macs", label="MACs x NFE", better="lower", format="short", column=None,
         cost=True,
     ),
     _first(
         name="latency_ms", label="latency", better="lower", format=".2f", unit="ms", column=90,
-        cost=True, beside=("latency_p90_ms", "routing_us"), undisturbed="latency_quiet",
+        cost=True, beside=("latency_p90_ms", "routing_us", "decode_ms"),
+        undisturbed="latency_quiet",
     ),
     _first(
         name="straightness", label="straightness", better="lower", column=None,

@@ -9,14 +9,17 @@ the largest CIFAR-10 network). Compare students by measured time.
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 
+from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.layers import FixedFilter
+from slimctl.models.networks.size import NetworkSize
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.shapes import Tensor
 from slimctl.models.spec import ImageShape, Spec
@@ -52,21 +55,44 @@ def count_macs(network: NetworkSpec | nn.Module, image: ImageShape) -> int:
         ValueError: a spec cannot be built for images of that shape.
     """
     module = network if isinstance(network, nn.Module) else build_on_meta(network, image)
+    with _counting(module) as counts:
+        _evaluate_on_meta(module, image)
+    return sum(counts)
+
+
+def count_decoder(autoencoder: AutoencoderSpec, latents: ImageShape) -> NetworkSize:
+    """Parameters of what decodes, and multiply-adds for the latents of one image.
+
+    Raises:
+        ValueError: the package that it is of is not installed.
+    """
+    with torch.device("meta"):
+        module = autoencoder.build()
+        code = torch.empty(1, latents.channels, latents.size, latents.size)
+    with _counting(module) as counts, torch.no_grad():
+        module.model.decode(code)
+    decoding = [module.model.decoder, getattr(module.model, "post_quant_conv", None)]
+    parameters = sum(count_parameters(part) for part in decoding if part is not None)
+    return NetworkSize(parameters=parameters, macs=sum(counts))
+
+
+@contextmanager
+def _counting(module: nn.Module) -> Iterator[list[int]]:
+    """Collects the multiply-adds of each layer of a module as it is evaluated."""
     counted = (*LAYERS, FixedFilter)
     layers: list[nn.Module] = [layer for layer in module.modules() if isinstance(layer, counted)]
     weights_per_output = {layer: _weights_per_output(layer) for layer in layers}
-    counts = []
+    counts: list[int] = []
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
         counts.append(output.numel() * weights_per_output[layer])
 
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        _evaluate_on_meta(module, image)
+        yield counts
     finally:
         for hook in hooks:
             hook.remove()
-    return sum(counts)
 
 
 def build_on_meta(network: NetworkSpec, image: ImageShape) -> nn.Module:

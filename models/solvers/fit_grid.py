@@ -31,7 +31,7 @@ LATE = (1.0, 1.5, 2.0, 3.0)
 NUDGES = (-0.25, 0.25)
 """Moves of a time tried, in shares of the way to its neighbour."""
 ROUNDING_RMS = 2.3e-3
-"""Root mean square error of rounding pixels of [-1, 1] to 8 bits."""
+"""Root mean square error of rounding pixels of [-1, 1] to 8 bits; of latents in units of theirs."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ class GridFit:
     solver: GridSpec
     error: float
     """Mean over the samples of log10 RMS of the end point's error."""
+
+
+def end_unit(ends: Float[Tensor, "b c h w"], *, relative: bool) -> float:
+    """What errors of ends are counted in: 1, or where they are relative the ends' RMS.
+
+    Pixels have a scale of their own, [-1, 1], and latents the one that their autoencoder gave them.
+    """
+    return float(ends.double().square().mean().sqrt()) if relative else 1.0
 
 
 def end_errors(x: Float[Tensor, "b c h w"], exact: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -12,6 +12,7 @@ from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.solvers.base import even_times, solve
+from slimctl.models.solvers.fit_grid import end_unit
 from slimctl.models.solvers.runge_kutta import rms, trajectory
 from slimctl.models.solvers.spec import RK45Spec
 from slimctl.models.steps.environment import (
@@ -84,6 +85,8 @@ class Noises:
     """Evaluations that the exact solution took, mean; None = it was solved in stretches."""
     paths: ExactPaths | None = None
     """Where the exact solution is on the way; None = only the ends are known."""
+    unit: float = 1.0
+    """What errors are counted in: 1 of pixels, the ends' root mean square of latents."""
 
 
 @torch.no_grad()
@@ -95,11 +98,13 @@ def known_noises(
     seed: int = 0,
     label_counts: tuple[int, ...] = (),
     stretches: int = 0,
+    *,
+    relative: bool = False,
 ) -> Noises:
     """Noises first..first + count - 1 of a seed, and where rk45 takes them.
 
     Test, validation and training take ranges of their own. With stretches > 0 the exact solution is
-    kept at the ends of so many even stretches of time.
+    kept at the ends of so many even stretches of time. `relative` errors are in units of the ends.
     """
     device = next(iter(flow.buffers()), next(iter(flow.parameters()), torch.empty(0))).device
     index = torch.arange(first, first + count, device=device)
@@ -115,11 +120,13 @@ def known_noises(
         points = torch.cat([part.points for part in found])
         velocities = torch.cat([part.velocities for part in found])
         paths = ExactPaths(found[0].times, points, velocities)
-        return Noises(x0, label, points[:, -1], paths=paths)
+        ends = points[:, -1]
+        return Noises(x0, label, ends, paths=paths, unit=end_unit(ends, relative=relative))
     spec = RK45Spec(tolerance=tolerance, max_evaluations=5000)
     solved = [solve(spec, flow, *piece) for piece in pieces]
     nfe = float(torch.cat([part.nfe for part in solved]).double().mean())
-    return Noises(x0, label, torch.cat([part.x1 for part in solved]), nfe)
+    ends = torch.cat([part.x1 for part in solved])
+    return Noises(x0, label, ends, nfe, unit=end_unit(ends, relative=relative))
 
 
 class FlowEnvironment(Environment):
@@ -204,7 +211,8 @@ class FlowEnvironment(Environment):
         after = self._deviation()
         if before is None or after is None:
             return
-        squared = rms(after - before).double().square().cpu().numpy()
+        change = rms(after - before).double() / self._noises.unit
+        squared = change.square().cpu().numpy()
         self._harm += np.where(np.isfinite(squared), np.minimum(squared, 1.0), 1.0)
 
     def restart(self) -> None:
@@ -223,7 +231,8 @@ class FlowEnvironment(Environment):
     def error(self) -> Floats:
         """RMS distance to the exact end; it means something once a sample has arrived."""
         rows = torch.from_numpy(self._chosen).to(self._noises.x1.device)
-        return np.asarray(rms(self._walk.point.x - self._noises.x1[rows]).cpu().numpy())
+        distance = rms(self._walk.point.x - self._noises.x1[rows]) / self._noises.unit
+        return np.asarray(distance.cpu().numpy())
 
     def arrays(self) -> Arrays:
         held = {name: value.cpu().numpy().copy() for name, value in _held(self._walk).items()}

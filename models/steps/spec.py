@@ -114,7 +114,8 @@ class FlowProblem(_Problem):
     reward: TelescopingReward = TelescopingReward(
         kind="telescoping", cost_weight=1.0, error_weight=1.0, tolerance=2.3e-3
     )
-    """What a policy is paid for; the tolerance is an RMS over pixels, 2.3e-3 is 8-bit rounding."""
+    """What a policy is paid for; the tolerance is an RMS over pixels, 2.3e-3 is 8-bit rounding,
+    or over latents relative to theirs."""
     reference_tolerance: float = Field(default=1e-6, ge=1e-9, le=1e-2)
     """Tolerance of the rk45 whose ends count as exact."""
     pool: int = Field(default=1024, ge=1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import FLOW_PROBLEM, NETWORK, put, step_policy
+from builders import FLOW_PROBLEM, NETWORK, put, save_dit, step_policy
 from torch import nn
 
 from slimctl.jobs.base import turns
@@ -175,6 +175,17 @@ def generate_here(store: Store, recipe: PairRecipe, count: int) -> list[Any]:
             found = write_shard(store, shard_name(recipe, shard), solved)
         records.append(found)
     return records
+
+
+@pytest.fixture
+def latent_teacher(run_job: Callable[..., Any], tmp_path: Path) -> Flow:
+    """A flow of 5 classes of latents 4 x 8 x 8, which decode to 3 x 16 x 16 pixels."""
+    diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+    from slimctl.jobs.kinds.import_teacher import ImportTeacher
+
+    save_dit(diffusers, tmp_path / "dit")
+    teacher: Flow = run_job(ImportTeacher(path=str(tmp_path / "dit")))
+    return teacher
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.import_teacher import ImportTeacher
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.shards import pair_noise, read_pairs
+from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.flows import open_flow
 from slimctl.models.checkpoints import save_flow
 from slimctl.models.flows.denoising import DiffusionFlow, EDMFlow, noise_levels
@@ -290,19 +291,19 @@ def test_the_content_makes_the_key(tmp_path):
 def test_a_pipeline_of_latents_comes_in_with_its_autoencoder(tmp_path, run_job, store):
     diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
     from slimctl.models.checkpoints import load_teacher
-    from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 
     builders.save_dit(diffusers, tmp_path / "dit")
     asked = spec(tmp_path / "dit")
-    assert asked.preflight().latents
+    assert asked.preflight().pixels == ImageShape(channels=3, size=16, classes=5)
     teacher, flow = run_job(asked), load_teacher(tmp_path / "dit")
     assert (teacher.null_class, teacher.image, teacher.label_counts) == (5, flow.image, (1,) * 5)
     opened = open_flow(store, teacher, CPU)
     x, t, label = torch.randn(2, 4, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([1, 5])
     assert torch.equal(opened.velocity(x, t, label), flow.velocity(x, t, label))
-    kept = AutoencoderSpec.model_validate(teacher.autoencoder).build().eval()
-    kept.load_state_dict(load_file(store.file(teacher, teacher.autoencoder_file)))
+    kept = open_autoencoder(store, teacher.autoencoder, CPU)
     assert torch.equal(kept.decode(x), flow.decode(x))
+    with pytest.raises(FieldError, match="a mirrored latent is not that of the mirrored image"):
+        spec(tmp_path / "dit", flip_valid=True).preflight()
 
 
 def test_latents_enter_the_key_by_their_autoencoder(tmp_path):
