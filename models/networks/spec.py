@@ -38,6 +38,27 @@ class NetworkSpec(Spec):
     def check(self, image: ImageShape) -> None:
         """Raises ValueError, saying which field to change, if `build` cannot serve that shape."""
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Channels of the pieces that its widths are multiples of; () = it cannot be slimmed."""
+        return ()
+
+    def slimmed(self, width: float, depth: float) -> "NetworkSpec":
+        """The same architecture with shares of its channels and layers.
+
+        Args:
+            width: share of the channels, in (0, 1].
+            depth: share of the layers, in (0, 1].
+
+        Raises:
+            ValueError: a network of this family cannot be slimmed.
+        """
+        raise ValueError(
+            f"a {self.kind} cannot be slimmed"
+            "\n  fix: give a network of your own, or a teacher that is a song_unet, adm or "
+            "diffusers_model"
+        )
+
 
 def label_rows(image: ImageShape, *, null_class: bool) -> int:
     """Labels that a network tells apart: the classes, and one that stands for none of them."""

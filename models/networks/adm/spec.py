@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from slimctl.models.networks.slim import share
 from slimctl.models.networks.spec import NetworkSpec, level_heights
 from slimctl.models.spec import ADDED, ImageShape
 
@@ -48,6 +49,15 @@ class ADMSpec(NetworkSpec):
     """Width of the labels of EDM's augmentation, which are fed zeros; 0 has no layer for them."""
     null_class: Annotated[bool, ADDED] = False
     """Whether one class more, the last, stands for none: what `label_dropout` trains."""
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return (self.channels,)
+
+    def slimmed(self, width: float, depth: float) -> "ADMSpec":
+        channels = max(4, 4 * share(self.channels, width / 4)) if width < 1 else self.channels
+        slim = {"channels": channels, "blocks": share(self.blocks, depth)}
+        return self.model_validate({**self.model_dump(), **slim})
 
     def check(self, image: ImageShape) -> None:
         level_heights(image.size, len(self.channel_multipliers))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from slimctl.models.networks.diffusers_model.slimmed import slimmed, units_of
 from slimctl.models.networks.diffusers_unet.spec import NEEDS_DIFFUSERS
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ImageShape
@@ -73,6 +74,14 @@ class DiffusersModelSpec(NetworkSpec):
             return None
         number: int | None = self.config.get("num_embeds_ada_norm", 1000)
         return number
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return units_of(self.model, self.config)
+
+    def slimmed(self, width: float, depth: float) -> "DiffusersModelSpec":
+        config = slimmed(self.model, self.config, width, depth)
+        return self.model_copy(update={"config": config})
 
     def check(self, image: ImageShape) -> None:
         if find_spec("diffusers") is None:

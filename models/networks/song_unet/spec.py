@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from slimctl.models.networks.slim import share
 from slimctl.models.networks.spec import NetworkSpec, level_heights
 from slimctl.models.spec import ADDED, ImageShape
 
@@ -59,6 +60,15 @@ class SongUNetSpec(NetworkSpec):
     """`residual` adds to each level the image, halved and convolved once per level."""
     null_class: Annotated[bool, ADDED] = False
     """Whether one class more, the last, stands for none: what `label_dropout` trains."""
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return (self.channels,)
+
+    def slimmed(self, width: float, depth: float) -> "SongUNetSpec":
+        channels = max(4, 4 * share(self.channels, width / 4)) if width < 1 else self.channels
+        slim = {"channels": channels, "blocks": share(self.blocks, depth)}
+        return self.model_validate({**self.model_dump(), **slim})
 
     def check(self, image: ImageShape) -> None:
         level_heights(image.size, len(self.channel_multipliers))
