@@ -43,6 +43,7 @@ from slimctl.orchestrator.pipeline.link import link, outside_mistakes, read_jobs
 from slimctl.orchestrator.pipeline.objects import Objects, objects_in, unnamed, with_names
 from slimctl.orchestrator.pipeline.operations import Budget, Notify, Price
 from slimctl.orchestrator.pipeline.overrides import apply_overrides, override_place
+from slimctl.orchestrator.pipeline.recipes import with_recipes
 from slimctl.orchestrator.pipeline.source import (
     Document,
     Node,
@@ -260,6 +261,8 @@ def _load(document: Document, overrides: Sequence[str], storage: str | None) -> 
     problems = list(document.problems)
     document, refused = apply_overrides(document, overrides)
     document = _with_storage(document, storage)
+    document, wrong = with_recipes(document)
+    problems += wrong
     try:
         pipeline = Pipeline.model_validate(document.data, context=document)
     except PipelineProblems as error:

@@ -11,6 +11,7 @@ from slimctl.jobs.base.spec import JobSpec, many_ref_fields, ref_fields
 from slimctl.orchestrator.pipeline.explain import NAME_PATTERN
 from slimctl.orchestrator.pipeline.groups import MEMBER_PATTERN, Group
 from slimctl.orchestrator.pipeline.pipeline import Pipeline
+from slimctl.orchestrator.pipeline.recipes import RECIPES
 from slimctl.orchestrator.pipeline.source import ASIDE
 
 DEFINITIONS = "#/$defs/{model}"
@@ -127,7 +128,10 @@ def _one_of_kinds(references: dict[str, str]) -> dict[str, Any]:
     """A job: the schema that its `kind` names, so that mistakes are reported of that kind alone."""
     return {
         "type": "object",
-        "required": ["kind"],
+        "anyOf": [
+            {"required": ["kind"]},
+            {"required": ["recipe"], "properties": {"recipe": {"enum": list(RECIPES)}}},
+        ],
         "properties": {"kind": {"enum": list(references)}},
         "allOf": [
             {
