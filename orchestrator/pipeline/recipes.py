@@ -49,7 +49,8 @@ RECIPES: Mapping[str, Mapping[str, Stage]] = {
             {
                 "two_step_weight": 0,
                 "distance": {"kind": "huber"},
-                "steps": 500,
+                "steps": 1500,
+                "batch_size": 64,
                 "learning_rate": 2e-3,
                 "warmup": 50,
                 "decay": "cosine",
@@ -65,7 +66,9 @@ RECIPES: Mapping[str, Mapping[str, Stage]] = {
             {
                 "start": "{name}-start",
                 "fake_updates": 2,
-                "steps": 400,
+                "steps": 500,
+                "batch_size": 32,
+                "pair_batch": 16,
                 "learning_rate": 5e-4,
                 "warmup": 50,
                 "decay": "cosine",

@@ -21,11 +21,11 @@ MORE = "network: {kind: mlp}, judge_features: judge, pair_steps: 30, steps: 20"
 ONE = f"  small: {{{ENTRY}, {MORE}}}\n"
 WRITTEN = """  small-start:
     {kind: distill, pairs: pairs, network: {kind: mlp}, two_step_weight: 0, distance: {kind: huber},
-     steps: 30, learning_rate: 2e-3, warmup: 50, decay: cosine}
+     steps: 30, batch_size: 64, learning_rate: 2e-3, warmup: 50, decay: cosine}
   small:
     {kind: match_distribution, teacher: teacher, pairs: pairs, data: data, start: small-start,
-     judge_features: judge, fake_updates: 2, steps: 20, learning_rate: 5e-4, warmup: 50,
-     decay: cosine}
+     judge_features: judge, fake_updates: 2, steps: 20, batch_size: 32, pair_batch: 16,
+     learning_rate: 5e-4, warmup: 50, decay: cosine}
 """
 
 
