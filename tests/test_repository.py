@@ -79,7 +79,10 @@ PATHS = {
 """Fields that name files of the user, and what is put there."""
 PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
 TEACHERS = ("edm_teacher.yaml", "slimflow_teacher.yaml", "diffusers_teacher.yaml")
-OWN_IMAGES = ("my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", *TEACHERS, *PAPER)
+OWN_IMAGES = (
+    "my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", "recipes_cifar16.yaml",
+    *TEACHERS, *PAPER,
+)  # fmt: skip
 
 
 CHOSEN_AND_MEASURED = ("msd_digits.yaml", "msd_digits_full.yaml", "sweep_sizes.yaml")
