@@ -64,7 +64,8 @@ class Critic(nn.Module):
 
     def velocity(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity of the generated images' flow, as `Flow.velocity`."""
-        return self.flow.velocity(xt, t, label)
+        velocity: Tensor = self(xt, t, label)[0]  # a call: its weights may be in parts
+        return velocity
 
     def forward(
         self,
@@ -74,7 +75,7 @@ class Critic(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b *n"] | None]:
         """The velocity, and the judgement (a logit, or one a place) of each point by a head."""
         if self.head is None:
-            return self.velocity(xt, t, label), None
+            return self.flow.velocity(xt, t, label), None
         velocity, features = _with_bottleneck(self.flow, xt, t, label)
         return velocity, self.head(features.float())  # the head itself is never bfloat16
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from slimctl.models.shapes import Tensor
+from slimctl.models.sharding import load_state, own_part, part_like
 
 
 def power_decay(update: int, decay_max: float = 0.999999) -> float:
@@ -24,8 +25,9 @@ class PowerEMA:
     """The averaged state of a module, beginning with the state it has now.
 
     Floating entries (weights, running statistics) are averaged in float32; others, such as
-    counters, are copied at each update. Build it when the module is on its device: it keeps the
-    module's tensors, which may change their values but not be replaced.
+    counters, are copied at each update. Build it when the module is on its device, and split if it
+    is to be: it keeps the module's tensors, which may change their values but not be replaced, and
+    the average of a weight in parts is in parts.
     """
 
     def __init__(self, module: nn.Module, decay_max: float = 0.999999) -> None:
@@ -38,8 +40,8 @@ class PowerEMA:
             for name, value in state.items()
         }
         floating = [name for name, value in state.items() if value.is_floating_point()]
-        self._averaged = [self._average[name] for name in floating]
-        self._live = [state[name] for name in floating]
+        self._averaged = [own_part(self._average[name]) for name in floating]
+        self._live = [own_part(state[name]) for name in floating]
         self._copied = [
             (self._average[name], value)
             for name, value in state.items()
@@ -70,7 +72,7 @@ class PowerEMA:
         Raises:
             RuntimeError: entries of the two differ in name or shape.
         """
-        module.load_state_dict(self._average)
+        load_state(module, self._average)
 
     @torch.no_grad()
     def load(self, average: Mapping[str, Tensor], updates: int) -> None:
@@ -88,5 +90,5 @@ class PowerEMA:
                 f"first is {names[0]}: load it into the network that it was made from"
             )
         for name, value in average.items():
-            self._average[name].copy_(value)
+            self._average[name].copy_(part_like(value, self._average[name]))
         self.updates = updates

@@ -132,9 +132,16 @@ def without_engine(network: nn.Module) -> nn.Module:
 
 
 def choose_engine(
-    device: torch.device, purpose: Purpose, precision: SamplingPrecision | Literal["auto"] = "auto"
+    device: torch.device,
+    purpose: Purpose,
+    precision: SamplingPrecision | Literal["auto"] = "auto",
+    *,
+    in_parts: bool = False,
 ) -> Engine:
-    """The engine of a device for a purpose, not compiled."""
+    """The engine of a device for a purpose, not compiled.
+
+    Weights that are split over several workers (`in_parts`) have no order of their own.
+    """
     if precision == "auto":
         fast = purpose == "training" and has_bfloat16(device)
         precision = "bfloat16" if fast else "float32"
@@ -142,7 +149,7 @@ def choose_engine(
     return Engine(
         precision=precision,
         tf32=on_gpu and has_bfloat16(device),
-        memory_format="channels_last" if on_gpu else "contiguous",
+        memory_format="channels_last" if on_gpu and not in_parts else "contiguous",
     )
 
 

@@ -20,6 +20,7 @@ class Memory:
         share: of that batch on the device; more than `samples` where it is cut to fit.
         lasting: bytes that are there whatever the samples are.
         recomputes: whether blocks are computed again on the way back.
+        sharded: whether several workers split the networks.
         remedies: what would make a job fit that does not.
     """
 
@@ -28,6 +29,7 @@ class Memory:
     share: int
     lasting: int
     recomputes: bool = False
+    sharded: bool = False
     remedies: tuple[str, ...] = ()
 
     @property

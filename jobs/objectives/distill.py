@@ -65,7 +65,8 @@ class Distillation(Objective):
         fresh = share.of(spec.two_step_batch or spec.batch_size)
         self._fresh = Draws(spec.seed or 0, fresh, pairs.image)
         if spec.guide is not None and spec.two_step_weight > 0:
-            self._guide = open_flow(store, self.handles[spec.guide], share.device)
+            guide = self.handles[spec.guide]
+            self._guide = open_flow(store, guide, share.device, mesh=share.mesh)
         if spec.critic is not None and spec.data is not None:
             conditional, data = pairs.image.classes > 0, self.handles[spec.data]
             real = ImageSource(store, data, share.device, labels, conditional=conditional)
@@ -136,7 +137,10 @@ class Distillation(Objective):
             labels = self.spec.labels(self.handles, pairs.image.classes)
             source = PairSource(self.handles.store, pairs, share.device, labels)
         numbers = torch.arange(min(SAMPLES, source.count), device=share.device)
-        for index in torch.split(numbers, BATCH)[share.rank :: share.world]:
+        pieces = torch.split(numbers, BATCH)
+        if share.mesh is not None:
+            pieces = pieces[: len(pieces) // share.world * share.world]
+        for index in pieces[share.rank :: share.world]:
             x0, x1, label = source.batch(index)
             s = torch.full((len(index),), sum(self.spec.two_step_times) / 2, device=share.device)
             yield {

@@ -68,7 +68,7 @@ class DistributionMatching(Objective):
         self._flip = teacher.flip_valid if spec.flip is None else spec.flip
         precision = choose_engine(share.device, "training", spec.precision).precision
         guidance = spec.guided(self.handles)
-        self._teacher = open_guided(store, teacher, guidance, share.device, precision)
+        self._teacher = open_guided(store, teacher, guidance, share.device, precision, share.mesh)
         torch.manual_seed(derive_seed(seed, "head"))
         fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
         critic = Critic(fake, spec.adversarial.head if spec.adversarial else None)

@@ -34,7 +34,7 @@ class TeacherMatching(Objective):
         data = self.handles[self.spec.data]
         self._data = ImageSource(store, data, share.device, labels, conditional=classes > 0)
         guidance = self.spec.guided(self.handles)
-        self._teacher = open_guided(store, teacher, guidance, share.device)
+        self._teacher = open_guided(store, teacher, guidance, share.device, mesh=share.mesh)
         self._flip = teacher.flip_valid if self.spec.flip is None else self.spec.flip
         self._draws = Draws(self.spec.seed or 0, share, teacher.image)
 

@@ -6,6 +6,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, StepPolicy
 from slimctl.jobs.base.errors import UserError, what_and_fix
@@ -22,6 +23,7 @@ from slimctl.models.networks.registry import ENTRY_POINTS, network_families, par
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
+from slimctl.models.sharding import shard
 from slimctl.models.solvers.spec import SolverSpec, has_fixed_steps
 from slimctl.models.spec import SamplingPrecision
 from slimctl.models.steps.flow_walk import observation_size
@@ -47,8 +49,12 @@ def network_of(handle: Flow | Generator) -> NetworkSpec:
     return parse_network(handle.network)
 
 
-def open_network(store: Store, handle: Flow | Generator, device: torch.device) -> nn.Module:
+def open_network(
+    store: Store, handle: Flow | Generator, device: torch.device, mesh: DeviceMesh | None = None
+) -> nn.Module:
     """The network of a handle with its averaged weights, frozen, in evaluation mode.
+
+    With a mesh it is split over its workers, all of which open it.
 
     Raises:
         UserError: the weights do not fit the network, or that is not installed here.
@@ -57,6 +63,8 @@ def open_network(store: Store, handle: Flow | Generator, device: torch.device) -
     network = network_of(handle).build(handle.image)
     load_weights(network, store, handle)
     network.eval().requires_grad_(requires_grad=False)
+    if mesh is not None:
+        return shard(network, mesh)
     return choose_engine(device, "sampling").place(network, device)
 
 
@@ -65,10 +73,12 @@ def open_running(
     handle: Flow | Generator,
     device: torch.device,
     precision: SamplingPrecision = "float32",
+    mesh: DeviceMesh | None = None,
 ) -> nn.Module:
     """The same, computed in the way of a precision on this device; raises as `open_network`."""
-    network = open_network(store, handle, device)
-    return choose_engine(device, "sampling", precision).runner(network)
+    network = open_network(store, handle, device, mesh)
+    engine = choose_engine(device, "sampling", precision, in_parts=mesh is not None)
+    return engine.runner(network)
 
 
 def later(
@@ -81,9 +91,13 @@ def later(
 
 
 def open_flow(
-    store: Store, handle: Flow, device: torch.device, precision: SamplingPrecision = "float32"
+    store: Store,
+    handle: Flow,
+    device: torch.device,
+    precision: SamplingPrecision = "float32",
+    mesh: DeviceMesh | None = None,
 ) -> RunnableFlow:
-    """The flow of a handle, frozen, on a device.
+    """The flow of a handle, frozen, on a device, its network split over the workers of a mesh.
 
     `precision` is of a network's products and convolutions; a closed form has its own.
 
@@ -101,7 +115,7 @@ def open_flow(
             t_start=handle.t_start,
         )
         return flow.to(device)
-    network = open_running(store, handle, device, precision)
+    network = open_running(store, handle, device, precision, mesh)
     return make_flow(network, handle.image, handle).to(device)
 
 
@@ -111,17 +125,18 @@ def open_guided(
     guidance: Guidance | None,
     device: torch.device,
     precision: SamplingPrecision = "float32",
+    mesh: DeviceMesh | None = None,
 ) -> RunnableFlow:
     """The flow of a handle, driven by what a job asks for; the rest as of `open_flow`.
 
     Raises:
         UserError: it cannot be guided so; and as `open_flow`.
     """
-    flow = open_flow(store, handle, device, precision)
+    flow = open_flow(store, handle, device, precision, mesh)
     if guidance is None:
         return flow
     given = guidance.weaker
-    weaker = None if given is None else open_flow(store, given, device, precision)
+    weaker = None if given is None else open_flow(store, given, device, precision, mesh)
     try:
         return flow.guided(guidance.spec.scale, interval=guidance.spec.interval, weaker=weaker)
     except ValueError as error:

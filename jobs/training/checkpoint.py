@@ -21,6 +21,7 @@ from torch import Tensor
 from slimctl.jobs.storage.blobs import Blobs
 from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.tensors import safetensors_pieces
+from slimctl.models.sharding import whole
 from slimctl.models.spec import Spec
 
 POINTER = "latest.json"
@@ -162,11 +163,13 @@ class CheckpointWriter:
     def _copy(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         """Copies tensors to the CPU; returns what waits until they are there.
 
-        A copy from a GPU takes its turn before the next step on the same stream.
+        A copy from a GPU takes its turn before the next step on the same stream. One tensor at a
+        time is whole there, of those that are in parts.
         """
         held, self._copies = self._copies, {}
         on_gpu = False
-        for name, value in tensors.items():
+        for name, each in tensors.items():
+            value = whole(each)
             on_gpu |= value.is_cuda
             copy = held.get(name)
             if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):

@@ -48,7 +48,7 @@ class CriticTerm:
         """The critic as the loop trains it, beside a student of that learning rate."""
         spec = self._spec
         rate = (spec.learning_rate or learning_rate) / learning_rate
-        return ScoreNetwork(self.network, spec.updates, rate, spec.adam_betas)
+        return ScoreNetwork(self.network, spec.updates, rate, spec.adam_betas, whole=True)
 
     @property
     def sees_noise(self) -> bool:

@@ -40,7 +40,7 @@ def settle_engine(
     device: torch.device,
     rank: int,
     steps: int,
-    rehearse: Callable[[bool], Callable[[], None]],
+    rehearse: Callable[[bool], Callable[[], None]] | None,
 ) -> Engine:
     """The engine of a training: the recorded one if this device has it too, else a fresh choice.
 
@@ -50,13 +50,14 @@ def settle_engine(
         device: where the training is.
         rank: 0 measures and writes; the others take its answer.
         steps: that are left.
-        rehearse: makes one step's forward and backward, on a copy of the network, compiled or not.
+        rehearse: makes one step's forward and backward, on a copy of the network, compiled or not;
+            None = nothing is compiled.
     """
     known = _read(folder)
     if known is not None and _chosen(known) == chosen:
         return Engine.model_validate(known.model_dump(include=set(Engine.model_fields)))
     settled = SettledEngine.model_validate(chosen.model_dump())
-    if compiles(device):
+    if rehearse is not None and compiles(device):
         settled = _measured(settled, steps, rehearse) if rank == 0 else settled
         compiled = _as_the_first(settled.compiled, device)
         chosen = chosen.model_copy(update={"compiled": compiled})

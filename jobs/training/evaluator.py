@@ -5,7 +5,6 @@ so a training never returns something worse than what it began with, as far as t
 Elsewhere the scores are only watched, and the last weights are the result.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -147,7 +146,9 @@ class Evaluator:
     def _batches(self, rank: int) -> list[Tensor]:
         """Numbers of the samples that a worker makes, those of each batch."""
         index = torch.arange(self.samples, device=self._device)
-        return [*torch.split(index, BATCH)[rank :: self._world]] or [index[:0]]
+        batches = torch.split(index, BATCH)
+        empty = -len(batches) % self._world  # equally many, where a network takes all workers
+        return [*batches, *[index[:0]] * empty][rank :: self._world]
 
     @torch.inference_mode()
     def _draw(self, flow: NetworkFlow) -> Tensor:
@@ -209,7 +210,7 @@ class ScoredAverage:
     """The scores of the averaged weights so far, and the best of these weights.
 
     Args:
-        network: the student's, as a mould for the averaged one.
+        averaged: a copy of the student's network, which takes the average.
         ema: its average.
         score: of a network in evaluation mode; None where another worker has it.
         keep: whether to keep the best weights.
@@ -217,13 +218,13 @@ class ScoredAverage:
 
     def __init__(
         self,
-        network: nn.Module,
+        averaged: nn.Module,
         ema: PowerEMA,
         score: Callable[[nn.Module], float | None],
         *,
         keep: bool = True,
     ) -> None:
-        self._scored = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        self._scored = averaged.eval().requires_grad_(requires_grad=False)
         self._ema = ema
         self._score = score
         self._keep = keep

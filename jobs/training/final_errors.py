@@ -24,12 +24,15 @@ _Sums = dict[str, tuple[int, float, float]]
 """Name -> number of samples, sum of their errors, sum of the squares."""
 
 
-def note_final_errors(pieces: Iterable[Mapping[str, Tensor]], folder: Blobs) -> None:
+def note_final_errors(
+    pieces: Iterable[Mapping[str, Tensor]], folder: Blobs, *, in_step: bool = False
+) -> None:
     """Measures, together with the other workers, and writes what came out; the first one writes.
 
     Args:
         pieces: errors of this worker's samples by name, 1-D, a piece at a time.
         folder: of the training's work.
+        in_step: whether each piece takes all workers, so that they stop together.
     """
     sums: _Sums = {}
     started = time.monotonic()
@@ -39,7 +42,7 @@ def note_final_errors(pieces: Iterable[Mapping[str, Tensor]], folder: Blobs) -> 
             values = each.double()
             square = float(values.square().sum())
             sums[name] = (count + len(each), total + float(values.sum()), squares + square)
-        if time.monotonic() - started > LIMIT_S:
+        if _is_over(started, in_step=in_step):
             break
     found = _added_up(sums)
     if found and _is_first():
@@ -56,6 +59,16 @@ def noted_final_errors(folder: Blobs) -> Mapping[str, float]:
     except FileNotFoundError:
         return {}
     return found
+
+
+def _is_over(started: float, *, in_step: bool) -> bool:
+    """Whether the time is up: on this worker, or of those in step on any."""
+    is_over = time.monotonic() - started > LIMIT_S
+    if not in_step:
+        return is_over
+    every = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, is_over)
+    return any(every)
 
 
 def _figures(sums: _Sums) -> dict[str, float]:

@@ -25,7 +25,8 @@ class LineSource:
             data = handles[spec.data]
             self._images = ImageSource(store, data, share.device, labels, conditional=conditional)
         if spec.teacher is not None:
-            self._teacher = open_flow(store, handles[spec.teacher], share.device)
+            teacher = handles[spec.teacher]
+            self._teacher = open_flow(store, teacher, share.device, mesh=share.mesh)
         self._flip = learned.flip_valid if spec.flip is None else spec.flip
         self.draws = Draws(spec.seed or 0, share, learned.image)
 

@@ -20,6 +20,7 @@ from slimctl.jobs.base.errors import Preempted, TrainingDiverged
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.training.agreement import Agreement
 from slimctl.jobs.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -37,6 +38,14 @@ from slimctl.jobs.training.together import together
 from slimctl.models.ema import PowerEMA
 from slimctl.models.engine import Engine, adam, set_compiled
 from slimctl.models.recompute import recompute_blocks
+from slimctl.models.sharding import (
+    clip_gradient,
+    load_state,
+    part_like,
+    shard,
+    total_norm,
+    whole,
+)
 
 
 def make_adam(
@@ -68,7 +77,7 @@ def load_moments(optimizer: torch.optim.Adam, named: Mapping[str, Tensor]) -> No
         index, _, moment = name.partition(".")
         weight = weights[int(index)]
         if value.shape == weight.shape:  # in the weight's memory format: fused Adam needs it
-            value = torch.empty_like(weight, requires_grad=False).copy_(value)
+            value = torch.empty_like(weight, requires_grad=False).copy_(part_like(value, weight))
         moments.setdefault(int(index), {})[moment] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -97,20 +106,23 @@ class CompanionTrainer:
         score_network: ScoreNetwork,
         loss: CompanionLoss,
         prefix: str,
-        device: torch.device,
+        share: Share,
         world: int,
         micro_batches: MicroBatches,
     ) -> None:
+        device, mesh = share.device, None if score_network.whole else share.mesh
         self._spec = spec
         self._micro_batches = micro_batches
         self._score_network = score_network
         self._loss = loss
         self._prefix = prefix
         self._network = score_network.network
+        if mesh is not None:
+            shard(self._network, mesh)
         betas, epsilon = score_network.adam_betas, score_network.adam_epsilon
         self._optimizer = make_adam(spec, self._network.parameters(), device, betas, epsilon)
         self._model = self._network
-        if world > 1:
+        if world > 1 and mesh is None:
             devices = [device] if device.type == "cuda" else None
             self._model = nn.parallel.DistributedDataParallel(
                 self._network, device_ids=devices, gradient_as_bucket_view=True
@@ -127,9 +139,7 @@ class CompanionTrainer:
 
             self._micro_batches.gradient(self._model, self._optimizer, loss_of, step)
             if self._spec.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(
-                    self._network.parameters(), self._spec.gradient_clip, foreach=True
-                )
+                clip_gradient(self._network.parameters(), self._spec.gradient_clip)
             self._optimizer.step()
 
     def rehearse(self, network: nn.Module, step: int) -> None:
@@ -154,11 +164,12 @@ class CompanionTrainer:
             if name.startswith(self._prefix):
                 part, _, rest = name.removeprefix(self._prefix).partition(".")
                 load_part[part][rest] = value
-        self._network.load_state_dict(load_part["model"])
+        load_state(self._network, load_part["model"])
         load_moments(self._optimizer, load_part["adam"])
 
 
 Progress = Callable[[int, Mapping[str, float]], None]
+Score = Callable[[nn.Module], float | None]
 
 
 def _silent(line: str) -> None:
@@ -175,9 +186,9 @@ class Trainer:
 
     Args:
         spec: settings of the loop.
-        network: with its initial weights, on the device.
+        network: with its initial weights, on the CPU or the device.
         objective: what to minimise; not yet prepared.
-        share: this worker's part of the batch.
+        share: this worker's part of the batch, and of networks where those are split.
         folder: where checkpoints live.
         progress: called with (step, metrics) at each point of the loss curve.
         rank: 0 writes checkpoints.
@@ -218,9 +229,16 @@ class Trainer:
     scored: ScoredAverage | None = None
 
     def __post_init__(self) -> None:
-        self.network = self.engine.place(self.network, self.share.device)
+        mesh = self.share.mesh
+        if mesh is None:
+            self.network = self.engine.place(self.network, self.share.device)
         if self.recompute:
             recompute_blocks(self.network)
+        self._agreement: Agreement | None = None
+        if mesh is not None:
+            self._agreement = Agreement()
+            self._mould = copy.deepcopy(self.network).cpu()  # what is split cannot be copied
+            self.network = shard(self.network, mesh)
         self.optimizer = make_adam(self.spec, self.network.parameters(), self.share.device)
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
         self._micro_batches = MicroBatches(
@@ -250,19 +268,34 @@ class Trainer:
                 if self._is_due(self.spec.log_every):
                     self._log(losses)
                     losses = []
-                leaves = self.leaving() if self.step < self.spec.steps else ""
-                if leaves or (self.step < self.spec.steps and writer.is_due()):
+                leaves, is_due = self._wishes(writer)
+                if leaves or is_due:
                     self._save(writer, time.perf_counter() - started, losses)
                 if leaves:
                     writer.wait()
                     raise Preempted("", f"{leaves}: a checkpoint of step {self.step} was written")
             self._save(writer, time.perf_counter() - started, losses)
-        note_final_errors(self.objective.final_errors(self._averaged), self.folder)
+        in_step = self.share.mesh is not None
+        note_final_errors(self.objective.final_errors(self._averaged), self.folder, in_step=in_step)
+
+    def _wishes(self, writer: CheckpointWriter) -> tuple[str, bool]:
+        """Why the first worker has to leave, and whether a checkpoint is due before the last."""
+        if self.step == self.spec.steps:
+            return "", False
+        said = self.leaving(), writer.is_due()
+        return said if self._agreement is None else self._agreement.first(said)
 
     def _averaged(self) -> nn.Module:
-        network = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
+        network = self._copy().eval().requires_grad_(requires_grad=False)
         self.ema.copy_to(network)
         return network
+
+    def _copy(self) -> nn.Module:
+        """A network like the student's; its weights are those of some time or other."""
+        mesh = self.share.mesh
+        if mesh is None:
+            return copy.deepcopy(self.network)
+        return shard(copy.deepcopy(self._mould), mesh)
 
     def steps(self) -> Iterator[Tensor]:
         """Takes one optimizer step a turn, from the newest checkpoint to the last step.
@@ -274,7 +307,7 @@ class Trainer:
         self._restore()
         model = self._distribute()
         self.network.train()
-        if self.world > 1 and self.step < self.spec.steps:
+        if self.world > 1 and self.share.mesh is None and self.step < self.spec.steps:
             self._rehearse(model)
         self._compile(model)
         if self.step == 0:
@@ -297,21 +330,28 @@ class Trainer:
                 continue
             if self.recompute:
                 recompute_blocks(given.network)
-            device, pieces = self.share.device, self._micro_batches
-            made = CompanionTrainer(self.spec, given, loss, prefix, device, self.world, pieces)
+            share, pieces = self.share, self._micro_batches
+            made = CompanionTrainer(self.spec, given, loss, prefix, share, self.world, pieces)
             self.companions.append(made)
         if self.objective.score_every():
-            self.scored = ScoredAverage(self.network, self.ema, self.objective.score)
+            self.scored = ScoredAverage(self._copy(), self.ema, self._agreed(self.objective.score))
         elif self.watch is not None:
-            self.watch.evaluator.prepare(self.share.device, self.rank, self.world)
-            self.scored = ScoredAverage(self.network, self.ema, self.watch.evaluator, keep=False)
+            evaluator = self.watch.evaluator
+            evaluator.prepare(self.share.device, self.rank, self.world)
+            self.scored = ScoredAverage(self._copy(), self.ema, self._agreed(evaluator), keep=False)
+
+    def _agreed(self, score: Score) -> Score:
+        """A score that all workers know where all of them hold the best weights."""
+        agreement = self._agreement
+        return score if agreement is None else lambda network: agreement.first(score(network))
 
     def _compile(self, model: nn.Module) -> None:
         """Compiles all networks at their first step where that is settled, or asked for."""
         if self.settle and self.step < self.spec.steps:
             device, left = self.share.device, self.spec.steps - self.step
+            rehearsal = self._rehearsal if self.share.mesh is None else None
             self.engine = settle_engine(
-                self.folder, self.engine, device, self.rank, left, self._rehearsal
+                self.folder, self.engine, device, self.rank, left, rehearsal
             )
         set_compiled(model, self.engine.compiled)
         self.objective.set_compiled(self.engine.compiled)
@@ -363,9 +403,7 @@ class Trainer:
             group["lr"] = rate
         loss = self._micro_batches.gradient(model, self.optimizer, self._loss_of, self.step)
         if self.spec.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(
-                self.network.parameters(), self.spec.gradient_clip, foreach=True
-            )
+            clip_gradient(self.network.parameters(), self.spec.gradient_clip)
         self.optimizer.step()
         self.ema.update()
         self.step += 1
@@ -387,7 +425,7 @@ class Trainer:
         runner = self.engine.runner(self.network)
         set_compiled(runner, compiled=False)  # `_compile` does, after all that is tried out
         self._runner = runner
-        if self.world == 1:
+        if self.world == 1 or self.share.mesh is not None:
             return runner
         devices = [self.share.device] if self.share.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
@@ -416,7 +454,7 @@ class Trainer:
 
     def _is_finite(self) -> bool:
         """Whether every weight is; waits for the device."""
-        return bool(nn.utils.get_total_norm(self.network.parameters()).isfinite())
+        return bool(total_norm(self.network.parameters()).isfinite())
 
     def _diverged(self, what: str, step: int) -> None:
         last = self.saved or "none was written yet"
@@ -427,10 +465,23 @@ class Trainer:
         )
 
     def _save(self, writer: CheckpointWriter, seconds: float, unlogged: Sequence[Tensor]) -> None:
-        """Begins a checkpoint, but none of a training that diverged: the next log will say so."""
-        if self.rank == 0 and self._is_finite() and all(loss.isfinite() for loss in unlogged):
+        """Begins a checkpoint, but none of a training that diverged: the next log will say so.
+
+        The first worker writes it; where networks are split, the others give it their parts.
+        """
+        if self.rank > 0 and self._agreement is None:
+            return
+        is_fine = self._is_finite() and all(loss.isfinite() for loss in unlogged)
+        if self._agreement is not None:
+            is_fine = self._agreement.all(is_fine)
+        if not is_fine:
+            return
+        if self.rank == 0:
             writer.begin(Checkpoint(self.step, self.seconds + seconds, self._state()))
-            self.saved = checkpoint_name(self.step)
+        else:
+            for each in self._state().values():
+                whole(each)
+        self.saved = checkpoint_name(self.step)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in self.network.state_dict().items()}
@@ -449,7 +500,7 @@ class Trainer:
         for name, value in checkpoint.tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = value
-        self.network.load_state_dict(parts["model"])
+        load_state(self.network, parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
         load_moments(self.optimizer, parts["adam"])
         for each in (*self.companions, self.scored):

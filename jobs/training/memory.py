@@ -3,7 +3,8 @@
 Counted are the weights, and three times as much for gradient and moments, the average, the score
 network with the same of its own, frozen networks, the data that stays on the device, and what a
 step keeps on its way, traced at the micro-batch. Micro-batches are halved until the estimate fits,
-as the training does where the memory does not suffice.
+as the training does where the memory does not suffice. Of networks that several workers split, a
+device has its part, and for a time a block and what is not in blocks whole.
 """
 
 import math
@@ -18,6 +19,7 @@ from slimctl.models.networks.memory import (
     Evaluation,
     critic_bytes,
     evaluation_bytes,
+    gathered_bytes,
     weight_bytes,
 )
 from slimctl.models.networks.spec import NetworkSpec
@@ -30,6 +32,8 @@ ENOUGH = 64
 """Samples at once from which a GPU is worth it; not measured, as `SMALLEST_GPU_SHARE` is not."""
 PIXEL = 2
 """Bytes of a number of a pair's image."""
+MOST_WORKERS = 1024
+"""Of those that are looked for where one device does not hold a training."""
 NOISE_BYTES = 2**30
 """Noise of pairs up to this size is kept on the device."""
 
@@ -92,7 +96,22 @@ def training_memory(
         limit: bytes of a device; None = not known, so that nothing is cut.
     """
     workers, on_gpu = spec.layout(cluster)[0], cluster.gpus > 0
-    device = _Device(spec, load, workers, on_gpu, spec.checkpoint_activations is True)
+    again, splits = spec.checkpoint_activations is True, spec.shard == "full" and workers > 1
+    device = _Device(spec, load, workers, on_gpu, again, splits)
+    found = _sparing(device, limit)
+    if limit is None or found.fits(limit):
+        return found
+    if spec.shard == "auto" and workers > 1:
+        found = _sparing(replace(device, splits=True), limit)
+    enough = None if found.fits(limit) else _workers_that_fit(device, limit)
+    if enough is None:
+        return found
+    remedy = "shard: full" if enough == workers else f"shard: full and workers: {enough}"
+    return replace(found, remedies=(*found.remedies, remedy))
+
+
+def _sparing(device: "_Device", limit: int | None) -> Memory:
+    """The memory at the largest micro-batch that fits, blocks computed again where that helps."""
     found = _fitting(device, limit)
     if device.recomputes or limit is None or _is_enough(found, limit):
         return found
@@ -100,9 +119,22 @@ def training_memory(
     better = other.samples > found.samples or (other.fits(limit) and not found.fits(limit))
     if not better:
         return found
-    if spec.checkpoint_activations == "auto":
+    if device.spec.checkpoint_activations == "auto":
         return other
     return replace(found, remedies=("checkpoint_activations: true",))
+
+
+def _workers_that_fit(device: "_Device", limit: int) -> int | None:
+    """The fewest workers that fit where they split networks: as many as there are, or 2, 4..."""
+    sizes = device.spec.batches().values()
+    more = (1 << power for power in range(1, MOST_WORKERS.bit_length()))
+    for workers in (device.workers, *(n for n in more if n > device.workers)):
+        each = replace(device, workers=workers, splits=True)
+        if workers == 1 or any(size % workers for size in sizes) or each.lasting > limit:
+            continue
+        if _sparing(each, limit).fits(limit):
+            return workers
+    return None
 
 
 def _is_enough(found: Memory, limit: int) -> bool:
@@ -141,6 +173,8 @@ class _Device:
     on_gpu: bool
     recomputes: bool
     """Whether blocks are computed again on the way back."""
+    splits: bool
+    """Whether the workers split the networks."""
 
     @property
     def share(self) -> int:
@@ -150,25 +184,34 @@ class _Device:
     def at(self, samples: int) -> Memory:
         """Its memory at a micro-batch of so many samples."""
         parts = self._lasting()
-        lasting = sum(parts.values())
         fullest = self._fullest(-(-self.share // samples))
         parts["activations"] = max(0, fullest - parts["gradients"])
-        return Memory(parts, samples, self.share, lasting, self.recomputes)
+        return Memory(parts, samples, self.share, self.lasting, self.recomputes, self.splits)
+
+    @property
+    def lasting(self) -> int:
+        """Bytes that are there whatever the samples are."""
+        return sum(self._lasting().values())
 
     @property
     def _own(self) -> int:
-        """Bytes of the student's weights."""
-        return weight_bytes(self.load.network, self.load.image)
+        """Bytes of the student's weights here."""
+        return self._held(self.load.network)
 
     @property
     def _score(self) -> int:
-        """Bytes of the score network's weights."""
+        """Bytes of the score network's weights here."""
         network = self.load.score_network
-        return 0 if network is None else weight_bytes(network, self.load.image)
+        return 0 if network is None else self._held(network)
+
+    def _held(self, network: NetworkSpec) -> int:
+        """Bytes of a network's weights here."""
+        size = weight_bytes(network, self.load.image)
+        return -(-size // self.workers) if self.splits else size
 
     @property
     def _critic(self) -> int:
-        """Bytes of the weights of a critic of images."""
+        """Bytes of the weights of a critic of images, which is never split."""
         network = self.load.critic
         return 0 if network is None else weight_bytes(network, self.load.image)
 
@@ -182,13 +225,23 @@ class _Device:
             "gradients": trained,
             "moments": 2 * self._own,
             "average": (1 + load.copies) * self._own,
-            "exchange": trained if self.workers > 1 else 0,  # the buckets of DDP
+            "exchange": self._exchanged(),
             "score network": 3 * self._score,
             **({"critic": 4 * self._critic} if load.critic else {}),
-            "frozen networks": sum(weight_bytes(each, load.image) for each in frozen)
-            + distance_weight_bytes(load.distance),
+            "frozen networks": sum(map(self._held, frozen)) + distance_weight_bytes(load.distance),
             "data": load.data,
         }
+
+    def _exchanged(self) -> int:
+        """The buckets of gradients of DDP; or what is whole for a time of networks in parts."""
+        load = self.load
+        if self.workers == 1:
+            return 0
+        if not self.splits:
+            return self._own + self._score
+        networks = [load.network, *(each.network for each in load.frozen), *load.through]
+        networks += [load.score_network] if load.score_network is not None else []
+        return max(gathered_bytes(each, load.image) for each in networks)
 
     def _fullest(self, pieces: int) -> int:
         """Bytes of activations and gradients at the fullest moment of a step."""
@@ -225,7 +278,10 @@ class _Device:
             bfloat16=low and gradient,
             recompute=self.recomputes and gradient,
         )
-        return evaluation_bytes(network, self.load.image, how)
+        most, keeps = evaluation_bytes(network, self.load.image, how)
+        if gradient:  # of networks in parts only a part of it stays
+            most = max(keeps, most - weight_bytes(network, self.load.image) + self._held(network))
+        return most, keeps
 
 
 def image_bytes(image: ImageShape, count: int | None) -> int:

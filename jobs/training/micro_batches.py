@@ -197,7 +197,8 @@ class MicroBatches:
                 f"the memory of the device does not suffice for a micro-batch of "
                 f"{-(-self._share.count // self.parts)} of {self._share.count} samples, the "
                 f"smallest there is, at step {step}",
-                "set checkpoint_activations: true, or use a larger device or a smaller network",
+                "set checkpoint_activations: true, or shard: full with more workers, or use a "
+                "larger device or a smaller network",
             )
         gc.collect()
         if self._share.device.type == "cuda":

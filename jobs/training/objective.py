@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from slimctl.jobs.base.context import Handles, JobContext
 from slimctl.jobs.base.errors import UserError
@@ -29,6 +30,9 @@ class Share:
     batch_size: int
     """Samples of the global batch."""
     device: torch.device
+    mesh: DeviceMesh | None = None
+    """The workers, where each holds a part of every network (`models.sharding`): then all of them
+    call each network equally often. None = each holds all."""
 
     @property
     def rank(self) -> int:
@@ -44,7 +48,7 @@ class Share:
         """The same part of a global batch of another size, which splits as evenly."""
         first = self.first * batch_size // self.batch_size
         count = self.count * batch_size // self.batch_size
-        return Share(first, count, batch_size, self.device)
+        return replace(self, first=first, count=count, batch_size=batch_size)
 
     def positions(self) -> Tensor:
         """Positions of its samples in the global batch, int64 (count,)."""
@@ -78,6 +82,8 @@ class ScoreNetwork:
         rate: its learning rate over the student's, which both follow through warm-up and decay.
         adam_betas: decay rates of its Adam's moments; None = the student's.
         adam_epsilon: of its Adam; None = the student's.
+        whole: whether each worker holds all of it, also where other networks are split: its loss
+            contains a gradient.
     """
 
     network: nn.Module
@@ -85,6 +91,7 @@ class ScoreNetwork:
     rate: float
     adam_betas: tuple[float, float] | None = None
     adam_epsilon: float | None = None
+    whole: bool = False
 
 
 class Objective(ABC):
@@ -97,7 +104,7 @@ class Objective(ABC):
 
     @abstractmethod
     def prepare(self, share: Share) -> None:
-        """Loads data and frozen networks to this worker's device."""
+        """Loads data and frozen networks to this worker's device, those split over a mesh."""
 
     @abstractmethod
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
@@ -161,10 +168,11 @@ class Objective(ABC):
     def final_errors(self, averaged: Callable[[], nn.Module]) -> Iterable[Mapping[str, Tensor]]:
         """Errors to note with the result, of this worker's part of some samples, in pieces.
 
-        Asked when the training is over, and for no more pieces when the time for it is.
+        Asked when the training is over, and for no more pieces when the time for it is. Each
+        worker has equally many where networks are split over them.
 
         Args:
-            averaged: makes the averaged network, in evaluation mode.
+            averaged: makes the averaged network, in evaluation mode; on all workers.
 
         Returns:
             Name -> error of each sample of a piece, 1-D.

@@ -48,6 +48,7 @@ from slimctl.models.networks.denoiser.network import Denoiser
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.networks.two_times.network import TwoTimes
+from slimctl.models.sharding import mesh_of
 from slimctl.models.spec import ImageShape
 
 REPORT_EVERY_S = 0.5
@@ -72,6 +73,8 @@ class TrainTask:
     watch: Watch | None = None
     recompute: bool = False
     """Whether blocks are computed again on the way back."""
+    shard: bool = False
+    """Whether several workers split the networks."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def train_on_ray(
         context.reporter,
         threads,
         watch,
-        _recomputes(context, spec, limit),
+        *_saves_memory(context, spec, limit),
     )
     with listening():
         if here:
@@ -179,6 +182,7 @@ def _what_trained(
         **noted_micro_batch(context.work),
         **noted_final_errors(context.work),
         **({"checkpoint_activations": True} if task.recompute else {}),
+        **({"shard": "full"} if task.shard else {}),
         "workers": _elastic(task.spec, workers),
         "threads": threads,
         "torch": torch.__version__,
@@ -271,14 +275,21 @@ def _gpu_bytes_of_cluster(context: JobContext) -> int | None:
     return size
 
 
-def _recomputes(context: JobContext, spec: TrainingSpec, limit: int | None) -> bool:
-    """Whether blocks are computed again on the way back: as asked, or where memory is short."""
-    if spec.checkpoint_activations != "auto" or limit is None:
-        return spec.checkpoint_activations is True
-    named = {name: value for name, value in spec if isinstance(value, Ref)}
-    facts = {name: context.input(ref).facts() for name, ref in named.items()}
-    memory = spec.memory(facts, context.cluster, limit)
-    return memory is not None and memory.recomputes
+def _saves_memory(context: JobContext, spec: TrainingSpec, limit: int | None) -> tuple[bool, bool]:
+    """Whether blocks are computed again on the way back, and whether workers split the networks.
+
+    As asked, or where memory is short.
+    """
+    again, splits = spec.checkpoint_activations is True, spec.shard == "full"
+    settled = spec.checkpoint_activations != "auto" and spec.shard != "auto"
+    if limit is not None and not settled:
+        named = {name: value for name, value in spec if isinstance(value, Ref)}
+        facts = {name: context.input(ref).facts() for name, ref in named.items()}
+        memory = spec.memory(facts, context.cluster, limit)
+        if memory is not None:
+            again, splits = memory.recomputes, memory.sharded
+    most = max(spec.worker_counts(), default=spec.layout(context.cluster)[0])
+    return again, splits and most > 1
 
 
 def _work(config: Mapping[str, Any]) -> None:
@@ -302,7 +313,8 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
     torch.set_num_threads(task.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = task.spec.batch_size // world
-    share = Share(rank * count, count, task.spec.batch_size, device)
+    mesh = mesh_of(world, device) if task.shard and world > 1 else None
+    share = Share(rank * count, count, task.spec.batch_size, device, mesh)
     network = initial_network(task)
     folder = task.store.work(task.artifact_id)
     say = partial(_say, task)
@@ -316,7 +328,7 @@ def train_worker(task: TrainTask, rank: int = 0, world: int = 1) -> None:
         _Throttled(task) if rank == 0 else _silent,
         rank,
         world,
-        choose_engine(device, "training", task.spec.precision),
+        choose_engine(device, "training", task.spec.precision, in_parts=mesh is not None),
         task.watch,
         say,
         settle=True,

@@ -100,6 +100,10 @@ class TrainingSpec(SeededJobSpec):
     """Whether blocks keep their inputs only and are computed again for the gradient, in the score
     network too: about a third more time, and a fraction of the memory. auto = where by the plan's
     estimate fewer than 64 samples would otherwise fit a GPU at once."""
+    shard: Annotated[Literal["auto", "none", "full"], SPEED_ONLY] = "auto"
+    """Whether several workers split networks, gradients, moments and averages among them (FSDP2):
+    full = student, score network and teacher, each block's weights being gathered while it is
+    computed; none = each holds all. auto = full where by the plan's estimate one GPU cannot."""
     hang_s: Annotated[float, Field(gt=0), SPEED_ONLY] = 600.0
     """Longest time between two steps of several workers, s, scores included; after it they log
     their stacks and the training goes on from its last checkpoint."""

@@ -47,6 +47,22 @@ def weight_bytes(network: NetworkSpec, image: ImageShape) -> int:
 
 
 @cache
+def gathered_bytes(network: NetworkSpec, image: ImageShape) -> int:
+    """Most bytes that are whole at once of a network in parts, with their gradient.
+
+    What is in no block is there throughout; of blocks the one that is computed, and the next one
+    on its way.
+    """
+    from slimctl.models.metrics.cost import build_on_meta  # noqa: PLC0415
+    from slimctl.models.sharding import blocks_of  # noqa: PLC0415
+
+    module = build_on_meta(network, image)
+    sizes = sorted(sum(w.numel() for w in block.parameters()) for block in blocks_of(module))
+    rest = sum(weight.numel() for weight in module.parameters()) - sum(sizes)
+    return 2 * FLOAT * (rest + sum(sizes[-2:]))
+
+
+@cache
 def evaluation_bytes(
     network: NetworkSpec, image: ImageShape, evaluation: Evaluation
 ) -> tuple[int, int]:

@@ -104,7 +104,8 @@ def _memory_parts(memory: Memory) -> str:
     parts = [f"{name} {in_gib(size)}" for name, size in memory.parts.items() if size]
     cut = f" of {memory.share:,}" if memory.samples < memory.share else ""
     again = ", blocks computed again" if memory.recomputes else ""
-    return f"{', '.join(parts)} ({memory.samples:,}{cut} samples at once{again})"
+    split = ", split over the workers" if memory.sharded else ""
+    return f"{', '.join(parts)} ({memory.samples:,}{cut} samples at once{again}{split})"
 
 
 def _hours(found: Estimate, here: Cluster) -> str:

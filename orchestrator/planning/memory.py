@@ -53,6 +53,7 @@ class MemoryPlan:
             "parts": dict(memory.parts),
             "at_once": memory.samples,
             "checkpoint_activations": memory.recomputes,
+            "shard": "full" if memory.sharded else "none",
             "fits": None if self.limit is None else memory.fits(self.limit),
         }
 

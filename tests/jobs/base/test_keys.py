@@ -204,6 +204,7 @@ def test_speed_only_fields_of_the_kinds():
         "micro_batch",
         "hang_s",
         "checkpoint_activations",
+        "shard",
     }
     kinds = (
         "train_flow",

@@ -20,6 +20,7 @@ from slimctl.jobs.training.objective import Part, Share
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.registry import parse_network
+from slimctl.models.sharding import mesh_of
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.spec import EulerSpec
 
@@ -59,12 +60,13 @@ def make(handles):
 
 @pytest.fixture
 def trained(make, store, data):
-    def run(name, kind, rank=0, world=1, stop_at=None, **changes):
+    def run(name, kind, rank=0, world=1, stop_at=None, splits=False, **changes):
         objective = make(kind, **changes)
         size = objective.spec.batch_size
         torch.manual_seed(0)
         network = parse_network(TWO if kind == "mean_flow" else MLP).build(data.image)
-        share, steps = Share(rank * size // world, size // world, size, CPU), objective.loss
+        mesh, steps = mesh_of(world, CPU) if splits else None, objective.loss
+        share = Share(rank * size // world, size // world, size, CPU, mesh)
 
         def loss(model, step, part):
             if step == stop_at:
@@ -92,10 +94,12 @@ def test_it_resumes_bit_for_bit_from_every_step(trained, kind):
         assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_workers_train_what_one_does(trained, tmp_path, kind):
-    alone = trained("alone", kind)
-    said = on_gloo(tmp_path, lambda rank: trained("both", kind, rank=rank, world=2))
+@pytest.mark.parametrize(
+    ("kind", "splits"), [*((kind, False) for kind in KINDS), ("mean_flow", True)]
+)
+def test_two_workers_train_what_one_does(trained, tmp_path, kind, splits):
+    alone, how = trained("alone", kind), {"world": 2, "splits": splits}
+    said = on_gloo(tmp_path, lambda rank: trained("both", kind, rank=rank, **how))
     assert said == ["", ""]
     together = trained("both", kind)  # nothing is left to do: the checkpoint
     for name, value in alone.items():

@@ -33,6 +33,7 @@ from slimctl.models.losses import (
     velocity_identity_loss,
 )
 from slimctl.models.networks.registry import parse_network
+from slimctl.models.sharding import mesh_of
 from slimctl.models.spec import ImageShape
 
 CPU = torch.device("cpu")
@@ -413,12 +414,13 @@ def test_the_score_network_weighs_times_as_edm_does(make):
     torch.testing.assert_close(weighted.report()["fake_loss"], expected)
 
 
-def train(objective, folder, image, rank=0, world=1, stop_at=None):
+def train(objective, folder, image, rank=0, world=1, stop_at=None, splits=False):
     """All steps of an objective's spec; it is cut off before step `stop_at`."""
     torch.manual_seed(0)
     network = parse_network(MLP).build(image)
     size = objective.spec.batch_size
-    share = Share(rank * size // world, size // world, size, CPU)
+    mesh = mesh_of(world, CPU) if splits else None
+    share = Share(rank * size // world, size // world, size, CPU, mesh)
     spec, steps = objective.spec, objective.loss
 
     def loss(model, step, part):
@@ -454,10 +456,13 @@ def test_every_objective_resumes_bit_for_bit_from_every_step(trained, kind):
         assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
-def test_two_workers_train_what_one_does(trained, tmp_path, kind):
-    alone = trained("alone", kind)
-    said = on_gloo(tmp_path, lambda rank: trained("both", kind, rank=rank, world=2))
+@pytest.mark.parametrize(
+    ("kind", "splits"), [*((kind, False) for kind in OBJECTIVES), ("dmd2", True), ("critic", True)]
+)
+def test_two_workers_train_what_one_does(trained, tmp_path, kind, splits):
+    alone, how = trained("alone", kind), {"world": 2, "splits": splits}
+    said = on_gloo(tmp_path, lambda rank: trained("both", kind, rank=rank, **how))
+    print(said[0])
     assert said == ["", ""]
     together = trained("both", kind)  # nothing is left to do: the checkpoint
     for name, value in alone.items():

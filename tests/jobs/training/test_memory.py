@@ -196,3 +196,34 @@ def test_blocks_are_computed_again_where_few_samples_would_fit():
     always = spec.model_copy(update={"checkpoint_activations": True}).memory(known, ONE, None)
     assert always.recomputes
     assert always.total < 0.7 * whole.total
+
+
+def test_workers_that_split_networks_hold_a_part_of_each():
+    spec = spec_of("match", STUDENT, 256).model_copy(update={"workers": 4})
+    known, cluster = facts(STUDENT), Cluster(8, gpus=4)
+    whole = spec.memory(known, cluster, None)
+    split = spec.model_copy(update={"shard": "full"}).memory(known, cluster, None)
+    assert (whole.sharded, split.sharded) == (False, True)
+    for part in ("weights", "gradients", "moments", "average", "score network", "frozen networks"):
+        assert split.parts[part] == pytest.approx(whole.parts[part] / 4, rel=1e-3)
+    assert 0 < split.parts["exchange"] < whole.parts["exchange"]
+    alone = spec_of("match", STUDENT, 256).model_copy(update={"shard": "full"})
+    assert not alone.memory(known, Cluster(8, gpus=1), None).sharded
+
+
+def test_networks_are_split_where_one_device_does_not_hold_them():
+    spec, known, cluster = spec_of("flow", STUDENT, 256), facts(STUDENT), Cluster(8, gpus=4)
+    four = spec.model_copy(update={"workers": 4})
+    whole = four.memory(known, cluster, None)
+    assert not four.memory(known, cluster, whole.total).sharded
+    found = four.memory(known, cluster, whole.lasting)
+    assert found.sharded
+    assert found.fits(whole.lasting)
+    none = four.model_copy(update={"shard": "none"}).memory(known, cluster, whole.lasting)
+    assert (none.sharded, none.fits(whole.lasting)) == (False, False)
+    assert none.remedies[-1] == "shard: full"
+    alone = Cluster(8, gpus=1)
+    one = spec.memory(known, alone, spec.memory(known, alone, None).lasting)
+    assert one.remedies[-1] == "shard: full and workers: 2"
+    hopeless = spec.memory(known, cluster, 1000)
+    assert "shard" not in "".join(hopeless.remedies)

@@ -1,5 +1,7 @@
 """A score_network network and the best average, in the loop and over crashes."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -186,7 +188,7 @@ def test_scoring_leaves_the_training_alone(work):
 def test_what_is_judged_is_the_average():
     network = nn.Linear(1, 1)
     ema = PowerEMA(network)
-    best = ScoredAverage(network, ema, lambda judged: float(judged.weight))
+    best = ScoredAverage(copy.deepcopy(network), ema, lambda judged: float(judged.weight))
     start = float(network.weight.detach())
     with torch.no_grad():
         network.weight.sub_(1.0)
