@@ -176,9 +176,7 @@ class Autoencoder(Handle):
         return LatentSpace(AutoencoderSpec.model_validate(self.network), self.weights)
 
     def facts(self) -> Facts:
-        space = self.space
-        image = space.autoencoder.latents(self.image)
-        return Facts(image=image, latents=space, made="Autoencoder")
+        return Facts(latents=self.space, made="Autoencoder")
 
 
 def space_of(autoencoder: Autoencoder | None) -> LatentSpace | None:

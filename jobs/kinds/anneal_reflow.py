@@ -9,7 +9,6 @@ from slimctl.jobs.base.facts import Facts, check_each
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.memory import Load, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, training_work
-from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import AnnealingSchedule, LinearAnnealing, TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec
 
@@ -46,8 +45,10 @@ class AnnealReflow(ScoredTrainingSpec):
         from slimctl.jobs.objectives.anneal_reflow import AnnealedReflow
         from slimctl.jobs.training.ray_train import train_model
 
-        student = self.student(Flow, context.handles, context.input(self.pairs), self.network)
-        return train_model(context, self, AnnealedReflow(self, context.handles), student)[0]
+        handles = context.handles
+        student = self.flow_of(handles, context.input(self.pairs))
+        objective, first = AnnealedReflow(self, handles), self.first_weights(handles)
+        return train_model(context, self, objective, student, first)[0]
 
     def schedule(self) -> AnnealingSchedule:
         """The schedule asked for, or the default for this number of steps."""
@@ -59,20 +60,22 @@ class AnnealReflow(ScoredTrainingSpec):
             image=known.image,
             flip_valid=known.flip_valid,
             latents=known.latents,
-            flow=Parameterisation(),
-            network=self.network,
+            flow=self.predicts(inputs),
+            network=self.plain(inputs),
             part=self.part,
         )
         source = ("pairs", self.pairs.job)
-        return check_each(made, lambda: self.check_source(inputs, source, self.network, self.flip))
+        return check_each(made, lambda: self.check_source(inputs, source, made.network, self.flip))
 
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
         image, count = inputs["pairs"].image, inputs["pairs"].count
-        if image is None:
+        network = self.plain(inputs)
+        if image is None or network is None:
             return None
         copies = int(self.data is not None)
         data = pair_bytes(image, count)
-        return Load(self.network, image, self.batch_size, data=data, copies=copies)
+        return Load(network, image, self.batch_size, data=data, copies=copies)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
-        return training_work(self.network, inputs["pairs"].image, self.steps * self.batch_size)
+        samples = self.steps * self.batch_size
+        return training_work(self.plain(inputs), inputs["pairs"].image, samples)

@@ -46,7 +46,7 @@ class Consistency(LineTrainingSpec):
 
         network = self.first_network(context.handles)
         made = self.student(Generator, context.handles, self.learned(context.handles), network)
-        start = context.input(self.start) if self.start else None
+        start = context.input(self.start) if self.start else self.first_weights(context.handles)
         student = made.model_copy(update={"t_start": self.first_time})
         objective = ConsistencyTuning(self, context.handles)
         return train_model(context, self, objective, student, start)[0]
@@ -61,7 +61,7 @@ class Consistency(LineTrainingSpec):
         return check_each(made, lambda: self.check_lines(inputs, made.image, network))
 
     def _first(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
-        return inputs["start"].network if self.start else self.network
+        return inputs["start"].network if self.start else self.plain(inputs)
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         return self.line_work(inputs, self._first(inputs), 1)

@@ -22,8 +22,8 @@ from slimctl.jobs.training.distances import (
 )
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
-from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import L2Distance
+from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
@@ -128,7 +128,8 @@ class Distill(ScoredTrainingSpec):
         prepare_distance(context, self.distance)
         objective = Distillation(self, context.handles)
         student = self.made(context.handles)
-        made, _ = train_model(context, self, objective, student, start)
+        first = start or self.first_weights(context.handles)
+        made, _ = train_model(context, self, objective, student, first)
         if "guide_two_step_error" in context.engine:
             _say_errors(context)
         return made
@@ -136,8 +137,10 @@ class Distill(ScoredTrainingSpec):
     def made(self, handles: "Handles") -> Generator:
         """The handle of the result, but for its weights."""
         start = handles[self.start] if self.start else None
-        network = parse_network(start.network) if start else self.network
+        network = parse_network(start.network) if start else self.plain_here(handles)
         assert network is not None
+        if not isinstance(start, Generator):
+            network = DenoiserSpec.beginning(network, start or self.predicts_here(handles))
         student = self.student(Generator, handles, handles[self.pairs], network)
         t_start = start.t_start if isinstance(start, Generator) else 0.0
         return student.model_copy(update={"t_start": t_start})
@@ -160,10 +163,10 @@ class Distill(ScoredTrainingSpec):
         )
         return check_each(
             made,
-            lambda: self.check_source(inputs, ("pairs", self.pairs.job), self.network, self.flip),
+            lambda: self.check_source(inputs, ("pairs", self.pairs.job), made.network, self.flip),
             lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
-            lambda: check_critic(self.critic, known.image),
+            lambda: check_critic(self.critic, known),
             lambda: self._check_start(inputs),
             lambda: require_weights(self.distance, made),
         )
@@ -176,13 +179,17 @@ class Distill(ScoredTrainingSpec):
         if known.closed_form:
             what = f"'{self.start.job}' is the closed form of a data set, which has no weights"
             raise FieldError("start", what, "start from a trained flow, or give a network instead")
-        start = known.flow
-        if start is not None and start.denoises:
-            what, fix = _not_a_velocity(start)
-            raise FieldError("start", f"'{self.start.job}' {what}", fix)
 
     def _student(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
-        return inputs["start"].network if "start" in inputs else self.network
+        start = inputs.get("start")
+        network, how = (
+            (self.plain(inputs), self.predicts(inputs))
+            if start is None
+            else (start.network, start.flow)
+        )
+        if network is None or how is None:
+            return network
+        return DenoiserSpec.beginning(network, how)
 
     def load(self, inputs: Mapping[str, Facts]) -> Load | None:
         image, network = inputs["pairs"].image, self._student(inputs)
@@ -237,12 +244,4 @@ def _say_errors(context: JobContext) -> None:
     context.log(
         f"error against {found['guide_two_step_error_of']} pairs: student 1 step {own}, guide 2 "
         f"steps {guided}"
-    )
-
-
-def _not_a_velocity(start: Parameterisation) -> tuple[str, str]:
-    """What keeps a network from becoming a one-step student, and what to do."""
-    return (
-        f"predicts {start.prediction}, but a one-step student adds a velocity to the noise",
-        "start from a flow of train_flow or anneal_reflow, or give a network instead",
     )

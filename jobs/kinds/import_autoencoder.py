@@ -70,4 +70,5 @@ class ImportAutoencoder(JobSpec):
 
     def preflight(self) -> Facts | None:
         read = self._read()
-        return Facts(image=self._latents(read), latents=LatentSpace(read.spec))
+        self._latents(read)
+        return Facts(latents=LatentSpace(read.spec))

@@ -22,7 +22,6 @@ from slimctl.jobs.training.distances import (
 )
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import Decay, PartTrainingSpec, check_images, training_work
-from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import (
     AdversarialSpec,
     DMD2Objective,
@@ -85,7 +84,8 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     """Architecture of the student where there is no `start`."""
     sigma_init: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, ADDED] = None
     """Noise level that the student takes its noise for where it starts from a flow, of any
-    prediction; SiD has 2.5. null = it adds a velocity to pure noise, at t = 0."""
+    prediction; SiD has 2.5. null = where that flow begins: it adds a velocity to pure noise, at
+    t = 0, or begins at the highest level of a flow that predicts noise, images or v."""
     data: Ref[Dataset]
     """Real images for the score, `adversarial` and `critic`; with a partition those of its part."""
     fake: Ref[Flow] | None = None
@@ -166,7 +166,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             raise ValueError(
                 "features and judge_features both choose the weights: give one, judge_features"
             )
-        if self.sigma_init is not None and self.start is None:
+        if self.sigma_init is not None and self.start is None and self.slim_of is None:
             raise ValueError("sigma_init is of a flow to start from: name it as start")
         if (self.start is None) == (self.network is None):
             raise ValueError("give either start (a model to begin from) or network, not both")
@@ -196,7 +196,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         prepare_distance(context, self.distance)
         objective = DistributionMatching(self, context.handles)
         student = self.made(context.handles)
-        start = context.input(self.start) if self.start else None
+        start = context.input(self.start) if self.start else self.first_weights(context.handles)
         made, trained = train_model(context, self, objective, student, start)
         judge = context.input(self.judge).id if self.judge else ""
         _note_scores(context, trained.scores, judge or "pixels")
@@ -205,19 +205,15 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     def made(self, handles: "Handles") -> Generator:
         """The handle of the result, but for its weights."""
         start = handles[self.start] if self.start else None
-        network = parse_network(start.network) if start else self.network
+        network = parse_network(start.network) if start else self.plain_here(handles)
         assert network is not None
-        if self.sigma_init is not None and isinstance(start, Flow):
-            network = self._denoiser(network, start)
-            return self.student(Generator, handles, handles[self.teacher], network)
+        how = start if isinstance(start, Flow) else self.predicts_here(handles)
+        if not isinstance(start, Generator):
+            network = DenoiserSpec.beginning(network, how, self.sigma_init)
         student = self.student(Generator, handles, handles[self.teacher], network)
-        return student.model_copy(update={"t_start": start.t_start if start else 0.0})
-
-    def _denoiser(self, network: NetworkSpec, flow: Parameterisation) -> NetworkSpec:
-        """The student that begins as a flow's image at `sigma_init`."""
-        fields = {name: getattr(flow, name) for name in Parameterisation.model_fields}
-        assert self.sigma_init is not None
-        return DenoiserSpec(network=network, flow=Parameterisation(**fields), sigma=self.sigma_init)
+        if start is None or isinstance(network, DenoiserSpec):
+            return student
+        return student.model_copy(update={"t_start": start.t_start})
 
     def updates(self) -> int:
         """Steps of the fake network before each of the student."""
@@ -242,13 +238,13 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         return check_each(
             made,
             lambda: self.check_source(
-                inputs, ("teacher", self.teacher.job), self.network, self.flip
+                inputs, ("teacher", self.teacher.job), made.network, self.flip
             ),
             lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),
-            lambda: check_critic(self.critic, known.image),
+            lambda: check_critic(self.critic, known),
             lambda: self.check_guidance(inputs, "teacher", self.teacher.job),
             lambda: require_weights(self.distance, made),
         )
@@ -256,13 +252,13 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
         if self.start is None:
             return
-        if self.sigma_init is None:
-            _check_start(inputs["start"], self.start.job)
-        elif inputs["start"].made == Generator.__name__:
-            what = f"'{self.start.job}' is a generator, which has a beginning of its own"
+        start, job = inputs["start"], self.start.job
+        if start.closed_form:
+            what = f"'{job}' is the closed form of a data set, which has no weights"
+            raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
+        if self.sigma_init is not None and start.made == Generator.__name__:
+            what = f"'{job}' is a generator, which has a beginning of its own"
             raise FieldError("sigma_init", what, "leave it out, or start from a flow")
-        elif inputs["start"].closed_form:
-            _check_start(inputs["start"], self.start.job)
 
     def _check_fake(self, inputs: "Mapping[str, Facts]") -> None:
         fake = self.fake or self.teacher
@@ -272,12 +268,15 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             raise FieldError("fake", what, fix)
 
     def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
-        if self.start is None:
-            return self.network
-        start = inputs["start"]
-        if self.sigma_init is None or start.network is None or start.flow is None:
-            return start.network
-        return self._denoiser(start.network, start.flow)
+        start = inputs["start"] if self.start else None
+        network, how = (
+            (self.plain(inputs), self.predicts(inputs))
+            if start is None
+            else (start.network, start.flow)
+        )
+        if network is None or how is None:
+            return network
+        return DenoiserSpec.beginning(network, how, self.sigma_init)
 
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
         image, network = inputs["teacher"].image, self._student(inputs)
@@ -329,19 +328,6 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         flop = made.flop + each * self.steps * self.batch_size
         flop += distance_macs(self.distance, image) * (THROUGH + FORWARD) * self.steps * pairs
         return Work(made.parameters, made.macs, flop, ("scores are not counted",))
-
-
-def _check_start(start: Facts, job: str) -> None:
-    """Raises FieldError where a flow's network cannot become a one-step student."""
-    if start.closed_form:
-        what = f"'{job}' is the closed form of a data set, which has no weights"
-        raise FieldError("start", what, "start from a trained flow, such as a match_teacher")
-    if start.flow is not None and start.flow.denoises:
-        what = (
-            f"'{job}' predicts {start.flow.prediction}, but a one-step student adds a velocity to "
-            "the noise"
-        )
-        raise FieldError("start", what, "set sigma_init: 2.5, or start from a match_teacher of it")
 
 
 def _warn_of_small_critic(context: JobContext, teacher: Flow, fake: Flow) -> None:

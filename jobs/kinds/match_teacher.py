@@ -10,7 +10,6 @@ from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes
 from slimctl.jobs.training.spec import PartTrainingSpec, training_work
-from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.flows.spec import TimeDensity, UniformTime
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.size import network_size
@@ -24,7 +23,7 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
 
     A student of distribution matching that is as large as the teacher starts from the teacher
     itself; a smaller one starts from this. It learns the velocity in our time whatever the teacher
-    predicts.
+    predicts; a slimmer copy of a teacher predicts what that does.
 
     Source:
         Song et al., Multi-student distillation, arXiv 2410.23274: teacher score matching.
@@ -45,8 +44,10 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
         from slimctl.jobs.objectives.match_teacher import TeacherMatching
         from slimctl.jobs.training.ray_train import train_model
 
-        student = self.student(Flow, context.handles, context.input(self.teacher), self.network)
-        return train_model(context, self, TeacherMatching(self, context.handles), student)[0]
+        handles = context.handles
+        student = self.flow_of(handles, context.input(self.teacher))
+        objective, first = TeacherMatching(self, handles), self.first_weights(handles)
+        return train_model(context, self, objective, student, first)[0]
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["teacher"]
@@ -55,27 +56,28 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
             flip_valid=known.flip_valid,
             latents=known.latents,
             part=self.part,
-            flow=Parameterisation(),
-            network=self.network,
+            flow=self.predicts(inputs),
+            network=self.plain(inputs),
         )
         source = ("teacher", self.teacher.job)
         return check_each(
             made,
-            lambda: self.check_source(inputs, source, self.network, self.flip),
+            lambda: self.check_source(inputs, source, made.network, self.flip),
             lambda: self.check_guidance(inputs, *source),
         )
 
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
         image, teacher = inputs["teacher"].image, inputs["teacher"].network
-        if image is None:
+        network = self.plain(inputs)
+        if image is None or network is None:
             return None
         frozen = (Frozen(teacher, self.batch_size, beside=False),) if teacher else ()
         data = image_bytes(image, inputs["data"].count)
-        return Load(self.network, image, self.batch_size, frozen, data=data)
+        return Load(network, image, self.batch_size, frozen, data=data)
 
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image, samples = inputs["teacher"].image, self.steps * self.batch_size
-        made = training_work(self.network, image, samples)
+        made = training_work(self.plain(inputs), image, samples)
         teacher = inputs["teacher"].network
         if made is None or image is None:
             return None

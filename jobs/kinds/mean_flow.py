@@ -52,7 +52,7 @@ class MeanFlow(LineTrainingSpec):
 
         network = two_times(self.first_network(context.handles))
         student = self.student(Flow, context.handles, self.learned(context.handles), network)
-        start = context.input(self.start) if self.start else None
+        start = context.input(self.start) if self.start else self.first_weights(context.handles)
         objective = MeanVelocities(self, context.handles)
         return train_model(context, self, objective, student, start)[0]
 
@@ -77,7 +77,7 @@ class MeanFlow(LineTrainingSpec):
         )
 
     def _first(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
-        return inputs["start"].network if self.start else self.network
+        return inputs["start"].network if self.start else self.plain(inputs)
 
     def work(self, inputs: Mapping[str, Facts]) -> Work | None:
         known = self._first(inputs)

@@ -10,6 +10,7 @@ from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import PairSource
 from slimctl.models.flows.path import annealed_noise
+from slimctl.models.flows.student import StudentFlow
 from slimctl.models.losses import flow_matching_loss
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class AnnealedReflow(Objective):
         self._flip = pairs.flip_valid if spec.flip is None else spec.flip
         self._annealing = spec.schedule()
         self._draws = Draws(spec.seed or 0, share, pairs.image)
+        how = spec.predicts_here(self.handles)
+        self._student = StudentFlow(how, pairs.image, share.device)
 
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
@@ -42,4 +45,5 @@ class AnnealedReflow(Objective):
         if beta > 0:
             x0 = annealed_noise(x0, draws.noise(step), beta)
         t = draws.times(step, self.spec.time)
-        return draws.weighted(flow_matching_loss(network, x0, x1, t, label).mean())
+        each = flow_matching_loss(self._student.of(network), x0, x1, t, label)
+        return draws.weighted(self._student.in_units(each, t).mean())

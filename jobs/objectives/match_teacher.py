@@ -10,6 +10,7 @@ from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, Share
 from slimctl.jobs.training.sources import ImageSource
+from slimctl.models.flows.student import StudentFlow
 from slimctl.models.losses import teacher_matching_loss
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ class TeacherMatching(Objective):
         self._teacher = open_guided(store, teacher, guidance, share.device, mesh=share.mesh)
         self._flip = teacher.flip_valid if self.spec.flip is None else self.spec.flip
         self._draws = Draws(self.spec.seed or 0, share, teacher.image)
+        how = self.spec.predicts_here(self.handles)
+        self._student = StudentFlow(how, teacher.image, share.device)
 
     def loss(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         draws = self._draws.of(part)
         x1, label = self._data.of_step(draws, step, flip=self._flip)
         x0, t = draws.noise(step), draws.times(step, self.spec.time)
-        velocity = self._teacher.velocity
-        return draws.weighted(teacher_matching_loss(network, velocity, x0, x1, t, label).mean())
+        student, velocity = self._student.of(network), self._teacher.velocity
+        each = teacher_matching_loss(student, velocity, x0, x1, t, label)
+        return draws.weighted(self._student.in_units(each, t).mean())

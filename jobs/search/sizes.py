@@ -1,16 +1,19 @@
 """What a student costs before it is trained: parameters, multiply-adds, time of a step."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from slimctl.jobs.base.artifacts import Flow, Handle
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.turns import measure_alone
 from slimctl.jobs.search.spec import SIZES, Limit, SearchSpec
+from slimctl.jobs.storage.flows import network_of
 from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
 from slimctl.models.networks.spec import NetworkSpec
@@ -56,7 +59,7 @@ def look(
             will say.
     """
     store, limits = Store(storage), search.subject_to
-    facts = {name: store.load_any(one).facts() for name, one in outside.items()}
+    facts = {name: _known(store.load_any(one)) for name, one in outside.items()}
     found = []
     for values in candidates:
         try:
@@ -65,6 +68,14 @@ def look(
             known = {}
         found.append((beyond(known, limits), distance(known, limits)))
     return found
+
+
+def _known(handle: Handle) -> Facts:
+    """What a result says, and of a flow its network, which a student may be a slimmer copy of."""
+    facts = handle.facts()
+    if isinstance(handle, Flow) and handle.network is not None:
+        return replace(facts, network=network_of(handle))
+    return facts
 
 
 def latency_here(network: NetworkSpec, image: ImageShape) -> float | None:

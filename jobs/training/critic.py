@@ -4,7 +4,7 @@ from pydantic import Field
 
 from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING
 from slimctl.jobs.base.errors import what_and_fix
-from slimctl.jobs.base.facts import FieldError
+from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.training.spec import Decay
 from slimctl.models.flows.spec import TimeDensity
 from slimctl.models.networks.image_critic.spec import ImageCriticSpec
@@ -65,11 +65,14 @@ class CriticSpec(Spec):
         return self.updates * own + (THROUGH + FORWARD) * macs
 
 
-def check_critic(critic: CriticSpec | None, image: ImageShape | None) -> None:
+def check_critic(critic: CriticSpec | None, made: Facts) -> None:
     """Raises FieldError where there is a critic that cannot judge such images."""
-    if critic is None or image is None:
+    if critic is None or made.image is None:
         return
+    if made.latents is not None:
+        what = "a critic of images looks at pixels, and the student makes latents"
+        raise FieldError("critic", what, "leave critic out; match_distribution has adversarial")
     try:
-        critic.network.check(image)
+        critic.network.check(made.image)
     except ValueError as error:
         raise FieldError("critic", *what_and_fix(error)) from error

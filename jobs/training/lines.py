@@ -74,7 +74,8 @@ class LineTrainingSpec(PartTrainingSpec):
 
     def first_network(self, handles: "Handles") -> NetworkSpec:
         """The network asked for, or that of the start."""
-        return parse_network(handles[self.start].network if self.start else self.network)
+        asked = handles[self.start].network if self.start else self.plain_here(handles)
+        return parse_network(asked)
 
     def facts_of(self, inputs: Mapping[str, Facts], made: NetworkSpec | None) -> Facts:
         """What is known of a model of these lines whose network is `made`."""
@@ -114,6 +115,10 @@ class LineTrainingSpec(PartTrainingSpec):
         return model_image(image, self.conditional) if image and field == "data" else image
 
     def _check_start(self, inputs: Mapping[str, Facts], image: ImageShape | None) -> None:
+        slim = inputs.get("slim_of", Facts()).flow
+        if self.slim_of is not None and slim is not None and slim.denoises:
+            what = f"'{self.slim_of.job}' predicts {slim.prediction}, and this student a velocity"
+            raise FieldError("slim_of", what, "make a slim match_teacher, or give a whole network")
         if self.start is None:
             return
         start, job = inputs["start"], self.start.job

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from slimctl.jobs.base.artifacts import Flow, Generator
@@ -44,10 +45,11 @@ from slimctl.jobs.training.score_curve import noted_scores
 from slimctl.jobs.training.spec import ModelT, TrainingSpec
 from slimctl.models.engine import Engine, choose_engine
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
-from slimctl.models.networks.denoiser.network import Denoiser
+from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.slicing import Pieces, sliced_weights
 from slimctl.models.networks.spec import NetworkSpec
-from slimctl.models.networks.two_times.network import TwoTimes
+from slimctl.models.networks.two_times.spec import TwoTimesSpec
 from slimctl.models.sharding import mesh_of
 from slimctl.models.spec import ImageShape
 
@@ -356,15 +358,27 @@ def initial_network(task: TrainTask) -> nn.Module:
     """The network with its first weights: those of `initial`, else random ones from the seed.
 
     A network of two times begins as the flow of one time that it starts from, a denoiser as that
-    flow itself.
+    flow itself, a slim one as a part of its teacher.
     """
     torch.manual_seed(derive_seed(task.spec.seed or 0, "weights"))
     network = task.network.build(task.image)
     if task.initial is not None:
-        wraps = parse_network(task.initial.network) != task.network
-        inner = network.network if wraps and isinstance(network, (TwoTimes, Denoiser)) else network
-        load_weights(inner, task.store, task.initial)
+        _take_weights(network, task, task.initial)
     return network
+
+
+def _take_weights(network: nn.Module, task: TrainTask, initial: Flow | Generator) -> None:
+    """Fills a network, or the one that it is around, with the weights of another, or a part."""
+    known, asked, inner = parse_network(initial.network), task.network, network
+    if known != asked and isinstance(asked, (TwoTimesSpec, DenoiserSpec)):
+        asked, inner = asked.network, network.network  # type: ignore[assignment]
+    if known == asked or not known.units:
+        load_weights(inner, task.store, initial)
+        return
+    weights = load_file(task.store.file(initial, initial.file))
+    pieces = Pieces(tuple(zip(known.units, asked.units, strict=True)))
+    teacher = build_on_meta(known, task.image)
+    inner.load_state_dict(sliced_weights(inner, teacher, weights, pieces))
 
 
 def _say(task: TrainTask, line: str) -> None:

@@ -7,7 +7,8 @@ the images have stopped getting better, and a search can stop the trainings that
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -19,13 +20,16 @@ from slimctl.jobs.base.memory import Memory
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.training.memory import Load, training_memory
+from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.size import network_size
+from slimctl.models.networks.slim import SlimSpec
 from slimctl.models.networks.spec import NetworkSpec
-from slimctl.models.spec import ImageShape, Precision
+from slimctl.models.spec import ADDED, ImageShape, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from slimctl.jobs.base.context import Handles
     from slimctl.jobs.training.evaluator import Watch
@@ -228,6 +232,86 @@ class PartTrainingSpec(TrainingSpec):
     """Split of the labels of which the student serves a part; null = it serves all labels."""
     part: int | None = Field(default=None, ge=0)
     """Part that it serves, from 0."""
+    slim_of: Annotated[Ref[Flow] | None, ADDED] = None
+    """Teacher whose slimmer copy the network is: as `network: {slim_of: TEACHER, width: 0.5, depth:
+    0.5, start: slice}`, where it belongs; null = `network` is whole."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_beside_network(cls, data: Any) -> Any:
+        """The job that a slim network names is an input like any other."""
+        network = data.get("network") if isinstance(data, Mapping) else None
+        if not isinstance(network, Mapping) or "slim_of" not in network:
+            return data
+        rest = {name: value for name, value in network.items() if name != "slim_of"}
+        return {**data, "slim_of": network["slim_of"], "network": {"kind": "slim", **rest}}
+
+    @model_validator(mode="after")
+    def _slim_of_a_teacher(self) -> Self:
+        if isinstance(self.asked, SlimSpec) != (self.slim_of is not None):
+            raise ValueError(
+                "a slim network names its teacher, and only that does; write "
+                "network: {slim_of: TEACHER, width: ..., depth: ...}"
+            )
+        return self
+
+    @property
+    def asked(self) -> NetworkSpec | None:
+        """The network as it is asked for."""
+        asked: NetworkSpec | None = getattr(self, "network", None)
+        return asked
+
+    def plain(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
+        """The network that is asked for, with the numbers of a slim one; None where not known.
+
+        What is wrong with a slim one, `check_source` says.
+        """
+        asked, known = self.asked, inputs.get("slim_of", Facts()).network
+        if not isinstance(asked, SlimSpec):
+            return asked
+        try:
+            return None if known is None else asked.of(known)
+        except ValueError:
+            return None
+
+    def plain_here(self, handles: "Handles") -> NetworkSpec | None:
+        """The same while the job runs."""
+        if self.slim_of is None or not isinstance(self.asked, SlimSpec):
+            return self.asked
+        return self.asked.of(parse_network(handles[self.slim_of].network))
+
+    def predicts(self, inputs: "Mapping[str, Facts]") -> Parameterisation:
+        """What a flow of this network predicts: as its teacher if it is slim, else a velocity."""
+        known = inputs.get("slim_of", Facts()).flow
+        return _trained(known) if known is not None else Parameterisation()
+
+    def predicts_here(self, handles: "Handles") -> Parameterisation:
+        """The same while the job runs."""
+        return Parameterisation() if self.slim_of is None else _trained(handles[self.slim_of])
+
+    def first_weights(self, handles: "Handles") -> Flow | None:
+        """What the weights of a slim network are cut out of; None = they are random."""
+        random = isinstance(self.asked, SlimSpec) and self.asked.start == "random"
+        return None if self.slim_of is None or random else handles[self.slim_of]
+
+    def _check_slim(self, inputs: "Mapping[str, Facts]", source: str, job: str) -> None:
+        """Raises FieldError where the network cannot be a slimmer copy of that teacher."""
+        teacher = inputs.get("slim_of", Facts())
+        if self.slim_of is None or not isinstance(self.asked, SlimSpec):
+            return
+        if teacher.closed_form:
+            what = f"'{self.slim_of.job}' is the closed form of a data set, which has no network"
+            raise FieldError("slim_of", what, "name a trained flow, or give a whole network")
+        check_space(inputs, "slim_of", source, job)
+        wanted = inputs[source].image
+        if teacher.image and wanted and teacher.image != wanted:
+            what = f"'{self.slim_of.job}' is of {teacher.image}, but '{job}' of {wanted}"
+            raise FieldError("slim_of", what, "name a teacher of the same images and classes")
+        try:
+            if teacher.network is not None:
+                self.asked.of(teacher.network)
+        except ValueError as error:
+            raise FieldError("network", *what_and_fix(error)) from error
 
     @model_validator(mode="after")
     def _part_of_a_partition(self) -> Self:
@@ -259,6 +343,14 @@ class PartTrainingSpec(TrainingSpec):
         partition = handles[self.partition].id
         return model.model_copy(update={"part": self.part, "partition": partition})
 
+    def flow_of(self, handles: "Handles", source: PairSet | Flow) -> Flow:
+        """The handle of a flow that is trained, but for its weights: it predicts as it has to."""
+        network = self.plain_here(handles)
+        assert network is not None
+        made = self.student(Flow, handles, source, network)
+        how = self.predicts_here(handles)
+        return made.model_copy(update={name: getattr(how, name) for name in type(how).model_fields})
+
     def check_source(
         self,
         inputs: "Mapping[str, Facts]",
@@ -277,6 +369,7 @@ class PartTrainingSpec(TrainingSpec):
             lambda: self._check_part(inputs, *source),
             lambda: self._check_real(inputs, *source),
             lambda: check_flip(flip, known.flip_valid, source[1]),
+            lambda: self._check_slim(inputs, *source),
             lambda: check_network(network, known.image),
         )
 
@@ -313,6 +406,12 @@ class PartTrainingSpec(TrainingSpec):
                 what = f"its images or classes differ from those of '{job}'"
                 fix = "use the data that the teacher was made for"
                 raise FieldError(field, what, f"{fix}, and features of it" if scored else fix)
+
+
+def _trained(how: Parameterisation) -> Parameterisation:
+    """What a student predicts as its teacher, whose null class no training of it knows."""
+    fields = {name: getattr(how, name) for name in Parameterisation.model_fields}
+    return Parameterisation(**fields | {"null_class": None})
 
 
 class ScoredTrainingSpec(PartTrainingSpec):

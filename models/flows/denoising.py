@@ -75,6 +75,10 @@ class DenoisingFlow(Flow):
         return self._denoise(x, sigma, label)
 
     @abstractmethod
+    def unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """By how much the velocity at t differs where the network's answer differs by 1."""
+
+    @abstractmethod
     def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         """The denoiser with checked labels; shapes as in `denoise`."""
 
@@ -226,6 +230,10 @@ class EDMFlow(DenoisingFlow):
             raise ValueError(f"sigma_data is {sigma_data}: it must be above 0")
         self.sigma_data = sigma_data
 
+    def unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        sigma = self._level(t)
+        return (1.0 + sigma) * self.sigma_data * (sigma.square() + self.sigma_data**2).rsqrt()
+
     def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         level = expand_time(sigma)
         total = level.square() + self.sigma_data**2
@@ -296,6 +304,9 @@ class DiffusionFlow(DenoisingFlow):
         super().__init__(network, image, sigma_min, sigma_max)
         self.prediction = prediction
         self.levels = levels
+
+    def unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return self._velocity_of(self._level(t.double())).answer.abs()
 
     def _denoise(self, x: Tensor, sigma: Tensor, label: Condition) -> Tensor:
         answer = self._answer(x, sigma, label)

@@ -20,6 +20,7 @@ from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.diffusers_unet.spec import DiffusersUNetSpec
 from slimctl.models.networks.mlp.spec import MLPSpec
 from slimctl.models.networks.presets import PRESETS
+from slimctl.models.networks.slim import SlimSpec
 from slimctl.models.networks.song_unet.spec import SongUNetSpec
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.networks.two_times.spec import TwoTimesSpec
@@ -46,6 +47,7 @@ def network_families() -> Mapping[str, type[NetworkSpec]]:
         "diffusers_model": DiffusersModelSpec,
         "two_times": TwoTimesSpec,
         "denoiser": DenoiserSpec,
+        "slim": SlimSpec,
     }
     for entry in installed(ENTRY_POINTS).values():
         if entry.name in families:
@@ -127,7 +129,10 @@ class _FamilySchemas:
             for family in network_families().values()
         ]
         preset = {"type": "object", "properties": {"preset": {"enum": list(PRESETS)}}}
-        return {"anyOf": [*families, {**preset, "required": ["preset"]}]}
+        slim = handler(SlimSpec.__pydantic_core_schema__)
+        properties = {"slim_of": {"type": "string"}, **slim["properties"]}
+        copy = {**slim, "properties": properties, "required": ["slim_of"]}
+        return {"anyOf": [*families, {**preset, "required": ["preset"]}, copy]}
 
 
 AnyNetworkSpec = Annotated[

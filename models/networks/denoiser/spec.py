@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from slimctl.models.networks.denoiser.network import Denoiser
 
 
+HIGHEST = 1000.0
+"""Noise level beyond which there is nothing but noise."""
+
+
 def _parse(value: Any) -> NetworkSpec:
     from slimctl.models.networks.registry import parse_network
 
@@ -37,8 +41,25 @@ class DenoiserSpec(NetworkSpec):
     """The flow's network."""
     flow: Parameterisation
     """What it predicts."""
-    sigma: float = Field(gt=0, le=1000)
+    sigma: float = Field(gt=0, le=HIGHEST)
     """Noise level that the noise is taken for: its flow time is 1 / (1 + sigma)."""
+
+    @classmethod
+    def beginning(
+        cls, network: NetworkSpec, flow: Parameterisation, sigma: float | None = None
+    ) -> NetworkSpec:
+        """A flow's network as that of a one-step student.
+
+        Args:
+            network: of the flow.
+            flow: what it predicts.
+            sigma: where it begins; None = where the flow does, which of a velocity is pure noise.
+        """
+        if sigma is None and not flow.denoises:
+            return network
+        fields = {name: getattr(flow, name) for name in Parameterisation.model_fields}
+        level = min(sigma or flow.levels()[1], HIGHEST)
+        return cls(network=network, flow=Parameterisation(**fields), sigma=level)
 
     def check(self, image: ImageShape) -> None:
         self.network.check(image)

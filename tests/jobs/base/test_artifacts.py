@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from slimctl.jobs.base.artifacts import (
     HANDLES,
+    Autoencoder,
     Dataset,
     EmbeddedPrompts,
     EncoderFiles,
@@ -40,6 +41,8 @@ DATA = Dataset(
     flip_valid=True,
 )
 PROMPTS = PromptSet(id="load_prompts-1", count=5, classes=2, source="a.txt")
+VAE = {"model": "AutoencoderKL", "config": {"latent_channels": 4, "block_out_channels": [4, 8]}}
+AUTOENCODER = Autoencoder(id="ae", image=IMAGE, network=VAE, parameters=9, weights="ab")
 EXAMPLES = [
     DATA,
     FeatureNet(id="f", image=IMAGE, network={"kind": "classifier"}, dimensions=64, accuracy=2 / 3),
@@ -48,6 +51,7 @@ EXAMPLES = [
         id="b", source="network", image=IMAGE, network={"kind": "adm", "x": [1, 2]}, t_start=1 / 81
     ),
     Generator(id="g", image=IMAGE, network={"kind": "adm"}, parameters=7, flip_valid=True),
+    AUTOENCODER,
     PairSet(
         id="p-5",
         image=IMAGE,

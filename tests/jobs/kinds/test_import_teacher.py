@@ -113,19 +113,15 @@ def test_every_job_after_it_works_on_a_denoiser(tmp_path, run_job, store):
     assert run_job(guided, pairs=pairs, guide=teacher).image == SHAPE
 
 
-def test_a_denoiser_is_no_start_of_a_student(tmp_path, run_job, refused, attempt):
+def test_a_student_of_a_denoiser_begins_at_its_highest_level(tmp_path, run_job):
     save_flow(EDMFlow(network(), SHAPE), TINY, tmp_path / "flow.safetensors")
     teacher = run_job(spec(tmp_path / "flow.safetensors"))
     fields = {"flow": "t", "count": 2, "shard_size": 2, "solver": {"kind": "edm_heun", "steps": 2}}
     pairs = run_job(GeneratePairs.model_validate(fields | {"seed": 1}), flow=teacher)
-    wrong = Distill(pairs="p", start="t", steps=1, two_step_weight=0, seed=0)
-    error = refused(wrong, pairs=Facts(SHAPE), start=Facts(SHAPE, flow=teacher))
-    assert (error.field, error.what) == (
-        "start",
-        "'t' predicts edm, but a one-step student adds a velocity to the noise",
-    )
-    outcome = attempt(wrong, pairs=pairs, start=teacher)
-    assert outcome.failure == "UserError"
+    asked = Distill(pairs="p", start="t", steps=1, batch_size=2, two_step_weight=0, seed=0)
+    student = run_job(asked, pairs=pairs, start=teacher)
+    assert student.network["kind"] == "denoiser"
+    assert (student.network["sigma"], student.network["flow"]["prediction"]) == (80.0, "edm")
 
 
 @pytest.mark.parametrize("name", ["slimflow-ncsnpp-tiny.pth", "slimflow-adm-tiny.pth"])

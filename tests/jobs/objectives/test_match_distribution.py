@@ -586,9 +586,6 @@ def test_where_sigma_init_makes_no_sense_is_said():
     known = {name: Facts(image=image) for name in ("teacher", "data")}
     denoises = Parameterisation(prediction="edm", schedule={"kind": "edm"})
     flow = Facts(image=image, flow=denoises, network=parse_network(MLP), made="Flow")
-    spec = MatchDistribution(**fields, start="s")
-    with pytest.raises(FieldErrors, match="set sigma_init"):
-        spec.expect({**known, "start": flow})
     asked = MatchDistribution(**fields, start="s", sigma_init=2.5)
     assert asked.expect({**known, "start": flow}).network.kind == "denoiser"
     generator = Facts(image=image, network=parse_network(MLP), made="Generator")

@@ -17,7 +17,7 @@ from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import Spec
 
 FAMILIES = ["song_unet", "adm", "mlp", "diffusers_unet", "diffusers_model", "two_times",
-    "denoiser",
+    "denoiser", "slim",
 ]  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_a_field_round_trips_with_everything_that_its_family_has():
 
 def test_schema_lists_families_and_presets():
     for mode in ("validation", "serialization"):
-        *families, preset = Job.model_json_schema(mode=mode)["properties"]["network"]["anyOf"]
+        *families, preset, slim = Job.model_json_schema(mode=mode)["properties"]["network"]["anyOf"]
         assert [family["properties"]["kind"]["const"] for family in families] == FAMILIES
         for family in families:
             assert "kind" in family["required"]
@@ -125,6 +125,8 @@ def test_schema_lists_families_and_presets():
             assert set(family["required"]) >= {"kind", "channels"}
             assert family["properties"]["blocks"]["minimum"] == 1
         assert preset["properties"]["preset"]["enum"] == list(PRESETS)
+        assert slim["required"] == ["slim_of"]
+        assert set(slim["properties"]) == {"slim_of", "kind", "width", "depth", "start"}
 
 
 def test_another_package_adds_a_family(install):
