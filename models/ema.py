@@ -4,8 +4,9 @@ Its rate follows the number of updates, so it forgets the start in runs of every
 whose mean lag is a tenth of the steps done. It starts anew with every training stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,53 @@ def power_decay(update: int, decay_max: float = 0.999999) -> float:
     return min(decay_max, (1.0 + update) / (10.0 + update))
 
 
+def profile_exponent(length: float) -> float:
+    """Exponent g of the average whose weights grow as t^g, by the length of that profile.
+
+    Args:
+        length: standard deviation of the profile over the steps done, in (0, 0.28]; 0.1 is 6.94.
+
+    Source: Karras et al. (EDM2), arXiv 2312.02696, equation 126: length^2 = (g + 1) / ((g + 2)^2
+    (g + 3)).
+    """
+    a = 1.0 / length**2
+    roots = np.roots([1.0, 7.0, 16.0 - a, 12.0 - a])
+    return max(float(root.real) for root in roots if abs(root.imag) < 1e-9)
+
+
+def profile_decay(update: int, exponent: float) -> float:
+    """Weight of the old average in update number `update`, the first being 1: (1 - 1 / n)^(g + 1).
+
+    Source: Karras et al. (EDM2), arXiv 2312.02696, equation 127.
+    """
+    return float((1.0 - 1.0 / update) ** (exponent + 1.0))
+
+
+def reconstruction(
+    kept: Sequence[tuple[int, float]], step: int, exponent: float
+) -> tuple[float, ...]:
+    """What each of some averages weighs in the one of another length, by least squares.
+
+    Args:
+        kept: (step, exponent) of each average.
+        step: after which the wanted average is.
+        exponent: of its profile.
+
+    Source: Karras et al. (EDM2), arXiv 2312.02696, section 3.2 and appendix C: the profiles'
+    products are (g + 1) (h + 1) / (g + h + 1) s^h / t^(h + 1), s <= t the steps, h that of t.
+    """
+
+    def product(first: tuple[int, float], second: tuple[int, float]) -> float:
+        (s, g), (t, h) = sorted((first, second))
+        value: float = (g + 1.0) * (h + 1.0) / (g + h + 1.0) * (s / t) ** h / t
+        return value
+
+    wanted = (step, exponent)
+    products = np.array([[product(one, other) for other in kept] for one in kept])
+    found = np.linalg.lstsq(products, np.array([product(one, wanted) for one in kept]), rcond=None)
+    return tuple(map(float, found[0]))
+
+
 class PowerEMA:
     """The averaged state of a module, beginning with the state it has now.
 
@@ -30,10 +78,16 @@ class PowerEMA:
     the average of a weight in parts is in parts.
     """
 
-    def __init__(self, module: nn.Module, decay_max: float = 0.999999) -> None:
-        """Copies the state of `module`; decay_max in [0, 1] bounds the weight of the past."""
+    def __init__(
+        self, module: nn.Module, decay_max: float = 0.999999, exponent: float | None = None
+    ) -> None:
+        """Copies the state of `module`; decay_max in [0, 1] bounds the weight of the past.
+
+        With an exponent it is the average of that power profile, which forgets the first state.
+        """
         self.updates = 0
         self._decay_max = decay_max
+        self._exponent = exponent
         state = {name: value.detach() for name, value in module.state_dict().items()}
         self._average = {
             name: value.float().clone() if value.is_floating_point() else value.clone()
@@ -55,15 +109,20 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Moves the average towards the module by 1 - power_decay of this update."""
+        """Moves the average towards the module by 1 - the decay of this update."""
         self.updates += 1
         if self._averaged:
-            share = 1.0 - power_decay(self.updates, self._decay_max)
+            share = 1.0 - self._decay()
             live = [value.float() for value in self._live]
             # One kernel for all weights; torch's own optimizers use these functions too.
             torch._foreach_lerp_(self._averaged, live, share)
         for average, value in self._copied:
             average.copy_(value)
+
+    def _decay(self) -> float:
+        if self._exponent is None:
+            return power_decay(self.updates, self._decay_max)
+        return profile_decay(self.updates, self._exponent)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -207,6 +207,17 @@ class FeatureNet(Handle):
         return Facts(image=self.image, intake=intake, dimensions=self.dimensions, made="FeatureNet")
 
 
+class Averages(Spec):
+    """Snapshots of two averages of power profiles, in `averages-<step>.safetensors`."""
+
+    lengths: tuple[float, float]
+    """Standard deviations of the profiles over the steps done."""
+    steps: tuple[int, ...]
+    """Optimizer steps after which each was taken."""
+    wanted: float | None = None
+    """Length of the average whose weights are to be loaded; None = those in the weights' file."""
+
+
 class Flow(Handle, Parameterisation):
     """Something with a velocity: a trained network or the closed form of a data set."""
 
@@ -230,6 +241,8 @@ class Flow(Handle, Parameterisation):
     """Standard deviation put around each image of a closed form, in units of [-1, 1] pixels."""
     file: str = "weights.safetensors"
     """EMA weights of a network."""
+    averages: Averages | None = None
+    """Averages of other lengths; None where the training kept none."""
     autoencoder: Autoencoder | None = None
     """What decodes its images, which are latents then; None = they are pixels."""
 
@@ -261,6 +274,8 @@ class Generator(Handle):
     chosen_by: str = ""
     """Artifact id of the features whose score chose its weights among those of its training; "" =
     none did."""
+    averages: Averages | None = None
+    """Averages of other lengths; None where the training kept none."""
     file: str = "weights.safetensors"
     autoencoder: Autoencoder | None = None
     """What its images are latents of; None = they are pixels."""

@@ -94,6 +94,8 @@ class Facts:
     """Numbers of each token of embedded prompts."""
     chosen_by: tuple[str, ...] = ()
     """Jobs whose features chose something that the result came from: weights, or a trial."""
+    averaged: bool | None = None
+    """Whether averages of other lengths can be made of its weights."""
     feature_macs: int | None = None
     """Multiply-adds of the features of one image."""
 

@@ -108,6 +108,10 @@ class JobSpec(Spec):
         """Jobs whose features choose among what this one could make, such as among its weights."""
         return ()
 
+    def averaged(self) -> bool:
+        """Whether averages of other lengths can be made of its result's weights."""
+        return False
+
     def placed(self, cluster: Cluster) -> Placement:
         """Where this job runs: where its kind does, unless its fields say otherwise."""
         return self.placement

@@ -81,6 +81,9 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     decoder: Annotated[Ref[Autoencoder] | None, ADDED] = None
     """What decodes the latents of the model, such as an AutoencoderTiny; null = the autoencoder
     that they are of."""
+    ema: Annotated[Annotated[float, Field(gt=0, le=0.28)] | None, ADDED] = None
+    """Length of the average of the model's weights over its training, made from the snapshots that
+    `ema_profiles` keeps; null = the weights as they are."""
     neighbours: int = Field(default=5, ge=1)
     """Nearest neighbours that span the manifold of precision and recall; 5 as arXiv 2002.09797
     recommends for thousands of images (arXiv 1904.06991 takes 3 for 50 000)."""
@@ -108,7 +111,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             store=context.store,
             artifact_id=context.artifact_id,
             spec=self,
-            model=context.input(self.model),
+            model=self._averaged(context.input(self.model)),
             data=data,
             features=features,
             partition=context.input(self.partition) if self.partition else None,
@@ -145,6 +148,20 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         if mistake := range_mistake(self.actors):
             raise FieldError("actors", mistake, "swap them")
 
+    def _averaged(self, model: Flow | Generator | Fleet) -> Flow | Generator | Fleet:
+        """The model with the average of its weights that is asked for."""
+        if self.ema is None:
+            return model
+        averages = None if isinstance(model, Fleet) else model.averages
+        if averages is None:
+            raise UserError(model.id, *_no_averages(self.model.job))
+        wanted = averages.model_copy(update={"wanted": self.ema})
+        return model.model_copy(update={"averages": wanted})
+
+    def _check_averages(self, model: Facts) -> None:
+        if self.ema is not None and model.averaged is False:
+            raise FieldError("ema", *_no_averages(self.model.job))
+
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         model, data, features = inputs["model"], inputs["data"], inputs["features"]
         return check_each(
@@ -152,6 +169,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             self._check_actors,
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
+            lambda: self._check_averages(model),
             lambda: self.check_guidance(inputs, "model", self.model.job),
             lambda: self._check_pixels("model", model.pixels, data),
             lambda: self._check_pixels("features", features.image, data),
@@ -321,6 +339,13 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
                 f"{self.neighbours}",
                 f"compare with {self._fewest} images or more",
             )
+
+
+def _no_averages(job: str) -> tuple[str, str]:
+    return (
+        f"'{job}' keeps no averages of other lengths",
+        "set ema_profiles: [0.05, 0.1] at its training, or leave ema out",
+    )
 
 
 def _enough(width: int | None) -> int:

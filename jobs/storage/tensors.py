@@ -10,10 +10,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Autoencoder, Dataset, FeatureNet, Flow, Generator
+from slimctl.jobs.base.artifacts import (
+    Autoencoder,
+    Averages,
+    Dataset,
+    FeatureNet,
+    Flow,
+    Generator,
+    Handle,
+)
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.store import Store
+from slimctl.models.ema import profile_exponent, reconstruction
 
 PIECE = 4096
 """Images read at once where only some are wanted."""
@@ -187,7 +196,11 @@ def load_weights(
     Raises:
         UserError: a tensor is missing, unexpected or has another shape; all are listed.
     """
-    weights = load_file(store.file(handle, handle.file))
+    averages = getattr(handle, "averages", None)
+    if averages is not None and averages.wanted is not None:
+        weights = _reconstructed(store, handle, averages)
+    else:
+        weights = load_file(store.file(handle, handle.file))
     own = network.state_dict()
     problems = [f"{name} is missing" for name in own.keys() - weights.keys()]
     problems += [f"{name} is unexpected" for name in weights.keys() - own.keys()]
@@ -203,3 +216,30 @@ def load_weights(
             "use the architecture that these weights were made with",
         )
     network.load_state_dict(weights)
+
+
+def average_file(step: int) -> str:
+    """Name of the snapshot of the averages after so many optimizer steps."""
+    return f"averages-{step:09d}.safetensors"
+
+
+def _reconstructed(store: Store, handle: Handle, averages: Averages) -> dict[str, Tensor]:
+    """The weights of the average of the wanted length, at the last step.
+
+    Entries that are no numbers to average, such as counters, are those of the last snapshot.
+    """
+    assert averages.wanted is not None
+    exponents = [profile_exponent(length) for length in averages.lengths]
+    kept = [(step, exponent) for step in averages.steps for exponent in exponents]
+    shares = reconstruction(kept, averages.steps[-1], profile_exponent(averages.wanted))
+    made: dict[str, Tensor] = {}
+    for at, step in enumerate(averages.steps):
+        tensors = load_file(store.file(handle, average_file(step)))
+        for name, value in tensors.items():
+            number, _, own = name.partition(".")
+            if value.is_floating_point():
+                share = shares[2 * at + int(number)]
+                made[own] = made.get(own, torch.zeros((), dtype=torch.float64)) + share * value
+            else:
+                made[own] = value
+    return {n: v.float() if v.is_floating_point() else v for n, v in made.items()}

@@ -20,6 +20,7 @@ from slimctl.jobs.base.errors import Preempted, TrainingDiverged
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.storage.blobs import Blobs
+from slimctl.jobs.storage.tensors import average_file, safetensors_pieces
 from slimctl.jobs.training.agreement import Agreement
 from slimctl.jobs.training.checkpoint import (
     Checkpoint,
@@ -35,7 +36,7 @@ from slimctl.jobs.training.objective import Objective, Part, ScoreNetwork, Share
 from slimctl.jobs.training.score_curve import note_score
 from slimctl.jobs.training.spec import TrainingSpec
 from slimctl.jobs.training.together import together
-from slimctl.models.ema import PowerEMA
+from slimctl.models.ema import PowerEMA, profile_exponent
 from slimctl.models.engine import Engine, adam, set_compiled
 from slimctl.models.recompute import recompute_blocks
 from slimctl.models.sharding import (
@@ -224,6 +225,8 @@ class Trainer:
     saved: str = ""
     """Name of the last checkpoint."""
     ema: PowerEMA = field(init=False)
+    profiles: list[PowerEMA] = field(init=False)
+    """Averages of power profiles, of which snapshots are kept."""
     optimizer: torch.optim.Adam = field(init=False)
     companions: list[CompanionTrainer] = field(default_factory=list)
     scored: ScoredAverage | None = None
@@ -241,6 +244,8 @@ class Trainer:
             self.network = shard(self.network, mesh)
         self.optimizer = make_adam(self.spec, self.network.parameters(), self.share.device)
         self.ema = PowerEMA(self.network, self.spec.ema_decay)
+        exponents = map(profile_exponent, self.spec.ema_profiles or ())
+        self.profiles = [PowerEMA(self.network, exponent=one) for one in exponents]
         self._micro_batches = MicroBatches(
             self.spec.micro_batch,
             self.share,
@@ -317,6 +322,8 @@ class Trainer:
                 loss = self._advance(model)
             if self._is_due(self._score_every()):
                 self._take_score()
+            if self._is_due(self.spec.snapshot_every):
+                self._keep_averages()
             yield loss
 
     def _prepare(self) -> None:
@@ -384,6 +391,19 @@ class Trainer:
         if score is not None and self.rank == 0:
             note_score(self.folder, self.step, score)
 
+    def _keep_averages(self) -> None:
+        """A snapshot of the averages of power profiles, by the number of each.
+
+        The first worker writes it; where networks are split, the others give it their parts.
+        """
+        numbered = enumerate(self.profiles)
+        averages = {f"{n}.{name}": v for n, one in numbered for name, v in one.average.items()}
+        held = {name: whole(value) for name, value in averages.items()}
+        if self.rank > 0:
+            return
+        held = {name: value.cpu() for name, value in held.items()}
+        self.folder.write(average_file(self.step), safetensors_pieces(held))
+
     def _rehearse(self, model: nn.Module) -> None:
         """Finds micro-batches that fit on all workers before they wait for each other."""
         for companion in self.companions:
@@ -405,7 +425,8 @@ class Trainer:
         if self.spec.gradient_clip is not None:
             clip_gradient(self.network.parameters(), self.spec.gradient_clip)
         self.optimizer.step()
-        self.ema.update()
+        for average in (self.ema, *self.profiles):
+            average.update()
         self.step += 1
         return loss
 
@@ -486,6 +507,8 @@ class Trainer:
     def _state(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         state |= {f"ema.{name}": value for name, value in self.ema.average.items()}
+        for number, one in enumerate(self.profiles):
+            state |= {f"profile{number}.{name}": v for name, v in one.average.items()}
         moments = moments_of(self.optimizer)
         state |= {f"adam.{name}": value for name, value in moments.items()}
         for part in (*self.companions, self.scored):
@@ -502,6 +525,8 @@ class Trainer:
             parts.setdefault(part, {})[rest] = value
         load_state(self.network, parts["model"])
         self.ema.load(parts["ema"], checkpoint.step)
+        for number, one in enumerate(self.profiles):
+            one.load(parts[f"profile{number}"], checkpoint.step)
         load_moments(self.optimizer, parts["adam"])
         for each in (*self.companions, self.scored):
             if each is not None:

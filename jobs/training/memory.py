@@ -224,7 +224,7 @@ class _Device:
             "weights": self._own,
             "gradients": trained,
             "moments": 2 * self._own,
-            "average": (1 + load.copies) * self._own,
+            "average": (1 + load.copies + len(self.spec.ema_profiles or ())) * self._own,
             "exchange": self._exchanged(),
             "score network": 3 * self._score,
             **({"critic": 4 * self._critic} if load.critic else {}),

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Flow, Generator
+from slimctl.jobs.base.artifacts import Averages, Flow, Generator
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
@@ -29,7 +29,7 @@ from slimctl.jobs.base.failures import first_cause, named, recognised
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_weights, save_weights
+from slimctl.jobs.storage.tensors import average_file, load_weights, save_weights
 from slimctl.jobs.training import hang_watch
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine
@@ -169,7 +169,20 @@ def train_model(
     watch, network = spec.watch(context.handles, model), parse_network(model.network)
     trained = train_on_ray(context, spec, network, model.image, objective, start, watch)
     save_weights(trained.weights, context.folder / "weights.safetensors")
-    return model.model_copy(update={"parameters": trained.parameters}), trained
+    made = {"parameters": trained.parameters, "averages": _averages(context, spec)}
+    return model.model_copy(update=made), trained
+
+
+def _averages(context: JobContext, spec: TrainingSpec) -> Averages | None:
+    """Copies the snapshots of averages into the result; None where there are none."""
+    if spec.ema_profiles is None:
+        return None
+    every, last = spec.snapshot_every, spec.steps
+    steps = tuple(n for n in range(1, last + 1) if n % every == 0 or n == last)
+    for step in steps:
+        name = average_file(step)
+        (context.folder / name).write_bytes(context.work.read(name))
+    return Averages(lengths=spec.ema_profiles, steps=steps)
 
 
 def _what_trained(

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", Flow, Generator)
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[float, Field(gt=0, le=0.28)]
+SNAPSHOTS = 16
+"""Of the averages of power profiles, evenly over a training."""
 SMALLEST_CPU_SHARE = 32
 """Samples per step below which another CPU worker costs more than it brings."""
 SMALLEST_GPU_SHARE = 64
@@ -81,6 +84,10 @@ class TrainingSpec(SeededJobSpec):
     """Largest norm of the whole gradient; null = no clipping."""
     ema_decay: float = Field(default=0.999999, gt=0, lt=1)
     """Largest decay of the weight average; early on it is (1 + n) / (10 + n)."""
+    ema_profiles: Annotated[tuple[Length, Length] | None, ADDED] = None
+    """Lengths of two more averages, such as [0.05, 0.1] of the steps done, of which 16
+    snapshots are kept with the result, at 32 times the size of the weights: `ema` of `evaluate`
+    then makes the average of any length of them (post-hoc EMA). null = none."""
     precision: Literal["auto"] | Precision = "auto"
     """Of products and convolutions in training, all else being float32; auto = bfloat16 where the
     device has it."""
@@ -135,6 +142,14 @@ class TrainingSpec(SeededJobSpec):
                         f"make it a multiple of {math.lcm(*self.worker_counts())}"
                     )
         return self
+
+    @property
+    def snapshot_every(self) -> int:
+        """Steps between two snapshots of the averages of power profiles; 0 = there are none."""
+        return 0 if self.ema_profiles is None else -(-self.steps // SNAPSHOTS)
+
+    def averaged(self) -> bool:
+        return self.ema_profiles is not None
 
     def worker_counts(self) -> range:
         """The numbers of workers that the spec names; empty for auto."""

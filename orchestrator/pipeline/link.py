@@ -247,7 +247,7 @@ def expectations(
         made = output_type(type(spec)).__name__
         chosen_by = tuple(dict.fromkeys([*chosen, *spec.chooses_by()]))
         found = (read or {}).get(name, expected)
-        facts[name] = replace(found, made=made, chosen_by=chosen_by)
+        facts[name] = replace(found, made=made, chosen_by=chosen_by, averaged=spec.averaged())
     return facts, mistakes
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimctl.models.ema import PowerEMA, power_decay
+from slimctl.models.ema import PowerEMA, power_decay, profile_exponent, reconstruction
 
 
 def test_decay_of_the_first_updates_and_the_bound():
@@ -111,3 +111,46 @@ def test_a_module_without_weights():
     ema = PowerEMA(nn.Identity())
     ema.update()
     assert ema.average == {}
+
+
+@pytest.mark.parametrize(("length", "exponent"), [(0.05, 16.97), (0.10, 6.94)])
+def test_the_lengths_of_power_profiles(length, exponent):
+    assert profile_exponent(length) == pytest.approx(exponent, abs=5e-3)
+
+
+def averages_of(values, exponents):
+    """Averages after each of some values of a single weight, by exponent."""
+    module = nn.Linear(1, 1, bias=False).double()
+    found = {exponent: [] for exponent in exponents}
+    kept = {exponent: PowerEMA(module, exponent=exponent) for exponent in exponents}
+    for value in values:
+        with torch.no_grad():
+            module.weight.fill_(value)
+        for exponent, ema in kept.items():
+            ema.update()
+            found[exponent].append(float(ema.average["weight"]))
+    return found
+
+
+def test_the_average_of_the_step_number_is_the_profiles_mean():
+    """n (g + 1) / (g + 2), but for what the first steps round."""
+    g = profile_exponent(0.1)
+    last = averages_of(range(1, 2001), [g])[g][-1]
+    assert last / 2000 == pytest.approx((g + 1) / (g + 2), rel=1e-3)
+
+
+def test_an_average_of_any_length_is_made_of_snapshots_of_two():
+    """Of a weight that moves: 16 snapshots of the lengths 0.05 and 0.1 give 0.07 and 0.15."""
+    values = [math.sin(step / 300) + step / 1000 for step in range(2000)]
+    two = [profile_exponent(length) for length in (0.05, 0.1)]
+    for length in (0.07, 0.15):
+        wanted = profile_exponent(length)
+        found = averages_of(values, [*two, wanted])
+        steps = range(125, 2001, 125)
+        kept = [(step, exponent) for step in steps for exponent in two]
+        shares = reconstruction(kept, 2000, wanted)
+        assert sum(shares) == pytest.approx(1.0, abs=1e-3)
+        made = sum(s * found[g][step - 1] for s, (step, g) in zip(shares, kept, strict=True))
+        assert made == pytest.approx(found[wanted][-1], abs=2e-3)
+    itself = reconstruction(kept, 2000, two[1])
+    assert itself[-1] == pytest.approx(1.0, abs=1e-3)
