@@ -20,6 +20,7 @@ from slimctl.orchestrator.cli.export import export
 from slimctl.orchestrator.cli.gc import gc
 from slimctl.orchestrator.cli.init import init
 from slimctl.orchestrator.cli.kinds import kinds
+from slimctl.orchestrator.cli.launch import launch
 from slimctl.orchestrator.cli.logs import logs
 from slimctl.orchestrator.cli.output import echo, only_data, open_standard_streams, stop_on_signals
 from slimctl.orchestrator.cli.plan import plan
@@ -65,6 +66,7 @@ for verb in (
     check,
     plan,
     submit,
+    launch,
     status,
     show,
     compare,

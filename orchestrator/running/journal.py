@@ -12,7 +12,7 @@ from slimctl.jobs.storage.lease import RENEW_EVERY_S
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.planning.plan import RunPlan
 from slimctl.orchestrator.runs.events import Event, EventLog
-from slimctl.orchestrator.runs.runs import is_to_cancel, run_lease
+from slimctl.orchestrator.runs.runs import is_to_cancel, is_to_stop, run_lease
 from slimctl.orchestrator.runs.status import JobStatus, RunStatus, apply, fold
 
 FLUSH_S = 1.0
@@ -37,6 +37,8 @@ class Journal:
         self._durable = self._tracked = 0
         """Number of events that the storage has, and that the tracker was given."""
         self._flushed_s = self._leased_s = 0.0
+        self.stops = False
+        """Whether somebody asked for the run to stop at a checkpoint."""
         self.superseded = False
         """Whether another supervisor took the run over."""
 
@@ -80,6 +82,7 @@ class Journal:
             if now - self._flushed_s >= FLUSH_S:
                 self._flushed_s = now
                 asked = is_to_cancel(self._blobs, self._run)
+                self.stops = self.stops or is_to_stop(self._blobs, self._run)
                 self._flush()
                 self._track()
             if now - self._leased_s >= RENEW_EVERY_S:

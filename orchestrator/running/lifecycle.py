@@ -16,6 +16,7 @@ from slimctl.orchestrator.planning.plan import RunPlan, make_plan
 from slimctl.orchestrator.running.cluster import connect
 from slimctl.orchestrator.running.journal import INCOMPLETE
 from slimctl.orchestrator.running.launcher import NAMESPACE, job_actor_name
+from slimctl.orchestrator.running.limits import GRACE_S
 from slimctl.orchestrator.running.submission import (
     Listener,
     Submission,
@@ -27,6 +28,7 @@ from slimctl.orchestrator.running.submission import (
 from slimctl.orchestrator.runs.events import EventLog
 from slimctl.orchestrator.runs.runs import (
     ask_to_cancel,
+    ask_to_stop,
     forget_cancel,
     read_pipeline,
     read_status,
@@ -151,6 +153,24 @@ def cancel(store: Store, run: str, *, address: str | None = None) -> RunStatus:
             f"run {run}", "its supervisor has not answered yet", "it will stop as soon as it does"
         )
     return _bury(store, run, status, address)
+
+
+def stop(store: Store, run: str) -> RunStatus:
+    """Asks a run to stop at a checkpoint of the moment, and waits until it has.
+
+    Raises:
+        UserError: it is over already, or nobody supervises it.
+    """
+    status = read_status(store.blobs, run)
+    if status.state in OVER:
+        raise UserError(f"run {run}", f"is {status.state} already: there is nothing to stop")
+    if not run_lease(store.blobs, run).is_alive():
+        raise UserError(f"run {run}", "is not running", f"slimctl resume {run} continues it")
+    ask_to_stop(store.blobs, run)
+    deadline = time.monotonic() + GRACE_S + CANCEL_S
+    while time.monotonic() < deadline and read_status(store.blobs, run).ended is None:
+        time.sleep(POLL_S)
+    return read_status(store.blobs, run)
 
 
 def _bury(store: Store, run: str, status: RunStatus, address: str | None) -> RunStatus:

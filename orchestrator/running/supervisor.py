@@ -100,7 +100,7 @@ class Supervisor:
         self._looked_s = self._minded_s = time.monotonic()
         self._leaving: dict[str, tuple[float, str]] = {}
         """Jobs that were asked to stop at a checkpoint: until when, and why."""
-        self._out_of_budget = ""
+        self._stopping = ""
         notify = request.plan.notify
         self._stall = Stall(notify.stalled_after) if notify else None
         self._notifier = Notifier(notify, self._warn) if notify else None
@@ -196,7 +196,7 @@ class Supervisor:
                 self._collect()
                 self._search()
                 self._housekeep()
-                if self._out_of_budget and not self._launched:
+                if self._stopping and not self._launched:
                     break
             self._end()
         except Exception as error:  # noqa: BLE001  (the user must hear of it)
@@ -282,7 +282,7 @@ class Supervisor:
             self._block_users(job.name)
 
     def _launch_startable(self) -> None:
-        if self._out_of_budget:
+        if self._stopping:
             return
         now = time.monotonic()
         for due, name in [item for item in self._waiting if item[0] <= now]:
@@ -320,7 +320,7 @@ class Supervisor:
 
     def _search(self) -> None:
         """Goes on with the searches; one whose trials have ended is run like any other job."""
-        if self._out_of_budget:
+        if self._stopping:
             return
         for name, search in [*self._searches.items()]:
             try:
@@ -464,11 +464,11 @@ class Supervisor:
                     self._add("job_cancelled", name)
             self._add("run_ended", state="cancelled")
             return
-        if self._out_of_budget:
+        if self._stopping:
             for name, job in jobs.items():
                 if job.state in ("waiting", "running"):
-                    self._add("job_stopped", name, what=self._out_of_budget)
-            self._add("run_ended", state="stopped", what=self._out_of_budget)
+                    self._add("job_stopped", name, what=self._stopping)
+            self._add("run_ended", state="stopped", what=self._stopping)
             return
         own = [one for one in jobs.values() if not one.search]
         if any(one.state in ("failed", "blocked") for one in own):
@@ -487,17 +487,19 @@ class Supervisor:
             for name, job in self._jobs.items()
             if job.fields.get("timeout")
         }
-        if not (timeouts or self._leaving or self._stall or self._request.plan.budget):
+        limited = timeouts or self._request.plan.budget
+        if not (limited or self._leaving or self._stall or self._journal.stops):
             return
         status, now = self.status(), time.time()
         for name, why in self._limits.overdue(timeouts, status, now).items():
             self._ask_to_stop(name, why)
-        if not self._out_of_budget and (why := self._limits.spent(status, now)):
-            self._out_of_budget = why
+        asked = "it was asked to stop at a checkpoint" if self._journal.stops else ""
+        if not self._stopping and (why := asked or self._limits.spent(status, now)):
+            self._stopping = why
             self._warn(f"{why}: the run stops at checkpoints")
-        if self._out_of_budget:
+        if self._stopping:
             for launched in [*self._launched.values()]:
-                self._ask_to_stop(launched.job, self._out_of_budget)
+                self._ask_to_stop(launched.job, self._stopping)
         for name, (until, why) in [*self._leaving.items()]:
             if time.monotonic() >= until:
                 del self._leaving[name]

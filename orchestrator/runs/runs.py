@@ -67,9 +67,20 @@ def is_to_cancel(blobs: Blobs, run: str) -> bool:
     return blobs.exists(f"runs/{run}/cancel.json")
 
 
+def ask_to_stop(blobs: Blobs, run: str) -> None:
+    """Leaves word for the supervisor to stop at a checkpoint of the moment."""
+    blobs.write(f"runs/{run}/stop.json", seal({"time": time.time()}))
+
+
+def is_to_stop(blobs: Blobs, run: str) -> bool:
+    """Whether somebody asked for the run to stop at a checkpoint."""
+    return blobs.exists(f"runs/{run}/stop.json")
+
+
 def forget_cancel(blobs: Blobs, run: str) -> None:
-    """Lets a cancelled run go on."""
+    """Lets a run go on that was cancelled or asked to stop."""
     blobs.delete(f"runs/{run}/cancel.json")
+    blobs.delete(f"runs/{run}/stop.json")
 
 
 def run_ids(blobs: Blobs) -> list[str]:

@@ -20,6 +20,11 @@ COMMANDS = {
     "submit": {
         "file", "--set", "--storage", "--address", "--detach", "--expect-gpus", "--json",
     },
+    "launch": {
+        "file", "--to", "-o", "--output", "--submit", "--nodes", "--cpus", "--gpus", "--memory",
+        "--time", "--notice", "--sbatch", "--image", "--namespace", "--queue", "--claim",
+        "--secret", "--host", "--user", "--set", "--storage",
+    },
     "status": {"[run]", "--storage", "--json"},
     "show": {"[thing]", "--storage", "--json"},
     "compare": {"[things]", "--storage", "--json", "--format", "--front", "--plot"},
@@ -27,7 +32,7 @@ COMMANDS = {
         "[run]", "-o", "--output", "--trajectories", "-f", "--follow", "--storage",
     },
     "logs": {"[run]", "[job]", "-f", "--follow", "--storage"},
-    "cancel": {"[run]", "--storage", "--address"},
+    "cancel": {"[run]", "--storage", "--address", "--checkpoint"},
     "resume": {"[run]", "--storage", "--address", "--detach", "--json"},
     "verify": {"[artifact]", "--pairs", "--repair", "--mend", "--storage", "--json"},
     "gc": {"--delete", "--storage", "--json"},

@@ -1,6 +1,7 @@
 """Runs and jobs that stop at a checkpoint: at the end of a budget, at a timeout."""
 
 import pytest
+from builders import RUN
 from supervised import DONE, World, job, states
 
 from slimctl.jobs.execution import JobOutcome
@@ -9,6 +10,7 @@ from slimctl.jobs.training.leaving import NOTICE
 from slimctl.orchestrator.pipeline.operations import Budget, Price
 from slimctl.orchestrator.running.limits import GRACE_S
 from slimctl.orchestrator.runs import events
+from slimctl.orchestrator.runs.runs import ask_to_stop, forget_cancel
 
 LEFT = JobOutcome("a", "Preempted", "job", "it was asked to leave", retry=True)
 CHAIN = (job("a"), job("b", "a"), job("c", "b"))
@@ -61,6 +63,16 @@ def test_a_resumed_run_has_what_is_left_of_its_budget(world):
     second = world.run(*CHAIN)
     assert second.state == "stopped"
     assert "c" not in world.launched
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_when_resumed(world):
+    ask_to_stop(Store(world.storage).blobs, RUN)
+    status = world.run(*CHAIN)
+    assert (status.state, status.message) == ("stopped", "it was asked to stop at a checkpoint")
+    assert world.launched == []
+    forget_cancel(Store(world.storage).blobs, RUN)
+    world.resumption = "again"
+    assert world.run(*CHAIN).state == "done"
 
 
 def test_a_job_stops_at_its_timeout_and_the_others_go_on(world):
