@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import nn
 
+from slimctl.models import counter_random
 from slimctl.models.shapes import Float, Int, Tensor
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -42,6 +43,18 @@ class Embedded:
         """The texts of a mask, of numbers or of a slice."""
         return self._each(lambda part: part[rows])
 
+    def vector(self) -> Float[Tensor, "b d"]:
+        """One vector for each whole text: `pooled`, else the mean of the tokens that count."""
+        return self.mean() if self.pooled is None else self.pooled
+
+    def mean(self) -> Float[Tensor, "b d"]:
+        """The mean of the tokens that count."""
+        if self.mask is None:
+            return self.sequence.mean(1)
+        weight = self.mask.to(self.sequence.dtype)[..., None]
+        found: Tensor = (self.sequence * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+        return found
+
     def to(self, device: torch.device | str) -> "Embedded":
         """The same on a device."""
         return self._each(lambda part: part.to(device))
@@ -64,6 +77,53 @@ class Embedded:
 
 Condition: TypeAlias = Int[Tensor, " b"] | Embedded | None
 """Numbers of classes or prompts, embedded texts, or nothing for an unconditional flow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """Numbers of prompts, of which each is as likely."""
+
+    count: int
+    """Number of prompts in all."""
+    numbers: Int[Tensor, " n"] | None = None
+    """Those that are meant; None = all."""
+
+    def of(self, place: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """The numbers at places 0..len-1."""
+        return place if self.numbers is None else self.numbers.to(place.device)[place]
+
+    def __len__(self) -> int:
+        return self.count if self.numbers is None else len(self.numbers)
+
+
+Marginal: TypeAlias = tuple[int, ...] | Among
+"""How often labels are drawn: counts by class, () for none, or some prompts equally often."""
+
+
+def draw_labels(
+    marginal: Marginal,
+    seed: int,
+    stream: int,
+    index: Int[Tensor, " b"],
+    step: int | Int[Tensor, " b"] = 0,
+) -> Int[Tensor, " b"] | None:
+    """Labels of the samples `index` from a marginal; None if there are none."""
+    if isinstance(marginal, Among):
+        draw = counter_random.integers(seed, stream, index, len(marginal), (), step)
+        return marginal.of(draw)
+    if not marginal:
+        return None
+    return counter_random.categorical(seed, stream, index, marginal, step)
+
+
+def ordered_labels(
+    marginal: Marginal, seed: int, stream: int, index: Int[Tensor, " b"]
+) -> Int[Tensor, " b"] | None:
+    """The same, but prompts in an order that has each once before any comes again."""
+    if not isinstance(marginal, Among):
+        return draw_labels(marginal, seed, stream, index)
+    place = counter_random.data_order(seed, index.cpu(), len(marginal))
+    return marginal.of(place.to(index.device))
 
 
 class Texts(ABC):
@@ -95,6 +155,18 @@ class Texts(ABC):
         raise ValueError(
             "this flow is conditional on texts\n  fix: pass flow.encode(prompts) to it"
         )
+
+
+class GivenTexts(Texts):
+    """Texts that are embedded elsewhere, and come as rows. Final."""
+
+    def encode(
+        self, prompts: str | Sequence[str], sizes: Sequence[float | int] | None = None
+    ) -> Embedded:
+        raise ValueError("this network has no encoder of texts")
+
+    def null(self) -> Embedded:
+        raise ValueError("this network knows no text by itself")
 
 
 def tell(network: Module, texts: Texts) -> Module:

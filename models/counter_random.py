@@ -73,6 +73,8 @@ class Stream(IntEnum):
     """Whether a training sample's label is dropped."""
     AUGMENTATION = 13
     """How an image is changed before a critic sees it."""
+    CAPTION = 14
+    """Which of the prompts of its class stands beside a training image."""
 
 
 def normal(

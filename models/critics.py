@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from slimctl.models.conditions import Condition
 from slimctl.models.engine import without_engine
 from slimctl.models.flows.flow import Flow
 from slimctl.models.networks.layers import group_norm
@@ -80,9 +81,7 @@ class Critic(nn.Module):
         return velocity, self.head(features.float())  # the head itself is never bfloat16
 
 
-def _with_bottleneck(
-    flow: Flow, xt: Tensor, t: Tensor, label: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _with_bottleneck(flow: Flow, xt: Tensor, t: Tensor, label: Condition) -> tuple[Tensor, Tensor]:
     """A flow's velocity and what its network's bottleneck gave on the way, (b, c, h, w)."""
     caught: list[Tensor] = []
 
@@ -120,5 +119,9 @@ def _bottleneck_channels(flow: Flow) -> int:
     weight = next(flow.parameters(), torch.empty(0))
     xt = torch.zeros(1, image.channels, image.size, image.size, device=weight.device)
     t = torch.full((1,), 0.5, device=weight.device)
-    label = torch.zeros(1, dtype=torch.int64, device=weight.device) if image.classes else None
+    label: Condition = None
+    if image.classes:
+        label = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    elif flow.text is not None:
+        label = flow.text.null().to(weight.device)
     return _with_bottleneck(flow, xt, t, label)[1].shape[1]

@@ -114,7 +114,7 @@ class Runner(nn.Module):
 
 def _channels_last(value: _Input) -> _Input:
     """Images in that format; anything else as it is."""
-    if value is None or value.dim() != 4:
+    if not isinstance(value, Tensor) or value.dim() != 4:
         return value
     return value.contiguous(memory_format=torch.channels_last)
 

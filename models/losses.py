@@ -7,11 +7,12 @@ difference of the scores. So flows of every kind (EDM's among them) can be compa
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
+from slimctl.models.conditions import Condition
 from slimctl.models.flows.flow import Flow
 from slimctl.models.flows.path import expand_time, interpolate, path_velocity
 from slimctl.models.flows.spec import HuberDistance, L2Distance
@@ -19,7 +20,7 @@ from slimctl.models.shapes import Float, Int, Tensor
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Two image batches (B, C, H, W) to distances (B,)."""
-Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Velocity = Callable[[Tensor, Tensor, Any], Tensor]
 """`velocity(xt, t, label)`: a flow's method, or a network."""
 SMALLEST_SCALE = 1e-6
 """Mean distance of pixels below which a matching gradient is no longer divided by it."""
@@ -97,7 +98,7 @@ def teacher_matching_loss(
 
 
 def one_step_velocity(
-    flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
+    flow: Flow, x0: Float[Tensor, "b c h w"], label: Condition = None
 ) -> Float[Tensor, "b c h w"]:
     """Velocity u of pure noise where it enters the flow; the one-step sample is `enter(x0 + u)`.
 
@@ -113,7 +114,7 @@ def one_step_velocity(
 
 
 def one_step_image(
-    flow: Flow, x0: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None = None
+    flow: Flow, x0: Float[Tensor, "b c h w"], label: Condition = None
 ) -> Float[Tensor, "b c h w"]:
     """The one-step sample of noise: `enter(x0 + u)`, which of a velocity is x0 + v(x0, t_start).
 
@@ -190,7 +191,7 @@ def expected_image(
     velocity: Velocity,
     xt: Float[Tensor, "b c h w"],
     t: Float[Tensor, " b"],
-    label: Int[Tensor, " b"] | None = None,
+    label: Condition = None,
 ) -> Float[Tensor, "b c h w"]:
     """The image E[x1 | xt] = xt + (1 - t) v(xt, t) that a flow expects behind a point.
 

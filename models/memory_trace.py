@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimctl.models.metrics.cost import build_on_meta
+from slimctl.models.metrics.cost import build_on_meta, example_label
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.perceptual.lpips import LPIPS
 from slimctl.models.recompute import recompute_blocks
@@ -146,7 +146,7 @@ def trace_network(
             block.forward = _inside(Autocast(on=bfloat16), block.forward)
         recompute_blocks(module)
     xt = torch.empty(batch, image.channels, image.size, image.size, device="meta")
-    label = torch.empty(batch, dtype=torch.int64, device="meta") if image.classes else None
+    label = example_label(module, image, batch)
     t = torch.empty(batch, device="meta")
     live, cast = LiveBytes(), Autocast(on=bfloat16)
     with torch.set_grad_enabled(gradient), live, FusedAttention(), cast:

@@ -5,11 +5,14 @@ k-means orders its subsets by their smallest condition, so that a result reads w
 depend on how it was found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_EXCHANGED = 1000
+"""Points up to which they change places in pairs, whose time grows with the cube of their number;
+more are clustered by prices (`clusters`)."""
 RESTARTS = 10
 """Starts of k-means, of which the best is kept."""
 MAX_ROUNDS = 100
@@ -60,8 +63,9 @@ def _cut(order: NDArray[np.int64], count: int) -> Subsets:
 def balanced_kmeans(points: Matrix, count: int, seed: int) -> Subsets:
     """Subsets of near points: the sum of squared distances to the subsets' means is low.
 
-    Lloyd's iteration with the sizes held: points change places in pairs while that lowers the sum,
-    then the means move. Every round lowers the sum, and the best of ten starts is kept.
+    For up to a thousand points. Lloyd's iteration with the sizes held: points change places in
+    pairs while that lowers the sum, then the means move. Every round lowers the sum, and the best
+    of ten starts is kept.
 
     Args:
         points: (conditions, dimensions).
@@ -84,7 +88,7 @@ def balanced_kmeans(points: Matrix, count: int, seed: int) -> Subsets:
         rng = np.random.default_rng((seed, start))
         part = _settle(scaled, _first_parts(scaled, wanted, rng))
         found.append((_cost(scaled, part), part.tolist()))
-    return _as_subsets(min(found)[1], count)
+    return as_subsets(min(found)[1], count)
 
 
 def _first_parts(
@@ -144,7 +148,8 @@ def _cost(points: Matrix, part: NDArray[np.int64]) -> float:
     return float(np.square(points - _means(points, part)[part]).sum())
 
 
-def _as_subsets(part: Sequence[int], count: int) -> Subsets:
+def as_subsets(part: Iterable[int], count: int) -> Subsets:
+    """The conditions of each subset, rising, from the subset of each condition."""
     members: list[list[int]] = [[] for _ in range(count)]
     for condition, subset in enumerate(part):
         members[subset].append(condition)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimctl.models import counter_random
 from slimctl.models.compilation import CompilesLater
+from slimctl.models.conditions import Among, Condition, Embedded, Marginal, ordered_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
 from slimctl.models.losses import one_step_image
@@ -35,14 +36,14 @@ class Sampler:
     Args:
         flow: its velocity.
         solver: how a flow is followed; None = in one step (a generator).
-        label_counts: label marginal; () if unconditional.
+        label_counts: label marginal, or prompts; () if unconditional.
         device: where it computes.
         later: compiles the flow's networks where that pays; None = they stay as they are.
     """
 
     flow: Flow
     solver: SolverSpec | None
-    label_counts: tuple[int, ...]
+    label_counts: Marginal
     device: torch.device
     later: CompilesLater | None = None
 
@@ -58,18 +59,16 @@ class Sampler:
 
     def labels(self, seed: int, index: Tensor) -> Tensor | None:
         """Labels of the samples `index` from the marginal; None if unconditional."""
-        if not self.label_counts:
-            return None
-        return counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, self.label_counts)
+        return ordered_labels(self.label_counts, seed, Stream.SAMPLE_LABEL, index)
 
     @torch.no_grad()
-    def generate(self, x0: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def generate(self, x0: Tensor, label: Condition) -> tuple[Tensor, Tensor]:
         """Pixels of noise, and the network evaluations of each."""
         x1, nfe = self.follow(x0, label)
         return self.flow.decode(x1), nfe
 
     @torch.no_grad()
-    def follow(self, x0: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def follow(self, x0: Tensor, label: Condition) -> tuple[Tensor, Tensor]:
         """Where the model takes noise, latents not being decoded, and the evaluations of each."""
         if self.solver is None:
             x1 = one_step_image(self.flow, x0, label)
@@ -78,18 +77,31 @@ class Sampler:
         return solution.x1, solution.nfe
 
     def draw(
-        self, seed: int, count: int, batch_size: int, first: int = 0, label: int | None = None
+        self,
+        seed: int,
+        count: int,
+        batch_size: int,
+        first: int = 0,
+        label: int | Embedded | None = None,
     ) -> Iterator[Samples]:
-        """`count` samples of a seed from number `first` on, in batches."""
+        """`count` samples of a seed from number `first` on, in batches.
+
+        `label` is one class or one embedded text for all; None = they are drawn.
+        """
         numbers = torch.arange(first, first + count, device=self.device)
         for index in torch.split(numbers, batch_size):
-            labels = self.labels(seed, index)
-            if labels is not None and label is not None:
+            labels = None if isinstance(label, Embedded) else self.labels(seed, index)
+            if labels is not None and isinstance(label, int):
                 labels = torch.full_like(labels, label)
+            told: Condition = labels
+            if isinstance(label, Embedded):
+                told = label.to(self.device).repeat(len(index))
             with self.later.batch() if self.later else nullcontext():
-                images, nfe = self.generate(self.noise(seed, index), labels)
+                images, nfe = self.generate(self.noise(seed, index), told)
             yield Samples(images, labels, nfe)
 
     def classes(self) -> list[int]:
-        """Classes that can be drawn, rising; none if unconditional."""
+        """Classes that can be drawn, rising; none if unconditional, or of prompts."""
+        if isinstance(self.label_counts, Among):
+            return []
         return [label for label, count in enumerate(self.label_counts) if count]

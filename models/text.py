@@ -5,7 +5,6 @@ a folder of a sentence encoder one more; the encoders themselves are those of th
 transformers, which is imported when the first prompt is encoded. Nothing but safetensors is read.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -16,21 +15,20 @@ from typing import Any
 import torch
 
 from slimctl.models.conditions import Embedded, Texts
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Int, Tensor
+from slimctl.models.text_files import (
+    ENCODERS,
+    INDEX,
+    SENTENCE,
+    SENTENCE_ENCODERS,
+    read_config,
+    sentence_class,
+)
 
 NEEDS_TRANSFORMERS = (
     "texts are encoded by the package transformers, which is not installed"
     "\n  fix: pip install 'slimctl[text]'"
 )
-SENTENCE = "sentence"
-"""Stands for the class of a pipeline where a folder holds a sentence encoder alone."""
-ENCODERS = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"})
-"""Classes of encoders in pipelines that are known here."""
-SENTENCE_ENCODERS = frozenset({"BertModel", "MPNetModel", "RobertaModel", "XLMRobertaModel"})
-"""Classes of sentence encoders that are known here."""
-INDEX = "model_index.json"
-KEPT = frozenset({".json", ".txt", ".model", ".safetensors"})
-"""Endings of files that an encoder reads."""
 LONGEST: Mapping[str, int] = {
     "StableDiffusion3Pipeline": 256,
     "FluxPipeline": 512,
@@ -116,8 +114,7 @@ class TextEncoders(Texts):
 
     @cached_property
     def _index(self) -> Mapping[str, Any]:
-        index: Mapping[str, Any] = json.loads((self.folder / INDEX).read_text())
-        return index
+        return read_config(self.folder / INDEX)
 
     @property
     def _zeros(self) -> bool:
@@ -189,90 +186,6 @@ def _ending(number: int) -> str:
     return "" if number == 1 else f"_{number}"
 
 
-def encoder_kind(folder: Path) -> str:
-    """The class of the pipeline in a folder, or `SENTENCE`.
-
-    Raises:
-        ValueError: it holds neither a pipeline nor a sentence encoder that is known here.
-    """
-    if not (folder / INDEX).is_file():
-        found = sentence_class(folder)
-        if found in SENTENCE_ENCODERS:
-            return SENTENCE
-        what = f"is a {found}" if found else f"has no {INDEX}, and no config.json with a class"
-        known = ", ".join(sorted(SENTENCE_ENCODERS))
-        raise ValueError(
-            f"{what}: no encoder of texts\n  fix: give the folder of a pipeline, or of a {known}"
-        )
-    name = str(read_config(folder / INDEX).get("_class_name"))
-    if name not in RECIPES:
-        known = ", ".join(sorted(each for each in RECIPES if each != SENTENCE))
-        raise ValueError(
-            f"is a {name}, whose way with texts is not known here\n  fix: give one of {known}"
-        )
-    return name
-
-
-def encoder_files(folder: Path) -> tuple[Path, ...]:
-    """The files in a folder that encode texts: settings, vocabularies and safetensors.
-
-    Of weights in several variants the unnamed ones.
-    """
-    places = [folder]
-    if (folder / INDEX).is_file():
-        places = [*folder.glob("text_encoder*"), *folder.glob("tokenizer*")]
-    found = [
-        file
-        for place in places
-        for file in sorted(place.iterdir() if place.is_dir() else ())
-        if file.suffix in KEPT and (not _is_variant(file) or len(places) == 1)
-    ]
-    index = [folder / INDEX] if (folder / INDEX).is_file() else []
-    return (*index, *found)
-
-
-def _is_variant(file: Path) -> bool:
-    """Whether it is one of several forms of the same weights, such as model.fp16.safetensors."""
-    return file.suffix == ".safetensors" and file.name.count(".") > 1
-
-
-def text_width(folder: Path) -> int | None:
-    """Numbers of each token that the encoders of a folder make; None = its configs do not say."""
-    pipeline = encoder_kind(folder)
-    if pipeline == SENTENCE:
-        return read_config(folder / "config.json").get("hidden_size")
-    parts = {"StableDiffusionXLPipeline": ("", "_2"), "StableDiffusion3Pipeline": ("_3",)}
-    parts["FluxPipeline"] = ("_2",)
-    widths: list[int] = []
-    for ending in parts.get(pipeline, ("",)):
-        config = folder / f"text_encoder{ending}" / "config.json"
-        known = read_config(config) if config.is_file() else {}
-        widths.append(known.get("hidden_size") or known.get("d_model") or 0)
-    return sum(widths) if all(widths) else None
-
-
-def read_config(file: Path) -> Mapping[str, Any]:
-    """The settings in a file.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
-    try:
-        config: Mapping[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file.name} cannot be read\n  fix: copy it again") from error
-    return config
-
-
-def sentence_class(folder: Path) -> str | None:
-    """The class that the config of a sentence encoder names."""
-    try:
-        named: list[str] = json.loads((folder / "config.json").read_text())["architectures"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return named[0] if named else None
-
-
 def _load(folder: Path, cls: str | None, kind: str, known: frozenset[str]) -> Any:
     """A tokenizer or an encoder of transformers, by the class that the folder names."""
     if find_spec("transformers") is None:
@@ -281,6 +194,7 @@ def _load(folder: Path, cls: str | None, kind: str, known: frozenset[str]) -> An
         raise ValueError(f"has no {folder.name} to encode texts\n  fix: copy the whole folder")
     import transformers  # noqa: PLC0415  (six seconds)
 
+    transformers.utils.logging.disable_progress_bar()
     try:
         if kind == "tokenizer":
             return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -351,17 +265,8 @@ def _sentence(text: TextEncoders, texts: list[str]) -> Embedded:
     """
     answer, mask = text.run(texts, 1, masked=True)
     sequence = answer.last_hidden_state
-    pooled = torch.nn.functional.normalize(mean_of_tokens(Embedded(sequence, mask)), dim=1)
+    pooled = torch.nn.functional.normalize(Embedded(sequence, mask).mean(), dim=1)
     return Embedded(sequence, mask=mask, pooled=pooled)
-
-
-def mean_of_tokens(text: Embedded) -> Float[Tensor, "b d"]:
-    """The mean over the tokens that count."""
-    if text.mask is None:
-        return text.sequence.mean(1)
-    weight = text.mask.to(text.sequence.dtype)[..., None]
-    mean: Tensor = (text.sequence * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-    return mean
 
 
 RECIPES: Mapping[str, Callable[[TextEncoders, list[str]], Embedded]] = {

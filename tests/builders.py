@@ -1,14 +1,30 @@
 """What many tests are made of: small specs, handles, and results in a store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Handle, PairSet, QualityReport
+from slimctl.jobs.base.artifacts import (
+    Dataset,
+    EmbeddedPrompts,
+    FeatureNet,
+    Flow,
+    Handle,
+    PairSet,
+    PromptSet,
+    QualityReport,
+)
+from slimctl.jobs.base.cluster import Cluster
+from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.data.prompts import Prompt, Prompts, write_prompts
+from slimctl.jobs.kinds.encode_prompts import EncodePrompts
 from slimctl.jobs.kinds.train_step_policy import TrainStepPolicy
+from slimctl.jobs.pairs import texts
+from slimctl.jobs.pairs.texts import TextActor, TextRecipe, TextShard
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import ImageShape
 
@@ -92,6 +108,46 @@ def save_sentence_encoder(folder: Path, width: int = 8) -> Path:
     )  # fmt: skip
     drawn(transformers.BertModel(config)).save_pretrained(folder)
     return folder
+
+
+TEXT_NETWORK = {
+    "kind": "diffusers_model",
+    "model": "UNet2DConditionModel",
+    "convention": "instaflow",
+    "config": {
+        "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 16], "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": 8, "attention_head_dim": 2, "norm_num_groups": 4,
+    },
+}  # fmt: skip
+"""A network of pixels that takes the texts of `save_sentence_encoder`."""
+
+
+def embed_prompts(
+    store: Store, folder: Path, prompts: Sequence[tuple[str, int | None]], **changes: Any
+) -> EmbeddedPrompts:
+    """Prompts with labels in the store, embedded in this process by a sentence encoder."""
+    file = folder / "prompts.jsonl"
+    write_prompts(Prompts(tuple(Prompt(*each) for each in prompts), 0, 0, 0, 0), file)
+    classes = max((label + 1 for _, label in prompts if label is not None), default=0)
+    made = PromptSet(count=len(prompts), classes=classes)
+    held = put(store, "load_prompts-a", made, {"prompts.jsonl": file.read_bytes()})
+    encoder = save_sentence_encoder(folder / "encoder")
+    fields = {"prompts": "p", "encoder": str(encoder), "length": 8, "shard_size": 4}
+    spec = EncodePrompts(**fields | changes)
+
+    def embed(context: JobContext, recipe: TextRecipe, _: int) -> list[TextShard]:
+        worker = TextActor(context.store, recipe, 1)
+        worker.ready()
+        return [worker.make(at) for at in range(recipe.shards)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "embed", embed)
+        inside = JobContext("p", "encode_prompts-a", store, {"p": held}, store.stage(), Cluster(1))
+        handle = spec.run(inside)
+    null = (inside.folder / handle.null).read_bytes()
+    return put(store, "encode_prompts-a", handle, {handle.null: null})
 
 
 TINY = """

@@ -245,6 +245,18 @@ class Flow(Handle, Parameterisation):
     """Averages of other lengths; None where the training kept none."""
     autoencoder: Autoencoder | None = None
     """What decodes its images, which are latents then; None = they are pixels."""
+    prompts: EmbeddedPrompts | None = None
+    """Prompts whose numbers are its labels; None = it takes no texts, or knows none by number."""
+    encoder: EncoderFiles | None = None
+    """What encodes texts for it, beside its weights; None = what encoded `prompts` does."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of labels: classes, or prompts."""
+        return self.prompts.count if self.prompts else self.image.classes
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return () if self.encoder is None else self.encoder.files
 
     def facts(self) -> Facts:
         return Facts(
@@ -253,6 +265,7 @@ class Flow(Handle, Parameterisation):
             part=self.part,
             closed_form=self.network is None,
             latents=space_of(self.autoencoder),
+            text_width=self.prompts.width if self.prompts else None,
             flow=self,
             made="Flow",
         )
@@ -279,6 +292,13 @@ class Generator(Handle):
     file: str = "weights.safetensors"
     autoencoder: Autoencoder | None = None
     """What its images are latents of; None = they are pixels."""
+    prompts: EmbeddedPrompts | None = None
+    """Prompts whose numbers are its labels; None = it takes no texts."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of labels: classes, or prompts."""
+        return self.prompts.count if self.prompts else self.image.classes
 
     def facts(self) -> Facts:
         return Facts(
@@ -286,6 +306,7 @@ class Generator(Handle):
             flip_valid=self.flip_valid,
             part=self.part,
             latents=space_of(self.autoencoder),
+            text_width=self.prompts.width if self.prompts else None,
             made="Generator",
         )
 
@@ -299,14 +320,22 @@ class Partition(Handle):
     """Images of each label, where it splits the labels of a data set."""
     method: str
     """How they were split."""
+    prompts: EmbeddedPrompts | None = None
+    """What it splits, if that is prompts: then there are no subsets, but the file."""
+    sizes: tuple[int, ...] = ()
+    """Prompts of each part."""
+    file: str = "parts.safetensors"
+    """`part` (count,) of each prompt; `centres` (K, D) and `prices` (K,): a text belongs to the
+    part whose squared distance from its embedding, plus price, is least."""
 
     @property
     def conditions(self) -> int:
         """Number of conditions."""
-        return sum(map(len, self.subsets))
+        return self.prompts.count if self.prompts else sum(map(len, self.subsets))
 
     def facts(self) -> Facts:
-        return Facts(parts=len(self.subsets), made="Partition")
+        parts = len(self.sizes) if self.prompts else len(self.subsets)
+        return Facts(parts=parts, made="Partition")
 
 
 class Fleet(Handle):
@@ -331,12 +360,18 @@ class Fleet(Handle):
     autoencoder: Autoencoder | None = None
     """What its images are latents of; None = they are pixels."""
 
+    @property
+    def prompts(self) -> EmbeddedPrompts | None:
+        """Prompts that it was made for; None = it serves labels."""
+        return self.members[0].prompts
+
     def facts(self) -> Facts:
         first = self.members[0]
         return Facts(
             image=self.image,
             flip_valid=self.flip_valid,
             flow=first if isinstance(first, Flow) else None,
+            text_width=self.prompts.width if self.prompts else None,
             one_step=isinstance(first, Generator),
             latents=space_of(self.autoencoder),
             made="Fleet",
@@ -365,6 +400,13 @@ class PairSet(Handle):
     shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
     autoencoder: Autoencoder | None = None
     """What its images are latents of; None = they are pixels."""
+    prompts: EmbeddedPrompts | None = None
+    """Prompts that the pairs take in turn, in an order of the seed; None = they are of no texts."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of labels: classes, or prompts."""
+        return self.prompts.count if self.prompts else self.image.classes
 
     def facts(self) -> Facts:
         return Facts(
@@ -372,6 +414,8 @@ class PairSet(Handle):
             count=self.count,
             flip_valid=self.flip_valid,
             latents=space_of(self.autoencoder),
+            prompt_classes=self.prompts.prompts.classes if self.prompts else None,
+            text_width=self.prompts.width if self.prompts else None,
             made="PairSet",
         )
 

@@ -14,6 +14,7 @@ from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.flows import later, open_fleet, open_guided, open_running
 from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.texts import marginal_of
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.pixels import to_uint8
@@ -73,7 +74,7 @@ def open_sampler(
         flow = open_guided(store, model, guidance, device, precision)
     compiles = later(flow, solver, device, batches)
     flow.autoencoder = open_autoencoder(store, decoder or model.autoencoder, device)
-    return Sampler(flow, solver, model.label_counts, device, compiles)
+    return Sampler(flow, solver, marginal_of(store, model), device, compiles)
 
 
 def describe_solver(solver: SolverSpec | None) -> str:

@@ -8,7 +8,9 @@ from torch import Tensor
 from slimctl.jobs.base.artifacts import Flow, StepGrid
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.storage.flows import open_guided
+from slimctl.jobs.storage.texts import marginal_of
 from slimctl.models import counter_random
+from slimctl.models.conditions import draw_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.solvers.base import solve
 from slimctl.models.solvers.fit_grid import (
@@ -39,15 +41,13 @@ def fit_step_grid(context: JobContext, spec: "FitStepGrid", handle: Flow) -> Ste
     torch.set_num_threads(context.threads)
     device = torch.device(context.device)
     flow = open_guided(context.store, handle, spec.guided(context.handles), device)
+    marginal = marginal_of(context.store, handle)
 
     def start(first: int, count: int) -> tuple[Tensor, Tensor | None]:
         index = torch.arange(first, first + count, device=device)
         shape = (handle.image.channels, handle.image.size, handle.image.size)
         x0 = counter_random.normal(spec.seed or 0, Stream.SAMPLE_NOISE, index, shape)
-        if not handle.label_counts:
-            return x0, None
-        counts = handle.label_counts
-        return x0, counter_random.categorical(spec.seed or 0, Stream.SAMPLE_LABEL, index, counts)
+        return x0, draw_labels(marginal, spec.seed or 0, Stream.SAMPLE_LABEL, index)
 
     x0, label = start(0, spec.samples)
     exact = follow(flow, x0, label, spec.tolerance)

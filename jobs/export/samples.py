@@ -1,6 +1,7 @@
 """Samples of a stored model as a file that people or programs read."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.evaluation.sampling import (
     FLOW_STEPS,
     check_steps,
@@ -19,7 +21,10 @@ from slimctl.jobs.evaluation.sampling import (
     tiled,
 )
 from slimctl.jobs.storage.store import Store
+from slimctl.models.conditions import Embedded
+from slimctl.models.flows.spec import GuidanceSpec
 from slimctl.models.pixels import to_uint8
+from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.spec import EulerSpec
 
 BATCH = 256
@@ -27,6 +32,52 @@ FOLLOWED = 5
 FOLLOWED_STEPS = 24
 """Euler steps of a trajectory: a multiple of TIMES - 1."""
 TIMES = 7
+LARGEST_SCALE = 1000.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model in words, and how firmly."""
+
+    prompt: str | None = None
+    """Of every sample; None = the prompts that a model of texts learned."""
+    negative: str | None = None
+    """What guidance drives away from; None = no text."""
+    guidance: float | None = None
+    """Scale of the guidance of a flow, 1 = none."""
+
+    def guide(self, artifact: str) -> Guidance | None:
+        """The guidance asked for.
+
+        Raises:
+            UserError: a negative prompt without guidance, or a scale out of its range.
+        """
+        if self.guidance is None:
+            if self.negative is not None:
+                what = "a negative prompt is what guidance drives away from, and there is none"
+                raise UserError(artifact, what, "add --guidance, such as 5")
+            return None
+        if not 0.0 <= self.guidance <= LARGEST_SCALE:
+            what = f"cannot be guided with the scale {self.guidance:g}"
+            raise UserError(artifact, what, "give a number of 1 (no guidance) or more")
+        return Guidance(GuidanceSpec(scale=self.guidance), None, self.negative or "")
+
+    def text(self, artifact: str, sampler: Sampler) -> Embedded | None:
+        """The prompt as the model takes it; None where nothing is asked for.
+
+        Raises:
+            UserError: it takes no texts, or has none of its own; or nothing encodes them.
+        """
+        texts = sampler.flow.text
+        if self.prompt is None:
+            if texts is not None and not texts.numbered:
+                raise UserError(artifact, "is conditional on texts", 'add --prompt "..."')
+            return None
+        if texts is None:
+            raise UserError(artifact, "takes no texts", "leave --prompt out")
+        if not self.prompt.strip():
+            raise UserError("--prompt", "is empty", "say what is wanted, or leave it out")
+        return texts.encode(self.prompt)
 
 
 def write_samples(
@@ -38,22 +89,26 @@ def write_samples(
     seed: int,
     label: int | None = None,
     nfe: int | None = None,
+    asked: Asked | None = None,
 ) -> None:
     """Draws samples 0..count-1 of a seed and writes them.
 
     Args:
         store: where the model is.
         artifact: id of a flow, generator or fleet.
-        output: .npz gets `images` uint8 (N, H, W, C) and `labels` int64 (N,), -1 if unconditional;
-            .png gets a sheet.
+        output: .npz gets `images` uint8 (N, H, W, C) and `labels` int64 (N,), -1 if unconditional
+            or of a prompt that has no number; .png gets a sheet.
         count: number of samples.
         seed: of noise and labels.
         label: class of every sample; None = the data's mix.
         nfe: Euler steps of a flow, None = 50; a generator takes no number, but 1.
+        asked: texts and guidance.
 
     Raises:
-        UserError: not a model, no such class, or an unknown kind of file.
+        UserError: not a model, no such class, an unknown kind of file, or the model takes no texts
+            or cannot be guided.
     """
+    asked = asked or Asked()
     handle = store.load_any(artifact)
     if not isinstance(handle, (Flow, Generator, Fleet)):
         raise UserError(artifact, f"is a {type(handle).__name__}, which has no samples")
@@ -66,9 +121,10 @@ def write_samples(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_steps(handle, nfe)
     solver = EulerSpec(steps=nfe or FLOW_STEPS) if takes_solver(handle) else None
-    sampler = open_sampler(store, handle, solver, device)
+    sampler = open_sampler(store, handle, solver, device, asked.guide(artifact))
+    text = asked.text(artifact, sampler)
     images, labels = [], []
-    for made in sampler.draw(seed, count, BATCH, label=label):
+    for made in sampler.draw(seed, count, BATCH, label=label if text is None else text):
         images.append(made.images.float().cpu())
         unknown = torch.full((len(made.images),), -1)
         labels.append(unknown if made.labels is None else made.labels.cpu())

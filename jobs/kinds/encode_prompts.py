@@ -51,7 +51,7 @@ class EncodePrompts(JobSpec):
         from slimctl.jobs.pairs.texts import TextRecipe, embed, keep_encoder, tensors_of
         from slimctl.jobs.storage.texts import DTYPES
         from slimctl.models.checkpoints.pipeline_folder import open_text_encoders
-        from slimctl.models.text import encoder_files
+        from slimctl.models.text_files import encoder_files
 
         prompts, series, folder = context.input(self.prompts), context.artifact_id, self._folder()
         try:
@@ -116,7 +116,7 @@ class EncodePrompts(JobSpec):
 
     def fingerprint(self) -> dict[str, str]:
         from slimctl.jobs.base.fingerprint import content_of_files
-        from slimctl.models.text import encoder_files
+        from slimctl.models.text_files import encoder_files
 
         folder = self._folder()
         return {"encoder": content_of_files(encoder_files(folder), folder)}
@@ -129,7 +129,7 @@ class EncodePrompts(JobSpec):
         return Needs(0 if on_gpus else actors, actors if on_gpus else 0, parts=actors)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
-        from slimctl.models.text import SENTENCE, encoder_kind, text_width
+        from slimctl.models.text_files import SENTENCE, encoder_kind, text_width
 
         known = inputs["prompts"]
         made = Facts(count=known.count, prompt_classes=known.prompt_classes)

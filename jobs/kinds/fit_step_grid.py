@@ -42,7 +42,7 @@ class FitStepGrid(GuidedJobSpec, SeededJobSpec):
     def run(self, context: JobContext) -> StepGrid:
         from slimctl.jobs.evaluation.step_grid import fit_step_grid
 
-        flow = context.input(self.flow)
+        flow = self.prompted(context.handles, context.input(self.flow))
         return fit_step_grid(context, self, flow)
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:

@@ -58,7 +58,7 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
         from slimctl.jobs.pairs.generate import generate
         from slimctl.models.counter_random import GENERATOR_VERSION
 
-        flow = context.input(self.flow)
+        flow = self.prompted(context.handles, context.input(self.flow))
         solver = context.input(self.solver) if isinstance(self.solver, Ref) else self.solver
         if isinstance(solver, StepPolicy) and solver.flow != flow.id:
             context.warn(f"policy {solver.id} was trained on another flow, {solver.flow}")
@@ -81,6 +81,7 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
             label_counts=flow.label_counts,
             flip_valid=flow.flip_valid,
             t_start=flow.t_start,
+            prompts=flow.prompts,
             shards=tuple(record.file for record in records),
             autoencoder=flow.autoencoder,
         )
@@ -116,7 +117,8 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
         solver = inputs[self.solver.job] if isinstance(self.solver, Ref) else self.solver
         if isinstance(solver, Handle) and not isinstance(solver, (StepGrid, StepPolicy)):
             return [f"{solver.id} is nothing that solves a flow"]
-        guidance = self.guided(Handles(store, handle.id, inputs))
+        handles = Handles(store, handle.id, inputs)
+        guidance, flow = self.guided(handles), self.prompted(handles, flow)
         recipe = self._recipe(handle.id, flow, _method(solver), guidance)
         return recheck_pairs(store, handle, recipe, count)
 
@@ -137,7 +139,15 @@ class GeneratePairs(GuidedJobSpec, SeededJobSpec):
 
     def expect(self, inputs: "Mapping[str, Facts]") -> Facts:
         known = inputs["flow"]
-        made = Facts(known.image, self.count, known.flip_valid, latents=known.latents)
+        asked = inputs["prompts"] if self.prompts else known
+        made = Facts(
+            image=known.image,
+            count=self.count,
+            flip_valid=known.flip_valid,
+            latents=known.latents,
+            prompt_classes=asked.prompt_classes,
+            text_width=asked.text_width,
+        )
         return check_each(
             made,
             self._check_batch,

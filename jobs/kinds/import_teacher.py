@@ -1,22 +1,23 @@
 """Makes a teacher of a checkpoint that somebody published, or of the user's own weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from slimctl.jobs.base.artifacts import Flow
+from slimctl.jobs.base.artifacts import EncoderFiles, Flow
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, LatentSpace, MissingFile
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
 from slimctl.models.flows.parameterisation import Prediction, Schedule
-from slimctl.models.spec import ImageShape
+from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slimctl.models.checkpoints.teacher import TeacherFile
+    from slimctl.models.text import TextEncoders
 
 
 class ImportTeacher(JobSpec):
@@ -58,6 +59,11 @@ class ImportTeacher(JobSpec):
     label_counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """How often each class is sampled, as counts; null = as the file says, else all equally
     often."""
+    convention: Annotated[Literal["instaflow"] | None, ADDED] = None
+    """`instaflow` for a pipeline whose network is told 1000 (1 - t) and answers image - noise,
+    which nothing in its folder says."""
+    embedded_guidance: Annotated[float | None, ADDED] = None
+    """Guidance that a network takes as an input, such as FLUX dev's; null = it takes none."""
     flip_valid: bool = False
     """Whether a mirrored sample is as good: true for teachers trained with mirrored images, as the
     published ones of CIFAR-10, FFHQ and ImageNet are."""
@@ -78,6 +84,7 @@ class ImportTeacher(JobSpec):
         autoencoder = None
         if read.autoencoder:
             autoencoder = save_autoencoder(read.autoencoder, context, read.image)
+        encoder = None if read.text is None else self._keep_encoder(context, read.text)
         parameters = sum(
             read.weights[name].numel() for name in _parameters_of(read) if name in read.weights
         )
@@ -95,7 +102,26 @@ class ImportTeacher(JobSpec):
             flip_valid=self.flip_valid,
             parameters=parameters,
             autoencoder=autoencoder,
+            encoder=encoder,
             **read.how.model_dump(),
+        )
+
+    def _keep_encoder(self, context: JobContext, text: "TextEncoders") -> EncoderFiles | None:
+        """Copies what encodes texts beside the weights; None where the folder has none of it."""
+        from slimctl.jobs.pairs.texts import keep_encoder
+        from slimctl.models.text_files import encoder_files
+
+        files = encoder_files(text.folder)
+        if not any(file.parent.name.startswith("text_encoder") for file in files):
+            context.warn(f"{self.path} has no text_encoder: prompts must be encoded elsewhere")
+            return None
+        series = context.artifact_id
+        return EncoderFiles(
+            pipeline=text.pipeline,
+            pixels=text.pixels,
+            width=text.width,
+            root=f"prompts/{series}/encoder",
+            files=tuple(keep_encoder(context.store, series, text.folder, files)),
         )
 
     def _read(self) -> "TeacherFile":
@@ -118,14 +144,13 @@ class ImportTeacher(JobSpec):
                 prediction=self.prediction,
                 schedule=self.schedule,
                 autoencoder=Path(self.autoencoder) if self.autoencoder else None,
+                convention=self.convention,
+                embedded_guidance=self.embedded_guidance,
                 network=self.network or {},
             )
             read = read_teacher(Path(self.path), overrides)
         except (ValueError, FileNotFoundError) as error:
             raise _field_error(error) from error
-        if read.text is not None:
-            what = f"{self.path}: is conditional on texts, which jobs do not take yet"
-            raise FieldError("path", what, "use it in Python: slimctl.load_teacher")
         if read.autoencoder is not None and self.flip_valid:
             what = "flip_valid is true, but a mirrored latent is not that of the mirrored image"
             raise FieldError("flip_valid", what, "leave it out")

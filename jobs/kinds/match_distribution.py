@@ -191,7 +191,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         from slimctl.jobs.training.perceptual import prepare_distance
         from slimctl.jobs.training.ray_train import train_model
 
-        teacher = context.input(self.teacher)
+        teacher = self.prompted(context.handles, context.input(self.teacher))
         _warn_of_small_critic(context, teacher, context.input(self.fake or self.teacher))
         prepare_distance(context, self.distance)
         objective = DistributionMatching(self, context.handles)
@@ -210,7 +210,8 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
         how = start if isinstance(start, Flow) else self.predicts_here(handles)
         if not isinstance(start, Generator):
             network = DenoiserSpec.beginning(network, how, self.sigma_init)
-        student = self.student(Generator, handles, handles[self.teacher], network)
+        teacher = self.prompted(handles, handles[self.teacher])
+        student = self.student(Generator, handles, teacher, network)
         if start is None or isinstance(network, DenoiserSpec):
             return student
         return student.model_copy(update={"t_start": start.t_start})
@@ -234,6 +235,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             latents=known.latents,
             part=self.part,
             network=self._student(inputs),
+            text_width=(inputs["prompts"] if self.prompts else known).text_width,
         )
         return check_each(
             made,

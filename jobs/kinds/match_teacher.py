@@ -45,7 +45,7 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
         from slimctl.jobs.training.ray_train import train_model
 
         handles = context.handles
-        student = self.flow_of(handles, context.input(self.teacher))
+        student = self.flow_of(handles, self.prompted(handles, context.input(self.teacher)))
         objective, first = TeacherMatching(self, handles), self.first_weights(handles)
         return train_model(context, self, objective, student, first)[0]
 
@@ -58,6 +58,7 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
             part=self.part,
             flow=self.predicts(inputs),
             network=self.plain(inputs),
+            text_width=(inputs["prompts"] if self.prompts else known).text_width,
         )
         source = ("teacher", self.teacher.job)
         return check_each(

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Partition
+from slimctl.jobs.base.artifacts import Dataset, EmbeddedPrompts, FeatureNet, Partition
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, without_labels
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import BY_CONTENT, SeededJobSpec
+from slimctl.models.spec import ADDED
 
 if TYPE_CHECKING:
     from slimctl.models.partition import Matrix, Subsets
@@ -38,6 +39,9 @@ class SplitConditions(SeededJobSpec):
     """Network whose mean features by label are clustered; for `kmeans`."""
     embeddings: Annotated[str | None, BY_CONTENT] = None
     """A .npy file with a row of numbers per condition, clustered by `kmeans`."""
+    prompts: Annotated[Ref[EmbeddedPrompts] | None, ADDED] = None
+    """Prompts, clustered by `kmeans` on the vectors of whole texts: any number of them; a fleet
+    then finds the part of any other prompt."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -45,12 +49,17 @@ class SplitConditions(SeededJobSpec):
             raise ValueError("give subsets with method: explicit, and with no other method")
         if (self.subsets is None) == (self.count is None):
             raise ValueError("give count, the number of parts, unless subsets list them")
+        if self.prompts is not None:
+            others = (self.data, self.features, self.embeddings)
+            if self.method != "kmeans" or any(each is not None for each in others):
+                raise ValueError("prompts are split by method: kmeans, and nothing beside them")
+            return self
         if self.method == "kmeans" and (self.features is None) == (self.embeddings is None):
             raise ValueError("kmeans clusters either features or embeddings: give one of the two")
         if self.method != "kmeans" and self.features is not None:
             raise ValueError(f"features belong to method: kmeans, not to {self.method}")
         if self.data is None and self.embeddings is None:
-            raise ValueError("give data, whose labels are split, or embeddings")
+            raise ValueError("give data, whose labels are split, prompts, or embeddings")
         if self.data is None and self.features is not None:
             raise ValueError("features are taken of images: give data too")
         return self
@@ -63,6 +72,8 @@ class SplitConditions(SeededJobSpec):
         return self.features is not None
 
     def run(self, context: JobContext) -> Partition:
+        if self.prompts is not None:
+            return self._split_prompts(context, context.input(self.prompts))
         data = context.input(self.data) if self.data else None
         rows = None if self.embeddings is None else self._embeddings()
         conditions = data.image.classes if data else 0 if rows is None else len(rows)
@@ -77,6 +88,27 @@ class SplitConditions(SeededJobSpec):
             context.log(f"part {part}: {', '.join(map(str, labels))}")
         return Partition(subsets=subsets, label_counts=counts, method=self.method)
 
+    def _split_prompts(self, context: JobContext, prompts: EmbeddedPrompts) -> Partition:
+        import torch
+        from safetensors.torch import save_file
+
+        from slimctl.jobs.storage.texts import PromptTexts
+        from slimctl.models.clusters import balanced_clusters
+
+        torch.set_num_threads(context.threads)
+        points = PromptTexts(context.store, prompts).vectors().numpy()
+        try:
+            found = balanced_clusters(points, self.count or 1, self.seed or 0)
+        except ValueError as error:
+            raise UserError(f"job '{context.job}'", *what_and_fix(error)) from error
+        arrays = {"part": found.part, "centres": found.centres, "prices": found.prices}
+        file = context.folder / "parts.safetensors"
+        save_file({name: torch.from_numpy(each) for name, each in arrays.items()}, file)
+        sizes = torch.bincount(torch.from_numpy(found.part)).tolist()
+        context.log(f"{len(sizes)} parts of {min(sizes):,} to {max(sizes):,} prompts; mean squared "
+                    f"distance to a part's centre {found.cost:.4g}")  # fmt: skip
+        return Partition(subsets=(), method=self.method, prompts=prompts, sizes=tuple(sizes))
+
     def _split(self, conditions: int, rows: "Matrix | None") -> "Subsets":
         from slimctl.models import partition
 
@@ -90,6 +122,11 @@ class SplitConditions(SeededJobSpec):
         if self.method == "random":
             return partition.shuffled(conditions, count, self.seed or 0)
         assert rows is not None
+        if len(rows) > partition.MOST_EXCHANGED:
+            from slimctl.models.clusters import balanced_clusters
+
+            found = balanced_clusters(rows.astype("float32"), count, self.seed or 0)
+            return partition.as_subsets(found.part.tolist(), count)
         return partition.balanced_kmeans(rows, count, self.seed or 0)
 
     def _class_means(self, context: JobContext) -> "Matrix":
@@ -171,6 +208,10 @@ class SplitConditions(SeededJobSpec):
         return Facts(parts=self.parts())
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
+        asked = inputs["prompts"].count if self.prompts else None
+        if asked is not None and (self.count or 1) > asked:
+            what = f"count is {self.count}, but there are {asked} prompts"
+            raise FieldError("count", what, f"ask for at most {asked} parts")
         known = inputs.get("data")
         if known is not None and known.image is not None:
             self._check_conditions(known.image.classes, known.label_counts or (), known)

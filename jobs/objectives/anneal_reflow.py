@@ -30,7 +30,7 @@ class AnnealedReflow(Objective):
 
     def prepare(self, share: Share) -> None:
         spec, pairs = self.spec, self.handles[self.spec.pairs]
-        labels = spec.labels(self.handles, pairs.image.classes) if spec.part_pairs else None
+        labels = spec.labels(self.handles, pairs.conditions) if spec.part_pairs else None
         self._source = PairSource(self.handles.store, pairs, share.device, labels)
         self._flip = pairs.flip_valid if spec.flip is None else spec.flip
         self._annealing = spec.schedule()

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow
+from slimctl.jobs.training.captions import shown_classes
 from slimctl.jobs.training.critic_term import CriticTerm
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.objective import WHOLE, Objective, Part, ScoreNetwork, Share, note
 from slimctl.jobs.training.perceptual import open_distance
 from slimctl.jobs.training.sources import ImageSource, PairSource
-from slimctl.jobs.training.spec import restricted
+from slimctl.jobs.training.spec import marginal
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.losses import (
@@ -54,14 +55,15 @@ class Distillation(Objective):
 
     def prepare(self, share: Share) -> None:
         spec, store, pairs = self.spec, self.handles.store, self.handles[self.spec.pairs]
-        labels = spec.labels(self.handles, pairs.image.classes)
-        self._share, self._t_start = share, spec.made(self.handles).t_start
+        labels = spec.labels(self.handles, pairs.conditions)
+        made = spec.made(self.handles)
+        self._share, self._t_start = share, made.t_start
         self._distance = open_distance(spec.distance, store, self.handles.artifact_id, share.device)
         self._flip = pairs.flip_valid if spec.flip is None else spec.flip
         self._source = PairSource(store, pairs, share.device, labels if spec.part_pairs else None)
         self._draws = Draws(spec.seed or 0, share, pairs.image)
         self._guide = None
-        self._counts = restricted(pairs.label_counts, labels)
+        self._counts = marginal(pairs, labels)
         fresh = share.of(spec.two_step_batch or spec.batch_size)
         self._fresh = Draws(spec.seed or 0, fresh, pairs.image)
         if spec.guide is not None and spec.two_step_weight > 0:
@@ -69,7 +71,8 @@ class Distillation(Objective):
             self._guide = open_flow(store, guide, share.device, mesh=share.mesh)
         if spec.critic is not None and spec.data is not None:
             conditional, data = pairs.image.classes > 0, self.handles[spec.data]
-            real = ImageSource(store, data, share.device, labels, conditional=conditional)
+            shown = shown_classes(store, made, labels)
+            real = ImageSource(store, data, share.device, shown, conditional=conditional)
             seed, image, flip = spec.seed or 0, pairs.image, self._flip
             self._term = CriticTerm(spec.critic, real, image, fresh, seed, flip=flip)
             self._judged = Draws(derive_seed(seed, "image critic"), fresh, image)
@@ -134,7 +137,7 @@ class Distillation(Objective):
         one_step = NetworkFlow(averaged(), pairs.image, self._t_start)
         source = self._source
         if not self.spec.part_pairs:
-            labels = self.spec.labels(self.handles, pairs.image.classes)
+            labels = self.spec.labels(self.handles, pairs.conditions)
             source = PairSource(self.handles.store, pairs, share.device, labels)
         numbers = torch.arange(min(SAMPLES, source.count), device=share.device)
         pieces = torch.split(numbers, BATCH)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow, open_guided
+from slimctl.jobs.storage.texts import marginal_of
+from slimctl.jobs.training.captions import Captions, shown_classes
 from slimctl.jobs.training.critic_term import CriticTerm
 from slimctl.jobs.training.draws import Draws
 from slimctl.jobs.training.evaluator import Evaluator
@@ -61,16 +63,18 @@ class DistributionMatching(Objective):
     _term: CriticTerm | None = None
 
     def prepare(self, share: Share) -> None:
-        spec, store, teacher = self.spec, self.handles.store, self.handles[self.spec.teacher]
+        spec, store = self.spec, self.handles.store
+        teacher = spec.prompted(self.handles, self.handles[spec.teacher])
         seed, image = spec.seed or 0, teacher.image
         self._student = spec.made(self.handles)
-        self._t_start, self._counts = self._student.t_start, self._student.label_counts
+        self._t_start, self._counts = self._student.t_start, marginal_of(store, self._student)
         self._flip = teacher.flip_valid if spec.flip is None else spec.flip
         precision = choose_engine(share.device, "training", spec.precision).precision
         guidance = spec.guided(self.handles)
         self._teacher = open_guided(store, teacher, guidance, share.device, precision, share.mesh)
         torch.manual_seed(derive_seed(seed, "head"))
-        fake = open_flow(store, self.handles[spec.fake or spec.teacher], share.device, precision)
+        first = spec.prompted(self.handles, self.handles[spec.fake or spec.teacher])
+        fake = open_flow(store, first, share.device, precision)
         critic = Critic(fake, spec.adversarial.head if spec.adversarial else None)
         self._critic = critic.to(share.device).requires_grad_()
         self._draws = Draws(seed, share, image)
@@ -85,9 +89,14 @@ class DistributionMatching(Objective):
             self._distance = open_distance(
                 spec.distance, store, self.handles.artifact_id, share.device
             )
-        labels, data = spec.labels(self.handles, image.classes), self.handles[spec.data]
+        numbers, data = spec.labels(self.handles, teacher.conditions), self.handles[spec.data]
+        labels = shown_classes(store, self._student, numbers)
+        self._captions = None
         if spec.adversarial is not None or spec.critic is not None:
-            conditional = image.classes > 0
+            if spec.adversarial is not None and teacher.prompts is not None:
+                self._captions = Captions(store, teacher.prompts, numbers)
+                labels = self._captions.classes
+            conditional = image.classes > 0 or self._captions is not None
             self._real = ImageSource(store, data, share.device, labels, conditional=conditional)
             self._real_draws = Draws(derive_seed(seed, "real"), share, image)
         if spec.critic is not None:
@@ -259,6 +268,8 @@ class DistributionMatching(Objective):
         """Real images of the student's part with noise, at their times, and their labels."""
         draws = self._real_draws.of(part)
         x1, label = self._real.of_step(draws, number, flip=self._flip)
+        if self._captions is not None and label is not None:
+            label = self._captions.of(label, draws, number)
         t = draws.times(number, self.spec.adversarial_time or self._fake_time)
         return interpolate(draws.noise(number), x1, t), t, label
 

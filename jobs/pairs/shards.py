@@ -7,7 +7,7 @@ Its record (`.json`) is written after it: a shard without a record does not exis
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from slimctl.jobs.storage.sealed import seal, unseal
 from slimctl.jobs.storage.store import Store
 from slimctl.models import counter_random
 from slimctl.models.compilation import CompilesLater
+from slimctl.models.conditions import Among, ordered_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.engine import choose_engine
 from slimctl.models.flows.flow import Flow as RunnableFlow
@@ -61,11 +62,13 @@ def pair_noise(seed: int, index: Tensor, image: ImageShape) -> Tensor:
     return counter_random.normal(seed, Stream.PAIR_NOISE, index, shape)
 
 
-def pair_labels(seed: int, index: Tensor, label_counts: Sequence[int]) -> Tensor | None:
-    """Labels of the pairs `index` from the marginal: int64 (B,); None if there are no classes."""
-    if not label_counts:
-        return None
-    return counter_random.categorical(seed, Stream.PAIR_LABEL, index, label_counts)
+def pair_labels(seed: int, index: Tensor, of: Flow | PairSet) -> Tensor | None:
+    """Labels of the pairs `index`: int64 (B,); None if there are none.
+
+    Classes from the marginal; of prompts each once before any comes again.
+    """
+    marginal = Among(of.prompts.count) if of.prompts else of.label_counts
+    return ordered_labels(marginal, seed, Stream.PAIR_LABEL, index)
 
 
 Solve: TypeAlias = Callable[[Tensor, Tensor | None], Solution]
@@ -151,7 +154,7 @@ def solve_shard(
     for start in range(first, first + recipe.shard_size, recipe.batch_size):
         index = torch.arange(start, start + recipe.batch_size, device=device)
         x0 = pair_noise(recipe.seed, index, flow.image)
-        label = pair_labels(recipe.seed, index, recipe.flow.label_counts)
+        label = pair_labels(recipe.seed, index, recipe.flow)
         with computing(), later.batch() if later else nullcontext():
             solution = run(x0, label)
             images.append(solution.x1.to(torch.float16).cpu())
@@ -263,7 +266,7 @@ def recheck_pairs(store: Store, pairs: PairSet, recipe: PairRecipe, count: int) 
     run = open_solve(store, recipe, flow)
     solution = run(
         pair_noise(recipe.seed, index, flow.image),
-        pair_labels(recipe.seed, index, recipe.flow.label_counts),
+        pair_labels(recipe.seed, index, recipe.flow),
     )
     stored = shard_rows(store, pairs).read(index).float()
     unit = end_unit(stored, relative=pairs.autoencoder is not None)

@@ -8,12 +8,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, StepPolicy
+from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, Partition, StepPolicy
 from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
+from slimctl.jobs.storage.texts import open_router, texts_of
 from slimctl.models.compilation import CompilesLater
+from slimctl.models.conditions import tell
 from slimctl.models.engine import choose_engine, set_compiled
 from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import make_flow
@@ -62,6 +64,9 @@ def open_network(
     """
     network = network_of(handle).build(handle.image)
     load_weights(network, store, handle)
+    texts = texts_of(store, handle)
+    if texts is not None:
+        tell(network, texts)
     network.eval().requires_grad_(requires_grad=False)
     if mesh is not None:
         return shard(network, mesh)
@@ -137,8 +142,9 @@ def open_guided(
         return flow
     given = guidance.weaker
     weaker = None if given is None else open_flow(store, given, device, precision, mesh)
+    spec, negative = guidance.spec, guidance.negative or None
     try:
-        return flow.guided(guidance.spec.scale, interval=guidance.spec.interval, weaker=weaker)
+        return flow.guided(spec.scale, negative, interval=spec.interval, weaker=weaker)
     except ValueError as error:
         raise UserError(handle.id, *what_and_fix(error)) from error
 
@@ -159,7 +165,9 @@ def open_fleet(
         else:
             network = open_running(store, each, device, precision)
             members.append(NetworkFlow(network, each.image, each.t_start))
-    return RoutedFlow(members, handle.subsets)
+    if handle.prompts is None:
+        return RoutedFlow(members, handle.subsets)
+    return RoutedFlow(members, open_router(store, store.load(handle.partition, Partition)))
 
 
 def open_policy(store: Store, handle: StepPolicy, number: int | None = None) -> GreedyPolicy:

@@ -14,15 +14,26 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import EmbeddedPrompts, EncoderFiles, PromptSet
+from slimctl.jobs.base.artifacts import (
+    EmbeddedPrompts,
+    EncoderFiles,
+    Fleet,
+    Flow,
+    Generator,
+    Partition,
+    PromptSet,
+)
 from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.storage.rows import FileRows
 from slimctl.jobs.storage.store import Store
-from slimctl.models.conditions import NO_TEXT, Embedded, Texts
+from slimctl.models.conditions import NO_TEXT, Among, Embedded, Marginal, Texts
+from slimctl.models.routing import TextRouter
 from slimctl.models.text import TextEncoders
 
 RESIDENT_BYTES = 2**28
 """Rows up to this size are all kept on the device."""
+VECTORS = 1024
+"""Prompts whose vectors are made at once."""
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -49,7 +60,10 @@ class PromptTexts(Texts):
     def encode(
         self, prompts: str | Sequence[str], sizes: Sequence[float | int] | None = None
     ) -> Embedded:
-        return self._encoders.encode(prompts, sizes)
+        try:
+            return self._encoders.encode(prompts, sizes)
+        except ValueError as error:
+            raise UserError("prompt", *what_and_fix(error)) from error
 
     def null(self) -> Embedded:
         return self._null if self._prompts else self._encoders.null()
@@ -67,6 +81,18 @@ class PromptTexts(Texts):
         if self._last is None or not torch.equal(self._last[0], asked):
             self._last = asked, self._read(asked).to(number.device)
         return self._last[1][place.to(number.device)]
+
+    def vectors(self) -> Tensor:
+        """A vector for each whole prompt, (count, D), in the type that rows are kept in."""
+        prompts = self._prompts
+        assert prompts is not None
+        made = []
+        for number in torch.split(torch.arange(prompts.count), VECTORS):
+            if prompts.pooled and not self._is_on_the_fly:
+                made.append(self._columns["pooled"].read(number))
+            else:
+                made.append(self._read(number).vector().to(DTYPES[prompts.dtype]))
+        return torch.cat(made)
 
     @property
     def _is_small(self) -> bool:
@@ -192,13 +218,44 @@ def open_encoders(store: Store, encoder: EncoderFiles, device: str) -> TextEncod
     return TextEncoders(folder, *known, device=device)
 
 
-def encode_or_explain(texts: Texts, prompts: str | Sequence[str], where: str) -> Embedded:
-    """Encodes prompts of a user.
+def texts_of(store: Store, model: Flow | Generator) -> PromptTexts | None:
+    """What a model of the store is told of texts; None where it takes none."""
+    encoder = model.encoder if isinstance(model, Flow) else None
+    if model.prompts is None and encoder is None:
+        return None
+    return PromptTexts(store, model.prompts, encoder)
+
+
+def marginal_of(store: Store, model: Flow | Generator | Fleet) -> Marginal:
+    """The labels that a model serves, as they are drawn.
 
     Raises:
-        UserError: they cannot be encoded.
+        DamagedArtifact: the partition is not what its manifest says.
     """
-    try:
-        return texts.encode(prompts)
-    except ValueError as error:
-        raise UserError(where, *what_and_fix(error)) from error
+    if model.prompts is None:
+        return model.label_counts
+    if isinstance(model, Fleet) or model.part is None:
+        return Among(model.prompts.count)
+    partition = store.load(model.partition, Partition)
+    return Among(model.prompts.count, part_numbers(store, partition, model.part))
+
+
+def part_numbers(store: Store, partition: Partition, part: int) -> Tensor:
+    """Numbers of the prompts of a part, rising, int64."""
+    return (read_parts(store, partition) == part).nonzero().squeeze(1)
+
+
+def open_router(store: Store, partition: Partition) -> TextRouter:
+    """What says which part a text belongs to.
+
+    Raises:
+        DamagedArtifact: the file is not what its manifest says.
+    """
+    held = load_file(store.file(partition, partition.file))
+    return TextRouter(held["centres"], held["prices"], held["part"].long())
+
+
+def read_parts(store: Store, partition: Partition) -> Tensor:
+    """The part of each prompt, int64 (count,)."""
+    found: Tensor = load_file(store.file(partition, partition.file))["part"]
+    return found.long()

@@ -21,8 +21,8 @@ class CriticTerm:
 
     Args:
         spec: of the critic.
-        real: real images, with labels where the student has some.
-        image: their shape.
+        real: real images, with labels where the student has classes.
+        image: their shape; of a student of prompts without classes, which the critic does not see.
         share: of the generated images that are judged at once.
         seed: of the job.
         flip: whether a mirrored image is as good as the original.
@@ -41,6 +41,7 @@ class CriticTerm:
         torch.manual_seed(derive_seed(seed, "image critic"))
         self.network: nn.Module = spec.network.build(image).to(share.device)
         self._spec, self._real, self._flip = spec, real, flip
+        self._labelled = image.classes > 0
         self._own = Draws(derive_seed(seed, "critic's images"), share, image)
         self._student = Draws(derive_seed(seed, "critic's view of the student"), share, image)
 
@@ -88,7 +89,7 @@ class CriticTerm:
     @torch.no_grad()
     def log_ratio(self, xt: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """The log of p_real / p_student of images with noise, (B,), as far as the critic knows."""
-        said, offset = self.network(xt, t, label).unbind(dim=1)
+        said, offset = self.network(xt, t, label if self._labelled else None).unbind(dim=1)
         difference: Tensor = said - offset
         return difference
 
@@ -112,5 +113,6 @@ class CriticTerm:
             t = torch.where(clean, t, draws.times(number, self._spec.time))
             made = interpolate(draws.noise(number), made, t)
             real = interpolate(draws.noise(number, Stream.GUIDED_NOISE), real, t)
-        both = None if label is None or real_label is None else torch.cat((label, real_label))
-        return (made, real), t, both
+        if not self._labelled or label is None or real_label is None:
+            return (made, real), t, None
+        return (made, real), t, torch.cat((label, real_label))

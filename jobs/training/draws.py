@@ -5,7 +5,7 @@ would go into starting operations, and moving the data order would wait for the 
 """
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from slimctl.jobs.training.objective import WHOLE, Part, Share
 from slimctl.models import counter_random
+from slimctl.models.conditions import Marginal, draw_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.spec import TimeDensity
 from slimctl.models.flows.time_density import quantile
@@ -95,13 +96,15 @@ class Draws:
         positions = self._positions[self.part.rows(self.share.count)]
         return counter_random.uniform(self.seed, stream, positions, (count,), step)
 
-    def labels(self, step: int, stream: int, counts: Sequence[int]) -> Tensor:
-        """Labels drawn in proportion to `counts`, int64 (share,)."""
+    def labels(self, step: int, stream: int, marginal: Marginal) -> Tensor:
+        """Labels drawn in proportion to counts, or some prompts equally often, int64 (share,)."""
 
         def draw(positions: Tensor, steps: Tensor) -> Tensor:
-            return counter_random.categorical(self.seed, stream, positions, counts, steps)
+            drawn = draw_labels(marginal, self.seed, stream, positions, steps)
+            assert drawn is not None, "there are labels"
+            return drawn
 
-        return self._of_block(step, ("labels", stream, tuple(counts)), draw)
+        return self._of_block(step, ("labels", stream, marginal), draw)
 
     def flips(self, step: int) -> Tensor:
         """Whether each sample is mirrored, bool (share, 1, 1, 1)."""

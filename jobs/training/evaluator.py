@@ -21,6 +21,7 @@ from slimctl.jobs.storage.cache import cached
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import PartRows, part_rows
 from slimctl.models import counter_random
+from slimctl.models.conditions import Marginal, draw_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.ema import PowerEMA
 from slimctl.models.flows.flow import NetworkFlow
@@ -54,7 +55,7 @@ class Evaluator:
         data: real images.
         features: feature network of the distance; None = pixels.
         labels: labels that the student serves; None = all.
-        label_counts: label marginal of the student; () if unconditional.
+        label_counts: label marginal of the student, or prompts; () if unconditional.
         image: shape of its images, with its classes.
         t_start: flow time at which it takes its step.
         samples: number of samples, >= 2.
@@ -67,7 +68,7 @@ class Evaluator:
     data: Dataset
     features: FeatureNet | None
     labels: tuple[int, ...] | None
-    label_counts: tuple[int, ...]
+    label_counts: Marginal
     image: ImageShape
     t_start: float
     samples: int
@@ -158,10 +159,7 @@ class Evaluator:
         images = []
         for index in self._batches(self._rank):
             x0 = counter_random.normal(seed, Stream.SAMPLE_NOISE, index, shape)
-            label = None
-            if self.label_counts:
-                counts, stream = self.label_counts, Stream.SAMPLE_LABEL
-                label = counter_random.categorical(seed, stream, index, counts)
+            label = draw_labels(self.label_counts, seed, Stream.SAMPLE_LABEL, index)
             made = one_step_image(flow, x0, label)
             images.append(flow.decode(made).cpu())
         return torch.cat(images)

@@ -16,7 +16,7 @@ class LineSource:
 
     def __init__(self, spec: LineTrainingSpec, handles: Handles, share: Share) -> None:
         store, learned = handles.store, spec.learned(handles)
-        labels = spec.labels(handles, learned.image.classes)
+        labels = spec.labels(handles, learned.conditions)
         self._pairs, self._images, self._teacher = None, None, None
         if spec.pairs is not None:
             self._pairs = PairSource(store, handles[spec.pairs], share.device, labels)

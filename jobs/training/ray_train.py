@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimctl.jobs.base.artifacts import Averages, Flow, Generator
+from slimctl.jobs.base.artifacts import Averages, EmbeddedPrompts, Flow, Generator
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
@@ -30,6 +30,7 @@ from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import average_file, load_weights, save_weights
+from slimctl.jobs.storage.texts import PromptTexts
 from slimctl.jobs.training import hang_watch
 from slimctl.jobs.training.checkpoint import load_checkpoint
 from slimctl.jobs.training.engine import recorded_engine
@@ -43,6 +44,7 @@ from slimctl.jobs.training.objective import Objective, Share
 from slimctl.jobs.training.placement import free_placement, placement_mark
 from slimctl.jobs.training.score_curve import noted_scores
 from slimctl.jobs.training.spec import ModelT, TrainingSpec
+from slimctl.models.conditions import tell
 from slimctl.models.engine import Engine, choose_engine
 from slimctl.models.metrics.cost import build_on_meta, count_parameters
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
@@ -77,6 +79,8 @@ class TrainTask:
     """Whether blocks are computed again on the way back."""
     shard: bool = False
     """Whether several workers split the networks."""
+    prompts: EmbeddedPrompts | None = None
+    """What numbers of prompts mean to the network; None = it takes no texts."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def train_on_ray(
     objective: Objective,
     initial: Flow | Generator | None = None,
     watch: Watch | None = None,
+    prompts: EmbeddedPrompts | None = None,
 ) -> Trained:
     """Trains a network inside Ray Train (or here, if the spec says so); returns averaged weights.
 
@@ -129,6 +134,7 @@ def train_on_ray(
         threads,
         watch,
         *_saves_memory(context, spec, limit),
+        prompts,
     )
     with listening():
         if here:
@@ -167,7 +173,9 @@ def train_model(
         as `train_on_ray`.
     """
     watch, network = spec.watch(context.handles, model), parse_network(model.network)
-    trained = train_on_ray(context, spec, network, model.image, objective, start, watch)
+    trained = train_on_ray(
+        context, spec, network, model.image, objective, start, watch, model.prompts
+    )
     save_weights(trained.weights, context.folder / "weights.safetensors")
     made = {"parameters": trained.parameters, "averages": _averages(context, spec)}
     return model.model_copy(update=made), trained
@@ -377,6 +385,8 @@ def initial_network(task: TrainTask) -> nn.Module:
     network = task.network.build(task.image)
     if task.initial is not None:
         _take_weights(network, task, task.initial)
+    if task.prompts is not None:
+        tell(network, PromptTexts(task.store, task.prompts))
     return network
 
 

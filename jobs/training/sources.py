@@ -96,7 +96,7 @@ class PairSource:
         pairs = self._pairs
         if drawn:
             index = torch.arange(pairs.count, device=self._home)
-            return pair_labels(pairs.seed, index, pairs.label_counts)
+            return pair_labels(pairs.seed, index, pairs)
         label = read_labels(store, pairs)
         return None if label is None else label.to(self._home)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from slimctl.jobs.base.context import Handles
     from slimctl.jobs.training.evaluator import Watch
+    from slimctl.models.conditions import Marginal
 
 ModelT = TypeVar("ModelT", Flow, Generator)
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -203,11 +204,12 @@ class TrainingSpec(SeededJobSpec):
             "image": source.image,
             "network": network.model_dump(mode="json"),
             "label_counts": restricted(
-                source.label_counts, self.labels(handles, source.image.classes)
+                source.label_counts, self.labels(handles, source.conditions)
             ),
             "flip_valid": source.flip_valid,
             "parameters": 0,
             "autoencoder": source.autoencoder,
+            "prompts": source.prompts,
         }
         if made is Flow:
             fields["source"] = "network"
@@ -344,10 +346,14 @@ class PartTrainingSpec(TrainingSpec):
             raise FieldError(
                 "partition",
                 f"'{self.partition.job}' splits {partition.conditions} conditions, but there are "
-                f"{classes} classes",
+                f"{classes} classes or prompts",
                 "make the partition from the same labels",
             )
-        return partition.subsets[self.part]
+        if partition.prompts is None:
+            return partition.subsets[self.part]
+        from slimctl.jobs.storage.texts import part_numbers  # noqa: PLC0415
+
+        return tuple(part_numbers(handles.store, partition, self.part).tolist())
 
     def student(
         self, made: type[ModelT], handles: "Handles", source: PairSet | Flow, network: NetworkSpec
@@ -392,8 +398,8 @@ class PartTrainingSpec(TrainingSpec):
         """Raises FieldError where there is no such part, or the source has no labels."""
         if self.partition is None or self.part is None:
             return
-        image = inputs[source].image
-        if image is not None and image.classes == 0:
+        image, of_texts = inputs[source].image, inputs[source].text_width is not None
+        if image is not None and image.classes == 0 and not of_texts:
             raise FieldError(
                 source,
                 f"'{job}' is unconditional, so it has no labels to split",
@@ -453,6 +459,8 @@ class ScoredTrainingSpec(PartTrainingSpec):
         return self
 
     def watch(self, handles: "Handles", student: Flow | Generator) -> "Watch | None":
+        from slimctl.jobs.storage.texts import marginal_of  # noqa: PLC0415
+        from slimctl.jobs.training.captions import shown_classes  # noqa: PLC0415
         from slimctl.jobs.training.evaluator import Evaluator, Watch  # noqa: PLC0415
 
         if self.data is None:
@@ -461,8 +469,8 @@ class ScoredTrainingSpec(PartTrainingSpec):
             handles.store,
             handles[self.data],
             handles[self.features] if self.features else None,
-            self.labels(handles, student.image.classes),
-            student.label_counts,
+            shown_classes(handles.store, student, self.labels(handles, student.conditions)),
+            marginal_of(handles.store, student),
             student.image,
             student.t_start,
             self.score_samples,
@@ -476,6 +484,17 @@ class ScoredTrainingSpec(PartTrainingSpec):
 def restricted(counts: "Sequence[int]", labels: tuple[int, ...] | None) -> tuple[int, ...]:
     """Label counts that are 0 for all but the given labels; None leaves them as they are."""
     return tuple(n if labels is None or label in labels else 0 for label, n in enumerate(counts))
+
+
+def marginal(of: PairSet | Flow, labels: tuple[int, ...] | None) -> "Marginal":
+    """The labels of a flow or of its pairs as they are drawn: all, or the given ones only."""
+    if of.prompts is None:
+        return restricted(of.label_counts, labels)
+    import torch  # noqa: PLC0415
+
+    from slimctl.models.conditions import Among  # noqa: PLC0415
+
+    return Among(of.prompts.count, None if labels is None else torch.tensor(labels))
 
 
 def check_images(

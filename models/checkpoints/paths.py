@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from slimctl.models.text_files import encoder_files
+
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".safetensors")
 DESCRIPTION = "model.json"
 """In a folder that `slimctl export` wrote, what its weights are of."""
@@ -112,6 +114,7 @@ def files_of(path: Path, *, ema: bool = True, variant: str | None = None) -> tup
     if network is not None:
         found = [path / INDEX, *files_in(network, ema=ema, variant=variant)]
         found += files_in(path / AUTOENCODER, ema=ema, variant=variant)
+        found += encoder_files(path)[1:]  # the index is there already
     else:
         unet = diffusers_unet(path, ema=ema)
         if unet is None:

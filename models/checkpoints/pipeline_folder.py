@@ -32,12 +32,14 @@ from slimctl.models.checkpoints.teacher import (
     TeacherFile,
     build_to_fill,
 )
+from slimctl.models.conditions import NO_TEXT
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.networks.published_weights import rename, same_names
 from slimctl.models.spec import ImageShape
-from slimctl.models.text import SENTENCE, TextEncoders, encoder_kind
+from slimctl.models.text import TextEncoders
+from slimctl.models.text_files import SENTENCE, encoder_kind
 
 PIPELINES: Mapping[str, str] = {
     "DiTPipeline": "DiTTransformer2DModel",
@@ -87,7 +89,8 @@ def read_pipeline(path: Path, overrides: Overrides) -> TeacherFile:
     state = {f"model.{name}": own for name, own in tensors.items()}
     network = build_to_fill(spec, image)
     weights = rename(state, same_names(network), network)
-    how = read.how.model_copy(update={"null_class": spec.null_class})
+    null = NO_TEXT if spec.takes_text else spec.null_class
+    how = read.how.model_copy(update={"null_class": null})
     text = None
     if spec.takes_text:
         width = int(spec.config.get("joint_attention_dim") or 0)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from slimctl.models.conditions import Condition
+from slimctl.models.engine import without_engine
 from slimctl.models.flows.flow import Flow, NetworkFlow
 from slimctl.models.flows.parameterisation import Parameterisation, Schedule
 from slimctl.models.flows.path import expand_time
@@ -44,6 +45,7 @@ class DenoisingFlow(Flow):
             )
         super().__init__(image, t_start=1.0 / (1.0 + sigma_max))
         self.network = network
+        self.text = getattr(without_engine(network), "texts", None)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 

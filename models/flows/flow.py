@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from slimctl.models.conditions import Condition, Embedded
+from slimctl.models.conditions import Condition, Embedded, Texts
 from slimctl.models.engine import without_engine
 from slimctl.models.shapes import Float, Int, Tensor
 from slimctl.models.spec import ImageShape
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slimctl.models.networks.autoencoder.network import Autoencoder
-    from slimctl.models.text import TextEncoders
 
 
 class Flow(nn.Module, ABC):
@@ -36,13 +35,13 @@ class Flow(nn.Module, ABC):
         takes_end: whether it knows the mean velocity of a step, and not only the velocity at t.
         autoencoder: what decodes the images, where they are latents; None where they are pixels,
             or where nobody has asked for it.
-        text: what encodes prompts, of a flow that is conditional on texts; None of any other.
+        text: what embeds prompts, of a flow that is conditional on texts; None of any other.
     """
 
     null_class: int | None = None
     takes_end: bool = False
     autoencoder: "Autoencoder | None"
-    text: "TextEncoders | None" = None
+    text: Texts | None = None
     evaluations: int = 1
     """Evaluations of a network that a velocity costs."""
 
@@ -66,8 +65,8 @@ class Flow(nn.Module, ABC):
         Args:
             xt: points; at t = 1 pixels in [-1, 1], or latents.
             t: flow times in [0, 1].
-            label: classes 0..classes-1, or the null class; embedded texts (`encode`); None for an
-                unconditional flow.
+            label: classes 0..classes-1, or the null class; embedded texts (`encode`), or numbers
+                of prompts where the flow has some; None for an unconditional flow.
 
         Raises:
             ValueError: labels or texts are missing, not wanted or, on the CPU, outside the range.
@@ -77,10 +76,11 @@ class Flow(nn.Module, ABC):
 
     def _check(self, xt: Tensor, label: Condition) -> None:
         if self.text is not None and not isinstance(label, Embedded):
-            raise ValueError(
-                "this flow is conditional on texts\n  fix: pass flow.encode(prompts) to it"
-            )
-        if not isinstance(label, Embedded):
+            if label is None or not self.text.numbered:
+                raise ValueError(
+                    "this flow is conditional on texts\n  fix: pass flow.encode(prompts) to it"
+                )
+        elif not isinstance(label, Embedded):
             check_label(self.image, label, self.null_class)
         elif self.text is None:
             raise ValueError("this flow takes no texts\n  fix: pass labels, or nothing")
@@ -192,6 +192,7 @@ class NetworkFlow(Flow):
         super().__init__(image, t_start)
         self.network = network
         self.takes_end = getattr(without_engine(network), "takes_end", False)
+        self.text = getattr(without_engine(network), "texts", None)
 
     def _velocity(self, xt: Tensor, t: Tensor, label: Condition) -> Tensor:
         return self._mean_velocity(xt, t, t, label)
@@ -263,7 +264,9 @@ class GuidedFlow(Flow):
             return self.weaker.velocity(xt, t, label)
         if isinstance(label, Embedded):
             return self.flow.velocity(xt, t, self._less_text(label))
-        assert label is not None  # checked: a flow with a null class has classes
+        assert label is not None  # checked: a flow with a null class has labels
+        if self.negative is not None:
+            return self.flow.velocity(xt, t, self.negative.to(xt.device).repeat(len(xt)))
         assert self.null_class is not None
         return self.flow.velocity(xt, t, torch.full_like(label, self.null_class))
 
@@ -282,7 +285,7 @@ def _check_guidance(
         raise ValueError(f"scale is {scale}: give a number of at least 0, where 1 is no guidance")
     if interval is not None and not 0.0 <= interval[0] < interval[1] <= 1.0:
         raise ValueError(f"interval is {interval}: give flow times 0 <= first < last <= 1")
-    if weaker is None and flow.null_class is None and flow.text is None:
+    if weaker is None and flow.null_class is None:
         raise ValueError(
             "this flow has no null class, so it cannot be guided"
             "\n  fix: train it with label_dropout, or give a weaker flow of the same images"

@@ -195,9 +195,9 @@ class Parameterisation(Spec):
     """Largest one, where sampling starts; null = the schedule's. A velocity has none."""
     t_start: float = Field(default=0.0, ge=0, lt=1)
     """Flow time at which sampling starts, 0 = pure noise; 1 / (1 + sigma_max) if not a velocity."""
-    null_class: int | None = Field(default=None, ge=0)
-    """Label that the network knows beside its classes and that stands for none of them; null = it
-    knows none, so that it cannot be guided."""
+    null_class: int | None = Field(default=None, ge=-1)
+    """Label that the network knows beside its classes and that stands for none of them, -1 where
+    it takes texts; null = it knows none, so that it cannot be guided."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Parameterisation":

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 
+from slimctl.models.conditions import Condition
 from slimctl.models.networks.autoencoder.spec import AutoencoderSpec
 from slimctl.models.networks.layers import FixedFilter
 from slimctl.models.networks.size import NetworkSize
@@ -145,10 +146,19 @@ def _weights_per_output(layer: nn.Module) -> int:
     return layer.get_parameter("weight")[0].numel()
 
 
+def example_label(module: nn.Module, image: ImageShape, batch: int) -> Condition:
+    """A condition of the form that a network takes, on the meta device."""
+    if image.classes:
+        return torch.empty(batch, dtype=torch.int64, device="meta")
+    example = getattr(module, "example_text", None)
+    text: Condition = example(batch, "meta") if example else None
+    return text
+
+
 def _evaluate_on_meta(module: nn.Module, image: ImageShape) -> None:
     xt = torch.empty(1, image.channels, image.size, image.size, device="meta")
     t = torch.empty(1, device="meta")
-    label = torch.empty(1, dtype=torch.int64, device="meta") if image.classes else None
+    label = example_label(module, image, 1)
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     with torch.no_grad():

@@ -26,6 +26,16 @@ class NetworkSpec(Spec):
     kind: str
     """Family of the network."""
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is conditional on embedded texts, not on classes."""
+        return False
+
+    @property
+    def text_width(self) -> int | None:
+        """Numbers of each token of such a text; None where it takes none."""
+        return None
+
     @abstractmethod
     def build(self, image: ImageShape) -> "nn.Module":
         """Makes the network with freshly initialised weights (torch's global generator).

@@ -23,6 +23,16 @@ def sample(
         int | None,
         typer.Option(min=1, max=LIMIT, help="Euler steps of a flow; else 50.", show_default=False),
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Text of every sample, for a model of texts; else those it learned."),
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Text that guidance drives away from; else no text.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Scale of a flow's guidance, 1 = none.")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .png or .npz file.")] = Path(
         "samples.png"
     ),
@@ -30,12 +40,14 @@ def sample(
 ) -> None:
     """Draw samples from a flow or a generator into a PNG grid or an .npz file.
 
-    The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional).
+    The .npz holds `images`, uint8 (N, H, W, C), and `labels`, int64 (N,) (-1 if unconditional or
+    of --prompt).
     """
-    from slimctl.jobs.export.samples import write_samples
+    from slimctl.jobs.export.samples import Asked, write_samples
 
-    store = open_store(storage)
+    store, asked = open_store(storage), Asked(prompt, negative, guidance)
     write_samples(
-        store, find_model_id(store, model), output, count=count, seed=seed, label=label, nfe=nfe
-    )
+        store, find_model_id(store, model), output,
+        count=count, seed=seed, label=label, nfe=nfe, asked=asked,
+    )  # fmt: skip
     echo(str(output))

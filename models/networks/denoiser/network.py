@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
+from slimctl.models.conditions import Condition, Embedded, GivenTexts
 from slimctl.models.flows.denoising import make_flow
 from slimctl.models.losses import expected_image
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
-from slimctl.models.shapes import Float, Int, Tensor
+from slimctl.models.shapes import Float, Tensor
 from slimctl.models.spec import ImageShape
 
 
@@ -21,6 +22,14 @@ class Denoiser(nn.Module):
         super().__init__()
         self.flow = make_flow(spec.network.build(image), image, spec.flow)
         self._t = 1.0 / (1.0 + spec.sigma)
+        if spec.takes_text:
+            self.flow.text = GivenTexts()
+
+    def example_text(self, batch: int, device: torch.device | str) -> Embedded | None:
+        """Texts of the form that it takes, with numbers that mean nothing; None of classes."""
+        example = getattr(self.network, "example_text", None)
+        text: Embedded | None = example(batch, device) if example else None
+        return text
 
     @property
     def network(self) -> nn.Module:
@@ -32,7 +41,7 @@ class Denoiser(nn.Module):
         self,
         x0: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
-        label: Int[Tensor, " b"] | None = None,
+        label: Condition = None,
     ) -> Float[Tensor, "b c h w"]:
         """As `NetworkSpec` says, of pure noise: what t is does not count."""
         begin = torch.full_like(t, self._t)

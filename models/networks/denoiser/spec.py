@@ -61,6 +61,16 @@ class DenoiserSpec(NetworkSpec):
         level = min(sigma or flow.levels()[1], HIGHEST)
         return cls(network=network, flow=Parameterisation(**fields), sigma=level)
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether its network does."""
+        return self.network.takes_text
+
+    @property
+    def text_width(self) -> int | None:
+        """That of its network."""
+        return self.network.text_width
+
     def check(self, image: ImageShape) -> None:
         self.network.check(image)
 

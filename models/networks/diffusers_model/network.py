@@ -7,7 +7,7 @@ import diffusers
 import torch
 from torch import nn
 
-from slimctl.models.conditions import Condition
+from slimctl.models.conditions import Condition, Embedded
 from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
 from slimctl.models.shapes import Float, Tensor
 from slimctl.models.spec import ImageShape
@@ -25,6 +25,7 @@ class DiffusersModel(nn.Module):
         made = cls.from_config(config)
         self.model: nn.Module = made
         self._call = CALLS[spec.model]
+        self._spec = spec
         self._channels = image.channels
         self._convention = spec.convention
         self._timesteps = spec.timesteps
@@ -40,7 +41,38 @@ class DiffusersModel(nn.Module):
         answer = torch.narrow(answer, 1, 0, self._channels)
         return -answer if self._convention == "flow" else answer
 
+    def example_text(self, batch: int, device: torch.device | str) -> Embedded | None:
+        """Texts of the form that it takes, with numbers that mean nothing; None of classes."""
+        width, config = self._spec.text_width, self._spec.config
+        if width is None:
+            return None
+        tokens = TOKENS.get(self._spec.model, 77)
 
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, device=device)
+
+        pooled = config.get("pooled_projection_dim")
+        extra = {"PixArtTransformer2DModel": 3}.get(self._spec.model)
+        if config.get("addition_embed_type") == "text_time":
+            extra = 6
+            told = extra * int(config["addition_time_embed_dim"])
+            pooled = int(config["projection_class_embeddings_input_dim"]) - told
+        if self._spec.packed:
+            pooled = pooled or 768
+        return Embedded(
+            zeros(tokens, width),
+            torch.ones(batch, tokens, dtype=torch.int64, device=device) if extra == 3 else None,
+            None if pooled is None else zeros(pooled),
+            None if extra is None else zeros(extra) + 1.0,
+        )
+
+
+TOKENS: Mapping[str, int] = {
+    "SD3Transformer2DModel": 333,
+    "FluxTransformer2DModel": 512,
+    "PixArtTransformer2DModel": 120,
+}
+"""Tokens of a prompt in the published pipelines; others 77."""
 Call = Callable[[Any, Tensor, Tensor, Any, float | None], Tensor]
 """(network, points, what it is told of the time, condition, embedded guidance) -> its answer."""
 
@@ -54,7 +86,14 @@ def _unet(model: Any, x: Tensor, time: Tensor, text: Any, _: float | None) -> Te
     added = None
     if model.config.addition_embed_type is not None:
         added = {"text_embeds": text.pooled, "time_ids": text.extra}
-    answer: Tensor = model(x, time, text.sequence, added_cond_kwargs=added, return_dict=False)[0]
+    answer: Tensor = model(
+        x,
+        time,
+        text.sequence,
+        added_cond_kwargs=added,
+        encoder_attention_mask=text.mask,
+        return_dict=False,
+    )[0]
     return answer
 
 

@@ -68,6 +68,17 @@ class DiffusersModelSpec(NetworkSpec):
         return self.model != "DiTTransformer2DModel"
 
     @property
+    def text_width(self) -> int | None:
+        """Numbers of each token."""
+        name = {
+            "UNet2DConditionModel": "cross_attention_dim",
+            "PixArtTransformer2DModel": "caption_channels",
+        }.get(self.model, "joint_attention_dim")
+        usual = {"cross_attention_dim": 1280, "joint_attention_dim": 4096}
+        width: int | None = self.config.get(name, usual.get(name))
+        return width if self.takes_text else None
+
+    @property
     def null_class(self) -> int | None:
         """The class that stands for none; None = there is none."""
         if self.takes_text:

@@ -38,7 +38,8 @@ COMMANDS = {
     "gc": {"--delete", "--storage", "--json"},
     "doctor": {"--storage", "--address", "--tracking", "--json"},
     "sample": {
-        "model", "-n", "--count", "--seed", "--label", "--nfe", "-o", "--output", "--storage",
+        "model", "-n", "--count", "--seed", "--label", "--nfe", "--prompt", "--negative",
+        "--guidance", "-o", "--output", "--storage",
     },
     "export": {
         "model", "--to", "-o", "--output", "--nfe", "--name", "--licence", "--license", "--force",
