@@ -6,6 +6,7 @@ to nothing. The bottleneck is read while the flow runs, behind whatever scaling 
 that EDM's networks serve as well as ours.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -85,8 +86,8 @@ def _with_bottleneck(flow: Flow, xt: Tensor, t: Tensor, label: Condition) -> tup
     """A flow's velocity and what its network's bottleneck gave on the way, (b, c, h, w)."""
     caught: list[Tensor] = []
 
-    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
-        caught.append(output)
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        caught.append(_as_map(output))
 
     hook = _bottleneck(flow).register_forward_hook(keep)
     try:
@@ -94,6 +95,16 @@ def _with_bottleneck(flow: Flow, xt: Tensor, t: Tensor, label: Condition) -> tup
     finally:
         hook.remove()
     return velocity, caught[-1]
+
+
+def _as_map(output: Any) -> Tensor:
+    """What a layer gave as (b, c, h, w): tokens (b, n, c), the last of several, are a square."""
+    features: Tensor = output[-1] if isinstance(output, tuple) else output
+    if features.dim() == 4:
+        return features
+    b, n, c = features.shape
+    side = math.isqrt(n)
+    return features.transpose(1, 2).reshape(b, c, side, side)
 
 
 def _bottleneck(flow: Flow) -> nn.Module:
@@ -108,7 +119,7 @@ def _bottleneck(flow: Flow) -> nn.Module:
     if layer is None:
         raise ValueError(
             f"a {type(network).__name__} names no bottleneck to judge images by"
-            "\n  fix: leave adversarial out, or use a song_unet, adm or mlp"
+            "\n  fix: leave adversarial out, or use a song_unet, adm, mlp or diffusers_model"
         )
     return layer
 

@@ -423,6 +423,39 @@ class PairSet(Handle):
         return self.shards
 
 
+class LatentSet(Handle):
+    """Latents of a data set's images, in their order: `x1` float16 (n, C, H, W) in shards."""
+
+    image: ImageShape
+    """Shape of the latents; classes > 0 if the images are labelled."""
+    count: int
+    shard_size: int
+    label_counts: tuple[int, ...] = ()
+    """Images of each class; () if unlabelled."""
+    flip_valid: bool = False
+    """Whether a mirrored latent is as good: it is not that of the mirrored image."""
+    dataset: Dataset
+    """The images, and their labels."""
+    autoencoder: Autoencoder
+    """What encoded them."""
+    shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+
+    def facts(self) -> Facts:
+        counts = self.label_counts
+        return Facts(
+            image=self.image,
+            count=self.count,
+            flip_valid=self.flip_valid,
+            classes_seen=sum(count > 0 for count in counts),
+            label_counts=counts,
+            latents=self.autoencoder.space,
+            made="LatentSet",
+        )
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return self.shards
+
+
 class SubsetQuality(Spec):
     """Quality of the samples of some labels, against the real images of those labels."""
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, PairSet
+from slimctl.jobs.base.artifacts import Dataset, FeatureNet, Flow, Generator, LatentSet, PairSet
 from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_space
 from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.critic import CriticSpec, check_critic
@@ -86,8 +86,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     """Noise level that the student takes its noise for where it starts from a flow, of any
     prediction; SiD has 2.5. null = where that flow begins: it adds a velocity to pure noise, at
     t = 0, or begins at the highest level of a flow that predicts noise, images or v."""
-    data: Ref[Dataset]
-    """Real images for the score, `adversarial` and `critic`; with a partition those of its part."""
+    data: Ref[Dataset | LatentSet]
+    """Real images for the score, `adversarial` and `critic`; with a partition those of its part. A
+    teacher of latents is scored by images or by latents, and `adversarial` takes latents."""
     fake: Ref[Flow] | None = None
     """Flow that the score network (the papers' fake one) starts from; null = the teacher."""
     objective: Annotated[MatchingObjective, ADDED] = DMD2Objective()
@@ -244,12 +245,18 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             ),
             lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
+            lambda: self._check_judged(inputs),
             lambda: self._check_start(inputs),
             lambda: self._check_fake(inputs),
             lambda: check_critic(self.critic, known),
             lambda: self.check_guidance(inputs, "teacher", self.teacher.job),
             lambda: require_weights(self.distance, made),
         )
+
+    def _check_judged(self, inputs: "Mapping[str, Facts]") -> None:
+        """Raises FieldError where real images are judged in another space than the student's."""
+        if self.adversarial is not None:
+            check_space(inputs, "data", "teacher", self.teacher.job)
 
     def _check_start(self, inputs: "Mapping[str, Facts]") -> None:
         if self.start is None:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.artifacts import Dataset, Flow, LatentSet
 from slimctl.jobs.base.cluster import FORWARD, Work
 from slimctl.jobs.base.context import JobContext
-from slimctl.jobs.base.facts import Facts, check_each
+from slimctl.jobs.base.facts import Facts, check_each, check_space
 from slimctl.jobs.base.guidance import GuidedJobSpec
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.memory import Frozen, Load, image_bytes
@@ -31,8 +31,9 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
 
     teacher: Ref[Flow]
     """The flow to imitate."""
-    data: Ref[Dataset]
-    """Real images; with a partition those of the part's labels."""
+    data: Ref[Dataset | LatentSet]
+    """Real images, or their latents for a teacher of latents; with a partition those of the part's
+    labels."""
     network: AnyNetworkSpec
     """Architecture of the student."""
     time: TimeDensity = UniformTime()
@@ -64,6 +65,7 @@ class MatchTeacher(GuidedJobSpec, PartTrainingSpec):
         return check_each(
             made,
             lambda: self.check_source(inputs, source, made.network, self.flip),
+            lambda: check_space(inputs, "data", *source),
             lambda: self.check_guidance(inputs, *source),
         )
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from slimctl.jobs.base.artifacts import Dataset, EmbeddedPrompts, Flow
+from slimctl.jobs.base.artifacts import Dataset, EmbeddedPrompts, Flow, LatentSet
 from slimctl.jobs.base.cluster import Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import (
@@ -37,8 +37,8 @@ class TrainFlow(TrainingSpec):
         Liu et al., arXiv 2209.03003, eq. 1, with the same direction of time.
     """
 
-    data: Ref[Dataset]
-    """Images to learn."""
+    data: Ref[Dataset | LatentSet]
+    """Images to learn, or their latents."""
     network: AnyNetworkSpec
     """Architecture of the velocity network."""
     conditional: bool = False
@@ -67,6 +67,7 @@ class TrainFlow(TrainingSpec):
             flip_valid=data.flip_valid,
             null_class=self._null_class(data.image),
             prompts=context.input(self.prompts) if self.prompts else None,
+            autoencoder=data.autoencoder if isinstance(data, LatentSet) else None,
         )
         return train_model(context, self, FlowMatching(self, context.handles), made)[0]
 
@@ -89,6 +90,7 @@ class TrainFlow(TrainingSpec):
         made = Facts(
             image=image,
             flip_valid=known.flip_valid,
+            latents=known.latents,
             flow=Parameterisation(null_class=null_class),
             network=self._network(),
             text_width=inputs["prompts"].text_width if self.prompts else None,

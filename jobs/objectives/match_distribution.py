@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from slimctl.jobs.base.artifacts import LatentSet
 from slimctl.jobs.base.context import Handles
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.storage.flows import open_flow, open_guided
@@ -103,8 +104,9 @@ class DistributionMatching(Objective):
             self._term = CriticTerm(spec.critic, self._real, image, share, seed, flip=self._flip)
             self._judged_by_term = Draws(derive_seed(seed, "image critic"), share, image)
         features = self.handles[spec.judge] if spec.judge else None
+        images = data.dataset if isinstance(data, LatentSet) else data
         self._evaluator = Evaluator(
-            store, data, features, labels, self._counts, image, self._t_start,
+            store, images, features, labels, self._counts, image, self._t_start,
             spec.score_samples, seed, autoencoder=teacher.autoencoder,
         )  # fmt: skip
         self._evaluator.prepare(share.device, share.rank, share.world)

@@ -18,6 +18,7 @@ from slimctl.jobs.base.artifacts import (
     Flow,
     Generator,
     Handle,
+    LatentSet,
 )
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.rows import FileRows
@@ -76,18 +77,30 @@ def load_images(store: Store, dataset: Dataset, index: Tensor | None = None) -> 
     return torch.cat(parts)
 
 
+def load_latents(store: Store, data: LatentSet) -> Tensor:
+    """All latents of a set, float16 (N, C, H, W).
+
+    Raises:
+        DamagedArtifact: a shard is not what the set says.
+    """
+    return torch.cat([load_file(path)["x1"] for path in store.shards(data.shards)])
+
+
 def load_part(
-    store: Store, data: Dataset, labels: tuple[int, ...] | None, *, conditional: bool
+    store: Store, data: Dataset | LatentSet, labels: tuple[int, ...] | None, *, conditional: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Images uint8 (N, C, H, W), and their labels int64 (N,) if the model is conditional.
 
-    Images of other labels than those given are left out; None = all images.
+    Latents are float16. Images of other labels than those given are left out; None = all images.
 
     Raises:
         UserError: there is no image of these labels.
         DamagedArtifact: the file is not what its manifest says.
     """
-    images, label = load_dataset_tensors(store, data)
+    if isinstance(data, LatentSet):
+        images, label = load_latents(store, data), load_labels(store, data.dataset)
+    else:
+        images, label = load_dataset_tensors(store, data)
     if labels is not None and label is not None:
         rows = _of_labels(label, labels)
         images, label = images[rows], label[rows]
@@ -101,7 +114,7 @@ class PartRows:
     """The images of some labels, in their file."""
 
     rows: FileRows
-    """Of all images: uint8 (H, W, C)."""
+    """Of all images: uint8 (H, W, C); latents are float16 (C, H, W)."""
     label: Tensor | None
     """Labels of all images, int64 (N,)."""
     index: Tensor | None
@@ -119,20 +132,25 @@ def channels_first(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).contiguous()
 
 
-def part_rows(store: Store, data: Dataset, labels: tuple[int, ...] | None) -> PartRows:
+def part_rows(store: Store, data: Dataset | LatentSet, labels: tuple[int, ...] | None) -> PartRows:
     """What `load_part` loads, to be read row by row.
 
     Raises:
         UserError: there is no image of these labels.
         DamagedArtifact: the file is not what its manifest says.
     """
-    label = load_labels(store, data)
+    label = load_labels(store, data.dataset if isinstance(data, LatentSet) else data)
     index = None
     if labels is not None:
         index = torch.empty(0) if label is None else _of_labels(label, labels)
     count = data.count if index is None else len(index)
     if count == 0:
         raise _no_image(data, labels)
+    if isinstance(data, LatentSet):
+        shape = (data.image.channels, data.image.size, data.image.size)
+        paths = store.shards(data.shards)
+        rows = FileRows(paths, data.shard_size, "x1", torch.float16, shape)
+        return PartRows(rows, label, index, count)
     shape = (data.image.size, data.image.size, data.image.channels)
     rows = FileRows([store.file(data, data.file)], data.count, "images", torch.uint8, shape)
     return PartRows(rows, label, index, count)
@@ -142,7 +160,7 @@ def _of_labels(label: Tensor, labels: tuple[int, ...]) -> Tensor:
     return torch.isin(label, torch.tensor(labels)).nonzero().squeeze(1)
 
 
-def _no_image(data: Dataset, labels: tuple[int, ...] | None) -> UserError:
+def _no_image(data: Dataset | LatentSet, labels: tuple[int, ...] | None) -> UserError:
     return UserError(
         data.id,
         f"has no image of the labels {', '.join(map(str, labels or ()))}",

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
-from slimctl.jobs.base.artifacts import Dataset, Flow, PairSet
+from slimctl.jobs.base.artifacts import Dataset, Flow, LatentSet, PairSet
 from slimctl.jobs.base.cluster import FORWARD, Work
-from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_labels, model_image
+from slimctl.jobs.base.facts import (
+    Facts,
+    FieldError,
+    check_each,
+    check_labels,
+    check_space,
+    model_image,
+)
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.spec import PartTrainingSpec, training_work
 from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
@@ -26,8 +33,8 @@ if TYPE_CHECKING:
 class LineTrainingSpec(PartTrainingSpec):
     """A training on lines from noise to image."""
 
-    data: Ref[Dataset] | None = None
-    """Real images at the ends of the lines; null = `pairs`."""
+    data: Ref[Dataset | LatentSet] | None = None
+    """Real images, or their latents, at the ends of the lines; null = `pairs`."""
     conditional: bool = False
     """Whether a model of `data` alone takes the label; a teacher or pairs say it themselves."""
     pairs: Ref[PairSet] | None = None
@@ -70,6 +77,7 @@ class LineTrainingSpec(PartTrainingSpec):
             image=model_image(data.image, self.conditional),
             label_counts=data.label_counts if self.conditional else (),
             flip_valid=data.flip_valid,
+            autoencoder=data.autoencoder if isinstance(data, LatentSet) else None,
         )
 
     def first_network(self, handles: "Handles") -> NetworkSpec:
@@ -104,6 +112,7 @@ class LineTrainingSpec(PartTrainingSpec):
         check_each(
             Facts(),
             lambda: self.check_source(inputs, source, network, self.flip),
+            lambda: check_space(inputs, "data", *source),
             lambda: self._check_start(inputs, image),
             lambda: self._check_pairs(inputs, image),
             lambda: check_labels(known, self.conditional, source[1]),

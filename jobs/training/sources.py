@@ -9,7 +9,7 @@ only cost time. Of pairs made elsewhere it is stored.
 import torch
 from torch import Tensor
 
-from slimctl.jobs.base.artifacts import Dataset, PairSet
+from slimctl.jobs.base.artifacts import Dataset, LatentSet, PairSet
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.pairs.shards import (
     pair_labels,
@@ -187,9 +187,10 @@ def pair_bytes(pairs: PairSet) -> int:
     return (6 if pairs.noise == "stored" else 2) * numbers(pairs)
 
 
-def image_bytes(data: Dataset) -> int:
-    """Bytes of a data set's images."""
-    return data.count * data.image.channels * data.image.size**2
+def image_bytes(data: Dataset | LatentSet) -> int:
+    """Bytes of a data set's images, or of its latents."""
+    each = 2 if isinstance(data, LatentSet) else 1
+    return each * data.count * data.image.channels * data.image.size**2
 
 
 def fits(size: int, device: torch.device) -> bool:
@@ -201,7 +202,7 @@ def fits(size: int, device: torch.device) -> bool:
 
 
 class ImageSource:
-    """The real images of a data set, and their labels where the model wants some.
+    """The real images of a data set, or its latents, and their labels where the model wants some.
 
     Raises:
         UserError: there is no image of these labels.
@@ -211,13 +212,14 @@ class ImageSource:
     def __init__(
         self,
         store: Store,
-        data: Dataset,
+        data: Dataset | LatentSet,
         device: torch.device,
         labels: tuple[int, ...] | None,
         *,
         conditional: bool,
     ) -> None:
         resident = fits(image_bytes(data), device)
+        self._latents = isinstance(data, LatentSet)
         self._home = device if resident else CPU
         self._stream: RowStream | None = None
         self._chosen: Tensor | None = None
@@ -243,11 +245,12 @@ class ImageSource:
             images, label = self._images[index], None if self._label is None else self._label[index]
         else:
             rows = self._stream.take(self._number(index))
-            images, label = channels_first(rows["images"]), rows.get("label")
+            images, label = rows["images"], rows.get("label")
+            images = images if self._latents else channels_first(images)
             following, its_step = draws.following(step)
             ahead = following.samples(its_step, self.count, self._home)
             self._stream.read_ahead(self._number(ahead))
-        x1 = to_float(images)
+        x1 = images.float() if self._latents else to_float(images)
         return mirror(x1, draws.flips(step)) if flip else x1, label
 
     def _number(self, index: Tensor) -> Tensor:

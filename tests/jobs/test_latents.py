@@ -13,22 +13,28 @@ from slimctl.jobs.evaluation import quality, step_grid
 from slimctl.jobs.export.samples import write_samples
 from slimctl.jobs.export.ship import ship
 from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.encode_latents import EncodeLatents
 from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.fit_step_grid import FitStepGrid
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.import_autoencoder import ImportAutoencoder
 from slimctl.jobs.kinds.import_teacher import ImportTeacher
+from slimctl.jobs.kinds.match_distribution import MatchDistribution
+from slimctl.jobs.kinds.match_teacher import MatchTeacher
 from slimctl.jobs.kinds.train_features import TrainFeatures
+from slimctl.jobs.kinds.train_flow import TrainFlow
+from slimctl.jobs.pairs.latents import LatentActor, LatentRecipe, encode_shard
 from slimctl.jobs.steps.episodes import flow_noises
 from slimctl.jobs.storage.autoencoders import open_autoencoder
 from slimctl.jobs.storage.flows import open_flow, open_network
+from slimctl.jobs.storage.tensors import load_dataset_tensors, load_part, part_rows
 from slimctl.models import onnx_export
 from slimctl.models.checkpoints import load_generator, load_teacher
 from slimctl.models.flows.flow import NetworkFlow
 from slimctl.models.metrics.cost import count_macs, count_parameters
 from slimctl.models.networks.autoencoder.spec import decoder_size
 from slimctl.models.networks.registry import parse_network
-from slimctl.models.pixels import to_uint8
+from slimctl.models.pixels import to_float, to_uint8
 from slimctl.models.sampling import Sampler
 from slimctl.models.solvers.solution import Solution
 from slimctl.models.solvers.spec import EulerSpec, GridSpec
@@ -186,3 +192,61 @@ def test_what_is_not_of_this_autoencoder_is_refused(refused, tmp_path, latent_te
         pairs="p", network=builders.NETWORK, two_step_weight=0.0, steps=1, distance=lpips
     )
     assert "pixels, not latents" in refused(distance, pairs=latent_teacher.facts()).what
+
+
+@pytest.fixture
+def encoded(run_job, latent_teacher, real):
+    asked = EncodeLatents(data="d", autoencoder="t", shard_size=8, batch_size=3)
+    return run_job(asked, data=real["data"], autoencoder=latent_teacher)
+
+
+def test_a_data_set_is_encoded_once_in_shards(store, run_job, encoded, latent_teacher, real):
+    assert (encoded.count, len(encoded.shards), encoded.image.size) == (20, 3, 8)
+    images, label = load_dataset_tensors(store, real["data"])
+    wanted = open_autoencoder(store, latent_teacher.autoencoder, CPU).encode(to_float(images))
+    found, labels = load_part(store, encoded, None, conditional=True)
+    assert torch.allclose(found.float(), wanted, atol=1e-2)
+    assert torch.equal(labels, label)
+    rows = part_rows(store, encoded, (2, 3))
+    assert torch.equal(rows.rows.read(rows.index), found[torch.isin(label, torch.tensor([2, 3]))])
+    recipe = LatentRecipe(store, encoded.id, real["data"], latent_teacher.autoencoder, 8, 3)
+    written = [store.blobs.read(file.path) for file in encoded.shards]
+    actor = LatentActor(recipe, 1)
+    store.blobs.delete(f"{recipe.name(1)}.json")  # an actor died before it wrote the record
+    again = [actor._recipe.find(0), encode_shard(recipe, actor._opened(), 1, CPU, "cpu")]
+    assert [record.file for record in again] == list(encoded.shards[:2])
+    assert [store.blobs.read(file.path) for file in encoded.shards] == written
+
+
+def test_latents_are_what_flows_of_latents_learn_from(run_job, encoded, latent_teacher, real):
+    short = {"steps": 1, "batch_size": 4, "seed": 0}
+    learned = run_job(
+        TrainFlow(data="d", network=builders.NETWORK, conditional=True, **short), data=encoded
+    )
+    assert (learned.image, learned.autoencoder) == (latent_teacher.image, encoded.autoencoder)
+    slim = {"slim_of": "t", "width": 0.5}
+    asked = MatchTeacher.model_validate({"teacher": "t", "data": "d", "network": slim, **short})
+    inputs = {"teacher": latent_teacher, "slim_of": latent_teacher}
+    matched = run_job(asked, data=encoded, **inputs)
+    assert matched.prediction == "noise"
+    matching = MatchDistribution(
+        teacher="t", start="s", data="d", adversarial={}, score_samples=4, fake_updates=1,
+        **short | {"batch_size": 2},
+    )  # fmt: skip
+    student = run_job(matching, teacher=latent_teacher, start=matched, data=encoded)
+    assert student.network["kind"] == "denoiser"
+    assert student.autoencoder == latent_teacher.autoencoder
+
+
+def test_pixels_where_latents_are_learned_are_refused(refused, latent_teacher, real, encoded):
+    data, known = real["data"].facts(), latent_teacher.facts()
+    asked = MatchTeacher(teacher="t", data="d", network=builders.NETWORK, steps=1)
+    assert "are pixels, but 't' is of latents" in refused(asked, teacher=known, data=data).what
+    other = replace(known, latents=replace(known.latents, weights="ab"))
+    wrong = refused(asked, teacher=other, data=encoded.facts())
+    assert "of another autoencoder than those of 't'" in wrong.what
+    images = EncodeLatents(data="d", autoencoder="t")
+    grey = Facts(ImageShape(channels=1, size=16), 20)
+    assert "takes 3 channels" in refused(images, data=grey, autoencoder=known).what
+    plain = Facts(PIXELS, made="Flow")
+    assert "a flow of pixels" in refused(images, data=data, autoencoder=plain).what

@@ -32,6 +32,23 @@ class DiffusersModel(nn.Module):
         self._guidance = spec.embedded_guidance
         _settle(made, spec.frequency_shift)
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The layer whose output sums up the image: a U-Net's middle, a transformer's middle block.
+
+        Tokens of a transformer are (b, n, c); where it answers with several, the image's are last.
+        """
+        blocks: Any = getattr(self.model, "transformer_blocks", None)
+        middle: Any = self.model.mid_block if blocks is None else blocks[len(blocks) // 2]
+        layer: nn.Module = middle
+        return layer
+
+    @property
+    def recomputable(self) -> list[nn.Module]:
+        """The blocks whose activations can be computed again on the way back."""
+        kinds = ("TransformerBlock", "ResnetBlock2D")
+        return [part for part in self.modules() if type(part).__name__.endswith(kinds)]
+
     def forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], label: Condition = None
     ) -> Float[Tensor, "b c h w"]:

@@ -14,6 +14,7 @@ from slimctl.jobs.base.artifacts import (
     Flow,
     Generator,
     Handle,
+    LatentSet,
     PairSet,
     Partition,
     PromptSet,
@@ -52,6 +53,15 @@ EXAMPLES = [
     ),
     Generator(id="g", image=IMAGE, network={"kind": "adm"}, parameters=7, flip_valid=True),
     AUTOENCODER,
+    LatentSet(
+        id="ls",
+        image=IMAGE,
+        count=5,
+        shard_size=4,
+        dataset=DATA,
+        autoencoder=AUTOENCODER,
+        shards=(ShardFile(path="pairs/ls/0", size=3, sha256="ab"),) * 2,
+    ),
     PairSet(
         id="p-5",
         image=IMAGE,
