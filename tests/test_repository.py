@@ -81,7 +81,7 @@ PAPER = ("cifar10.yaml", "ffhq64.yaml", "imagenet64.yaml")
 TEACHERS = ("edm_teacher.yaml", "slimflow_teacher.yaml", "diffusers_teacher.yaml")
 OWN_IMAGES = (
     "my_images.yaml", "cifar10_smoke.yaml", "ablation_cifar10.yaml", "recipes_cifar16.yaml",
-    *TEACHERS, *PAPER,
+    *TEACHERS, *PAPER, "dit256.yaml",
 )  # fmt: skip
 
 
@@ -93,8 +93,10 @@ def load_config(config: Path, files: Path, storage: Path, *more: str) -> Pipelin
     named = ["jobs.data.source"] if config.name in OWN_IMAGES else []
     named = ["jobs.data.source", "jobs.teacher.path"] if config.name in TEACHERS else named
     named = list(PATHS) if config.name in PAPER else named
+    if config.name == "dit256.yaml":
+        named = ["jobs.data.source", "jobs.teacher.path", "jobs.features.weights"]
     overrides = [f"{name}={files / PATHS[name]}" for name in named]
-    if config.name == "imagenet64.yaml":
+    if config.name in ("imagenet64.yaml", "dit256.yaml"):
         overrides += ["jobs.data.classes=4", "jobs.teacher.classes=4"]
     return resolve(load_pipeline(config, [*overrides, *more], str(storage)).pipeline)
 

@@ -10,7 +10,11 @@ from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, LatentSpace, MissingFile
 from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
-from slimctl.models.flows.parameterisation import Prediction, Schedule
+from slimctl.models.flows.parameterisation import Parameterisation, Prediction, Schedule
+from slimctl.models.networks.autoencoder.spec import usual_autoencoder
+from slimctl.models.networks.diffusers_model.spec import DiffusersModelSpec
+from slimctl.models.networks.registry import parse_network
+from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
@@ -206,11 +210,31 @@ class ImportTeacher(JobSpec):
         return self._stated()
 
     def _stated(self) -> Facts:
-        """What the fields alone tell of the teacher."""
+        """What the fields alone tell of the teacher, whose file may not be there yet.
+
+        A network of diffusers works on latents, for which Stable Diffusion's autoencoder is taken.
+        """
         if not self.size or not self.image_channels or self.classes is None:
             return Facts(flip_valid=self.flip_valid)
         image = ImageShape(channels=self.image_channels, size=self.size, classes=self.classes)
-        return Facts(image, flip_valid=self.flip_valid)
+        network, latents, flow = self._stated_network(), None, None
+        if isinstance(network, DiffusersModelSpec):
+            latents = LatentSpace(usual_autoencoder(self.image_channels))
+        if network is not None:
+            given = {"prediction": self.prediction, "schedule": self.schedule}
+            null_class = getattr(network, "null_class", None) or None
+            known = {name: value for name, value in given.items() if value is not None}
+            flow = Parameterisation(null_class=null_class, **known)
+        return Facts(image, flip_valid=self.flip_valid, network=network, latents=latents, flow=flow)
+
+    def _stated_network(self) -> NetworkSpec | None:
+        """The network that the fields give whole; None = only the file tells."""
+        if self.network is None or not {"kind", "preset"} & set(self.network):
+            return None
+        try:
+            return parse_network(self.network)
+        except ValueError as error:
+            raise FieldError("network", str(error).partition("\n")[0]) from error
 
     def preflight(self) -> Facts:
         read = self._read()

@@ -88,6 +88,21 @@ class AutoencoderSpec(Spec):
         return Autoencoder(self)
 
 
+def usual_autoencoder(channels: int) -> AutoencoderSpec:
+    """The autoencoder of Stable Diffusion, for so many latent channels.
+
+    Source: Rombach et al., arXiv 2112.10752, its KL autoencoder of factor 8.
+    """
+    config = {
+        "latent_channels": channels,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+    }
+    return AutoencoderSpec(config=config)
+
+
 @cache
 def decoder_size(autoencoder: AutoencoderSpec, latents: ImageShape) -> NetworkSize:
     """Parameters of the decoder, and multiply-adds of decoding the latents of one image."""
