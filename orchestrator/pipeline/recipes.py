@@ -70,6 +70,7 @@ RECIPES: Mapping[str, Mapping[str, Stage]] = {
                 "batch_size": 32,
                 "pair_batch": 16,
                 "learning_rate": 5e-4,
+                "fake_learning_rate": 1.5e-3,
                 "warmup": 50,
                 "decay": "cosine",
             },

@@ -25,7 +25,7 @@ WRITTEN = """  small-start:
   small:
     {kind: match_distribution, teacher: teacher, pairs: pairs, data: data, start: small-start,
      judge_features: judge, fake_updates: 2, steps: 20, batch_size: 32, pair_batch: 16,
-     learning_rate: 5e-4, warmup: 50, decay: cosine}
+     learning_rate: 5e-4, fake_learning_rate: 1.5e-3, warmup: 50, decay: cosine}
 """
 
 
