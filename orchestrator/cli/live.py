@@ -1,5 +1,6 @@
 """What a user sees while a run goes on: a live list of jobs on a terminal, lines when piped."""
 
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ import typer
 from slimctl.orchestrator.cli.options import warn
 from slimctl.orchestrator.cli.tables import Row, collapsed, counted
 from slimctl.orchestrator.pipeline.diagnostics import Problem
-from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.planning.plan import EXPERIMENT_VARIABLE, TRACKING_VARIABLE, RunPlan
 from slimctl.orchestrator.runs.events import Event
 from slimctl.orchestrator.runs.status import JobStatus, RunStatus, apply, clock
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
 
 PLAIN_PROGRESS_S = 10.0
+VARIABLES = (TRACKING_VARIABLE, EXPERIMENT_VARIABLE)
 MARKS = {
     "waiting": ("·", "dim"),
     "interrupted": ("‖", "yellow"),
@@ -67,6 +69,9 @@ class View(ABC):
             typer.echo(
                 f"run {run}: {todo} of {len(plan.jobs)} jobs to do, store {plan.storage}", err=True
             )
+            if named := [name for name in VARIABLES if os.environ.get(name)]:
+                where = f"MLflow {plan.tracking}, experiment {plan.experiment}"
+                typer.echo(f"{where} ({' and '.join(named)})", err=True)
 
     def warnings(self, warnings: Sequence[Problem]) -> None:
         """Shows the warnings about the jobs that are going to run."""

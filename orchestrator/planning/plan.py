@@ -1,5 +1,6 @@
 """What a submission would do, as data: per job reuse, resume or run, and why. Pure reading."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from slimctl.orchestrator.planning.graph import Graph, identities, preflight
 from slimctl.orchestrator.planning.memory import MemoryPlan, memory_plan
 
 SQLITE = "sqlite:///"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 Action = Literal["reuse", "resume", "run", "blocked"]
 
 
@@ -65,6 +68,8 @@ class RunPlan(Spec):
     storage: str
     tracking: str | None
     """MLflow URI; None = tracking is off."""
+    experiment: str = ""
+    """MLflow experiment; "" = called after the pipeline."""
     jobs: tuple[PlannedJob, ...]
     """In an order in which inputs come first."""
     resources: Resources | None = None
@@ -200,11 +205,15 @@ def make_plan(pipeline: Pipeline, graph: Graph, store: Store) -> RunPlan:
         )
     if pipeline.tracking:
         check_secretless(pipeline.tracking, "tracking")
-    tracking = absolute_uri(pipeline.tracking) if pipeline.tracking else default_tracking(store)
+    elif os.environ.get(TRACKING_VARIABLE):
+        check_secretless(os.environ[TRACKING_VARIABLE], TRACKING_VARIABLE)
+    stated = pipeline.tracking or os.environ.get(TRACKING_VARIABLE)
+    tracking = absolute_uri(stated) if stated else default_tracking(store)
     return RunPlan(
         name=pipeline.name,
         storage=store.uri,
         tracking=tracking,
+        experiment=os.environ.get(EXPERIMENT_VARIABLE) or pipeline.name,
         jobs=tuple(planned),
         resources=pipeline.resources,
         price=pipeline.price,

@@ -10,6 +10,7 @@ store, not a copy. `champion` and `smallest` are aliases of versions.
 
 import contextlib
 import fcntl
+import json
 import os
 import queue
 import threading
@@ -19,21 +20,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slimctl.jobs.base.artifacts import (
+    Dataset,
     Handle,
     QualityReport,
     StepPolicy,
     StepReport,
     SweepReport,
 )
-from slimctl.jobs.base.errors import DamagedArtifact
+from slimctl.jobs.base.errors import DamagedArtifact, SlimError
 from slimctl.jobs.base.keys import canonical_json
 from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics import metrics as declared_metrics
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, sqlite_file
 from slimctl.orchestrator.results.collect import quality_reports
 from slimctl.orchestrator.results.pool import beats, fid_protocol
+from slimctl.orchestrator.results.report import gather, render
 from slimctl.orchestrator.runs.events import Event, read_events
-from slimctl.orchestrator.runs.runs import read_status, run_lease
+from slimctl.orchestrator.runs.runs import read_pipeline, read_status, run_lease
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,13 +123,12 @@ class Tracker:
 
         uri = self._plan.tracking
         self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(self._plan.name)
+        name = self._plan.experiment or self._plan.name
+        found = self._client.get_experiment_by_name(name)
         if found is None:
             local = "://" not in self._store.uri
             place = Path(self._store.uri, "mlartifacts").as_uri() if local else None
-            self._experiment = self._client.create_experiment(
-                self._plan.name, place, tags=TRAINING_PAGES
-            )
+            self._experiment = self._client.create_experiment(name, place, tags=TRAINING_PAGES)
         else:
             self._experiment = found.experiment_id
         self._end_dead_runs()
@@ -172,6 +174,7 @@ class Tracker:
                 self._job_event(event)
             elif event.name == "run_ended":
                 state = MLFLOW_STATUS.get(event.details["state"], "KILLED")
+                self._summarise(event)
                 if state == "FINISHED":
                     self._register()
                 self._end(self._parent, state, event)
@@ -191,6 +194,46 @@ class Tracker:
             child = self._children[job]
             for first in range(0, len(points), 1000):
                 self._client.log_batch(child, metrics=points[first : first + 1000])
+
+    def _summarise(self, event: Event) -> None:
+        """Puts on the run itself what it reached and took, so that runs compare by themselves."""
+        status = read_status(self._store.blobs, self._run)
+        reports = quality_reports(self._store, status)
+        hours = {f"{device.lower()}_hours": n for device, n in status.hours(event.time).items()}
+        if self._plan.price:
+            hours["cost"] = self._plan.price.of(status.hours(event.time))
+        metrics, tags = summary(reports)
+        self._log_numbers(self._parent, {**metrics, **hours})
+        for name, value in tags.items():
+            self._client.set_tag(self._parent, name, value)
+        with contextlib.suppress(SlimError, OSError):
+            text = read_pipeline(self._store.blobs, self._run)
+            self._client.log_text(self._parent, text, "pipeline.yaml")
+            page = gather(self._store, self._run, trajectories=False)
+            self._client.log_text(self._parent, render(page), "report.html")
+
+    def _log_dataset(self, job: PlannedJob, data: Dataset) -> None:
+        """Names a data set among the inputs of the run."""
+        from mlflow.entities import Dataset as Named
+        from mlflow.entities import DatasetInput
+
+        source = {"uri": str(job.fields.get("source", job.kind))}
+        profile = {"images": data.count, **data.image.model_dump()}
+        named = Named(
+            name=job.name,
+            digest=job.key[:36],
+            source_type="slimctl",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
+        self._client.log_inputs(self._parent, [DatasetInput(named)])
+
+    def _log_numbers(self, run: str, numbers: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        made = [Metric(name, float(value), now, 0) for name, value in numbers.items()]
+        self._client.log_batch(run, metrics=made)
 
     def _register(self) -> None:
         """Registers what the run would have a user take; a server without models is left alone."""
@@ -246,8 +289,6 @@ class Tracker:
 
     def _log_result(self, child: str, job: PlannedJob) -> None:
         """Measured numbers of a finished job, and its pictures."""
-        from mlflow.entities import Metric
-
         try:
             manifest = self._store.manifest(job.artifact)
             handle = self._store.load_any(job.artifact)
@@ -256,11 +297,11 @@ class Tracker:
         numbers = {name: value for name, value in handle if isinstance(value, (int, float))}
         if manifest is not None:
             numbers |= {"wall_s": manifest.wall_s, "device_s": manifest.device_s}
-        now = int(time.time() * 1000)
         declared = {field for metric in declared_metrics().values() for field in metric.fields}
         kept = {*declared, *NUMBERS, "wall_s", "device_s"}
-        metrics = [Metric(k, float(v), now, 0) for k, v in numbers.items() if k in kept]
-        self._client.log_batch(child, metrics=metrics)
+        self._log_numbers(child, {k: v for k, v in numbers.items() if k in kept})
+        if isinstance(handle, Dataset):
+            self._log_dataset(job, handle)
         if isinstance(handle, SweepReport) and handle.chosen is not None:
             values = handle.trials[handle.chosen].values
             for name, run in self._children.items():
@@ -364,6 +405,39 @@ def aliases(models: Sequence[Measured]) -> dict[str, Measured]:
             (one for one in models if one.nfe == fewest), key=lambda one: (one.parameters, one.fid)
         ),
     }
+
+
+COMPARED = ("fid", "kid", "parameters", "macs", "nfe", "latency_ms")
+"""Numbers of the best and of the smallest student that stand on the run."""
+
+
+def summary(reports: Mapping[str, QualityReport]) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and tags of a run: of its best and its smallest student, and against its teacher.
+
+    They are the models that `aliases` names; the teacher is the measured flow of the most
+    weights, at its lowest FID. `compression` is weights of the teacher over those of the
+    student, `speedup` the same of latencies (of MACs x NFE where these are of unlike devices).
+    """
+    named = aliases(measured(reports))
+    flows = [one for one in reports.values() if one.model_type == "Flow"]
+    teacher = min(flows, key=lambda one: (-one.parameters, one.fid), default=None)
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    for alias, prefix in (("champion", "best"), ("smallest", "smallest")):
+        if alias not in named:
+            continue
+        report = reports[named[alias].by]
+        tags[f"slimctl.{prefix}"] = named[alias].by
+        numbers = {name: report.number(name) for name in COMPARED}
+        metrics |= {f"{prefix}_{name}": n for name, n in numbers.items() if n is not None}
+        if teacher is not None and teacher.model != report.model:
+            metrics[f"{prefix}_compression"] = teacher.parameters / max(1, report.parameters)
+            alike = (teacher.device, teacher.threads) == (report.device, report.threads)
+            cost = "latency_ms" if alike else "sample_macs"
+            ours, theirs = report.number(cost), teacher.number(cost)
+            if ours and theirs:
+                metrics[f"{prefix}_speedup"] = theirs / ours
+    return metrics, tags
 
 
 def register(

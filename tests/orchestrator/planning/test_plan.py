@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from slimctl.jobs.base.artifacts import Dataset, Flow
+from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import ImageShape
 from slimctl.orchestrator.pipeline.pipeline import Pipeline, parse_pipeline, resolve
@@ -204,3 +205,18 @@ def test_a_relative_uri_in_a_folder_that_is_none(tmp_path, monkeypatch):
         tmp_path, "a%20b", "my runs.db"
     )
     assert absolute_uri("sqlite:///x.db?timeout=3").endswith("?timeout=3")
+
+
+def test_mlflows_own_variables_are_respected_where_the_file_says_nothing(tmp_path, monkeypatch):
+    plain = planned(pipeline_in(tmp_path))
+    assert plain.experiment == plain.name
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team")
+    made = planned(pipeline_in(tmp_path))
+    assert (made.tracking, made.experiment) == ("http://127.0.0.1:5000", "team")
+    stated = pipeline_in(tmp_path).model_copy(update={"tracking": "http://127.0.0.1:6000"})
+    assert planned(stated).tracking == "http://127.0.0.1:6000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:5000")
+    with pytest.raises(UserError) as caught:
+        planned(pipeline_in(tmp_path))
+    assert "secret@" not in str(caught.value)

@@ -8,7 +8,13 @@ from test_tracking import REPORT, Tracked
 
 from slimctl.jobs.base.artifacts import SweepReport, Trial
 from slimctl.orchestrator.planning.plan import RunPlan, as_event
-from slimctl.orchestrator.running.tracking import PARENT_TAG, aliases, measured, register
+from slimctl.orchestrator.running.tracking import (
+    PARENT_TAG,
+    aliases,
+    measured,
+    register,
+    summary,
+)
 
 
 def report(fid, parameters, nfe=1.0, model="m"):
@@ -43,6 +49,26 @@ def test_which_models_are_named(reports, champion, smallest):
     assert {name: one.by for name, one in named.items()} == {
         "champion": champion, "smallest": smallest,
     }  # fmt: skip
+
+
+def test_a_run_is_summarised_by_its_best_and_its_smallest_student():
+    flow = {"model_type": "Flow", "model": "teacher"}
+    teacher = report(1.0, 900, nfe=50.0).model_copy(update=flow)
+    reports = {
+        "teacher": teacher,
+        "worse": teacher.model_copy(update={"fid": 200.0, "nfe": 1.0, "latency_ms": 2.0}),
+        "big": report(5.0, 300, model="big"),
+        "small": report(9.0, 90, model="small"),
+    }
+    metrics, tags = summary(reports)
+    assert tags == {"slimctl.best": "big", "slimctl.smallest": "small"}
+    assert (metrics["best_fid"], metrics["smallest_fid"]) == (5.0, 9.0)
+    assert (metrics["best_compression"], metrics["smallest_compression"]) == (3.0, 10.0)
+    assert metrics["best_speedup"] == 50.0  # 100 ms of fifty evaluations against 2 ms
+    assert metrics["smallest_nfe"] == 1.0
+    elsewhere = {**reports, "teacher": teacher.model_copy(update={"device": "cuda"})}
+    assert summary(elsewhere)[0]["best_speedup"] == 50.0  # by MACs x NFE
+    assert summary({}) == ({}, {})
 
 
 def test_nothing_is_named_where_nothing_compares():

@@ -1,3 +1,4 @@
+import json
 import math
 import threading
 import time
@@ -11,6 +12,7 @@ from mlflow.entities import Run
 from slimctl.jobs.base.artifacts import Dataset, QualityReport
 from slimctl.jobs.storage.store import Store
 from slimctl.models.spec import ImageShape
+from slimctl.orchestrator.pipeline.operations import Price
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, as_event
 from slimctl.orchestrator.running import tracking
 from slimctl.orchestrator.running.tracking import (
@@ -22,7 +24,7 @@ from slimctl.orchestrator.running.tracking import (
     flatten,
 )
 from slimctl.orchestrator.runs.events import EventLog
-from slimctl.orchestrator.runs.runs import run_lease
+from slimctl.orchestrator.runs.runs import run_lease, save_pipeline
 
 REPORT = quality(fid=12.5, kid=0.25, kid_low=0.0, kid_high=0.5, parameters=1234, latency_ms=1.5)
 SHEET = b"\x89PNG of samples"
@@ -263,3 +265,26 @@ def test_nested_fields_become_dotted_names():
     assert dict(flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}})) == {
         "a": "1", "b.c": "[1, 2]",
     }  # fmt: skip
+
+
+def test_the_run_itself_says_what_it_reached_and_holds_its_files(tracked):
+    save_pipeline(tracked.store.blobs, RUN, "name: digits\n")
+    tracked.plan = tracked.plan.model_copy(update={"price": Price(cpu_hour=2.0)})
+    assert finished(tracked).track() == ""
+    parent = tracked.runs()[""]
+    assert parent.data.metrics["best_fid"] == REPORT.fid
+    assert parent.data.metrics["smallest_parameters"] == REPORT.parameters
+    assert parent.data.tags["slimctl.best"] == "quality"
+    assert {"cpu_hours", "gpu_hours", "cost"} <= parent.data.metrics.keys()
+    (named,) = [one.dataset for one in parent.inputs.dataset_inputs]
+    assert (named.name, named.digest) == ("data", "k")
+    assert json.loads(named.profile)["images"] == 5
+    files = {one.path for one in tracked.client.list_artifacts(parent.info.run_id)}
+    assert files == {"pipeline.yaml", "report.html"}
+
+
+def test_an_experiment_of_another_name_is_used(tracked):
+    tracked.plan = tracked.plan.model_copy(update={"experiment": "team"})
+    assert finished(tracked).track() == ""
+    assert tracked.client.get_experiment_by_name("team") is not None
+    assert tracked.client.get_experiment_by_name("digits") is None
