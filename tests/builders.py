@@ -125,14 +125,18 @@ TEXT_NETWORK = {
 
 
 def embed_prompts(
-    store: Store, folder: Path, prompts: Sequence[tuple[str, int | None]], **changes: Any
+    store: Store,
+    folder: Path,
+    prompts: Sequence[tuple[str, int | None]],
+    name: str = "encode_prompts-a",
+    **changes: Any,
 ) -> EmbeddedPrompts:
     """Prompts with labels in the store, embedded in this process by a sentence encoder."""
     file = folder / "prompts.jsonl"
     write_prompts(Prompts(tuple(Prompt(*each) for each in prompts), 0, 0, 0, 0), file)
     classes = max((label + 1 for _, label in prompts if label is not None), default=0)
     made = PromptSet(count=len(prompts), classes=classes)
-    held = put(store, "load_prompts-a", made, {"prompts.jsonl": file.read_bytes()})
+    held = put(store, f"load_{name}", made, {"prompts.jsonl": file.read_bytes()})
     encoder = save_sentence_encoder(folder / "encoder")
     fields = {"prompts": "p", "encoder": str(encoder), "length": 8, "shard_size": 4}
     spec = EncodePrompts(**fields | changes)
@@ -144,10 +148,10 @@ def embed_prompts(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "embed", embed)
-        inside = JobContext("p", "encode_prompts-a", store, {"p": held}, store.stage(), Cluster(1))
+        inside = JobContext("p", name, store, {"p": held}, store.stage(), Cluster(1))
         handle = spec.run(inside)
     null = (inside.folder / handle.null).read_bytes()
-    return put(store, "encode_prompts-a", handle, {handle.null: null})
+    return put(store, name, handle, {handle.null: null})
 
 
 TINY = """

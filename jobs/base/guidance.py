@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from slimctl.jobs.base.artifacts import EmbeddedPrompts, Flow
+from slimctl.jobs.base.artifacts import EmbeddedPrompts, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.refs import Ref
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slimctl.jobs.base.context import Handles
 
 
+ModelT = TypeVar("ModelT", Flow, Generator)
 GIVE_PROMPTS = "add 'prompts: ...', the name of an encode_prompts job with the teacher's encoder"
 
 
@@ -58,7 +59,7 @@ class GuidedJobSpec(JobSpec):
     stands for none."""
 
     prompts: Annotated[Ref[EmbeddedPrompts] | None, ADDED] = None
-    """Prompts that a flow of texts is asked for, from encode_prompts; null = those that it was
+    """Prompts that a model of texts is asked for, from encode_prompts; null = those that it was
     trained on. A teacher from a pipeline's folder has none."""
 
     def keyed(self, content: dict[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -74,8 +75,8 @@ class GuidedJobSpec(JobSpec):
         weaker = handles[self.weaker] if self.weaker else None
         return Guidance(_spec(self.guidance), weaker, self.negative or "")
 
-    def prompted(self, handles: "Handles", flow: Flow) -> Flow:
-        """The flow with the prompts that it is asked for as its labels.
+    def prompted(self, handles: "Handles", flow: ModelT) -> ModelT:
+        """The model with the prompts that it is asked for as its labels.
 
         Raises:
             UserError: they are not of the form that its network takes.

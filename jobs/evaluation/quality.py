@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slimctl.jobs.base.artifacts import (
     Dataset,
+    EmbeddedPrompts,
     FeatureNet,
     FidProtocol,
     Fleet,
@@ -37,6 +38,8 @@ from slimctl.jobs.evaluation.sampling import describe_solver, save_sample_grid
 from slimctl.jobs.evaluation.shards import shards_of
 from slimctl.jobs.evaluation.statistics_file import read_statistics
 from slimctl.jobs.evaluation.subsets import FEWEST, by_labels
+from slimctl.jobs.storage.store import Store
+from slimctl.jobs.storage.texts import read_prompt_labels
 from slimctl.models.engine import choose_engine, without_engine
 from slimctl.models.flows.flow import GuidedFlow
 from slimctl.models.metrics import take
@@ -126,11 +129,23 @@ def measure_reals(evaluation: Evaluation, opened: Opened) -> RealImages:
     )
 
 
+def _asked_classes(
+    store: Store, prompts: EmbeddedPrompts, data: Dataset, number: Tensor | None
+) -> Tensor | None:
+    """The classes that prompts of these numbers ask for; None where they do not say them all."""
+    if number is None or prompts.prompts.classes != data.image.classes:
+        return None
+    asked = read_prompt_labels(store, prompts.prompts)[number]
+    return asked if bool((asked >= 0).all()) else None
+
+
 def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
     """The report, by part as the partition or else the fleet has them, once all is drawn."""
     spec, model, data, sampler = evaluation.spec, evaluation.model, evaluation.data, opened.sampler
     store, real, images = evaluation.store, measure_reals(evaluation, opened), drawn.all_images()
     own = drawn.rows()
+    if model.prompts is not None:
+        own = own[0], _asked_classes(store, model.prompts, data, own[1])
     evidence = Evidence(
         real=real.features,
         own=own[0],

@@ -111,7 +111,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             store=context.store,
             artifact_id=context.artifact_id,
             spec=self,
-            model=self._averaged(context.input(self.model)),
+            model=self._averaged(self._asked(context)),
             data=data,
             features=features,
             partition=context.input(self.partition) if self.partition else None,
@@ -124,6 +124,22 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         needs = self.needs(context.cluster)
         most = self.actors.max if isinstance(self.actors, Range) else needs.parts
         return measure_on_pool(context, evaluation, needs, most)
+
+    def _asked(self, context: JobContext) -> Flow | Generator | Fleet:
+        """The model with the prompts that it is asked for."""
+        model = context.input(self.model)
+        if isinstance(model, Fleet):
+            self._check_fleet(model.facts())
+            return model
+        if isinstance(model, Flow):
+            return self.prompted(context.handles, model)
+        return self.prompted(context.handles, model)
+
+    def _check_fleet(self, model: Facts) -> None:
+        """Raises FieldError for prompts of a fleet's, whose parts are of its own prompts."""
+        if self.prompts is not None and model.made == Fleet.__name__:
+            what = f"'{self.model.job}' is a fleet, which is measured on the prompts it split"
+            raise FieldError("prompts", what, "leave prompts out, or evaluate a single model")
 
     def placed(self, cluster: Cluster) -> Placement:
         return "own" if self._most_actors(cluster) > 1 else "shared"
@@ -170,6 +186,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
             lambda: self._check_averages(model),
+            lambda: self._check_fleet(model),
             lambda: self.check_guidance(inputs, "model", self.model.job),
             lambda: self._check_pixels("model", model.pixels, data),
             lambda: self._check_pixels("features", features.image, data),

@@ -47,7 +47,9 @@ class EvaluateStepPolicy(GuidedJobSpec):
         from slimctl.jobs.storage.flows import problem_of
 
         policy = context.input(self.policy)
-        flow = None if self.flow is None else context.input(self.flow)
+        flow = None
+        if self.flow is not None:
+            flow = self.prompted(context.handles, context.input(self.flow))
         problem = problem_of(policy)
         if flow is None:
             return self._three_body(context, policy)

@@ -45,7 +45,9 @@ class TrainStepPolicy(GuidedJobSpec, SeededJobSpec):
         from slimctl.jobs.steps.pictures import draw_curves
         from slimctl.jobs.storage.tensors import save_weights
 
-        flow = None if self.flow is None else context.input(self.flow)
+        flow = None
+        if self.flow is not None:
+            flow = self.prompted(context.handles, context.input(self.flow))
         task = train.PolicyTask(
             context.job, context.artifact_id, self, flow, self.guided(context.handles),
             context.store, context.reporter,

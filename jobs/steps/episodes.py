@@ -14,6 +14,7 @@ from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.storage.flows import open_guided
 from slimctl.jobs.storage.store import Store
+from slimctl.models.conditions import Among
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.steps.double_dqn import Evaluator
 from slimctl.models.steps.environment import Environment, play
@@ -79,7 +80,8 @@ def flow_noises(
     stretches: int = 0,
 ) -> Noises:
     """Noises first..first + count - 1 with their exact ends, and paths in so many stretches."""
-    tolerance, counts = problem.reference_tolerance, handle.label_counts
+    tolerance = problem.reference_tolerance
+    counts = Among(handle.prompts.count) if handle.prompts else handle.label_counts
     relative = handle.autoencoder is not None
     return known_noises(
         flow, first, count, tolerance, NOISE_SEED, counts, stretches, relative=relative

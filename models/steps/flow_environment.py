@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from slimctl.models import counter_random
+from slimctl.models.conditions import Marginal, draw_labels
 from slimctl.models.counter_random import Stream
 from slimctl.models.flows.flow import Flow
 from slimctl.models.shapes import Float, Int, Tensor
@@ -96,7 +97,7 @@ def known_noises(
     count: int,
     tolerance: float,
     seed: int = 0,
-    label_counts: tuple[int, ...] = (),
+    label_counts: Marginal = (),
     stretches: int = 0,
     *,
     relative: bool = False,
@@ -110,9 +111,7 @@ def known_noises(
     index = torch.arange(first, first + count, device=device)
     shape = (flow.image.channels, flow.image.size, flow.image.size)
     x0 = counter_random.normal(seed, Stream.SAMPLE_NOISE, index, shape)
-    label = None
-    if flow.image.classes:
-        label = counter_random.categorical(seed, Stream.SAMPLE_LABEL, index, label_counts)
+    label = draw_labels(label_counts, seed, Stream.SAMPLE_LABEL, index)
     labels = (None,) * count if label is None else torch.split(label, _PIECE)
     pieces = list(zip(torch.split(x0, _PIECE), labels, strict=False))
     if stretches:

@@ -9,17 +9,19 @@ from builders import TEXT_NETWORK, embed_prompts, put
 
 from slimctl.jobs.base.artifacts import Flow
 from slimctl.jobs.base.errors import UserError
-from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.facts import Facts, FieldError
 from slimctl.jobs.base.guidance import Guidance
 from slimctl.jobs.evaluation.sampling import open_sampler
 from slimctl.jobs.export.samples import Asked, write_samples
 from slimctl.jobs.kinds.anneal_reflow import AnnealReflow
 from slimctl.jobs.kinds.assemble_fleet import AssembleFleet
 from slimctl.jobs.kinds.distill import Distill
+from slimctl.jobs.kinds.evaluate import Evaluate
 from slimctl.jobs.kinds.generate_pairs import GeneratePairs
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.kinds.match_teacher import MatchTeacher
 from slimctl.jobs.kinds.partition import SplitConditions
+from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.shards import pair_labels, pair_noise, read_pairs
 from slimctl.jobs.storage.flows import open_fleet, open_flow, open_guided
@@ -231,6 +233,29 @@ def test_a_fleet_finds_the_student_of_a_prompt(store, run_job, pairs, prompts, t
                   asked=Asked("the digit one"))  # fmt: skip
     with np.load(tmp_path / "y.npz") as held:
         assert np.array_equal(held["images"], drawn)
+
+
+def test_a_model_is_measured_on_prompts_that_it_has_not_seen(
+    store, run_job, teacher, data, tmp_path
+):
+    """Quality by class is by what a prompt asks for, not by its number."""
+    held_out = [(f"{article} {word}", at) for article in ("an", "of") for at, word in
+                enumerate(("zero", "one"))]  # fmt: skip
+    (tmp_path / "held").mkdir()
+    prompts = embed_prompts(store, tmp_path / "held", held_out, name="encode_prompts-held")
+    network = {"kind": "classifier", "channels": 4, "features": 4}
+    features = run_job(TrainFeatures(data="data", steps=2, network=network), data=data)
+    spec = Evaluate(
+        model="teacher", data="data", features="features", prompts="prompts", samples=60,
+        guidance=2.0, solver={"kind": "euler", "steps": 1}, neighbours=2,
+    )  # fmt: skip
+    report = run_job(spec, model=teacher, data=data, features=features, prompts=prompts)
+    assert report.nfe == 2.0
+    assert report.classes == ()  # of 12 images no class has the 20 that figures take
+    wrong = Evaluate(model="f", data="d", features="n", prompts="p", samples=60)
+    fleet = Facts(made="Fleet", one_step=True)
+    with pytest.raises(FieldError, match="is a fleet"):
+        wrong.expect({"model": fleet, "data": Facts(), "features": Facts(), "prompts": Facts()})
 
 
 def test_what_cannot_be_sampled_by_a_prompt(store, teacher, make_model, tmp_path):
