@@ -21,6 +21,7 @@ from slimctl.jobs.kinds.import_autoencoder import ImportAutoencoder
 from slimctl.jobs.kinds.import_teacher import ImportTeacher
 from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.kinds.match_teacher import MatchTeacher
+from slimctl.jobs.kinds.train_autoencoder import TrainAutoencoder
 from slimctl.jobs.kinds.train_features import TrainFeatures
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.pairs.latents import LatentActor, LatentRecipe, encode_shard
@@ -250,3 +251,23 @@ def test_pixels_where_latents_are_learned_are_refused(refused, latent_teacher, r
     assert "takes 3 channels" in refused(images, data=grey, autoencoder=known).what
     plain = Facts(PIXELS, made="Flow")
     assert "a flow of pixels" in refused(images, data=data, autoencoder=plain).what
+
+
+def test_an_autoencoder_is_trained_and_its_latents_are_scaled(run_job, store, make_dataset):
+    data = make_dataset(count=12, size=8, channels=1, classes=2)
+    asked = TrainAutoencoder(
+        data="d", image_channels=1, widths=(4, 8), latent_channels=2, steps=30, batch_size=6,
+        learning_rate=1e-2, seed=0, ema_decay=0.5,
+    )  # fmt: skip
+    made = run_job(asked, data=data)
+    latents = run_job(EncodeLatents(data="d", autoencoder="a"), data=data, autoencoder=made)
+    assert latents.image == ImageShape(channels=2, size=4, classes=2)
+    found, _ = load_part(store, latents, None, conditional=True)
+    assert found.float().std(dim=(0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.02)
+    assert found.float().mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.0, 0.0], abs=0.02)
+    images = to_float(load_dataset_tensors(store, data)[0])
+    opened = open_autoencoder(store, made, CPU)
+    error = (opened.decode(opened.encode(images)) - images).abs().mean()
+    assert error < (images - images.mean()).abs().mean()  # better than one grey
+    with pytest.raises(FieldError, match="takes 3 channels, the images have 1"):
+        TrainAutoencoder(data="d", steps=1).expect({"data": data.facts()})
