@@ -45,11 +45,22 @@ exec slimctl resume "$(cat "$state")" --storage "$storage" --address "$address"
 leave() {
   trap "" USR1
   echo "slimctl: the time limit is near"
-  [ -s "$state" ] && slimctl cancel "$(cat "$state")" --storage "$storage" --checkpoint
+  if [ -s "$state" ]; then
+    slimctl cancel "$(cat "$state")" --storage "$storage" --checkpoint
+  else
+    scancel --signal=INT "$SLURM_JOB_ID"    # the steps only: Ray ends, and nothing is lost yet
+  fi
+  for _ in {1..20}; do    # what follows the run ends by itself, and Ray with it
+    kill -0 "$step" 2> /dev/null || break
+    sleep 1
+  done
   scontrol requeue "$SLURM_JOB_ID"
   exit
 }
 trap leave USR1
+
+# What an attempt that was killed left on a node; the nodes are this job's alone.
+srun ray stop > /dev/null 2>&1
 
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --temp-dir "/tmp/ray-$SLURM_JOB_ID" --dashboard-agent-listen-port "$((port + 10000))"{% if machines.cpus %} \

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 STAND_INS = {
     "scontrol": 'if [ "$1" = show ]; then echo here; else echo "$@" >> "$LOG"; fi',
-    "srun": 'while [ "$1" != -- ]; do shift; done; shift; export SLURM_STEP=1; "$@"',
+    "srun": 'case "$*" in *" -- "*) while [ "$1" != -- ]; do shift; done; shift; "$@";; esac',
     "slimctl": 'echo "slimctl $*" >> "$LOG"; if [ "$1" = submit ]; then echo \'{"run": "r-1"}\'; '
     'elif [ "$1" = resume ]; then sleep "${STAYS:-0}"; exit "${ENDS:-0}"; fi',
     "sbatch": "echo 17",
