@@ -22,6 +22,15 @@ FITTED = "fitted grid"
 """Group of the rows of `StepGrid`."""
 
 
+class ShardFile(Spec):
+    """A file of the storage that handles name, such as one shard of a pair set."""
+
+    path: str
+    """Path inside the storage."""
+    size: int
+    sha256: str
+
+
 class Handle(Spec):
     """Where a result is. Every handle names the artifact that holds its files."""
 
@@ -32,18 +41,9 @@ class Handle(Spec):
         """What jobs that take this result are checked against."""
         return Facts(made=type(self).__name__)
 
-    def elsewhere(self) -> "tuple[ShardFile, ...]":
+    def elsewhere(self) -> tuple[ShardFile, ...]:
         """Files that belong to it and lie outside its folder, such as shards of a series."""
         return ()
-
-
-class ShardFile(Spec):
-    """A file of the storage that handles name, such as one shard of a pair set."""
-
-    path: str
-    """Path inside the storage."""
-    size: int
-    sha256: str
 
 
 class PromptSet(Handle):
@@ -144,6 +144,14 @@ class Dataset(Handle):
     source: str = ""
     """What was read, and how many files beside it were not; "" = not kept."""
     file: str = "data.safetensors"
+    shards: tuple[ShardFile, ...] = Field(default=(), repr=False)
+    """Files of the images of a large set, `images` each; () = they are in `file`, where the labels
+    always are."""
+    shard_counts: tuple[int, ...] = Field(default=(), repr=False)
+    """Images of each."""
+
+    def elsewhere(self) -> tuple[ShardFile, ...]:
+        return self.shards
 
     def facts(self) -> Facts:
         counts = self.label_counts
@@ -187,7 +195,7 @@ def space_of(autoencoder: Autoencoder | None) -> LatentSpace | None:
 class FeatureNet(Handle):
     """A network whose features serve the metrics: trained here, or from a file."""
 
-    source: Literal["classifier", "onnx", "inception"] = "classifier"
+    source: Literal["classifier", "onnx", "inception", "transformers"] = "classifier"
     image: ImageShape | None = None
     """Images that a classifier was trained on; None for a network from outside."""
     channels: int | None = None
@@ -195,7 +203,7 @@ class FeatureNet(Handle):
     size: int | None = None
     """Height and width in pixels that a network from outside takes; None = any."""
     network: dict[str, Any] | None = None
-    """Spec of a classifier."""
+    """Spec of a classifier, or of a network of transformers."""
     dimensions: int
     """Length of a feature vector."""
     accuracy: float | None = None
@@ -507,6 +515,8 @@ class QualityReport(Handle):
     """Fréchet distance of features to the reference; the lowest one of several draws."""
     fids: tuple[float, ...] = ()
     """The same of each draw."""
+    fid_resamples: tuple[float, ...] = ()
+    """Distances of resampled samples, where `fid_kept` was asked for."""
     protocol: FidProtocol | None = None
     """What makes this FID comparable; None in reports of earlier versions."""
     fid_real: float

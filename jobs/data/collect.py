@@ -84,6 +84,33 @@ def gather(items: Iterable[Item], count: int, rules: PixelRules, where: str) -> 
             where no size is set; where `rules` skip such, only if none can be used, or the others
             differ in size.
     """
+    gathered, sizes = decode_all(items, count, rules)
+    if rules.broken == "fail" or not sizes:
+        check_refused(gathered.refused, count, where)
+    check_sizes(sizes, rules, where)
+    narrow = rules.channels is None and gathered.all_grey
+    return gathered._replace(images=_narrow(gathered.images)) if narrow else gathered
+
+
+def decode_all(
+    items: Iterable[Item],
+    count: int,
+    rules: PixelRules,
+    side: int | None = None,
+    threads: int | None = None,
+) -> tuple[Gathered, Counter[tuple[int, int]]]:
+    """Decodes images; those that cannot be used, or are not of one size, are left out.
+
+    Args:
+        items: exactly `count` images, in order; read lazily.
+        count: N, at least 1.
+        rules: what every image is turned into; `broken` counts for nothing.
+        side: height and width of all, px; None = those of the first.
+        threads: that decode; None = one per CPU, up to eight.
+
+    Returns:
+        The images, of 3 channels where `rules` do not say, and how often each size was found.
+    """
     images: NDArray[np.uint8] | None = None
     refused: list[Refusal] = []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -91,25 +118,22 @@ def gather(items: Iterable[Item], count: int, rules: PixelRules, where: str) -> 
     with warnings.catch_warnings():
         # Pillow warns of metadata and of large images, which are used or refused by name here.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for index, result in enumerate(_decoded(items, rules)):
+        for index, result in enumerate(_decoded(items, rules, threads)):
             if isinstance(result, Refusal):
                 refused.append(result)
                 continue
-            side = len(result.values)
             sizes[result.found] += 1
             all_grey = all_grey and result.is_grey
             if images is None:
+                side = side or len(result.values)
                 images = np.empty((count, side, side, rules.channels or 3), np.uint8)
-            if side == images.shape[1]:
+            if len(result.values) == side:
                 images[index], kept[index] = np.atleast_3d(result.values), True
-    if rules.broken == "fail" or images is None:
-        check_refused(refused, count, where)
-    check_sizes(sizes, rules, where)
-    assert images is not None
-    if refused:
+    if images is None:
+        images = np.empty((0, side or 1, side or 1, rules.channels or 3), np.uint8)
+    elif not kept.all():
         images = images[kept]
-    narrow = rules.channels is None and all_grey
-    return Gathered(_narrow(images) if narrow else images, kept, tuple(refused), all_grey)
+    return Gathered(images, kept, tuple(refused), all_grey), sizes
 
 
 def fit_array(images: NDArray[np.uint8], rules: PixelRules, where: str) -> NDArray[np.uint8]:
@@ -134,11 +158,16 @@ def _narrow(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images[..., :1])
 
 
-def _decoded(items: Iterable[Item], rules: PixelRules) -> Iterator[Pixels | Refusal]:
+def _decoded(
+    items: Iterable[Item], rules: PixelRules, threads: int | None
+) -> Iterator[Pixels | Refusal]:
     Image.init()  # Loads the decoders now: Pillow does it at first use, which is not thread-safe.
     source = iter(items)
     work = partial(_decode_chunk, rules=rules)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
+    if threads == 1:
+        yield from map(partial(_decode_one, rules=rules), source)
+        return
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), "decode") as pool:
         while batch := list(islice(source, BATCH)):
             chunks = [batch[i : i + CHUNK] for i in range(0, len(batch), CHUNK)]
             for results in pool.map(work, chunks):

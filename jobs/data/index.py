@@ -7,7 +7,6 @@ would lead out of a folder are refused all the same, since the archive is not wh
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -79,8 +78,9 @@ def check_member_name(name: str, where: str) -> str:
     Raises:
         UserError: unpacked, it would lie outside the folder.
     """
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name or name[1:3] == ":\\":
+    plain = name.replace("\\", "/")
+    leaves = plain[:1] == "/" or plain[1:3] == ":/" or (".." in plain and ".." in plain.split("/"))
+    if leaves or "\0" in name:
         what = f"has a member called {name[:200]!r}, which would lie outside of it"
         raise UserError(where, what, "do not trust this archive; fetch or write it again")
     return name

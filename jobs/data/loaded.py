@@ -51,16 +51,20 @@ class LoadedImages(NamedTuple):
     @property
     def class_count(self) -> int:
         """Number of classes; 0 = unlabelled."""
-        if self.labels is None:
-            return 0
-        return max(len(self.class_names), int(self.labels.max()) + 1)
+        return len(self.label_counts)
 
     @property
     def label_counts(self) -> tuple[int, ...]:
         """Images of each class; () = unlabelled."""
-        if self.labels is None:
-            return ()
-        return tuple(np.bincount(self.labels, minlength=self.class_count).tolist())
+        return count_labels(self.labels, self.class_names)
+
+
+def count_labels(labels: NDArray[np.int64] | None, names: Sequence[str]) -> tuple[int, ...]:
+    """Images of each class, as many as there are names if there are any; () = unlabelled."""
+    if labels is None:
+        return ()
+    classes = max(len(names), int(labels.max()) + 1)
+    return tuple(np.bincount(labels, minlength=classes).tolist())
 
 
 def check_labels(values: NDArray[Any], names: Sequence[str], where: str) -> NDArray[np.int64]:

@@ -52,7 +52,7 @@ def read_parquet(
     total = sum(table.rows for table in tables)
     if not total:
         raise UserError(where, "holds no rows", "name a file with images")
-    tables = _first(tables, total if max_images is None else max_images)
+    tables = first_tables(tables, total if max_images is None else max_images)
     count = sum(table.rows for table in tables)
     found = table_labels(tables, where, cut=count < total) if labels else None
     items = (item for table in tables for item in table_items(table, range(table.rows)))
@@ -121,7 +121,7 @@ def _class_names(metadata: dict[bytes, bytes], label_column: str | None) -> tupl
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _first(tables: Sequence[Table], count: int) -> list[Table]:
+def first_tables(tables: Sequence[Table], count: int) -> list[Table]:
     """The tables that hold the first `count` rows, the last one cut."""
     chosen = []
     for table in tables:

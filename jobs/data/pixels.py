@@ -37,6 +37,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each orientation of EXIF 2.32, table 6, that is not upright."""
+TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+"""What Pillow finds an orientation in."""
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -108,7 +110,7 @@ class Pixels(NamedTuple):
     found: tuple[int, int]
     """Width and height in the file, turned upright, px."""
     is_grey: bool
-    """Whether red, green and blue are equal in every pixel."""
+    """Whether red, green and blue are equal in every pixel; False where the channels are given."""
 
 
 def decode(data: Encoded, rules: PixelRules) -> Pixels:
@@ -130,7 +132,7 @@ def decode(data: Encoded, rules: PixelRules) -> Pixels:
         found = image.size
         image = _fit(image, rules)
         values = np.asarray(image)
-    return Pixels(values, found, is_grey(values))
+    return Pixels(values, found, rules.channels is None and is_grey(values))
 
 
 def _whole(data: bytes | Path | NDArray[np.uint8], alone: ExitStack) -> Image.Image:
@@ -181,6 +183,9 @@ def is_grey(values: NDArray[np.uint8]) -> bool:
     """Whether pixels of shape (H, W), (..., H, W, 1) or (..., H, W, 3) have no colour."""
     if values.ndim < 3 or values.shape[-1] == 1:
         return True
+    middle = values[..., values.shape[-3] // 2, :, :]
+    if values.ndim == 3 and (middle != middle[:, :1]).any():
+        return False  # seen in one row, as of nearly all that have colour
     red, green, blue = values[..., 0], values[..., 1], values[..., 2]
     return bool((red == green).all() and (green == blue).all())
 
@@ -217,6 +222,8 @@ def _upright(data: bytes | Path | NDArray[np.uint8], alone: ExitStack) -> Image.
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1..8; 1 = upright, or nothing that can be read."""
+    if image.format == "JPEG" and not TURNING.intersection(image.info):
+        return 1  # as of most images of large sets, at a tenth of the time
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001

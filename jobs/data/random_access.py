@@ -1,7 +1,7 @@
 """Any piece of a file, local or in an object store, without reading the rest.
 
-A local file is read where it is asked for. Of a remote one, which answers slowly, blocks are
-fetched: shards are read from their beginning to their end.
+Files are read in blocks, since archives are read from their beginning to their end; those of a
+remote one, which answers slowly, are large.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ from slimctl.jobs.base.fingerprint import Seen, content_of
 
 BLOCK = 8 * 2**20
 """Bytes of a remote file that are fetched at once."""
+LOCAL_BLOCK = 128 * 2**10
+"""The same of a local one."""
 
 
 class RemoteFile(NamedTuple):
@@ -100,10 +102,10 @@ class RandomAccess:
 
             system, path = fs.FileSystem.from_uri(place.uri)
             self._file = system.open_input_file(path)
-            self.size = int(self._file.size())
+            self.size, self._ahead = int(self._file.size()), BLOCK
         else:
             self._number = os.open(place, os.O_RDONLY)
-            self.size = os.fstat(self._number).st_size
+            self.size, self._ahead = os.fstat(self._number).st_size, LOCAL_BLOCK
         """Bytes of the file."""
 
     def read(self, at: int, size: int) -> bytes:
@@ -112,13 +114,18 @@ class RandomAccess:
         Raises:
             OSError: they cannot be read.
         """
+        if size >= self._ahead:
+            return self._fetch(at, size)
+        with self._fetching:
+            begin = at - self._start
+            if not 0 <= begin <= begin + size <= len(self._block):
+                self._block, self._start, begin = self._fetch(at, self._ahead), at, 0
+            return self._block[begin : begin + size]
+
+    def _fetch(self, at: int, size: int) -> bytes:
         if self._file is None:
             return _read_local(self._number, at, size)
-        with self._fetching:
-            if not self._start <= at <= at + size <= self._start + len(self._block):
-                self._block = self._file.read_at(max(size, BLOCK), at)
-                self._start = at
-            return self._block[at - self._start : at - self._start + size]
+        return bytes(self._file.read_at(size, at))
 
     def close(self) -> None:
         """Ends all reading."""

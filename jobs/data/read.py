@@ -8,7 +8,7 @@ from math import isnan
 import numpy as np
 
 from slimctl.jobs.base.errors import UserError, listed
-from slimctl.jobs.data.archives import read_archives
+from slimctl.jobs.data.archives import Labels, read_archives
 from slimctl.jobs.data.arrays import read_array, read_digits
 from slimctl.jobs.data.cifar_batches import label_columns as columns_of_batches
 from slimctl.jobs.data.cifar_batches import read_batches
@@ -92,18 +92,29 @@ def _check_labelled(source: ImageSource, count: int) -> None:
         )
 
 
+def folder_labels(source: ImageSource, count: int) -> Labels | None:
+    """The labels of the first `count` images of a folder; None = it has none.
+
+    Raises:
+        UserError: some have no label, or a class has no image.
+    """
+    if source.labels is None:
+        return None
+    where = str(source.root)
+    _check_labelled(source, count)
+    numbers = check_labels(np.array(source.labels[:count]), source.class_names, where)
+    check_classes(numbers, source.class_names, where, cut=count < len(source.files))
+    return numbers, source.class_names
+
+
 def _read_folder(
     source: ImageSource, rules: PixelRules, max_images: int | None, *, labels: bool
 ) -> LoadedImages:
     files = source.files[:max_images]
     where = str(source.root)
-    numbers = None
-    if labels and source.labels is not None:
-        _check_labelled(source, len(files))
-        numbers = check_labels(np.array(source.labels[:max_images]), source.class_names, where)
-        check_classes(numbers, source.class_names, where, cut=len(files) < len(source.files))
+    found = folder_labels(source, len(files)) if labels else None
     items = (Item(str(path.relative_to(source.root)), path) for path in files)
     gathered = gather(items, len(files), rules, where)
-    names = source.class_names if labels else ()
+    numbers, names = found or (None, source.class_names if labels else ())
     loaded = LoadedImages(gathered.images, numbers, names, None, source.words)
     return loaded.only(gathered)

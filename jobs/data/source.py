@@ -7,6 +7,7 @@ Only the word `digits` names no path; a folder of that name is `./digits`.
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from slimctl.jobs.base.errors import UserError, listed
+from slimctl.jobs.base.fingerprint import MANY
 from slimctl.jobs.data.folders import (
     FolderImages,
     Remark,
@@ -43,6 +45,10 @@ WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 TAR, ZIP, ARROW = ".tar", ".zip", ".arrow"
 NUMBERS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 """Numbers in braces, as bash and WebDataset write them: `{000..099}`."""
+KEPT_S = 60.0
+"""How long the list of more than `MANY` files is taken for what is there: a plan asks for it
+several times, and it takes as long as all the rest."""
+_KEPT: "dict[tuple[object, ...], tuple[ImageSource, float]]" = {}
 MOST_SHARDS = 1_000_000
 STATE = "state.json"
 """The file in which Hugging Face's `datasets` keeps the order of its Arrow files."""
@@ -84,10 +90,11 @@ class ImageSource(NamedTuple):
         """Every file that counts, wherever it is."""
         return self.remote or self.files
 
-    @property
-    def bytes(self) -> int:
-        """Of all files that count."""
-        return sum(each.size for each in self.remote) + sum(f.stat().st_size for f in self.files)
+    def larger_than(self, limit: int) -> bool:
+        """Whether all files that count have more bytes; very many are taken to, and remote ones."""
+        if self.remote or len(self.files) > MANY:
+            return True
+        return sum(file.stat().st_size for file in self.files) > limit
 
 
 def find_source(source: str, split: str | None = None, label: str | None = None) -> ImageSource:
@@ -111,10 +118,18 @@ def find_source(source: str, split: str | None = None, label: str | None = None)
             raise UserError(DIGITS, f"has no columns, but label is '{label}'", "set label: null")
         return ImageSource("digits", Path(), (), "scikit-learn's digits")
     path = Path(source).expanduser() if source.startswith("~/") else Path(source)
+    asked = (source, split, label, str(Path.cwd()))
+    kept, at = _KEPT.get(asked, (None, 0.0))
+    if kept is not None and time.monotonic() < at + KEPT_S:
+        return kept
     try:
-        return _find_path(source, path, split, label)._replace(label=label)
+        found = _find_path(source, path, split, label)._replace(label=label)
     except PermissionError as error:
         raise UserError(source, f"may not be read: {error}", "give yourself the right") from error
+    if len(found.files) > MANY:
+        _KEPT.clear()
+        _KEPT[asked] = found, time.monotonic()
+    return found
 
 
 def _find_path(source: str, path: Path, split: str | None, label: str | None) -> ImageSource:

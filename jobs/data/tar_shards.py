@@ -28,6 +28,8 @@ from slimctl.jobs.data.random_access import Place, RandomAccess, RemoteFile
 
 _BLOCK = 512
 _EMPTY = bytes(_BLOCK)
+_SPACES = 8 * 32
+"""What the checksum itself counts as."""
 _NAME_LIMIT = 2**20
 """Bytes of a long name or of a pax header."""
 _CLASS_LIMIT = 4096
@@ -138,7 +140,7 @@ def _checked(header: bytes, where: str, at: int) -> int:
         size = _number(header[124:136])
     except ValueError:
         expected = size = -1
-    if size < 0 or sum(header) - sum(header[148:156]) + 8 * 32 != expected:
+    if size < 0 or sum(header) - sum(header[148:156]) + _SPACES != expected:
         packed = header[:2] == b"\x1f\x8b" or header[:4] == b"\x28\xb5\x2f\xfd"
         what = "is compressed as a whole" if packed else f"is no .tar file at byte {at:,}"
         fix = "unpack it to a .tar: images do not shrink" if packed else "fetch the shard again"

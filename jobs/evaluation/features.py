@@ -10,13 +10,20 @@ from slimctl.jobs.base.artifacts import Dataset, FeatureNet
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.turns import computing
 from slimctl.jobs.evaluation.onnx_features import open_onnx
+from slimctl.jobs.evaluation.transformer_features import (
+    TransformerFeatures,
+    TransformerSpec,
+    build,
+)
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
+from slimctl.jobs.storage.tensors import image_batches, load_labels, load_weights
 from slimctl.models.networks.classifier.spec import ClassifierSpec
 from slimctl.models.partition import Matrix
 from slimctl.models.perceptual.inception import Inception
 from slimctl.models.pixels import to_float
 
+IMAGES_READ = 1000
+"""Images that are read at once."""
 FEATURE_BATCH = 100
 """Images that go through a network at once: 100 of Inception's need about 2 GB."""
 
@@ -54,7 +61,12 @@ def open_features(
     store: Store, handle: FeatureNet, device: torch.device, threads: int = 1
 ) -> Features:
     """The feature network of the store, frozen, on a device."""
-    openers = {"classifier": _classifier, "onnx": _onnx, "inception": _inception}
+    openers = {
+        "classifier": _classifier,
+        "onnx": _onnx,
+        "inception": _inception,
+        "transformers": _transformer,
+    }
     return Features(openers[handle.source](store, handle, device, threads), device)
 
 
@@ -88,6 +100,15 @@ def _inception(store: Store, handle: FeatureNet, device: torch.device, threads: 
     return network.to(device).eval().requires_grad_(requires_grad=False)
 
 
+def _transformer(store: Store, handle: FeatureNet, device: torch.device, threads: int) -> Extract:
+    del threads
+    spec = TransformerSpec.model_validate(handle.network)
+    network = build(spec)
+    load_weights(network, store, handle)
+    made = TransformerFeatures(spec, network).to(device).eval()
+    return made.requires_grad_(requires_grad=False)
+
+
 def class_means(context: JobContext, data: Dataset, features: FeatureNet) -> Matrix:
     """Mean features of the real images of each class: (classes, dimensions).
 
@@ -96,10 +117,11 @@ def class_means(context: JobContext, data: Dataset, features: FeatureNet) -> Mat
     Raises:
         DamagedArtifact: a file is not what its manifest says.
     """
-    images, label = load_dataset_tensors(context.store, data)
+    label = load_labels(context.store, data)
     assert label is not None  # checked: the data has classes
     extract = open_features(context.store, features, torch.device(context.device))
-    vectors = extract(images).double()
+    parts = [extract(images) for images in image_batches(context.store, data, IMAGES_READ)]
+    vectors = torch.cat(parts).double()
     means = vectors.mean(dim=0).repeat(data.image.classes, 1)
     for each in label.unique().tolist():  # type: ignore[no-untyped-call]
         means[each] = vectors[label == each].mean(dim=0)

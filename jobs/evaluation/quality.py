@@ -169,7 +169,7 @@ def conclude(evaluation: Evaluation, opened: Opened, drawn: Drawn) -> Concluded:
         model=model.id,
         model_type=_type_of(model),
         solver=describe_solver(evaluation.solver) + (f", {guidance}" if guidance else ""),
-        **take(evidence),
+        **take(evidence, spec.metrics),
         protocol=_protocol(spec, data, evaluation.features),
         fid_real_draws=len(real.floor),
         nfe=drawn.nfe / (spec.samples * spec.draws),

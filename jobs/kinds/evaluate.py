@@ -1,6 +1,7 @@
 """Measures the quality and the cost of a flow (with a solver), a generator or a fleet."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -27,7 +28,7 @@ from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.solvers import asked_nfe, check_solver, fitted_solver
 from slimctl.jobs.base.spec import BY_CONTENT, SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.evaluation.shards import shards_of
-from slimctl.models.metrics import added
+from slimctl.models.metrics import added, requested
 from slimctl.models.networks.autoencoder.spec import decoder_size
 from slimctl.models.networks.size import network_size
 from slimctl.models.solvers.spec import SolverSpec
@@ -90,6 +91,10 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     manifold_samples: int = Field(default=10_000, ge=2)
     """Samples, and as many real images, that KID, precision, recall and the figures by class and
     part are of, at most; a class or part has figures from 20 of each on."""
+
+    metrics: Annotated[tuple[str, ...], ADDED] = ()
+    """Further metrics: fd_infinity, fid_kept (the FID of `manifold_samples`, with its interval over
+    samples, by which `compare` pairs models of one seed), density, coverage."""
 
     actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
     """Actors that make and measure the samples; auto = one for each 2500 samples of a draw, up to
@@ -160,6 +165,14 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
     def _shards(self) -> int:
         return len(shards_of(self.samples, self.draws, self.batch_size))
 
+    def _check_metrics(self) -> None:
+        known = requested()
+        for name in self.metrics:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                fix = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise FieldError("metrics", f"there is no further metric '{name}'", fix)
+
     def _check_actors(self) -> None:
         if mistake := range_mistake(self.actors):
             raise FieldError("actors", mistake, "swap them")
@@ -183,6 +196,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         return check_each(
             Facts(),
             self._check_actors,
+            self._check_metrics,
             lambda: self._check_part(model),
             lambda: self._check_solver(model),
             lambda: self._check_averages(model),
@@ -249,7 +263,7 @@ class Evaluate(GuidedJobSpec, SeededJobSpec):
         return 0 if image is None or space is None else decoder_size(space.autoencoder, image).macs
 
     def fingerprint(self) -> dict[str, str]:
-        return {**super().fingerprint(), **added()}
+        return {**super().fingerprint(), **added(self.metrics)}
 
     def preflight(self) -> Facts | None:
         if self.reference is not None:

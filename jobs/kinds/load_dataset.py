@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from slimctl.jobs.base.artifacts import Dataset
+from slimctl.jobs.base.cluster import Cluster, Needs, Range, range_mistake
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError, MissingFile, SpecWarning
-from slimctl.jobs.base.spec import BY_CONTENT, JobSpec
+from slimctl.jobs.base.spec import BY_CONTENT, SPEED_ONLY, JobSpec, Placement
 from slimctl.models.spec import ADDED, ImageShape
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slimctl.jobs.data.loaded import LoadedImages
     from slimctl.jobs.data.source import ImageSource
 
 PREFLIGHT_BYTES = 64 * 2**20
 """Sources up to this size are read whole before anything starts; larger ones when the job runs."""
+WHOLE_BYTES = 256 * 2**20
+"""Sources up to this size are read into memory; larger ones are prepared in shards by actors."""
+SHARDED = ("tar", "zip", "arrow", "parquet", "images")
+"""Readers of sources that are."""
 
 
 class LoadDataset(JobSpec):
@@ -58,11 +66,17 @@ class LoadDataset(JobSpec):
     flip_valid: bool | None = None
     """Whether a mirrored image is as good as the original; null = what the source is known for,
     else true."""
+    actors: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | Range, SPEED_ONLY] = "auto"
+    """Actors that prepare a source of more than 256 MiB, which is kept in shards and never in
+    memory as a whole; auto = one per CPU; {min, max} = as many as the cluster has at the time."""
 
     def run(self, context: JobContext) -> Dataset:
         import torch
         from safetensors.torch import save_file
 
+        found = self._find()
+        if self._is_sharded(found):
+            return self._prepare(context, found)
         loaded = self._read()
         tensors = {"images": torch.from_numpy(loaded.images)}
         if loaded.labels is not None:
@@ -73,27 +87,82 @@ class LoadDataset(JobSpec):
             context.warn(f"{loaded.skipped}; they are left out")
         size, channels = made.image.size, made.image.channels
         context.log(
-            f"{made.count} images of {size} x {size} x {channels}, {loaded.class_count} classes, "
+            f"{made.count} images of {size} x {size} x {channels}, {made.image.classes} classes, "
             f"from {loaded.source}"
         )
         return made
 
+    def _prepare(self, context: JobContext, found: "ImageSource") -> Dataset:
+        import torch
+        from safetensors.torch import save_file
+
+        from slimctl.jobs.data.pixels import PixelRules
+        from slimctl.jobs.preparing.pieces import Preparation
+        from slimctl.jobs.preparing.prepare import prepare
+
+        rules = PixelRules(self.size, self.crop, self.channels, self.filter, self.broken)
+        asked = Preparation(context.store, context.artifact_id, found, rules, self.labels)
+        most = self.actors.max if isinstance(self.actors, Range) else 0
+        actors = most or self.needs(context.cluster).parts
+        made = prepare(context, asked, self.max_images, actors)
+        if made.skipped:
+            context.warn(f"{made.skipped}; they are left out")
+        labels = {} if made.labels is None else {"labels": torch.from_numpy(made.labels)}
+        save_file(labels, context.folder / "data.safetensors")
+        shape = (sum(made.counts), made.side, made.side, made.channels)
+        return self._described(shape, made.labels, made.class_names, None, found.words).model_copy(
+            update={"shards": made.shards, "shard_counts": made.counts}
+        )
+
+    def _is_sharded(self, found: "ImageSource") -> bool:
+        return found.reader in SHARDED and found.larger_than(WHOLE_BYTES)
+
+    def placed(self, cluster: Cluster) -> Placement:
+        try:
+            return "own" if self._is_sharded(self._find()) else "shared"
+        except UserError:
+            return "shared"  # `expect` tells it
+
+    def needs(self, cluster: Cluster) -> Needs:
+        if self.placed(cluster) == "shared":
+            return super().needs(cluster)
+        chosen = self.actors.min if isinstance(self.actors, Range) else self.actors
+        wanted = cluster.cpus if chosen == "auto" else chosen
+        actors = max(1, min(int(wanted), int(cluster.cpus)))
+        return Needs(cpus=actors, gpus=0, parts=actors)
+
     def _handle(self, loaded: "LoadedImages") -> Dataset:
-        count, size, _, channels = loaded.images.shape
-        if self.labels and self.classes not in (None, loaded.class_count):
+        return self._described(
+            loaded.images.shape, loaded.labels, loaded.class_names, loaded.flip_valid, loaded.source
+        )
+
+    def _described(
+        self,
+        shape: tuple[int, ...],
+        labels: "NDArray[np.int64] | None",
+        class_names: tuple[str, ...],
+        flip_valid: bool | None,
+        source: str,
+    ) -> Dataset:
+        """The handle of images (N, S, S, C)."""
+        from slimctl.jobs.data.loaded import count_labels
+
+        count, size, _, channels = shape
+        counts = count_labels(labels, class_names)
+        if self.labels and self.classes not in (None, len(counts)):
             raise UserError(
                 self.source,
-                f"has {loaded.class_count} classes, classes is {self.classes}",
-                f"set classes: {loaded.class_count or 'null'} or name another source",
+                f"has {len(counts)} classes, classes is {self.classes}",
+                f"set classes: {len(counts) or 'null'} or name another source",
             )
-        known = True if loaded.flip_valid is None else loaded.flip_valid
+        known = True if flip_valid is None else flip_valid
         return Dataset(
-            image=ImageShape(channels=channels, size=size, classes=loaded.class_count),
+            image=ImageShape(channels=channels, size=size, classes=len(counts)),
             count=count,
-            class_names=loaded.class_names,
-            label_counts=loaded.label_counts,
+            class_names=class_names,
+            label_counts=counts,
             flip_valid=known if self.flip_valid is None else self.flip_valid,
-            source=loaded.source,
+            source=source,
         )
 
     def _read(self) -> "LoadedImages":
@@ -130,6 +199,8 @@ class LoadDataset(JobSpec):
 
     def expect(self, inputs: Mapping[str, Facts]) -> Facts:
         known = self._known()
+        if mistake := range_mistake(self.actors):
+            raise FieldError("actors", mistake, "swap them")
         self._check_source(known)
         return known
 
@@ -185,7 +256,7 @@ class LoadDataset(JobSpec):
         if self.source == "digits":
             return None
         found = self._find()
-        if found.remote or found.bytes > PREFLIGHT_BYTES:
+        if found.larger_than(PREFLIGHT_BYTES):
             return None
         loaded = self._read()
         made = self._handle(loaded)

@@ -7,7 +7,9 @@ system's cache of files all the same, which all processes of a machine share.
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ class FileRows:
 
     Args:
         paths: the files, in order.
-        rows: rows of each file; the last one may hold fewer.
+        rows: rows of each file, the last of which may hold fewer; or those of each by itself.
         tensor: its name in each file.
         dtype: its numbers.
         shape: of one row.
@@ -38,7 +40,7 @@ class FileRows:
     def __init__(
         self,
         paths: Sequence[Path],
-        rows: int,
+        rows: int | Sequence[int],
         tensor: str,
         dtype: torch.dtype,
         shape: tuple[int, ...],
@@ -46,7 +48,8 @@ class FileRows:
         self.dtype = dtype
         self.shape = shape
         self.row_bytes = dtype.itemsize * torch.Size(shape).numel()
-        self._rows = rows
+        each = [rows] * len(paths) if isinstance(rows, int) else rows
+        self._ends = list(accumulate(each))
         self._paths = tuple(paths)
         self._starts = [_start_of(tensor, path, dtype, shape) for path in self._paths]
 
@@ -76,7 +79,8 @@ class FileRows:
         """Each file asked for, with (place in the batch, row of the file)."""
         wanted: dict[int, list[tuple[int, int]]] = {}
         for place, at in enumerate(index.tolist()):
-            number, row = divmod(at, self._rows)
+            number = bisect_right(self._ends, at)
+            row = at - (self._ends[number - 1] if number else 0)
             wanted.setdefault(number, []).append((place, row))
         yield from sorted(wanted.items())
 

@@ -35,8 +35,25 @@ def load_dataset_tensors(store: Store, dataset: Dataset) -> tuple[Tensor, Tensor
     Raises:
         DamagedArtifact: the file is not what its manifest says.
     """
+    if dataset.shards:
+        images = dataset_rows(store, dataset).read(torch.arange(dataset.count))
+        return channels_first(images), load_labels(store, dataset)
     tensors = load_file(store.file(dataset, dataset.file))
     return channels_first(tensors["images"]), tensors.get("labels")
+
+
+def dataset_rows(store: Store, dataset: Dataset) -> FileRows:
+    """Random access to the images of a data set, uint8 (H, W, C) each.
+
+    Raises:
+        DamagedArtifact: a file is not what its manifest says.
+    """
+    shape = (dataset.image.size, dataset.image.size, dataset.image.channels)
+    if dataset.shards:
+        paths, counts = store.shards(dataset.shards), dataset.shard_counts
+        return FileRows(paths, counts, "images", torch.uint8, shape)
+    path = store.file(dataset, dataset.file)
+    return FileRows([path], dataset.count, "images", torch.uint8, shape)
 
 
 def load_labels(store: Store, dataset: Dataset) -> Tensor | None:
@@ -55,6 +72,12 @@ def image_batches(store: Store, dataset: Dataset, size: int) -> Iterator[Tensor]
     Raises:
         DamagedArtifact: the file is not what its manifest says.
     """
+    if dataset.shards:
+        rows = dataset_rows(store, dataset)
+        for first in range(0, dataset.count, size):
+            last = min(dataset.count, first + size)
+            yield channels_first(rows.read(torch.arange(first, last)))
+        return
     with safe_open(store.file(dataset, dataset.file), framework="pt") as file:
         images = file.get_slice("images")
         for first in range(0, dataset.count, size):
@@ -151,9 +174,7 @@ def part_rows(store: Store, data: Dataset | LatentSet, labels: tuple[int, ...] |
         paths = store.shards(data.shards)
         rows = FileRows(paths, data.shard_size, "x1", torch.float16, shape)
         return PartRows(rows, label, index, count)
-    shape = (data.image.size, data.image.size, data.image.channels)
-    rows = FileRows([store.file(data, data.file)], data.count, "images", torch.uint8, shape)
-    return PartRows(rows, label, index, count)
+    return PartRows(dataset_rows(store, data), label, index, count)
 
 
 def _of_labels(label: Tensor, labels: tuple[int, ...]) -> Tensor:

@@ -3,10 +3,11 @@
 A metric is declared once, in `METRICS`: what it is called, how it reads and which way is better.
 Evaluations, the report, MLflow, tables, the model card and the Pareto front go by that. A new one
 is a file with its `measure` and a line here; other packages add theirs through the entry-point
-group `slimctl.metrics` (`name = module:METRIC`). Nothing here imports torch.
+group `slimctl.metrics` (`name = module:METRIC`). What takes long, or few ask for, is measured on
+request. Nothing here imports torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -48,6 +49,8 @@ class Metric(Spec):
     """Further numbers of the report that belong to it and are tracked with it."""
     whole: str = ""
     """Number of the report that it is a part of: `10 of 50`."""
+    on_request: bool = False
+    """Whether only evaluations that name it in `metrics` have it."""
     undisturbed: str = ""
     """Flag of the report; where it is false, something else computed during the measurement."""
 
@@ -85,9 +88,11 @@ class Metric(Spec):
 
 
 _FRECHET = "slimctl.models.metrics.frechet:measure"
+_DENSITY = "slimctl.models.metrics.density_coverage:measure"
 _MANIFOLD = "slimctl.models.metrics.precision_recall:measure"
 _first = partial(Metric, version=0)
 """A metric that every evaluation ever had, and so in no key."""
+_asked = partial(Metric, on_request=True, column=None)
 METRICS: tuple[Metric, ...] = (
     _first(
         name="fid", label="FID", better="lower", format=".2f", column=40, measure=_FRECHET,
@@ -125,6 +130,16 @@ METRICS: tuple[Metric, ...] = (
         name="nearest_rms", label="nearest image", better=None, column=None,
         measure="slimctl.models.metrics.nearest:measure", beside=("nearest_rms_real",),
     ),
+    _asked(
+        name="fd_infinity", label="FD at infinity", better="lower", format=".2f", interval=True,
+        measure="slimctl.models.metrics.fd_infinity:measure",
+    ),
+    _asked(
+        name="fid_kept", label="FID, resampled", better="lower", format=".2f", interval=True,
+        beside=("fid_resamples",), measure="slimctl.models.metrics.bootstrap:measure",
+    ),
+    _asked(name="density", label="density", better="higher", measure=_DENSITY),
+    _asked(name="coverage", label="coverage", better="higher", measure=_DENSITY),
 )  # fmt: skip
 
 
@@ -155,15 +170,31 @@ def columns() -> list[Metric]:
     return [metric for _, metric in sorted(placed, key=lambda item: item[0])]
 
 
-def take(evidence: object) -> dict[str, Any]:
+def requested() -> tuple[str, ...]:
+    """Names of the metrics that are measured only where they are asked for."""
+    return tuple(name for name, one in metrics().items() if one.on_request)
+
+
+def _chosen(asked: Collection[str]) -> list[Metric]:
+    """The metrics of an evaluation that asks for some of those on request."""
+    return [one for one in metrics().values() if not one.on_request or one.name in asked]
+
+
+def take(evidence: object, asked: Collection[str] = ()) -> dict[str, Any]:
     """The numbers of all metrics that have a `measure`, by their field in a report.
+
+    Args:
+        evidence: what they look at.
+        asked: metrics on request that are wanted, too; one that is measured together with them
+            comes along.
 
     Raises:
         ValueError: a metric returned other numbers than it declares.
     """
+    wanted = {one.measure for one in _chosen(asked) if one.measure}
     declared: dict[str, set[str]] = {}
     for one in metrics().values():
-        if one.measure:
+        if one.measure in wanted:
             declared.setdefault(one.measure, set()).update(one.fields)
     found: dict[str, Any] = {}
     for place, fields in declared.items():
@@ -179,9 +210,9 @@ def take(evidence: object) -> dict[str, Any]:
     return found
 
 
-def added() -> dict[str, str]:
+def added(asked: Collection[str] = ()) -> dict[str, str]:
     """The metrics that not every evaluation has, with their versions: part of a result's key."""
-    return {f"metric {one.name}": str(one.version) for one in metrics().values() if one.version}
+    return {f"metric {one.name}": str(one.version) for one in _chosen(asked) if one.version}
 
 
 def short_count(number: float | int) -> str:  # noqa: PYI041  (a checked int is no float)

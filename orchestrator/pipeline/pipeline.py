@@ -357,7 +357,7 @@ def _absolute(value: str) -> str:
     """The path from the root, if something is there or could match its wildcards."""
     try:
         path = Path(value).expanduser()
-        known = tuple(takewhile(lambda part: not set("*?[") & set(part), path.parts))
+        known = tuple(takewhile(lambda part: not set("*?[{") & set(part), path.parts))
         there = path.exists() or (path.parts != known and Path(*known).is_dir())
         return str(path.absolute()) if there else value
     except (OSError, ValueError, RuntimeError):  # no path at all

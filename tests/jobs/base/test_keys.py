@@ -223,6 +223,7 @@ def test_speed_only_fields_of_the_kinds():
         ("encode_prompts", "actors"),
         ("evaluate", "actors"),
         ("generate_pairs", "actors"),
+        ("load_dataset", "actors"),
         ("sweep", "parallel"),
         ("train_step_policy", "checkpoint_s"),
     }

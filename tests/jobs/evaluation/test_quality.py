@@ -236,3 +236,16 @@ def test_no_more_samples_are_kept_than_are_looked_at(
     )
     assert held == [7]
     assert report.samples == 64
+
+
+def test_metrics_on_request(evaluate, make_dataset, make_model):
+    data, model = make_dataset(count=30), make_model(Generator)
+    plain = evaluate(model, data, samples=60)
+    asked = evaluate(model, data, samples=60, metrics=("fd_infinity", "density", "fid_kept"))
+    assert plain.number("density") is None
+    assert asked.number("density") >= 0
+    assert 0 <= asked.number("coverage") <= 1
+    assert asked.number("fid_kept") == asked.fid
+    assert asked.number("fid_kept_low") < asked.fid < asked.number("fid_kept_high")
+    assert asked.number("fd_infinity_low") < asked.number("fd_infinity_high")
+    assert len(asked.fid_resamples) == 100
