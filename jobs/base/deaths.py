@@ -40,8 +40,9 @@ class Death(NamedTuple):
 class DeathWatch:
     """Tells deaths for want of memory, and announced ones, from others, from when it was made on.
 
-    The kernel's own kills are seen on this machine alone, and may have been of something else: a
-    death beside one names memory, but counts as a loss.
+    The kernel's own kills are seen on this machine alone, by the count of the control group: a
+    process that dies when that has risen is taken for the one that was killed, since it would be
+    killed again.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,8 @@ class DeathWatch:
         if self._kills > before:
             size = memory_limit()
             limit = f"the {size / 2**30:.1f} GiB that there are" if size else "its limit"
-            return Death(f"out of memory: the kernel ended it, over {limit}", MORE_MEMORY)
+            what = f"out of memory: the kernel ended it, over {limit}"
+            return Death(what, MORE_MEMORY, OutOfMemory)
         return Death(f"{event}: {type(error).__name__}: {_reason(text)}")
 
 

@@ -14,6 +14,8 @@ import torch
 from slimctl.jobs.base.artifacts import QualityReport
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.drain import asked_to_leave, forget_notice
+from slimctl.jobs.base.failures import classified
 from slimctl.jobs.evaluation.draws import (
     Evaluation,
     Opened,
@@ -60,8 +62,12 @@ class EvaluationActor:
         return self._kept
 
     def make(self, item: int) -> "tuple[float, str, Concluded | None]":
-        """Does an item; returns the seconds that it took, the device, and the end's result."""
-        with self._working:
+        """Does an item; returns the seconds that it took, the device, and the end's result.
+
+        Raises:
+            OutOfMemory, BadDevice: its GPU has too little memory, or failed.
+        """
+        with self._working, classified(""):
             started, opened, result = time.perf_counter(), self._opened(), None
             if item == REAL:
                 measure_reals(self._evaluation, opened)
@@ -105,12 +111,13 @@ def measure_on_pool(
     if len(missing) < len(shards):
         context.log(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
     ended = _Ended(context, shards, missing)
+    forget_notice(context.work)
     size = min(most, max(1, len(missing)))
     threads = max(1, int(needs.part.cpus))
     handles = start_actors(EvaluationActor, needs.part, size, evaluation, threads)
     describe = partial(_describe, shards)
     try:
-        pool = Pool[int](handles, context.job, describe)
+        pool = Pool[int](handles, context.job, describe, partial(asked_to_leave, context.work))
         pool.run([REAL, *missing], ended)
         last = pool.there()[:1] or handles[:1]
         for handle in handles:

@@ -11,6 +11,7 @@ import torch
 from slimctl.jobs.base.artifacts import StepPolicy
 from slimctl.jobs.base.cluster import NodeSize
 from slimctl.jobs.base.context import JobContext
+from slimctl.jobs.base.drain import asked_to_leave, forget_notice
 from slimctl.jobs.base.failures import classified
 from slimctl.jobs.pairs.pool import Life, Pool, describe_device, start_actors
 from slimctl.jobs.pairs.shards import (
@@ -92,6 +93,7 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
 
     Raises:
         JobFailed: a shard kills its actor whenever it runs alone; all others are written.
+        Preempted: the job has to leave; the shards that were under way are written.
     """
     import ray  # noqa: PLC0415
 
@@ -101,11 +103,14 @@ def generate(context: JobContext, recipe: PairRecipe, count: int, actors: int) -
     if missing and total > len(missing):
         context.log(f"{total - len(missing)} of {total} shards are there already")
     if missing:
+        forget_notice(context.work)
         size = min(actors, len(missing))
         handles = _start_actors(context, recipe, size, -(-len(missing) // size))
         progress = _Progress(context, records, recipe.shard_size, count)
         try:
-            Pool[int](handles, context.job, partial(describe_shard, recipe)).run(missing, progress)
+            describe = partial(describe_shard, recipe)
+            leaving = partial(asked_to_leave, context.work)
+            Pool[int](handles, context.job, describe, leaving).run(missing, progress)
         finally:
             for handle in handles:
                 ray.kill(handle)

@@ -24,7 +24,7 @@ import torch
 
 from slimctl.jobs.base.cluster import NodeSize
 from slimctl.jobs.base.deaths import Death, DeathWatch
-from slimctl.jobs.base.errors import JobFailed, WorkLost
+from slimctl.jobs.base.errors import JobFailed, OutOfMemory, Preempted, WorkLost
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 CONVICTING = 3
@@ -177,14 +177,20 @@ class Pool(Generic[ItemT]):
             a node that is lost is not distinguished from a process that died.
         name: of the job, for errors.
         describe: an item in words, for errors.
+        leaving: why no further items are to be begun; "" while they are.
     """
 
     def __init__(
-        self, actors: list[Any], name: str, describe: Callable[[ItemT], str] = str
+        self,
+        actors: list[Any],
+        name: str,
+        describe: Callable[[ItemT], str] = str,
+        leaving: Callable[[], str] = str,
     ) -> None:
         self._actors = actors
         self._name = name
         self._describe = describe
+        self._leaving = leaving
         self._suspicion = Suspicion[ItemT]()
         self._load: dict[int, int] = {}
         """Items in flight of each actor that has answered."""
@@ -203,6 +209,8 @@ class Pool(Generic[ItemT]):
 
         Raises:
             JobFailed: items that kill their actor whenever they run alone; all others are done.
+            OutOfMemory: an item that ran alone on its actor had too little of the node's memory.
+            Preempted: there was a reason to leave; what was in hand then is done.
             WorkLost: every actor was ended for good by somebody else.
             Exception: whatever `make` raised by itself.
         """
@@ -212,7 +220,12 @@ class Pool(Generic[ItemT]):
             self._probe(actor)
         while waiting or self._flying:
             self._convict(waiting, poison)
-            self._hand_out(waiting)
+            reason = self._leaving() if waiting else ""
+            if reason and not self._flying:
+                what = f"{reason}: {len(waiting)} item(s) are left"
+                raise Preempted(f"job '{self._name}'", what)
+            if not reason:
+                self._hand_out(waiting)
             for future in self._finished(waiting):
                 if future in self._probes:
                     self._answered(future)
@@ -295,6 +308,10 @@ class Pool(Generic[ItemT]):
                 self._probe(flight.actor)
             self._suspicion.was_in_hand(flight.item, flight.actor, alone=alone)
             if alone:
+                if self._last_death.failure is OutOfMemory:
+                    what = f"{self._describe(flight.item)}, run alone: {self._last_death.what}"
+                    where = f"job '{self._name}'"
+                    raise OutOfMemory(where, what, self._last_death.fix) from error
                 self._look_around()
             waiting.insert(0, flight.item)  # last in line: the others are done whatever it does
         except ray.exceptions.ObjectLostError:

@@ -2,7 +2,7 @@
 
 They come as SIGTERM or SIGUSR1 (from Slurm, or whoever ends the process) or from Ray, which knows
 of nodes that are drained. The first worker, which writes the checkpoints, makes one of the moment
-and ends the attempt; the others tell it by a file in the work folder.
+and ends the attempt; the others, and the run's supervisor, tell it by a file in the work folder.
 """
 
 import contextlib
@@ -11,10 +11,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from slimctl.jobs.base.drain import draining
+from slimctl.jobs.base.drain import ask_to_leave, asked_to_leave, draining, forget_notice
 from slimctl.jobs.storage.blobs import Blobs
 
-NOTICE = "leave.txt"
 POLL_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -69,7 +68,7 @@ class Leaving:
     def watching(self) -> Iterator[None]:
         """Looks for notices meanwhile; forgets those of an earlier attempt."""
         if self._rank == 0:
-            self._folder.delete(NOTICE)
+            forget_notice(self._folder)
         threading.Thread(target=self._watch, name="leaving", daemon=True).start()
         try:
             yield
@@ -86,9 +85,9 @@ class Leaving:
                 reason = _Asked.reason or _drained()
                 if self._rank != 0 and reason:
                     who = "the job" if self._rank is None else f"worker {self._rank}"
-                    self._folder.write(NOTICE, f"{who}: {reason}".encode())
-                elif self._rank == 0 and not reason and self._folder.exists(NOTICE):
-                    reason = self._folder.read(NOTICE).decode()
+                    ask_to_leave(self._folder, f"{who}: {reason}")
+                elif self._rank == 0:
+                    reason = reason or asked_to_leave(self._folder)
                 self._reason = reason
 
 

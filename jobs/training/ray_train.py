@@ -24,7 +24,14 @@ from slimctl.jobs.base.artifacts import Averages, EmbeddedPrompts, Flow, Generat
 from slimctl.jobs.base.cluster import Needs
 from slimctl.jobs.base.context import JobContext, Reporter
 from slimctl.jobs.base.deaths import DeathWatch
-from slimctl.jobs.base.errors import BadDevice, CollectiveHung, JobFailed, SlimError, WorkLost
+from slimctl.jobs.base.errors import (
+    BadDevice,
+    CollectiveHung,
+    JobFailed,
+    OutOfMemory,
+    SlimError,
+    WorkLost,
+)
 from slimctl.jobs.base.failures import first_cause, named, recognised
 from slimctl.jobs.base.keys import derive_seed
 from slimctl.jobs.base.refs import Ref
@@ -279,7 +286,8 @@ def _cause(task: TrainTask, error: Exception, deaths: DeathWatch) -> SlimError:
             fix = f"look at the stacks in its log; a longer hang_s than {task.spec.hang_s:g}"
             return CollectiveHung(where, hung, fix)
     what, fix, failure = deaths.explain(error, "Ray Train failed")
-    return cause or failure(where, what, fix)
+    is_better = failure is OutOfMemory and type(cause) is WorkLost  # of those who waited for it
+    return failure(where, what, fix) if cause is None or is_better else cause
 
 
 def _gpu_bytes() -> int | None:

@@ -1,7 +1,7 @@
 """The program `slimctl`: its verbs, and what becomes of errors.
 
 Exit 0 ok, 1 our bug, 2 the user's input, 3 a damaged artifact, 4 a job failed, 130 interrupted,
-143 ended by SIGTERM, 129 left by its terminal (SIGHUP).
+143 or 138 ended by SIGTERM or SIGUSR1, 129 left by its terminal (SIGHUP).
 """
 
 import sys

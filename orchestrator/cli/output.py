@@ -18,6 +18,8 @@ from typing import ParamSpec, TextIO
 
 import typer
 
+from slimctl.orchestrator.running.notice import SIGNALS, Stopped
+
 Parameters = ParamSpec("Parameters")
 _streams: list[TextIO] = []
 """Streams for data, the innermost last; empty = stdout as it is."""
@@ -133,19 +135,8 @@ def _moved(stdout: TextIO) -> Iterator[TextIO]:
         os.close(kept)
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the program to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 and the number of the signal, as shells count: 130, 143 or 129."""
+    """128 and the number of the signal, as shells count: 130, 143, 138 or 129."""
     return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
 
 

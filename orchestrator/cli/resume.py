@@ -9,6 +9,7 @@ import typer
 
 from slimctl.orchestrator.cli.options import Address, Detach, Json, Run, Storage, open_store
 from slimctl.orchestrator.cli.output import echo, exit_code
+from slimctl.orchestrator.running.notice import is_notice
 
 if TYPE_CHECKING:
     from slimctl.orchestrator.running.submission import Submission
@@ -52,18 +53,19 @@ def resume(
                 on_wait=view.waits,
             )
     except KeyboardInterrupt as interrupt:
-        typer.echo(interrupted(name, address), err=True)
+        typer.echo(interrupted(name, address, interrupt), err=True)
         sys.exit(exit_code(interrupt))
     tell_result(result, detach=detach, as_json=as_json)
 
 
-def interrupted(run: str, address: str | None) -> str:
+def interrupted(run: str, address: str | None, interrupt: KeyboardInterrupt) -> str:
     """What becomes of a run whose program is interrupted."""
     if not run:
         return "interrupted: nothing was started"
     if address is None:
+        what = "preempted" if is_notice(interrupt) else "interrupted"
         return (
-            f"interrupted: run {run} stopped; finished jobs and checkpoints are kept\n"
+            f"{what}: run {run} stopped; finished jobs and checkpoints are kept\n"
             f"  continue: slimctl resume {run}"
         )
     return f"interrupted: run {run} goes on at {address}\n  look: slimctl logs {run} -f"

@@ -56,7 +56,7 @@ def submit(
                 on_warnings=view.warnings,
             )
     except KeyboardInterrupt as interrupt:
-        typer.echo(interrupted(view.run, address), err=True)
+        typer.echo(interrupted(view.run, address, interrupt), err=True)
         sys.exit(exit_code(interrupt))
     tell_result(result, detach=detach, as_json=as_json)
 

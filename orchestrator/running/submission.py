@@ -1,6 +1,7 @@
 """Submitting a pipeline: check, plan, and if anything is left to do, run it on Ray."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from slimctl.orchestrator.planning.memory import MemoryPlan, device_limit, memor
 from slimctl.orchestrator.planning.plan import RunPlan, as_event, make_plan
 from slimctl.orchestrator.running.cluster import connect, devices_here, gpu_bytes_here
 from slimctl.orchestrator.running.launcher import NAMESPACE
+from slimctl.orchestrator.running.notice import LEAVE_S, is_notice
 from slimctl.orchestrator.running.preconditions import (
     check_devices,
     check_preconditions,
@@ -184,15 +186,32 @@ def start(
         for warning in check_devices(plan, cluster, grows=not local):
             on_wait(f"warning: {warning}")
         request = RunRequest(run, plan, cluster, resumption, detached=not local)
+        supervisor = None
         try:
             supervisor = _supervise(request)
             follow = accept if detach else follow_run
             status = follow(supervisor, request, listener)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if local:  # the private Ray ends with us, so the run is not alive any more
+                if supervisor is not None and is_notice(interrupt):
+                    _take_away(supervisor, signal.Signals(interrupt.args[0]).name, on_wait)
                 run_lease(store.blobs, run).end()
             raise
     return Submission(run, status, plan, started_ray=True)
+
+
+def _take_away(supervisor: Any, why: str, on_wait: Callable[[str], None]) -> None:
+    """Has the jobs of a run leave checkpoints before its Ray ends, if they can in time."""
+    import ray
+
+    on_wait(f"{why}: jobs write checkpoints, at most {LEAVE_S:.0f} s")
+    until = time.monotonic() + LEAVE_S
+    with contextlib.suppress(ray.exceptions.RayError):  # the signal may have come to Ray, too
+        ray.get(supervisor.take_away.remote(f"{why} came"), timeout=LEAVE_S)
+        while time.monotonic() < until:
+            if ray.get(supervisor.is_over.remote(), timeout=LEAVE_S):
+                return
+            time.sleep(POLL_S)
 
 
 def _record_idle(store: Store, plan: RunPlan, pipeline: str) -> RunStatus:

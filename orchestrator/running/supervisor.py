@@ -13,12 +13,12 @@ from typing import Any
 
 from slimctl.jobs.base.cluster import Cluster, Needs
 from slimctl.jobs.base.deaths import DeathWatch
+from slimctl.jobs.base.drain import ask_to_leave
 from slimctl.jobs.base.errors import WorkLost
 from slimctl.jobs.base.registry import parse_job
 from slimctl.jobs.execution import JobOutcome, JobRequest, failed
 from slimctl.jobs.search.spec import SearchSpec
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.training.leaving import NOTICE
 from slimctl.orchestrator.pipeline.operations import Happening
 from slimctl.orchestrator.planning.plan import PlannedJob, RunPlan, as_event, twins
 from slimctl.orchestrator.results.collect import quality_reports
@@ -101,6 +101,8 @@ class Supervisor:
         self._leaving: dict[str, tuple[float, str]] = {}
         """Jobs that were asked to stop at a checkpoint: until when, and why."""
         self._stopping = ""
+        self._taken_away = ""
+        """Why this run has to leave the machine; "" if it has not."""
         notify = request.plan.notify
         self._stall = Stall(notify.stalled_after) if notify else None
         self._notifier = Notifier(notify, self._warn) if notify else None
@@ -143,6 +145,10 @@ class Supervisor:
         """Asks for the run to stop; running jobs keep their checkpoints."""
         self._cancel.set()
 
+    def take_away(self, why: str) -> None:
+        """Has what runs stop at a checkpoint, and the run wait for its resumption."""
+        self._taken_away = why
+
     # What searches call
 
     def known(self, job: str) -> JobStatus:
@@ -174,13 +180,16 @@ class Supervisor:
 
     def stop(self, job: str, why: str) -> None:
         """Ends a job, and those that need it, for good; what it has reached stays."""
+        self._end_work_on(job)
+        self._waiting = [item for item in self._waiting if item[1] != job]
+        self._add("job_stopped", job, what=why)
+        self._block_users(job)
+
+    def _end_work_on(self, job: str) -> None:
         for future, launched in [*self._launched.items()]:
             if launched.job == job:
                 del self._launched[future]
                 self._launcher.stop(launched)
-        self._waiting = [item for item in self._waiting if item[1] != job]
-        self._add("job_stopped", job, what=why)
-        self._block_users(job)
 
     # The run
 
@@ -196,7 +205,7 @@ class Supervisor:
                 self._collect()
                 self._search()
                 self._housekeep()
-                if self._stopping and not self._launched:
+                if (self._stopping or self._taken_away) and not self._launched:
                     break
             self._end()
         except Exception as error:  # noqa: BLE001  (the user must hear of it)
@@ -282,7 +291,7 @@ class Supervisor:
             self._block_users(job.name)
 
     def _launch_startable(self) -> None:
-        if self._stopping:
+        if self._stopping or self._taken_away:
             return
         now = time.monotonic()
         for due, name in [item for item in self._waiting if item[0] <= now]:
@@ -394,7 +403,10 @@ class Supervisor:
     def _settle(self, name: str, outcome: JobOutcome) -> None:
         _, why = self._leaving.pop(name, (0.0, ""))
         if why and outcome.failure is not None and outcome.retry:
-            self.stop(name, why)
+            if self._taken_away:
+                self._add("log", name, message=outcome.what)
+            else:
+                self.stop(name, why)
             return
         if outcome.failure is None:
             self._scheduler.finish(name)
@@ -464,6 +476,9 @@ class Supervisor:
                     self._add("job_cancelled", name)
             self._add("run_ended", state="cancelled")
             return
+        if self._taken_away:
+            self._add("run_ended", state="interrupted", what=f"{self._taken_away}: preempted")
+            return
         if self._stopping:
             for name, job in jobs.items():
                 if job.state in ("waiting", "running"):
@@ -487,6 +502,9 @@ class Supervisor:
             for name, job in self._jobs.items()
             if job.fields.get("timeout")
         }
+        if self._taken_away:
+            for launched in [*self._launched.values()]:
+                self._ask_to_stop(launched.job, self._taken_away)
         limited = timeouts or self._request.plan.budget
         if not (limited or self._leaving or self._stall or self._journal.stops):
             return
@@ -503,7 +521,10 @@ class Supervisor:
         for name, (until, why) in [*self._leaving.items()]:
             if time.monotonic() >= until:
                 del self._leaving[name]
-                self.stop(name, why)
+                if self._taken_away:
+                    self._end_work_on(name)
+                else:
+                    self.stop(name, why)
         if self._stall and (what := self._stall.begins(status, now)):
             self._notify("stalled", what)
 
@@ -517,7 +538,7 @@ class Supervisor:
             self.stop(name, why)
             return
         with contextlib.suppress(OSError):  # then it keeps its last checkpoint
-            self._store.work(self._jobs[name].artifact).write(NOTICE, why.encode())
+            ask_to_leave(self._store.work(self._jobs[name].artifact), why)
         self._leaving[name] = (time.monotonic() + GRACE_S, why)
         self._add("log", name, message=f"{why}: it is asked to stop at a checkpoint")
 

@@ -160,6 +160,8 @@ def _apply_run(status: RunStatus, event: Event) -> None:
     elif event.name == "run_ended":
         status.state, status.ended, status.waiting = details["state"], event.time, ""
         status.message = details.get("what", status.message)
+        if status.state == "interrupted":
+            interrupt(status, event.time)
     elif event.name == "waiting":
         status.waiting = details["message"]
     elif event.name in ("warning", "log"):

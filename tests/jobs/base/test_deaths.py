@@ -4,6 +4,8 @@ import pytest
 
 from slimctl.jobs.base import deaths
 from slimctl.jobs.base.deaths import MOST, DeathWatch, kernel_kills, memory_limit
+from slimctl.jobs.base.errors import OutOfMemory, WorkLost
+from slimctl.jobs.base.failures import BUDGETS
 
 MONITORED = """The actor died unexpectedly before finishing this task.
 \tclass_name: JobActor
@@ -36,7 +38,8 @@ def test_the_kernel_is_seen_by_its_count(kills):
     kills.append(4)
     death = watch.explain(RuntimeError(KILLED))
     assert death.what == "out of memory: the kernel ended it, over the 1.5 GiB that there are"
-    assert death.fix
+    assert "fewer workers" in death.fix
+    assert (death.failure, BUDGETS[death.failure.__name__].failures) == (OutOfMemory, 1)
     assert "out of memory" not in watch.explain(RuntimeError(KILLED)).what, "a kill counts once"
 
 
@@ -46,7 +49,7 @@ def test_another_death_keeps_rays_reason(kills):
         "its worker died: RuntimeError: The actor is dead because its worker process has died. "
         "Worker exit type: SYSTEM_ERROR Worker exit detail: connection error code 2."
     )
-    assert death.fix == ""
+    assert (death.fix, death.failure) == ("", WorkLost)
     long = DeathWatch().explain(RuntimeError("x" * 5000), "Ray Train failed").what
     assert long.startswith("Ray Train failed: RuntimeError: xxx")
     assert len(long) < MOST + 60
@@ -102,3 +105,14 @@ def test_another_system(monkeypatch, tmp_path):
     monkeypatch.setattr(deaths, "PROC", tmp_path)
     monkeypatch.setattr(deaths, "GROUPS", tmp_path)
     assert (memory_limit(), kernel_kills()) == (None, 0)
+
+
+def test_a_kill_that_the_kernel_counts_in_the_group_of_this_process(machine):
+    group = {"proc/self/cgroup": "0::/job\n", "groups/job/memory.max": "1363148800\n"}
+    machine(group | {"groups/job/memory.events": "oom 0\noom_kill 0\n"})
+    watch = DeathWatch()
+    assert watch.explain(RuntimeError(KILLED)).failure is WorkLost
+    machine({"groups/job/memory.events": "oom 1\noom_kill 1\n"})
+    death = watch.explain(RuntimeError(KILLED))
+    assert death.failure is OutOfMemory
+    assert death.what.endswith("over the 1.3 GiB that there are")

@@ -80,7 +80,7 @@ def made(attempt, store, inputs):
 class HerePool:
     """The pool's interface, with the actors in this process, in no particular order."""
 
-    def __init__(self, actors, name, describe):
+    def __init__(self, actors, name, describe, leaving=str):
         self.actors, self.describe = actors, describe
 
     def run(self, items, on_done):

@@ -83,7 +83,7 @@ def test_a_shard_is_solved_while_another_is_written(store, recipe, actor, monkey
 class Pool:
     """The pool's interface, with the actors in this process."""
 
-    def __init__(self, actors, name, describe):
+    def __init__(self, actors, name, describe, leaving):
         self.actors = actors
 
     def run(self, items, on_done):

@@ -1,9 +1,12 @@
 """Who gets which item and when it runs alone; actors that die are in the tests on Ray."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+from slimctl.jobs.base.errors import OutOfMemory, Preempted
+from slimctl.jobs.pairs import pool as pool_module
 from slimctl.jobs.pairs.pool import IN_FLIGHT, Pool
 
 
@@ -74,3 +77,49 @@ def test_those_that_died_alone_run_one_at_a_time_and_elsewhere_if_they_can(monke
     pool._hand_out(waiting)
     assert [actor.given for actor in actors] == [[7], [0], []]
     assert waiting == [1]
+
+
+class Ray:
+    """Every call ends at once as `ends` says of its item."""
+
+    class exceptions:  # noqa: N801  (as Ray has it)
+        class RayActorError(Exception): ...
+
+        class ActorDiedError(RayActorError): ...
+
+        class OutOfMemoryError(Exception): ...
+
+        class ObjectLostError(Exception): ...
+
+    def wait(self, calls, num_returns, timeout):
+        return calls[:1], calls[1:]
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    made = Ray()
+    monkeypatch.setitem(sys.modules, "ray", made)
+    return made
+
+
+def test_a_pool_that_has_to_leave_ends_what_is_in_hand(ray, monkeypatch):
+    monkeypatch.setattr(pool_module, "_value", lambda future: "made")
+    asked = iter(["", "SIGTERM came", "SIGTERM came", "SIGTERM came"])
+    pool, actors = pool_of(1)
+    pool._probe, pool._leaving, made = lambda actor: None, lambda: next(asked), []
+    with pytest.raises(Preempted, match="SIGTERM came: 2 item"):
+        pool.run(range(4), lambda item, result: made.append(item))
+    assert made == actors[0].given == [0, 1]
+
+
+def test_an_item_that_alone_takes_too_much_memory_is_not_tried_again(ray, monkeypatch):
+    def dies(future):
+        raise ray.exceptions.OutOfMemoryError("OOM kill reason: it was the largest")
+
+    monkeypatch.setattr(pool_module, "_value", dies)
+    pool, actors = pool_of(1)
+    pool._probe = lambda actor: pool._load.update({actor: 0})
+    pool._suspicion.may_run = lambda item: True
+    with pytest.raises(OutOfMemory, match=r"7, run alone: out of memory"):
+        pool.run([7], print)
+    assert actors[0].given == [7, 7]  # beside others, then alone

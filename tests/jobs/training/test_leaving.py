@@ -10,12 +10,13 @@ import torch
 from gloo import on_gloo
 from torch import nn
 
+from slimctl.jobs.base.drain import NOTICE
 from slimctl.jobs.base.errors import Preempted
 from slimctl.jobs.kinds.train_flow import TrainFlow
 from slimctl.jobs.storage.blobs import LocalBlobs
 from slimctl.jobs.training import leaving
 from slimctl.jobs.training.checkpoint import load_checkpoint
-from slimctl.jobs.training.leaving import NOTICE, Leaving, listening
+from slimctl.jobs.training.leaving import Leaving, listening
 from slimctl.jobs.training.loop import Trainer
 from slimctl.jobs.training.objective import WHOLE, Objective, Share
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from slimctl.orchestrator.cli.output import SIGNALS
 from slimctl.orchestrator.planning.plan import RunPlan
+from slimctl.orchestrator.running.notice import SIGNALS
 from slimctl.orchestrator.running.submission import Submission
 from slimctl.orchestrator.runs.events import Event
 from slimctl.orchestrator.runs.status import JobStatus, RunStatus
@@ -134,8 +134,15 @@ def test_the_program_is_quiet_when_asked(slimctl, pipeline_file, ends, monkeypat
     assert ended.err.startswith("run run-1: was cancelled")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_it_as_ctrl_c_does(slimctl, pipeline_file, monkeypatch, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGTERM, 143, "preempted: run run-1"),
+        (signal.SIGUSR1, 138, "preempted: run run-1"),
+        (signal.SIGHUP, 129, "interrupted: run run-1"),
+    ],
+)
+def test_a_signal_ends_it_as_ctrl_c_does(slimctl, pipeline_file, monkeypatch, number, code, word):
     before = {one: signal.getsignal(one) for one in SIGNALS}
 
     def submit(pipeline, *, on_plan, **options):
@@ -152,4 +159,5 @@ def test_a_signal_ends_it_as_ctrl_c_does(slimctl, pipeline_file, monkeypatch, nu
         for one, handler in before.items():
             signal.signal(one, handler)
     assert ended.code == code
+    assert ended.err.startswith(word)
     assert "slimctl resume run-1" in ended.err

@@ -4,9 +4,9 @@ import pytest
 from builders import RUN
 from supervised import DONE, World, job, states
 
+from slimctl.jobs.base.drain import NOTICE
 from slimctl.jobs.execution import JobOutcome
 from slimctl.jobs.storage.store import Store
-from slimctl.jobs.training.leaving import NOTICE
 from slimctl.orchestrator.pipeline.operations import Budget, Price
 from slimctl.orchestrator.running.limits import GRACE_S
 from slimctl.orchestrator.runs import events
@@ -98,3 +98,21 @@ def test_a_job_that_does_not_leave_is_ended_after_a_grace(world):
     assert states(status) == {"b": "stopped"}
     assert world.clock.now - 1000 == pytest.approx(20 + GRACE_S, abs=5)
     assert world.released == [("b", False)]
+
+
+def test_a_run_that_is_taken_away_stops_at_a_checkpoint_and_goes_on_when_resumed(world):
+    leave_when_asked(world, "b")
+    driven = world.start(*CHAIN)
+    while "b" not in world.running:
+        assert not driven.is_over()
+    driven.take_away("SIGUSR1 came")
+    driven._thread.join(20)
+    status = driven.status()
+    assert states(status) == {"a": "done", "b": "interrupted", "c": "waiting"}
+    assert (status.state, status.message) == ("interrupted", "SIGUSR1 came: preempted")
+    assert world.said("retry") == []  # nothing is held against it
+    Store(world.storage).work("made-b").delete(NOTICE)
+    world.resumption, world.held = "again", lambda name: False
+    again = world.run(*CHAIN)
+    assert states(again) == {"a": "done", "b": "done", "c": "done"}
+    assert world.launched[-2:] == ["b", "c"]
