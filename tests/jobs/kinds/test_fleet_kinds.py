@@ -13,7 +13,6 @@ from slimctl.jobs.kinds.match_distribution import MatchDistribution
 from slimctl.jobs.kinds.match_teacher import MatchTeacher
 from slimctl.jobs.kinds.partition import SplitConditions
 from slimctl.jobs.storage.tensors import load_weights
-from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.registry import parse_network
 from slimctl.models.spec import ImageShape
 
@@ -200,12 +199,6 @@ PLAIN = Facts(IMAGE.model_copy(update={"classes": 0}), flip_valid=False)
         ({}, {"data": PLAIN}, "data", "differ from those of 't'"),
         ({}, {"start": Facts(IMAGE, closed_form=True)}, "start", "which has no weights"),
         ({}, {"teacher": Facts(IMAGE, closed_form=True)}, "fake", "cannot be trained"),
-        (
-            {},
-            {"start": Facts(IMAGE, flow=Parameterisation(prediction="noise"))},
-            "start",
-            "'s' predicts noise",
-        ),
         ({"flip": True}, {}, "flip", "not valid"),
     ],
 )
