@@ -10,7 +10,7 @@ from ray_processes import cluster_of, ended, result_bytes, slimctl, until
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.runs.runs import read_status, run_ids
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_a_laptop_hands_a_run_over_and_leaves(server, tmp_path):
     code, _, err = ended(slimctl("resume", *words, "--detach"), 200)
     assert code == 0, err
     blobs = Store(str(storage)).blobs
-    until(lambda: read_status(blobs, run_ids(blobs)[-1]).state == "done", 200)
-    until(lambda: result_bytes(storage) == result_bytes(tmp_path / "calm"), 200)
+    until(lambda: read_status(blobs, run_ids(blobs)[-1]).state == "done")
+    until(lambda: result_bytes(storage) == result_bytes(tmp_path / "calm"))
     bad = tmp_path / "bad.yaml"
     bad.write_text(SMALL.replace("source: digits", "source: ./nowhere"))
     assert ended(slimctl("submit", bad, *words), 200)[0] == 2

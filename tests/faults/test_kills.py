@@ -28,7 +28,7 @@ from ray_processes import (
 from slimctl.jobs.storage.store import Store
 from slimctl.orchestrator.runs.runs import read_status, run_ids
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 LONG = """
 name: long
@@ -100,7 +100,7 @@ def recovered(storage: Path, since: float, job: str) -> float:
     def fresh() -> list[float]:
         return [e.time for e in said(storage, "progress", job) if e.time > since + 0.5]
 
-    return until(fresh, 120)[0] - since
+    return until(fresh)[0] - since
 
 
 def test_slimctl_dies_and_the_run_goes_on(cluster, file, tmp_path, expected):
@@ -201,7 +201,7 @@ def test_a_cancelled_run_frees_its_devices_and_goes_on_later(cluster, submitted,
     def busy() -> list[int]:
         return [*processes("ray::JobActor"), *processes("ray::RayTrainWorker")]
 
-    until(lambda: not busy(), 10)
+    until(lambda: not busy())
     note("cancel", seconds=time.time() - started)
     artifact = next(iter(said(submitted, "run_started"))).details["jobs"]["student"]["artifact"]
     assert Store(str(submitted)).work(artifact).exists("latest.json")
@@ -210,14 +210,14 @@ def test_a_cancelled_run_frees_its_devices_and_goes_on_later(cluster, submitted,
         with sqlite3.connect(submitted / "mlflow.db") as database:
             return {row[0] for row in database.execute("select status from runs")}
 
-    until(lambda: statuses() <= {"KILLED", "FINISHED"} and "KILLED" in statuses(), 30)
+    until(lambda: statuses() <= {"KILLED", "FINISHED"} and "KILLED" in statuses())
     words = ["--storage", submitted, "--address", cluster.address]
     code, _, err = ended(slimctl("resume", *words))
     assert code == 0, err
     assert result_bytes(submitted) == expected
     done = [event.details["done"] for event in said(submitted, "progress", "student")]
     assert min(done[done.index(max(d for d in done if d < 600)) :] or [1]) > 10
-    until(lambda: statuses() == {"FINISHED"}, 30)
+    until(lambda: statuses() == {"FINISHED"})
 
 
 def test_two_submits_at_once_make_each_artifact_once(cluster, file, tmp_path, expected):

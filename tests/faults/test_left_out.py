@@ -5,7 +5,7 @@ import ray
 
 from slimctl.orchestrator.running.left_out import LeftOut
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -36,4 +36,4 @@ def test_nothing_is_placed_on_a_gpu_that_is_left_out(node):
     assert sorted(ray.get([each.gpu.remote() for each in workers])) == ["0", "2"]
     assert LeftOut().hold("a" * 56, "0") is None, "there is no such node"
     left_out.close()
-    assert ray.get(worker.remote().gpu.remote(), timeout=60) == "1"
+    assert ray.get(worker.remote().gpu.remote(), timeout=240) == "1"

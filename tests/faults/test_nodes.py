@@ -13,7 +13,7 @@ from ray_processes import (
     until,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 GROWING = """
 name: growing
@@ -50,7 +50,7 @@ def test_workers_and_actors_follow_the_cluster(tmp_path):
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.63")
         until(lambda: said(storage, "job_done", "pairs"))
         until(has_progress(storage, "student", 10))
-        until(lambda: len(processes("ray::RayTrainWorker")) == 2, 120)
+        until(lambda: len(processes("ray::RayTrainWorker")) == 2)
         ended(slimctl("cancel", "--storage", storage))
     expected = result_bytes(tmp_path / "calm")
     made = result_bytes(storage)

@@ -12,7 +12,7 @@ from ray_processes import cluster_of, ended, note, processes, result_bytes, said
 from slimctl.jobs.base.artifacts import SweepReport
 from slimctl.jobs.storage.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 SEARCH = """
 name: search
@@ -81,7 +81,7 @@ def test_a_killed_search_goes_on(cluster, file, tmp_path, expected, title):
     kept = until(finished)
     made = {one: one.read_bytes() for one in kept}
     killed = time.time()
-    os.kill(until(lambda: processes(title), 60)[-1], signal.SIGKILL)
+    os.kill(until(lambda: processes(title))[-1], signal.SIGKILL)
     code, out, err = ended(slimctl("logs", "-f", "--storage", storage))
     assert code == 0, out + err
     note(f"sweep, {title}", seconds=time.time() - killed)

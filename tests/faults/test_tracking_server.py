@@ -16,7 +16,7 @@ from slimctl.orchestrator.running.tracking import Tracker
 from slimctl.orchestrator.runs.events import read_events
 from slimctl.orchestrator.runs.runs import run_ids
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 class Server:

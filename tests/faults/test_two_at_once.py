@@ -34,7 +34,7 @@ def test_each_result_is_made_once(tmp_path):
         for text in (SMALL, SMALL, MORE)
     ]  # fmt: skip
     for program in programs:
-        _, err = program.communicate(timeout=200)
+        _, err = program.communicate(timeout=280)
         assert program.returncode == 0, err
     assert result_bytes(storage) == result_bytes(tmp_path / "calm")
     store = Store(str(storage))

@@ -17,6 +17,8 @@ from slimctl.orchestrator.runs.events import Event, read_events
 from slimctl.orchestrator.runs.runs import run_ids
 
 SLIMCTL = [sys.executable, "-m", "slimctl"]
+LONGEST_S = 300.0
+"""For which anything is waited: a bound on what hangs, no claim on how fast it comes."""
 STARTED: list[subprocess.Popen[str]] = []
 """Programs of the test that runs."""
 
@@ -53,7 +55,7 @@ def end_all() -> None:
     STARTED.clear()
 
 
-def ended(program: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
+def ended(program: subprocess.Popen[str], timeout: float = 2 * LONGEST_S) -> tuple[int, str, str]:
     """How the program ended: exit code, stdout, stderr."""
     out, err = program.communicate(timeout=timeout)
     return program.returncode, out, err
@@ -82,7 +84,7 @@ def _is_ours(pid: int) -> bool:
 
 def kill(title: str) -> int:
     """Kills the one process of that title, hard, as soon as there is one; returns its number."""
-    pids = until(lambda: processes(title), 60)
+    pids = until(lambda: processes(title))
     os.kill(pids[0], signal.SIGKILL)
     return pids[0]
 
@@ -93,7 +95,7 @@ def rss_mib(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> object:
+def until(condition: Callable[[], object], seconds: float = LONGEST_S) -> object:
     """Waits for something to be true; returns it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

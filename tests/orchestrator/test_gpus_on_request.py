@@ -48,7 +48,7 @@ def test_a_run_asks_for_gpus_and_waits_for_them(cluster, tmp_path):
 
     words = ["submit", file, "--storage", store.uri, "--address", cluster.address]
     program = slimctl(*words, "--expect-gpus", 2)
-    until(lambda: run_ids(store.blobs) != [] and status().waiting != "", 120)
+    until(lambda: run_ids(store.blobs) != [] and status().waiting != "")
 
     assert status().waiting == "waiting for 1 GPU: the cluster has 0"
     assert status().jobs["features"].state == "waiting"

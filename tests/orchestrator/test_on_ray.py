@@ -179,6 +179,7 @@ class Troubled(Objective):
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("trouble", "cls", "what"),
     [
@@ -251,6 +252,7 @@ class Bombed:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path, monkeypatch):
     """More often than would convict it if it alone had died."""
     monkeypatch.setattr(pool, "PAUSE_S", 0.2)
@@ -263,6 +265,7 @@ def test_kills_that_hit_every_actor_convict_no_item(local_ray, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_pool_does_not_wait_for_actors_without_a_place(local_ray, tmp_path):
     options = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 1.5}
     actors = [Fragile.options(**options).remote(str(tmp_path)) for _ in range(3)]
@@ -296,6 +299,7 @@ def no_ray():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
     """With work enough that the second actor finds some when it has started."""
     pipeline = tiny(tmp_path / "store")
@@ -315,6 +319,7 @@ def test_declared_gpus_go_one_to_each_actor(no_ray, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cluster_of_two_nodes_makes_the_same_pairs(no_ray, tmp_path):
     """As one process does: real raylets on two loopback addresses, joined as a user would."""
     cluster = RayCluster()
