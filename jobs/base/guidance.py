@@ -9,10 +9,10 @@ from pydantic import Field
 from slimctl.jobs.base.artifacts import EmbeddedPrompts, Flow, Generator
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts, FieldError
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.models.flows.spec import GuidanceSpec
-from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
 
@@ -84,7 +84,7 @@ class GuidedJobSpec(JobSpec):
         made = flow
         if self.prompts is not None:
             made = flow.model_copy(update={"prompts": handles[self.prompts]})
-        network = parse_network(flow.network) if flow.network else None
+        network = network_of(flow) if flow.network else None
         if network is not None and network.takes_text and made.prompts is None:
             raise UserError(flow.id, "is conditional on texts, and there are none", GIVE_PROMPTS)
         if made.prompts is not None and network is not None:

@@ -22,6 +22,7 @@ from slimctl.jobs.base.artifacts import (
 )
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.errors import UserError
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.turns import measure_alone
 from slimctl.jobs.evaluation.draws import (
     Drawn,
@@ -47,7 +48,6 @@ from slimctl.models.metrics.cost import count_macs, count_parameters, measure_la
 from slimctl.models.metrics.evidence import Evidence
 from slimctl.models.metrics.gaussians import Gaussian
 from slimctl.models.networks.autoencoder.spec import decoder_size
-from slimctl.models.networks.registry import parse_network
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.sampling import Sampler
@@ -241,7 +241,7 @@ def _type_of(model: Flow | Generator | Fleet) -> Literal["Flow", "Generator", "F
 def _costs(model: Flow | Generator | Fleet, sampler: Sampler) -> dict[str, int]:
     """Weights and multiply-adds: of a fleet those of its largest student, and all its weights."""
     if isinstance(model, Fleet):
-        networks = [parse_network(each.network) for each in model.members]
+        networks = [network_of(each) for each in model.members]
         return {
             "parameters": model.parameters,
             "parameters_total": model.parameters_total,

@@ -9,6 +9,7 @@ from slimctl.jobs.base.artifacts import Flow, Generator, PairSet
 from slimctl.jobs.base.cluster import FORWARD, THROUGH, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY
 from slimctl.jobs.training.critic import CriticSpec, check_critic
@@ -24,7 +25,7 @@ from slimctl.jobs.training.memory import Frozen, Load, image_bytes, pair_bytes
 from slimctl.jobs.training.spec import ScoredTrainingSpec, check_images, training_work
 from slimctl.models.flows.spec import L2Distance
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
-from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
+from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
@@ -137,7 +138,7 @@ class Distill(ScoredTrainingSpec):
     def made(self, handles: "Handles") -> Generator:
         """The handle of the result, but for its weights."""
         start = handles[self.start] if self.start else None
-        network = parse_network(start.network) if start else self.plain_here(handles)
+        network = network_of(start) if start else self.plain_here(handles)
         assert network is not None
         if not isinstance(start, Generator):
             network = DenoiserSpec.beginning(network, start or self.predicts_here(handles))
@@ -161,9 +162,10 @@ class Distill(ScoredTrainingSpec):
             part=self.part,
             network=self._student(inputs),
         )
+        own = made.network if self.start is None else None  # that of a start is checked there
         return check_each(
             made,
-            lambda: self.check_source(inputs, ("pairs", self.pairs.job), made.network, self.flip),
+            lambda: self.check_source(inputs, ("pairs", self.pairs.job), own, self.flip),
             lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "pairs", self.pairs.job, ("start", "guide")),
             lambda: check_critic(self.critic, known),

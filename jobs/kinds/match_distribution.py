@@ -10,6 +10,7 @@ from slimctl.jobs.base.cluster import FORWARD, THROUGH, TRAINING, Work
 from slimctl.jobs.base.context import JobContext
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_space
 from slimctl.jobs.base.guidance import GuidedJobSpec
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.training.critic import CriticSpec, check_critic
 from slimctl.jobs.training.distances import (
@@ -34,7 +35,7 @@ from slimctl.models.flows.spec import (
     UniformTime,
 )
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
-from slimctl.models.networks.registry import AnyNetworkSpec, parse_network
+from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
@@ -206,7 +207,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     def made(self, handles: "Handles") -> Generator:
         """The handle of the result, but for its weights."""
         start = handles[self.start] if self.start else None
-        network = parse_network(start.network) if start else self.plain_here(handles)
+        network = network_of(start) if start else self.plain_here(handles)
         assert network is not None
         how = start if isinstance(start, Flow) else self.predicts_here(handles)
         if not isinstance(start, Generator):
@@ -238,11 +239,10 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             network=self._student(inputs),
             text_width=(inputs["prompts"] if self.prompts else known).text_width,
         )
+        own = made.network if self.start is None else None  # that of a start is checked there
         return check_each(
             made,
-            lambda: self.check_source(
-                inputs, ("teacher", self.teacher.job), made.network, self.flip
-            ),
+            lambda: self.check_source(inputs, ("teacher", self.teacher.job), own, self.flip),
             lambda: check_distance(self.distance, known),
             lambda: check_images(inputs, "teacher", self.teacher.job, ("start", "fake", "pairs")),
             lambda: self._check_judged(inputs),

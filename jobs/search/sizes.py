@@ -9,11 +9,11 @@ import torch
 from slimctl.jobs.base.artifacts import Flow, Handle
 from slimctl.jobs.base.errors import UserError
 from slimctl.jobs.base.facts import Facts
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.refs import iter_refs
 from slimctl.jobs.base.spec import JobSpec
 from slimctl.jobs.base.turns import measure_alone
 from slimctl.jobs.search.spec import SIZES, Limit, SearchSpec
-from slimctl.jobs.storage.flows import network_of
 from slimctl.jobs.storage.store import Store
 from slimctl.models.metrics.cost import build_on_meta, count_macs, count_parameters
 from slimctl.models.networks.spec import NetworkSpec

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from slimctl.jobs.base.artifacts import Fleet, Flow, Generator, Partition, StepPolicy
 from slimctl.jobs.base.errors import UserError, what_and_fix
 from slimctl.jobs.base.guidance import Guidance
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.storage.store import Store
 from slimctl.jobs.storage.tensors import load_dataset_tensors, load_weights
 from slimctl.jobs.storage.texts import open_router, texts_of
@@ -21,8 +22,6 @@ from slimctl.models.flows.analytic import AnalyticFlow
 from slimctl.models.flows.denoising import make_flow
 from slimctl.models.flows.flow import Flow as RunnableFlow
 from slimctl.models.flows.flow import NetworkFlow
-from slimctl.models.networks.registry import ENTRY_POINTS, network_families, parse_network
-from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.pixels import to_float
 from slimctl.models.routing import RoutedFlow
 from slimctl.models.sharding import shard
@@ -33,22 +32,6 @@ from slimctl.models.steps.q_network import GreedyPolicy
 from slimctl.models.steps.spec import FlowProblem, Problem, ThreeBodyProblem
 
 _PROBLEM: TypeAdapter[ThreeBodyProblem | FlowProblem] = TypeAdapter(Problem)
-
-
-def network_of(handle: Flow | Generator) -> NetworkSpec:
-    """The architecture of a handle's network.
-
-    Raises:
-        UserError: it is of a package that is not installed here.
-    """
-    kind = (handle.network or {}).get("kind")
-    if kind is not None and kind not in network_families():
-        raise UserError(
-            handle.id,
-            f"its network is a '{kind}', which is not installed here",
-            f"install the package that has '{kind}' in the entry-point group '{ENTRY_POINTS}'",
-        )
-    return parse_network(handle.network)
 
 
 def open_network(

@@ -17,12 +17,12 @@ from slimctl.jobs.base.cluster import TRAINING, Cluster, Needs, Range, Work, ran
 from slimctl.jobs.base.errors import what_and_fix
 from slimctl.jobs.base.facts import Facts, FieldError, check_each, check_flip, check_space
 from slimctl.jobs.base.memory import Memory
+from slimctl.jobs.base.networks import network_of
 from slimctl.jobs.base.refs import Ref
 from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.training.memory import Load, training_memory
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.classifier.spec import ClassifierSpec
-from slimctl.models.networks.registry import parse_network
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.slim import SlimSpec
 from slimctl.models.networks.spec import NetworkSpec
@@ -295,7 +295,7 @@ class PartTrainingSpec(TrainingSpec):
         """The same while the job runs."""
         if self.slim_of is None or not isinstance(self.asked, SlimSpec):
             return self.asked
-        return self.asked.of(parse_network(handles[self.slim_of].network))
+        return self.asked.of(network_of(handles[self.slim_of]))
 
     def predicts(self, inputs: "Mapping[str, Facts]") -> Parameterisation:
         """What a flow of this network predicts: as its teacher if it is slim, else a velocity."""

@@ -33,6 +33,22 @@ def read_autoencoder(path: Path, variant: str | None = None) -> AutoencoderFile:
         ValueError: it is no autoencoder that is known here, or not whole; all tensors that do not
             fit are listed.
     """
+    spec = autoencoder_spec(path)
+    folder = autoencoder_folder(path)
+    assert folder is not None
+    there = variant if variant in weight_variants(folder) else None
+    state = {f"model.{key}": own for key, own in read_safetensors(folder, there).items()}
+    with torch.device("meta"):
+        made = spec.build()
+    return AutoencoderFile(spec, rename(state, same_names(made), made))
+
+
+def autoencoder_spec(path: Path) -> AutoencoderSpec:
+    """What its config.json says of the autoencoder of a folder, or of the pipeline in it.
+
+    Raises:
+        ValueError: it is no autoencoder that is known here.
+    """
     folder = autoencoder_folder(path)
     if folder is None:
         raise ValueError(f"has no {CONFIG}\n  fix: give the folder of an {' or '.join(KNOWN)}")
@@ -43,12 +59,7 @@ def read_autoencoder(path: Path, variant: str | None = None) -> AutoencoderFile:
             f"holds a {name} in {folder.name}, which this program does not know"
             f"\n  fix: give an {' or '.join(KNOWN)}"
         )
-    spec = AutoencoderSpec(model=name, config=dict(config))
-    there = variant if variant in weight_variants(folder) else None
-    state = {f"model.{key}": own for key, own in read_safetensors(folder, there).items()}
-    with torch.device("meta"):
-        made = spec.build()
-    return AutoencoderFile(spec, rename(state, same_names(made), made))
+    return AutoencoderSpec(model=name, config=dict(config))
 
 
 def read_safetensors(folder: Path, variant: str | None) -> dict[str, Tensor]:

@@ -12,7 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimctl.models.checkpoints.autoencoder_folder import read_autoencoder, read_safetensors
+from slimctl.models.checkpoints.autoencoder_folder import (
+    autoencoder_spec,
+    read_autoencoder,
+    read_safetensors,
+)
 from slimctl.models.checkpoints.diffusers_folder import (
     Scheduled,
     read_json,
@@ -145,14 +149,14 @@ def _autoencoder(path: Path, network: DiffusersModelSpec, overrides: Overrides) 
             f"makes latents, but has no {AUTOENCODER}/{CONFIG} to decode them by; it has {parts}"
             "\n  fix: copy the whole folder, or give a pipeline with an AutoencoderKL"
         )
-    read = read_autoencoder(folder, overrides.variant)
-    if read.spec.latent_channels != network.channels:
+    spec = autoencoder_spec(folder)
+    if spec.latent_channels != network.channels:
         raise ValueError(
-            f"has an autoencoder of {read.spec.latent_channels} latent channels, but its network "
+            f"has an autoencoder of {spec.latent_channels} latent channels, but its network "
             f"takes {network.channels}"
             "\n  fix: give the autoencoder that the network was trained with"
         )
-    return read
+    return read_autoencoder(folder, overrides.variant)
 
 
 def open_text_encoders(path: Path, length: int | None = None) -> TextEncoders:

@@ -45,7 +45,7 @@ def test_pairs_are_those_of_the_guided_flow(run_job, store, make_dataset, make_a
     handle = make_analytic(make_dataset(count=9, classes=3), conditional=True)
     pairs, plain = run_job(spec(guidance=2.0), flow=handle), run_job(spec(), flow=handle)
     index = torch.arange(6)
-    x0, label = pair_noise(5, index, handle.image), pair_labels(5, index, handle.label_counts)
+    x0, label = pair_noise(5, index, handle.image), pair_labels(5, index, handle)
     flow = open_flow(store, handle, CPU).guided(2.0)
     made = solve(EulerSpec(steps=3), flow, x0, label).x1.half()
     assert torch.equal(read_pairs(store, pairs), made)

@@ -214,12 +214,14 @@ def test_speed_only_fields_of_the_kinds():
         "match_distribution",
         "mean_flow",
         "consistency",
+        "train_autoencoder",
     )
     trained = {(kind, name) for kind in kinds for name in training}
     scores = ("data", "features", "score_every", "score_samples")
     watched = {(kind, name) for kind in ("anneal_reflow", "distill") for name in scores}
     others = {
         ("distill", "recipe"),  # what it means is in other fields
+        ("encode_latents", "actors"),
         ("encode_prompts", "actors"),
         ("evaluate", "actors"),
         ("generate_pairs", "actors"),

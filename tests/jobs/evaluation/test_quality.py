@@ -158,9 +158,7 @@ def test_recall_is_of_the_whole_data_even_if_it_is_sorted():
 
 def test_samples_that_are_no_numbers_are_refused(evaluate, make_dataset, make_model, monkeypatch):
     data = make_dataset(count=20)
-    monkeypatch.setattr(
-        "slimctl.models.sampling.one_step_velocity", lambda _f, x0, _l: x0 * torch.nan
-    )
+    monkeypatch.setattr("slimctl.models.sampling.one_step_image", lambda _f, x0, _l: x0 * torch.nan)
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         evaluate(make_model(Generator), data, samples=30)
 

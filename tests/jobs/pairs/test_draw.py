@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -24,9 +26,10 @@ def test_noise_is_standard_normal():
 
 
 def test_labels_follow_the_marginal():
-    counts = (1, 0, 3)
-    label = pair_labels(0, torch.arange(8000), counts)
+    flow = SimpleNamespace(prompts=None, label_counts=(1, 0, 3))
+    label = pair_labels(0, torch.arange(8000), flow)
     shares = torch.bincount(label, minlength=3) / 8000
     assert shares.tolist() == pytest.approx([0.25, 0.0, 0.75], abs=0.02)
-    assert torch.equal(pair_labels(0, torch.tensor([70, 2]), counts), label[[70, 2]])
-    assert pair_labels(0, torch.arange(3), ()) is None
+    assert torch.equal(pair_labels(0, torch.tensor([70, 2]), flow), label[[70, 2]])
+    without = SimpleNamespace(prompts=None, label_counts=())
+    assert pair_labels(0, torch.arange(3), without) is None

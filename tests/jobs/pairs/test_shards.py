@@ -89,7 +89,7 @@ def test_a_shard_holds_the_solution_of_its_own_noise(store, make_recipe, make_sh
     make_shards(recipe, [2])
     x1 = load_file(store.blobs.local(f"{shard_name(recipe, 2)}.safetensors"))["x1"]
     index = torch.arange(12, 18)
-    label = pair_labels(3, index, recipe.flow.label_counts)
+    label = pair_labels(3, index, recipe.flow)
     flow = open_flow(store, recipe.flow, CPU)
     x0 = pair_noise(3, index, flow.image)
     expected = solve(recipe.solver, flow, x0, label)
@@ -109,7 +109,7 @@ def test_pairs_of_a_closed_form_land_on_its_data_of_their_label(store, make_reci
             for n in (0, 1)
         ]
     )
-    label = pair_labels(3, torch.arange(12), recipe.flow.label_counts)
+    label = pair_labels(3, torch.arange(12), recipe.flow)
     distance = torch.cdist(found.flatten(1), to_float(images).flatten(1)) / 4
     nearest = distance.argmin(1)
     assert float(distance.min(1).values.max()) < 5e-3

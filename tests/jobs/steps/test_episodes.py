@@ -23,8 +23,8 @@ def test_each_training_seed_has_noises_of_its_own(store, make_dataset, make_anal
     taken: dict[int, torch.Tensor] = {}
     known = episodes.known_noises
 
-    def watched(flow, first, count, *more):
-        made = known(flow, first, count, *more)
+    def watched(flow, first, count, *more, **named):
+        made = known(flow, first, count, *more, **named)
         taken[first] = made.x0
         return made
 

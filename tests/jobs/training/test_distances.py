@@ -52,12 +52,14 @@ def test_a_missing_file_says_what_to_fetch(lpips_files):
 
 
 def test_images_that_vgg_does_not_take_are_refused(lpips_files):
-    check_distance(LPIPSDistance(**lpips_files), ImageShape(channels=1, size=8))
+    check_distance(LPIPSDistance(**lpips_files), Facts(image=ImageShape(channels=1, size=8)))
     with pytest.raises(FieldError, match="not 4 channels"):
-        check_distance(LPIPSDistance(**lpips_files), ImageShape(channels=4, size=32))
+        check_distance(LPIPSDistance(**lpips_files), Facts(image=ImageShape(channels=4, size=32)))
     with pytest.raises(FieldError, match="too small"):
-        check_distance(LPIPSDistance(**lpips_files, size=None), ImageShape(channels=3, size=8))
-    check_distance(L2Distance(), ImageShape(channels=4, size=8))
+        check_distance(
+            LPIPSDistance(**lpips_files, size=None), Facts(image=ImageShape(channels=3, size=8))
+        )
+    check_distance(L2Distance(), Facts(image=ImageShape(channels=4, size=8)))
 
 
 def test_the_key_is_of_the_content(lpips_files, tmp_path):

@@ -25,7 +25,7 @@ def test_pairs_are_gathered_by_index(store, pairs, monkeypatch, cache):
     x0, x1, label = source.batch(index)
     assert torch.equal(x0, pair_noise(pairs.seed, index, pairs.image))
     assert torch.equal(x1, read_pairs(store, pairs)[index].float())
-    assert torch.equal(label, pair_labels(pairs.seed, index, pairs.label_counts))
+    assert torch.equal(label, pair_labels(pairs.seed, index, pairs))
     assert (x0.dtype, x1.dtype, label.dtype) == (torch.float32, torch.float32, torch.int64)
     assert x0.shape == x1.shape == (4, 1, 4, 4)
 

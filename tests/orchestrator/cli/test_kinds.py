@@ -13,7 +13,7 @@ def test_kinds(slimctl):
     assert found["distill"]["inputs"]["pairs"] == ["PairSet"]
     assert all(kind["summary"] for kind in found.values())
     assert (found["distill"]["optional"], found["analytic_flow"]["optional"]) == (
-        ["partition", "data", "features", "start", "guide"], [],
+        ["partition", "slim_of", "data", "features", "start", "guide"], [],
     )  # fmt: skip
     text = slimctl("kinds").out
     assert all(f"{name} -> {kind['output']}" in text for name, kind in found.items())

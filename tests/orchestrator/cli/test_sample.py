@@ -1,6 +1,8 @@
 import pytest
 from builders import RUN
 
+from slimctl.jobs.export.samples import Asked
+
 
 @pytest.fixture
 def written(monkeypatch) -> list:
@@ -19,10 +21,10 @@ def test_a_model_is_named_by_its_job_or_its_artifact(slimctl, store, written, tm
     )
     assert (ended.code, ended.out) == (0, f"{target}\n")
     assert written == [
-        (("evaluate-q0", target), {"count": 5, "seed": 1, "label": 2, "nfe": 3}),
+        (("evaluate-q0", target), {"count": 5, "seed": 1, "label": 2, "nfe": 3, "asked": Asked()}),
     ]
     assert slimctl("sample", "evaluate").code == 0
-    assert written[1][1] == {"count": 64, "seed": 0, "label": None, "nfe": None}
+    assert written[1][1] == {"count": 64, "seed": 0, "label": None, "nfe": None, "asked": Asked()}
 
 
 def test_a_run_is_no_model(slimctl, store, written):

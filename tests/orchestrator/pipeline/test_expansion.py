@@ -69,9 +69,10 @@ def test_a_group_is_saved_as_a_group_with_every_default(tmp_path, monkeypatch):
         "start": "first",
         "seed": 7,
         "steps": 1,
+        "timeout": None,
         "options": {},
     }
-    assert len(saved.splitlines()) <= 30
+    assert saved.count("kind:") == TEXT.count("kind:")
     again = load(saved)
     assert resolve(again) == pipeline
     assert ids(again) == ids(pipeline)

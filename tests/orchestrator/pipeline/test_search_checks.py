@@ -60,7 +60,7 @@ def lines(problems: Sequence[Problem]) -> list[int]:
         ("steps: 2\n", "steps: -1\n", 15, "job 'sizes.student': steps"),
         ("seed: 7", "colour: red", 16, "colour"),
         ("        data: data\n        network", "        data: features\n        network", 13,
-         "job 'sizes.student' needs a Dataset as data, but 'features' makes a FeatureNet"),
+          "needs a Dataset or a LatentSet as data, but 'features' makes a FeatureNet"),
         ("model: student", "model: data", 19, "needs a Flow or a Generator or a Fleet as model"),
         ("model: student", "model: studnt", 19, "there is no such job"),
         ("model: student", "model: sizes", 19, "'sizes' makes a SweepReport"),
