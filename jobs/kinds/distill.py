@@ -27,7 +27,6 @@ from slimctl.models.flows.spec import L2Distance
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.size import network_size
-from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ class Distill(ScoredTrainingSpec):
             flip_valid=known.flip_valid,
             latents=known.latents,
             part=self.part,
-            network=self._student(inputs),
+            network=self.one_step(inputs),
         )
         own = made.network if self.start is None else None  # that of a start is checked there
         return check_each(
@@ -182,19 +181,8 @@ class Distill(ScoredTrainingSpec):
             what = f"'{self.start.job}' is the closed form of a data set, which has no weights"
             raise FieldError("start", what, "start from a trained flow, or give a network instead")
 
-    def _student(self, inputs: Mapping[str, Facts]) -> NetworkSpec | None:
-        start = inputs.get("start")
-        network, how = (
-            (self.plain(inputs), self.predicts(inputs))
-            if start is None
-            else (start.network, start.flow)
-        )
-        if network is None or how is None:
-            return network
-        return DenoiserSpec.beginning(network, how)
-
     def load(self, inputs: Mapping[str, Facts]) -> Load | None:
-        image, network = inputs["pairs"].image, self._student(inputs)
+        image, network = inputs["pairs"].image, self.one_step(inputs)
         if image is None or network is None:
             return None
         wants_fresh = self.two_step_weight > 0 or self.critic is not None
@@ -221,7 +209,7 @@ class Distill(ScoredTrainingSpec):
         samples = max(guided, judged) + self.steps * (
             self.batch_size if self.pair_weight > 0 else 0
         )
-        made = training_work(self._student(inputs), image, samples)
+        made = training_work(self.one_step(inputs), image, samples)
         if made is None or image is None:
             return None
         flop, assumed = made.flop, made.assumed

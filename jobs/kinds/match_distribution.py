@@ -37,7 +37,6 @@ from slimctl.models.flows.spec import (
 from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.registry import AnyNetworkSpec
 from slimctl.models.networks.size import network_size
-from slimctl.models.networks.spec import NetworkSpec
 from slimctl.models.spec import ADDED
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             flip_valid=known.flip_valid,
             latents=known.latents,
             part=self.part,
-            network=self._student(inputs),
+            network=self.one_step(inputs, self.sigma_init),
             text_width=(inputs["prompts"] if self.prompts else known).text_width,
         )
         own = made.network if self.start is None else None  # that of a start is checked there
@@ -276,19 +275,8 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
             fix = "name a trained flow as fake, such as a match_teacher of all labels"
             raise FieldError("fake", what, fix)
 
-    def _student(self, inputs: "Mapping[str, Facts]") -> NetworkSpec | None:
-        start = inputs["start"] if self.start else None
-        network, how = (
-            (self.plain(inputs), self.predicts(inputs))
-            if start is None
-            else (start.network, start.flow)
-        )
-        if network is None or how is None:
-            return network
-        return DenoiserSpec.beginning(network, how, self.sigma_init)
-
     def load(self, inputs: "Mapping[str, Facts]") -> Load | None:
-        image, network = inputs["teacher"].image, self._student(inputs)
+        image, network = inputs["teacher"].image, self.one_step(inputs, self.sigma_init)
         teacher = inputs["teacher"].network
         fake = inputs["fake"].network if self.fake else teacher
         if image is None or network is None or teacher is None or fake is None:
@@ -319,7 +307,9 @@ class MatchDistribution(GuidedJobSpec, PartTrainingSpec):
     def work(self, inputs: "Mapping[str, Facts]") -> Work | None:
         image = inputs["teacher"].image
         pairs = (self.pair_batch or self.batch_size) if self.pairs else 0
-        made = training_work(self._student(inputs), image, self.steps * (self.batch_size + pairs))
+        made = training_work(
+            self.one_step(inputs, self.sigma_init), image, self.steps * (self.batch_size + pairs)
+        )
         known = inputs["teacher"].network, inputs["fake" if self.fake else "teacher"].network
         if made is None or image is None:
             return None

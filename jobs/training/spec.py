@@ -23,6 +23,7 @@ from slimctl.jobs.base.spec import SPEED_ONLY, Placement, SeededJobSpec
 from slimctl.jobs.training.memory import Load, training_memory
 from slimctl.models.flows.parameterisation import Parameterisation
 from slimctl.models.networks.classifier.spec import ClassifierSpec
+from slimctl.models.networks.denoiser.spec import DenoiserSpec
 from slimctl.models.networks.size import network_size
 from slimctl.models.networks.slim import SlimSpec
 from slimctl.models.networks.spec import NetworkSpec
@@ -305,6 +306,25 @@ class PartTrainingSpec(TrainingSpec):
     def predicts_here(self, handles: "Handles") -> Parameterisation:
         """The same while the job runs."""
         return Parameterisation() if self.slim_of is None else _trained(handles[self.slim_of])
+
+    def one_step(
+        self, inputs: "Mapping[str, Facts]", sigma_init: float | None = None
+    ) -> NetworkSpec | None:
+        """The network of a one-step student, that of `start` or the one asked for; None = unknown.
+
+        Args:
+            inputs: facts of the inputs.
+            sigma_init: noise level that it begins at; None = the highest of the flow.
+        """
+        start = inputs.get("start")
+        network, how = (
+            (self.plain(inputs), self.predicts(inputs))
+            if start is None
+            else (start.network, start.flow)
+        )
+        if network is None or how is None:
+            return network
+        return DenoiserSpec.beginning(network, how, sigma_init)
 
     def first_weights(self, handles: "Handles") -> Flow | None:
         """What the weights of a slim network are cut out of; None = they are random."""

@@ -1,4 +1,4 @@
-"""Recipes: one entry of `jobs` that stands for several stages with tried settings.
+"""Recipes: one entry of `jobs` that stands for several stages with settings of their own.
 
     small: {recipe: pairs_then_matching, teacher: teacher, pairs: pairs, data: data, network: ...}
 
