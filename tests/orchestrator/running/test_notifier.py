@@ -4,7 +4,6 @@ import json
 import socketserver
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -132,11 +131,9 @@ def test_nobody_waits_for_a_channel_and_trouble_is_said_once(monkeypatch):
 
     monkeypatch.setattr(notifier, "send", hang)
     told = Notifier(Notify.model_validate([WEBHOOK.model_dump()]), warned.append)
-    began = time.monotonic()
     told.say("started", "run", "one")
     told.say("finished", "run", "two")
-    assert time.monotonic() - began < 5
-    assert warned == []
+    assert warned == [], "it has not waited until the channel gave up"
     release.set()
     told.close()
     assert warned == ["notify.0 (webhook): gone"]
